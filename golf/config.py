@@ -195,12 +195,13 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `config_to_dict` for a config class; ConfigError names what is unknown or missing."""
+    """The inverse of `config_to_dict` for a config class; ConfigError names a field that is unknown.
+
+    A field that came after the values were stored has its default, by rule what went before it.
+    """
     fields = {item.name: item for item in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
         raise ConfigError(f"{kind.__name__} has no field {unknown[0]!r}")
-    if missing := sorted(set(fields) - set(values)):
-        raise ConfigError(f"{kind.__name__} lacks the field {missing[0]!r}")
     parts = {name: _value_from_json(fields[name].type, value) for name, value in values.items()}
     return kind(**parts)
 

@@ -13,7 +13,8 @@ import struct
 import zstandard
 
 ARTIFACT_MAGIC = b"GOLF"
-ARTIFACT_VERSION = 1
+ARTIFACT_VERSION = 2
+"""Counts the changes of what the payload means: a file of another version is refused, not misread."""
 ARTIFACT_CODEC = b"zstd"
 ZSTD_LEVEL = 22
 MAX_EXPANSION = 32
@@ -64,7 +65,10 @@ def read_container(data: bytes) -> tuple[dict[str, object], memoryview]:
     if magic != ARTIFACT_MAGIC:
         raise ArtifactError(f"artifact starts with {magic!r}; expected {ARTIFACT_MAGIC!r}")
     if version != ARTIFACT_VERSION:
-        raise ArtifactError(f"artifact is of version {version}; expected {ARTIFACT_VERSION}")
+        raise ArtifactError(
+            f"artifact is of version {version}; expected {ARTIFACT_VERSION}: "
+            "the train_gpt.py of its own entry reads it"
+        )
     if codec != ARTIFACT_CODEC:
         raise ArtifactError(f"artifact's codec is {codec!r}; expected {ARTIFACT_CODEC!r}")
     frame = memoryview(data)[start:]
