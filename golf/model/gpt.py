@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.attention import Attention
 from golf.model.embeddings import BigramHash, SmearAdd, SmearGate
 from golf.model.feedforward import FeedForward
-from golf.model.layers import GATE_INPUTS, Embedding, Linear, rms_norm
+from golf.model.layers import GATE_INPUTS, Embedding, Linear, Softcap, TiedHead, rms_norm
 from golf.model.passes import Visit, plan_visits, visit_order
 from golf.model.positions import rotary_tables
 from golf.model.residual import Block, LaneBlock, join_skip
@@ -136,6 +135,7 @@ class GPT(nn.Module):
         self.bigram = build_bigram(config)
         self.smear = build_smear(config)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
+        self.head, self.softcap = TiedHead(), Softcap(config.logit_softcap)
         self.skip_weights = nn.Parameter(torch.ones(num_skips, config.width))
         self.skip_gates = nn.Parameter(torch.zeros(num_skips, config.width)) if config.skip_gates else None
 
@@ -183,8 +183,7 @@ class GPT(nn.Module):
             stream = self.blocks[visit.layer](stream, embedding_BTD, rotary, num_needed)
             if visit.keeps:
                 kept.append(stream)
-        logits_BLV = F.linear(rms_norm(stream), self.embedding.weight.to(stream.dtype)).float()
-        return config.logit_softcap * torch.tanh(logits_BLV / config.logit_softcap)
+        return self.softcap(self.head(rms_norm(stream), self.embedding.weight).float())
 
     def _embed(self, inputs_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(inputs_BT)

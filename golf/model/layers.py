@@ -1,4 +1,7 @@
-"""The pieces that every part of the network uses: a bias-free matrix, an embedding and the RMS norm."""
+"""The pieces that every part of the network uses: a bias-free matrix, an embedding, the head and the RMS norm.
+
+Shapes: B batch, T time, L last positions, D width, V vocabulary.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +39,26 @@ class Embedding(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Maps (B, T) to (B, T, width)."""
         return F.embedding(tokens_BT, self.weight)
+
+
+class TiedHead(nn.Module):
+    """Scores of all tokens by the rows of the embedding; a module, so that adapters have a place."""
+
+    def forward(self, x_BLD: Tensor, weight_VD: Tensor) -> Tensor:
+        """Maps (B, L, D) to (B, L, V), in the dtype of x."""
+        return F.linear(x_BLD, weight_VD.to(x_BLD.dtype))
+
+
+class Softcap(nn.Module):
+    """cap * tanh(x / cap): keeps logits within the cap on either side."""
+
+    def __init__(self, cap: float):
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return self.cap * torch.tanh(x / self.cap)
 
 
 def rms_norm(x: Tensor) -> Tensor:
