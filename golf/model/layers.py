@@ -1,4 +1,4 @@
-"""The pieces that every part of the network uses: a bias-free matrix, an embedding, the head and the RMS norm.
+"""The pieces that every part of the network uses: a bias-free matrix, an embedding, the head, the RMS norm.
 
 Shapes: B batch, T time, L last positions, D width, V vocabulary.
 """
