@@ -258,6 +258,11 @@ def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, Path]]:
 def whole_run(arguments: list[str]) -> int:
     """Every planned run, then the entry over them."""
     runs = planned_runs(arguments)
+    if has_toolkit():
+        from golf.record.runs import check_plan
+
+        for command, _ in runs:
+            check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
     for command, folder in runs:
         if not (folder / "results.json").is_file():
             train_pack_score(command, folder)

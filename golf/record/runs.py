@@ -63,6 +63,8 @@ def read_run(folder: Path) -> SeedRun:
         documents = dict(arrays)
     check_documents(folder / DOCUMENTS_NAME, documents, results)
     audit = folder / AUDIT_NAME
+    found = read_json(audit) if audit.is_file() else None
+    check_audit(audit, found, results)
     return SeedRun(
         folder=folder,
         results=results,
@@ -70,7 +72,7 @@ def read_run(folder: Path) -> SeedRun:
         script=script,
         events=tuple(parse_events((folder / "run.jsonl").read_text(encoding="utf-8"))),
         documents=documents,
-        audit=read_json(audit) if audit.is_file() else None,
+        audit=found,
     )
 
 
@@ -132,6 +134,27 @@ def check_documents(path: Path, documents: dict[str, np.ndarray], results: Resul
         raise EntryError(f"{path} adds up to {bpb} bits per byte; the score is {final.val_bpb}")
 
 
+def check_audit(path: Path, audit: dict[str, Any] | None, results: Results) -> None:
+    """EntryError for an audit of another artifact, such as one from before the weights were packed again."""
+    if audit is not None and audit.get("artifact_sha256") != results.artifact_sha256:
+        raise EntryError(
+            f"{path} is of the artifact with sha256 {audit.get('artifact_sha256')}; "
+            f"{results.artifact_sha256} is charged: audit it again"
+        )
+
+
+def check_plan(track: str, max_tokens: int | None, minutes: float | None) -> None:
+    """EntryError for a run that `track` could not admit whatever it scores; asked before any training."""
+    if track == "local":
+        return
+    if max_tokens is not None:
+        raise EntryError(
+            f"--max-tokens {max_tokens} scores part of the validation text; {track} needs all of it"
+        )
+    if track == "track_10min_16mb" and minutes is not None and minutes * 60 > TEN_MINUTES_SECONDS:
+        raise EntryError(f"--minutes {minutes:g} is over the {TEN_MINUTES_SECONDS / 60:.0f} of {track}")
+
+
 def check_track(run: SeedRun, track: str) -> None:
     """EntryError for a run that its track does not admit; `local` admits all."""
     if track not in TRACKS:
@@ -140,7 +163,11 @@ def check_track(run: SeedRun, track: str) -> None:
         return
     if run.results.partial:
         raise EntryError(f"{run.folder}: scored part of the validation text; {track} needs all of it")
-    if run.audit is not None and run.audit.get("passed") is not True:
+    if run.audit is None:
+        raise EntryError(
+            f"{run.folder}: was not audited; {track} needs an audit that passed (eval_bpb.py RUN --audit)"
+        )
+    if run.audit.get("passed") is not True:
         raise EntryError(f"{run.folder}: its audit did not pass; {track} needs one that did")
     if track == "track_10min_16mb":
         spent = {"training": run.results.train_seconds, "scoring": run.results.eval_seconds}

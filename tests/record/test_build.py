@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entry_toys import SCRIPT, draw_nothing, edit, make_run
+from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run
 
 from golf.record.build import build
 from golf.record.results import EntryError, read_entry_results
@@ -23,6 +23,8 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_one_entry_over_the_seeds_has_their_mean_and_deviation(runs, tmp_path):
+    for run in runs:
+        audit(run)
     entry = build(runs, tmp_path / "records", "track_non_record_16mb")
     stored = json.loads((entry / "submission.json").read_text())
     results = read_entry_results(entry)
@@ -103,12 +105,12 @@ def test_no_run_makes_no_entry(tmp_path):
 @pytest.mark.parametrize(("verdicts", "passed"), [((True, True, True), True), ((True, False, True), False)])
 def test_audits_of_all_seeds_are_joined(runs, tmp_path, verdicts, passed):
     for run, verdict in zip(runs, verdicts, strict=True):
-        (run / "audit.json").write_text(json.dumps({"passed": verdict}))
-    audit = json.loads((build(runs, tmp_path / "records", "local") / "audit.json").read_text())
-    assert audit["passed"] is passed and list(audit["seeds"]) == ["42", "7", "99"]
+        audit(run, verdict)
+    joined = json.loads((build(runs, tmp_path / "records", "local") / "audit.json").read_text())
+    assert joined["passed"] is passed and list(joined["seeds"]) == ["42", "7", "99"]
 
 
 def test_an_audit_of_some_seeds_is_none(runs, tmp_path):
-    (runs[0] / "audit.json").write_text('{"passed": true}')
+    audit(runs[0])
     entry = build(runs, tmp_path / "records", "local")
     assert not (entry / "audit.json").exists() and "Not audited" in (entry / "README.md").read_text()

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entry_toys import SCRIPT, draw_nothing, edit, make_run, scale_documents
+from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_documents
 
+import train_gpt
 from golf.record.bundle import pack_script
 from golf.record.entry import slug, write_entry
 from golf.record.readme import reproduce_options
 from golf.record.results import EntryError, read_entry_results, read_results
-from golf.record.runs import parse_events
+from golf.record.runs import check_plan, parse_events
 from golf.record.summary import Identity, adopt_best, best_entry, read_identity
 
 ROOT = Path(__file__).parents[2]
@@ -225,9 +226,26 @@ def test_documents_that_do_not_add_up_to_the_score_are_refused(run, records, nam
     ],
 )
 def test_a_track_admits_only_what_its_rules_allow(run, records, track, changes, complaint):
-    edit(run, **changes)
+    audit(edit(run, **changes))
     with pytest.raises(EntryError, match=complaint):
         write_entry(run, records, track)
+
+
+def test_an_audit_of_another_artifact_is_refused(run, records):
+    (run / "audit.json").write_text('{"passed": true, "artifact_sha256": "0"}')
+    with pytest.raises(EntryError, match="audit it again"):
+        write_entry(run, records, "local")
+
+
+def test_what_a_track_cannot_admit_is_refused_before_any_training(capsys):
+    check_plan("local", max_tokens=100, minutes=60)
+    check_plan("track_10min_16mb", max_tokens=None, minutes=10)
+    check_plan("track_non_record_16mb", max_tokens=None, minutes=60)
+    with pytest.raises(EntryError, match=r"--minutes 10.1 is over the 10 of track_10min_16mb"):
+        check_plan("track_10min_16mb", max_tokens=None, minutes=10.1)
+    options = ["--preset", "cpu", "--track", "track_non_record_16mb", "--max-tokens", "100"]
+    assert train_gpt.main(options) == 2
+    assert "scores part of the validation text" in capsys.readouterr().err
 
 
 def test_a_partial_score_is_said_to_be_one(run, records):
@@ -236,11 +254,13 @@ def test_a_partial_score_is_said_to_be_one(run, records):
 
 
 def test_an_audit_travels_with_the_entry_and_must_have_passed_for_a_record(run, records):
-    (run / "audit.json").write_text('{"passed": true}')
+    with pytest.raises(EntryError, match=r"was not audited; .* needs an audit that passed"):
+        write_entry(run, records, "track_non_record_16mb")
+    found = audit(run)
     entry = write_entry(run, records, "track_non_record_16mb")
-    assert json.loads((entry / "audit.json").read_text()) == {"passed": True}
+    assert json.loads((entry / "audit.json").read_text()) == found
     assert "Audited" in (entry / "README.md").read_text()
-    (run / "audit.json").write_text('{"passed": false}')
+    audit(run, passed=False)
     with pytest.raises(EntryError, match="its audit did not pass"):
         write_entry(run, records, "track_non_record_16mb")
     assert "The audit did not pass" in (write_entry(run, records, "local") / "README.md").read_text()
@@ -317,8 +337,10 @@ def test_the_author_comes_from_the_projects_submission(tmp_path, run, records):
 
 def test_the_best_committed_entry_becomes_the_projects_submission(tmp_path, records):
     assert adopt_best(tmp_path) is None
-    worse = write_entry(make_run(tmp_path / "a", seed=9), records, "track_non_record_16mb")
-    better = write_entry(make_run(tmp_path / "b", seed=2), records, "track_non_record_16mb")
+    for name, seed in (("a", 9), ("b", 2)):
+        audit(make_run(tmp_path / name, seed=seed))
+    worse = write_entry(tmp_path / "a", records, "track_non_record_16mb")
+    better = write_entry(tmp_path / "b", records, "track_non_record_16mb")
     write_entry(make_run(tmp_path / "c", seed=1), records, "local")
     assert worse != better == adopt_best(tmp_path)
     assert (tmp_path / "submission.json").read_bytes() == (better / "submission.json").read_bytes()
