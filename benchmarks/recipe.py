@@ -77,7 +77,7 @@ def plan_runs(options: RecipeBenchmark) -> Iterator[tuple[str, str, RunConfig]]:
             config = replace(config, seed=seed)
             yield name, "seconds", replace(config, minutes=options.seconds / 60)
             if options.tokens and name in ("seed", "frontier"):
-                yield name, "tokens", replace(config, steps=options.tokens // options.scale.batch_tokens)
+                yield name, "tokens", replace(config, steps=options.tokens // config.train.batch_tokens)
 
 
 def run_arm(

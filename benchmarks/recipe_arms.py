@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from golf.config import FRONTIER_MODEL, H100_10, RunConfig
+from golf.config import FRONTIER_MODEL, H100_10, SEED, RunConfig
 from golf.model.gpt import ModelConfig
 from golf.train.budget import TrainConfig
 
@@ -29,6 +29,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "gradient clip": ("optim.gradient_clip",),
     "warmdown": ("schedule.warmdown", "schedule.warmdown_shape", "schedule.floor"),
     "context growth": ("schedule.context_growth", "schedule.rewarm"),
+    "small batch": ("train.batch_tokens", "train.micro_batch_tokens"),
 }
 """What the frontier's recipe differs in; without a technique these fields are as in the seed's."""
 
@@ -56,7 +57,7 @@ class Scale:
     context: int = 512
     """Tokens of context."""
     batch_tokens: int = 8_192
-    """Tokens of a step, in two passes."""
+    """Tokens of a step of the seed's recipe, in two passes; the frontier's for ten minutes takes a quarter."""
 
 
 def seed_recipe(scale: Scale) -> RunConfig:
@@ -92,6 +93,7 @@ def frontier_recipe(scale: Scale) -> RunConfig:
     rates = ("matrix_lr", "embedding_lr", "scalar_lr")
     sizes = ("vocab_size", "num_layers", "width", "num_heads", "num_kv_heads", "context", "bigram_buckets")
     middle = scale.layers // 2
+    batch_tokens = scale.batch_tokens * H100_10.train.batch_tokens // SEED.train.batch_tokens
     model = replace(
         FRONTIER_MODEL,
         **{name: vars(seed.model)[name] for name in sizes},
@@ -103,6 +105,7 @@ def frontier_recipe(scale: Scale) -> RunConfig:
     return replace(
         seed,
         model=model,
+        train=replace(seed.train, batch_tokens=batch_tokens, micro_batch_tokens=batch_tokens),
         optim=replace(H100_10.optim, **{name: vars(seed.optim)[name] for name in rates}),
         schedule=H100_10.schedule,
         averaging=H100_10.averaging,
