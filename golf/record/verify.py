@@ -34,6 +34,8 @@ UNVERIFIED = (
     "scores before quantisation (their weights are not in the entry)",
     "README.md and plots (generated from the figures compared here)",
 )
+BY_DOCUMENT = "by document"
+"""What a stage's `windows` says where documents were learned from one by one."""
 _SAID_BY_THE_AUTHOR = ("author", "github_id", "name", "blurb", "date", "track")
 
 
@@ -59,7 +61,8 @@ def verify_entry(
 ) -> list[Comparison]:
     """Everything an entry states that can be found anew, by file hashes, counts and a fresh scoring.
 
-    `sample` scores that many windows from the start and compares the documents they cover. Raises EntryError
+    `sample` scores that many windows from the start and compares the documents they cover, test-time training
+    by document aside. Raises EntryError
     for a folder that is no entry of this toolkit, or whose script fails; ValueError for unfit data.
     """
     results = read_entry_results(entry)
@@ -68,9 +71,16 @@ def verify_entry(
     for seed, stated in results.items():
         log.say(f"seed {seed}: scoring again in a fresh process")
         limit = stated.stages.quantized.tokens_scored if stated.partial else None
+        trained = stated.stages.test_time_trained
         if sample is not None:
             limit = windows_to_tokens(stated, sample)
-        figures, documents = rescore(entry, seed, stated, data_folder, limit, device)
+            if trained is not None and trained.windows == BY_DOCUMENT:
+                log.say(
+                    "left out of a sample: the test-time-trained score, whose adapters pass from document"
+                )
+                log.say("to document, so that it takes all of them; without --sample it is compared too")
+                trained = None
+        figures, documents = rescore(entry, seed, data_folder, limit, device, ttt=trained is not None)
         tolerance = score_tolerance(stated, figures)
         if sample is None:
             comparisons += compare_scores(seed, stated, figures, tolerance)
@@ -139,7 +149,7 @@ def compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparis
 
 
 def rescore(
-    entry: Path, seed: int, stated: Results, data_folder: Path, max_tokens: int | None, device: str
+    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, ttt: bool
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures and sums by document from the entry's own script, alone in an empty place."""
     with tempfile.TemporaryDirectory() as empty:
@@ -151,7 +161,7 @@ def rescore(
         command = [sys.executable, "-I", "train_gpt.py", "--score", f"artifact_seed{seed}.bin"]
         command += ["--data", str(data_folder.resolve()), "--device", device]
         command += ["--json", "figures.json", "--per-document", "documents.npz"]
-        command += ["--ttt"] if stated.stages.test_time_trained else []
+        command += ["--ttt"] if ttt else []
         command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
         done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -80,9 +80,9 @@ def entry(true_entry: Path, tmp_path: Path) -> Path:
 def no_script(true_entry: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores in this process instead of through the entry's script, which takes seconds to start."""
 
-    def rescore(entry, seed, stated, data_folder, max_tokens, device):
+    def rescore(entry, seed, data_folder, max_tokens, device, ttt):
         how = EvaluateConfig(max_tokens=max_tokens, per_document=entry / "again.npz")
-        figures = evaluate(entry / f"artifact_seed{seed}.bin", data_folder, how, QUIET, ttt=True)
+        figures = evaluate(entry / f"artifact_seed{seed}.bin", data_folder, how, QUIET, ttt=ttt)
         with np.load(entry / "again.npz") as arrays:
             return figures, dict(arrays)
 
@@ -123,6 +123,13 @@ def test_a_sample_compares_the_documents_it_covers(entry: Path, data: Path, no_s
     found = verify_entry(entry, data, 30, "cpu", QUIET)
     assert all(comparison.agrees for comparison in found)
     assert [c.what for c in found if c.what.endswith("documents: bpb")]
+
+
+def test_a_sample_leaves_out_what_takes_all_documents(entry: Path, data: Path, no_script: None) -> None:
+    restate(entry, "results.json", {"stages__test_time_trained__windows": "by document"})
+    found = verify_entry(entry, data, 30, "cpu", QUIET)
+    assert [c.what for c in found if c.what.endswith("documents: bpb")]
+    assert not [c.what for c in found if c.what.endswith("documents: ttt_bpb")]
 
 
 def test_too_small_a_sample_is_refused(entry: Path, data: Path, no_script: None) -> None:
