@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from golf.model.layers import GATE_INPUTS, Linear, rms_norm
 from golf.model.positions import rotate
+from golf.model.variants_attention import BiasedAttention, modulate_triad
 
 
 def causal_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
@@ -81,7 +82,10 @@ class HeadGates(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention: normed queries and keys, partial rotary angles, a gain per query head.
 
-    `exclusive` takes each position's own value out of its outputs; `gate_scale` other than 0 adds HeadGates.
+    `exclusive` takes each position's own value out of its outputs; `gate_scale` other than 0 adds HeadGates,
+    `dense_gate` a factor per output channel, sigmoid(W x) with W zero at the start (arXiv:2505.06708).
+    Without `normed`, queries and keys have neither norm nor gain; `alibi` and `sinks` as BiasedAttention has
+    them; `modulated` lets queries, keys and values modulate each other.
     """
 
     def __init__(
@@ -92,33 +96,51 @@ class Attention(nn.Module):
         query_gain: float,
         exclusive: bool = False,
         gate_scale: float = 0.0,
+        dense_gate: bool = False,
+        normed: bool = True,
+        alibi: bool = False,
+        sinks: bool = False,
+        modulated: bool = False,
     ):
         super().__init__()
-        self.exclusive = exclusive
+        self.exclusive, self.modulated = exclusive, modulated
         self.head_width = width // num_heads
         self.query = Linear(width, width)
         self.key = Linear(width, num_kv_heads * self.head_width)
         self.value = Linear(width, num_kv_heads * self.head_width)
         self.output = Linear(width, width)
-        self.query_gain = nn.Parameter(torch.full((num_heads,), query_gain))
+        self.query_gain = nn.Parameter(torch.full((num_heads,), query_gain)) if normed else None
         self.gates = HeadGates(num_heads, gate_scale) if gate_scale else None
+        self.dense_gate = Linear(width, width) if dense_gate else None
+        self.biased = BiasedAttention(num_heads, alibi, sinks) if alibi or sinks else None
 
     def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], num_last: int) -> Tensor:
         """Output of the last `num_last` positions, shape (B, num_last, D)."""
         cos_TP, sin_TP = rotary
-        q_BLHE = self._heads(self.query, x_BTD[:, -num_last:])
+        x_BLD = x_BTD[:, -num_last:]
+        q_BLHE = self._heads(self.query, x_BTD if self.modulated else x_BLD)
         k_BTKE = self._heads(self.key, x_BTD)
         v_BTKE = self._heads(self.value, x_BTD)
-        q_BLHE = rotate(rms_norm(q_BLHE), cos_TP[-num_last:], sin_TP[-num_last:])
-        q_BLHE = q_BLHE * self.query_gain.to(q_BLHE.dtype)[:, None]
-        k_BTKE = rotate(rms_norm(k_BTKE), cos_TP, sin_TP)
-        y_BHLE = causal_attention(q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2))
+        if self.modulated:
+            q_BLHE, k_BTKE, v_BTKE = modulate_triad(q_BLHE, k_BTKE, v_BTKE)
+            q_BLHE = q_BLHE[:, -num_last:]
+        if self.query_gain is not None:
+            q_BLHE, k_BTKE = rms_norm(q_BLHE), rms_norm(k_BTKE)
+        q_BLHE = rotate(q_BLHE, cos_TP[-num_last:], sin_TP[-num_last:])
+        k_BTKE = rotate(k_BTKE, cos_TP, sin_TP)
+        if self.query_gain is not None:
+            q_BLHE = q_BLHE * self.query_gain.to(q_BLHE.dtype)[:, None]
+        attend = causal_attention if self.biased is None else self.biased
+        y_BHLE = attend(q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2))
         y_BLHE = y_BHLE.transpose(1, 2)
         if self.exclusive:
             y_BLHE = remove_own_value(y_BLHE, v_BTKE[:, -num_last:])
         if self.gates is not None:
-            y_BLHE = y_BLHE * self.gates(x_BTD[:, -num_last:])[..., None]
-        return self.output(y_BLHE.flatten(2))
+            y_BLHE = y_BLHE * self.gates(x_BLD)[..., None]
+        y_BLD = y_BLHE.flatten(2)
+        if self.dense_gate is not None:
+            y_BLD = y_BLD * torch.sigmoid(self.dense_gate(x_BLD))
+        return self.output(y_BLD)
 
     def _heads(self, projection: Linear, x_BTD: Tensor) -> Tensor:
         return projection(x_BTD).unflatten(-1, (-1, self.head_width))

@@ -5,18 +5,19 @@ Shapes: B batch, T time, L last positions, D width, V vocabulary, S skips.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from golf.model.attention import Attention
 from golf.model.embeddings import BigramHash, SmearAdd, SmearGate
-from golf.model.feedforward import FeedForward
 from golf.model.layers import GATE_INPUTS, Embedding, Linear, Softcap, TiedHead, rms_norm
+from golf.model.norms import NormKind, build_norm
 from golf.model.passes import Visit, plan_visits, visit_order
 from golf.model.positions import rotary_tables
-from golf.model.residual import Block, LaneBlock, join_skip
+from golf.model.residual import Block, LaneBlock, PlainBlock, join_skip
+from golf.model.variants_feedforward import MOST_EXPERTS, FeedForwardKind, build_feedforward
 
 MOST_LOOP_VISITS = 16
 """Far beyond what helps; it bounds the work that an artifact can ask for."""
@@ -41,17 +42,39 @@ class ModelConfig:
     context: int = 1024
     """Tokens of context in training, and in scoring unless said otherwise."""
     rotary_dims: int = 16
-    """Dimensions of each head that carry position."""
+    """Dimensions of each head that rotary angles turn; the head width for full RoPE."""
     rotary_base: float = 50_000.0
     """Base of the rotary angles."""
+    positions: Literal["rotary", "learned", "alibi", "rotary+alibi", "none"] = "rotary"
+    """What tells positions apart: RoPE, a learned table as long as the context, ALiBi's distance biases
+    (arXiv:2108.12409), RoPE and ALiBi together, or nothing but the causal mask."""
     query_gain: float = 1.5
     """Initial gain of each query head after its norm."""
+    query_key_norm: bool = True
+    """Whether queries and keys are RMS-normed, and queries scaled by a learned gain."""
     exclusive_attention: bool = False
     """Whether each position's own value is taken out of its attention output."""
     attention_gate: float = 0.0
-    """s in sigmoid(s W x), the factor on each head's output; 0 leaves the gates out."""
+    """s in sigmoid(s W x), the factor on each head's output, W reading 12 channels; 0 for no gates."""
+    attention_gate_dense: bool = False
+    """Whether attention's output channels have factors sigmoid(W x), W a full matrix (arXiv:2505.06708)."""
+    attention_sinks: bool = False
+    """Whether each head has a learned logit for attending to nothing."""
+    modulated_attention: bool = False
+    """Whether queries, keys and values modulate each other before attention (Co4, arXiv:2510.08404)."""
+    norm: NormKind = "rms"
+    """RMS norm without or with a learned gain, or LayerNorm; of the blocks' inputs and of the last stream."""
+    feedforward: FeedForwardKind = "relu2"
+    """Activation of the feed-forward sublayers; swiglu has a third matrix."""
     activation_slope: float = 0.0
-    """s in the feed-forward's activation max(u, s u)^2."""
+    """s in the feed-forward's activation relu2, max(u, s u)^2."""
+    num_experts: int = 1
+    """Parts that mlp_hidden is divided into, of which each token is given two; 1 for no mixture."""
+    experts_unlike: bool = False
+    """Whether experts have sizes of 1 : 2 : 3 ... instead of one size."""
+    plain_blocks: bool = False
+    """Whether blocks are x + f(norm(x)) alone, as in GPT-2: nothing damped, mixed in, scaled or skipped, and
+    the embedding not normed."""
     skip_gates: bool = False
     """Whether a skip is blended into the stream by a learned gate; otherwise it is added."""
     lane_blocks: int = 0
@@ -63,7 +86,7 @@ class ModelConfig:
     loop_visits: int = 1
     """How often they are visited, as a group; 1 for no recurrence."""
     logit_softcap: float = 30.0
-    """c in c * tanh(logit / c)."""
+    """c in c * tanh(logit / c); 0 leaves logits as they are."""
     smear: Literal["blend", "add", "off"] = "blend"
     """How the embedding takes in the one before it: blended per channel, added behind a gate, or not."""
     bigram_buckets: int = 2048
@@ -78,6 +101,10 @@ class ModelConfig:
     """The token that starts each document."""
 
     def __post_init__(self) -> None:
+        for name, kind in type(self).__annotations__.items():
+            if get_origin(kind) is Literal and vars(self)[name] not in get_args(kind):
+                expected = ", ".join(get_args(kind))
+                raise ValueError(f"{name} is {vars(self)[name]!r}; expected one of {expected}")
         if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"width {self.width} must divide into num_heads {self.num_heads}, "
@@ -95,6 +122,12 @@ class ModelConfig:
             raise ValueError(f"bigram_buckets is {self.bigram_buckets}; expected at least 0")
         if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
             raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
+        if self.modulated_attention and self.num_kv_heads != self.num_heads:
+            raise ValueError(f"num_kv_heads is {self.num_kv_heads}; modulated attention takes num_heads")
+        if self.num_experts != 1 and not 2 <= self.num_experts <= min(MOST_EXPERTS, self.mlp_hidden):
+            raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MOST_EXPERTS}")
+        if self.plain_blocks and (self.lane_blocks or self.skip_gates):
+            raise ValueError("plain_blocks have neither lane_blocks nor skip_gates")
         self._check_passes()
 
     def _check_passes(self) -> None:
@@ -127,17 +160,23 @@ class GPT(nn.Module):
         self.compute_dtype = torch.float32
         self.looping = True
         self._plans = [
-            plan_visits(visit_order(config.num_layers, config.loop_first, config.loop_last, visits))
+            plan_visits(
+                visit_order(config.num_layers, config.loop_first, config.loop_last, visits),
+                skips=not config.plain_blocks,
+            )
             for visits in (1, config.loop_visits)
         ]
-        num_skips = sum(visit.keeps for visit in self._plans[True])
+        skips = (sum(visit.keeps for visit in self._plans[True]), config.width)
         self.embedding = Embedding(config.vocab_size, config.width)
+        learned = config.positions == "learned"
+        self.positions = Embedding(config.context, config.width) if learned else None
         self.bigram = build_bigram(config)
         self.smear = build_smear(config)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
+        self.norm = build_norm(config.norm, config.width)
         self.head, self.softcap = TiedHead(), Softcap(config.logit_softcap)
-        self.skip_weights = nn.Parameter(torch.ones(num_skips, config.width))
-        self.skip_gates = nn.Parameter(torch.zeros(num_skips, config.width)) if config.skip_gates else None
+        self.skip_weights = None if config.plain_blocks else nn.Parameter(torch.ones(skips))
+        self.skip_gates = nn.Parameter(torch.zeros(skips)) if config.skip_gates else None
 
     @property
     def plan(self) -> tuple[Visit, ...]:
@@ -150,12 +189,14 @@ class GPT(nn.Module):
         return len(self._plans[False]), len(self._plans[True])
 
     def initialize(self) -> None:
-        """Draws all weights from torch's global generator: orthogonal matrices, normal embedding."""
-        nn.init.normal_(self.embedding.weight, std=self.config.embedding_std)
+        """Draws all weights from torch's global generator: orthogonal matrices, normal embeddings."""
+        for table in (self.embedding, self.positions):
+            if table is not None:
+                nn.init.normal_(table.weight, std=self.config.embedding_std)
         for name, module in self.named_modules():
             if isinstance(module, Linear):
-                is_output = name.endswith(("attention.output", "feedforward.down"))
-                if is_output and self.config.output_init == "zero":
+                is_output = name.endswith(("attention.output", ".down"))
+                if name.endswith(".dense_gate") or (is_output and self.config.output_init == "zero"):
                     nn.init.zeros_(module.weight)
                 else:
                     output_gain = (2 * self.config.num_layers) ** -0.5
@@ -170,7 +211,8 @@ class GPT(nn.Module):
         length = inputs_BT.size(1)
         num_last = length if num_last is None else num_last
         config, plan = self.config, self.plan
-        rotary = rotary_tables(length, config.rotary_dims, config.rotary_base, inputs_BT.device)
+        rotary_dims = config.rotary_dims if config.positions.startswith("rotary") else 0
+        rotary = rotary_tables(length, rotary_dims, config.rotary_base, inputs_BT.device)
         stream = embedding_BTD = self._embed(inputs_BT)
         kept: list[Tensor] = []
         for index, visit in enumerate(plan):
@@ -183,14 +225,21 @@ class GPT(nn.Module):
             stream = self.blocks[visit.layer](stream, embedding_BTD, rotary, num_needed)
             if visit.keeps:
                 kept.append(stream)
-        return self.softcap(self.head(rms_norm(stream), self.embedding.weight).float())
+        return self.softcap(self.head(self.norm(stream), self.embedding.weight).float())
 
     def _embed(self, inputs_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(inputs_BT)
         if self.bigram is not None:
             x_BTD = x_BTD + self.bigram(inputs_BT)
-        x_BTD = rms_norm(x_BTD).to(self.compute_dtype)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(self._places(inputs_BT.size(1), inputs_BT.device))
+        x_BTD = (x_BTD if self.config.plain_blocks else rms_norm(x_BTD)).to(self.compute_dtype)
         return x_BTD if self.smear is None else self.smear(x_BTD, inputs_BT)
+
+    def _places(self, length: int, device: torch.device) -> Tensor:
+        if length > self.config.context:
+            raise ValueError(f"{length} tokens; the learned positions end at {self.config.context}")
+        return torch.arange(length, device=device)
 
 
 def build_bigram(config: ModelConfig) -> BigramHash | None:
@@ -207,7 +256,7 @@ def build_smear(config: ModelConfig) -> SmearGate | SmearAdd | None:
     return SmearGate(config.width, config.bos_id) if config.smear == "blend" else SmearAdd(config.bos_id)
 
 
-def build_block(config: ModelConfig, layer: int) -> Block:
+def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
     """Block `layer`; 1/sqrt(layer + 1) damps its inputs at every visit (openai/parameter-golf #315)."""
     attention = Attention(
         config.width,
@@ -216,9 +265,24 @@ def build_block(config: ModelConfig, layer: int) -> Block:
         config.query_gain,
         config.exclusive_attention,
         config.attention_gate,
+        config.attention_gate_dense,
+        config.query_key_norm,
+        config.positions.endswith("alibi"),
+        config.attention_sinks,
+        config.modulated_attention,
     )
-    feedforward = FeedForward(config.width, config.mlp_hidden, config.activation_slope)
+    feedforward = build_feedforward(
+        config.width,
+        config.mlp_hidden,
+        config.feedforward,
+        config.activation_slope,
+        config.num_experts,
+        config.experts_unlike,
+    )
+    if config.plain_blocks:
+        return PlainBlock(config.width, attention, feedforward, config.norm)
     damping = 1.0 / math.sqrt(layer + 1)
     if layer < config.num_layers - config.lane_blocks:
-        return Block(config.width, damping, attention, feedforward)
-    return LaneBlock(config.width, damping, attention, feedforward, layer == config.num_layers - 1)
+        return Block(config.width, damping, attention, feedforward, config.norm)
+    is_last = layer == config.num_layers - 1
+    return LaneBlock(config.width, damping, attention, feedforward, is_last, config.norm)

@@ -50,7 +50,7 @@ class TiedHead(nn.Module):
 
 
 class Softcap(nn.Module):
-    """cap * tanh(x / cap): keeps logits within the cap on either side."""
+    """cap * tanh(x / cap): keeps logits within the cap on either side; a cap of 0 leaves them as they are."""
 
     def __init__(self, cap: float):
         super().__init__()
@@ -58,7 +58,7 @@ class Softcap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
-        return self.cap * torch.tanh(x / self.cap)
+        return self.cap * torch.tanh(x / self.cap) if self.cap else x
 
 
 def rms_norm(x: Tensor) -> Tensor:

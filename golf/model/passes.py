@@ -23,12 +23,13 @@ def visit_order(num_layers: int, loop_first: int, loop_last: int, loop_visits: i
     return (*range(loop_first), *looped * loop_visits, *range(loop_last + 1, num_layers))
 
 
-def plan_visits(order: tuple[int, ...]) -> tuple[Visit, ...]:
+def plan_visits(order: tuple[int, ...], skips: bool = True) -> tuple[Visit, ...]:
     """The visits of `order` with their skips.
 
-    The first half of the visits keeps its outputs, and the second half takes them in, the latest first.
+    The first half of the visits keeps its outputs, and the second half takes them in, the latest first;
+    without `skips` there are none.
     """
-    num_kept = len(order) // 2
+    num_kept = len(order) // 2 if skips else 0
     kept = [Visit(layer, True, None) for layer in order[:num_kept]]
     taking = [
         Visit(layer, False, index if index < num_kept else None)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.attention import Attention
-from golf.model.feedforward import FeedForward
-from golf.model.layers import rms_norm
+from golf.model.norms import NormKind, build_norm
 
 Lanes = tuple[Tensor, Tensor]
 """Two residual streams: the first is read by attention, the second by the feed-forward."""
@@ -35,9 +34,17 @@ class Block(nn.Module):
     Before them the stream is mixed per channel with the embedding; each output is scaled per channel.
     """
 
-    def __init__(self, width: int, damping: float, attention: Attention, feedforward: FeedForward):
+    def __init__(
+        self,
+        width: int,
+        damping: float,
+        attention: Attention,
+        feedforward: nn.Module,
+        norm: NormKind = "rms",
+    ):
         super().__init__()
         self.damping = damping
+        self.attention_norm, self.feedforward_norm = build_norm(norm, width), build_norm(norm, width)
         mix_2D = torch.zeros(2, width)
         mix_2D[0] = 1.0
         self.mix = nn.Parameter(mix_2D)
@@ -52,13 +59,30 @@ class Block(nn.Module):
         """The stream after this block at the last `num_last` positions, shape (B, num_last, D)."""
         dtype = x_BTD.dtype
         x_BTD = self._mixed(x_BTD, embedding_BTD)
-        attended_BLD = self.attention(rms_norm(x_BTD) * self.damping, rotary, num_last)
+        attended_BLD = self.attention(self.attention_norm(x_BTD) * self.damping, rotary, num_last)
         x_BLD = x_BTD[:, -num_last:] + self.attention_scale.to(dtype) * attended_BLD
-        return x_BLD + self.feedforward_scale.to(dtype) * self.feedforward(rms_norm(x_BLD) * self.damping)
+        fed_BLD = self.feedforward(self.feedforward_norm(x_BLD) * self.damping)
+        return x_BLD + self.feedforward_scale.to(dtype) * fed_BLD
 
     def _mixed(self, x_BTD: Tensor, embedding_BTD: Tensor) -> Tensor:
         with_stream_D, with_embedding_D = self.mix.to(x_BTD.dtype)
         return with_stream_D * x_BTD + with_embedding_D * embedding_BTD
+
+
+class PlainBlock(nn.Module):
+    """GPT-2's block: x + attention(norm(x)), then x + feed-forward(norm(x)), and nothing else."""
+
+    def __init__(self, width: int, attention: Attention, feedforward: nn.Module, norm: NormKind):
+        super().__init__()
+        self.attention, self.feedforward = attention, feedforward
+        self.attention_norm, self.feedforward_norm = build_norm(norm, width), build_norm(norm, width)
+
+    def forward(
+        self, x_BTD: Tensor, embedding_BTD: Tensor, rotary: tuple[Tensor, Tensor], num_last: int
+    ) -> Tensor:
+        """The stream after this block at the last `num_last` positions; it has no use for the embedding."""
+        x_BLD = x_BTD[:, -num_last:] + self.attention(self.attention_norm(x_BTD), rotary, num_last)
+        return x_BLD + self.feedforward(self.feedforward_norm(x_BLD))
 
 
 class LaneBlock(Block):
@@ -70,9 +94,15 @@ class LaneBlock(Block):
     """
 
     def __init__(
-        self, width: int, damping: float, attention: Attention, feedforward: FeedForward, is_last: bool
+        self,
+        width: int,
+        damping: float,
+        attention: Attention,
+        feedforward: nn.Module,
+        is_last: bool,
+        norm: NormKind = "rms",
     ):
-        super().__init__(width, damping, attention, feedforward)
+        super().__init__(width, damping, attention, feedforward, norm)
         self.is_last = is_last
         self.lane_keep = nn.Parameter(torch.full((2,), 1.1))
         self.lane_write = nn.Parameter(torch.ones(2, 2))
@@ -84,8 +114,8 @@ class LaneBlock(Block):
         dtype = embedding_BTD.dtype
         first_BLD, second_BLD = (lane_BTD[:, -num_last:] for lane_BTD in lanes)
         mixed_BTD = self._mixed(lanes[0], embedding_BTD)
-        attended_BLD = self.attention(rms_norm(mixed_BTD) * self.damping, rotary, num_last)
-        fed_BLD = self.feedforward(rms_norm(second_BLD) * self.damping)
+        attended_BLD = self.attention(self.attention_norm(mixed_BTD) * self.damping, rotary, num_last)
+        fed_BLD = self.feedforward(self.feedforward_norm(second_BLD) * self.damping)
         from_attention = (self.lane_write[0, :, None] * self.attention_scale).to(dtype)
         from_feedforward = (self.lane_write[1, :, None] * self.feedforward_scale).to(dtype)
         keep = self.lane_keep.to(dtype)

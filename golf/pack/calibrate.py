@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from golf.model.gpt import GPT
-from golf.model.layers import Embedding, Linear, rms_norm
+from golf.model.layers import Embedding, Linear
 from golf.model.loss import token_nats
 
 EMBEDDING_WEIGHT = "embedding.weight"
@@ -94,24 +94,17 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
     calibrated by both visits.
     """
     calibration = Calibration()
-    streams: list[Tensor] = []
     handles = [
         module.register_forward_hook(_observe_linear(calibration, f"{name}.weight"))
         for name, module in model.named_modules()
         if isinstance(module, Linear)
     ]
     handles.append(model.embedding.register_forward_hook(_observe_table(calibration)))
-    handles += [
-        block.register_forward_hook(lambda block, inputs, output: streams.append(output))
-        for block in model.blocks
-    ]
+    handles.append(model.head.register_forward_hook(_observe_linear(calibration, EMBEDDING_WEIGHT)))
     try:
         for inputs_BT, targets_BT in batches:
             model.zero_grad(set_to_none=True)
-            streams.clear()
-            logits_BTV = model(inputs_BT)
-            _observe_head(calibration, streams[-1].detach(), logits_BTV, model.config.logit_softcap)
-            token_nats(logits_BTV, targets_BT).sum().backward()
+            token_nats(model(inputs_BT), targets_BT).sum().backward()
             calibration.num_tokens += targets_BT.numel()
             for name, parameter in model.named_parameters():
                 if name not in calibration.moments_CC and parameter.grad is not None:
@@ -123,8 +116,10 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
     return calibration
 
 
-def _observe_linear(calibration: Calibration, name: str) -> Callable[[Linear, tuple[Tensor], Tensor], None]:
-    def hook(module: Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+def _observe_linear(
+    calibration: Calibration, name: str
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         output.register_hook(lambda gradient: calibration.add_uses(name, inputs[0], gradient))
 
     return hook
@@ -138,12 +133,3 @@ def _observe_table(calibration: Calibration) -> Callable[[Embedding, tuple[Tenso
         )
 
     return hook
-
-
-def _observe_head(calibration: Calibration, stream_BTD: Tensor, logits_BTV: Tensor, softcap: float) -> None:
-    """The head is no module: its input is the last block's output, normed, and its output is softcapped."""
-    slope_BTV = 1 - (logits_BTV.detach() / softcap).square()
-    x_BTD = rms_norm(stream_BTD.float())
-    logits_BTV.register_hook(
-        lambda gradient: calibration.add_uses(EMBEDDING_WEIGHT, x_BTD, gradient * slope_BTV)
-    )

@@ -7,41 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from model_switches import ALONE, CONFIGS, GPT2_LIKE, TINY, TOGETHER
 
 from golf.model.gpt import GPT, ModelConfig
 from golf.train.loop import mean_nats
 
-TINY = ModelConfig(
-    vocab_size=64,
-    num_layers=3,
-    width=32,
-    num_heads=4,
-    num_kv_heads=2,
-    mlp_hidden=48,
-    context=24,
-    rotary_dims=4,
-    bigram_buckets=32,
-    bigram_width=8,
-)
-
-SWITCHES = {
-    "exclusive": {"exclusive_attention": True},
-    "attention-gate": {"attention_gate": 0.5},
-    "slope": {"activation_slope": 0.3},
-    "skip-gates": {"skip_gates": True},
-    "lanes": {"lane_blocks": 2},
-    "loop": {"loop_first": 1, "loop_last": 2, "loop_visits": 3},
-    "smear-add": {"smear": "add"},
-    "smear-off": {"smear": "off"},
-    "no-bigram": {"bigram_buckets": 0},
-}
-ALONE = {name: replace(TINY, **({"num_layers": 5} | fields)) for name, fields in SWITCHES.items()}
-TOGETHER = replace(
-    TINY,
-    num_layers=5,
-    **{name: value for fields in SWITCHES.values() for name, value in fields.items()} | {"smear": "add"},
-)
-CONFIGS = {"seed": TINY, **ALONE, "together": TOGETHER}
 every_switch = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
@@ -155,7 +125,7 @@ def test_recurrence_switched_off_is_the_network_without_it():
         assert torch.equal(looped(tokens_BT), plain(tokens_BT))
 
 
-@pytest.mark.parametrize("config", [TINY, TOGETHER], ids=["seed", "together"])
+@pytest.mark.parametrize("config", [TINY, TOGETHER, GPT2_LIKE], ids=["seed", "together", "gpt2"])
 def test_the_loss_compiles_into_one_graph(config):
     model, tokens_BT = make_model(config), random_tokens(2, 24)
     for looping in (False, True):
@@ -220,8 +190,53 @@ def test_bfloat16_activations_stay_near_the_fp32_logits():
         {"lane_blocks": 3},
         {"lane_blocks": 1, "loop_last": 2, "loop_visits": 2},
         {"width": 8, "rotary_dims": 2, "smear": "add"},
+        {"positions": "sine"},
+        {"norm": "batch"},
+        {"num_experts": 0},
+        {"num_experts": 65},
+        {"modulated_attention": True},
+        {"plain_blocks": True, "lane_blocks": 1},
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[-1]):
         replace(TINY, **wrong)
+
+
+def test_positions_beyond_the_learned_table_are_refused():
+    with pytest.raises(ValueError, match="25 tokens; the learned positions end at 24"):
+        make_model(GPT2_LIKE)(random_tokens(1, 25))
+
+
+def test_a_learned_position_moves_the_logits_from_there_on():
+    model, tokens_BT = make_model(GPT2_LIKE), random_tokens(1, 24)
+    with torch.no_grad():
+        before = model(tokens_BT)
+        model.positions.weight[7] += 1.0
+        moved = (model(tokens_BT) != before).any(-1)[0]
+    assert moved.tolist() == [False] * 7 + [True] * 17
+
+
+def test_a_plain_model_equals_gpt2_written_out():
+    model, tokens_BT = make_model(GPT2_LIKE), random_tokens(1, 24)
+    x = model.embedding.weight[tokens_BT] + model.positions.weight
+    for block in model.blocks:
+        attention, feedforward = block.attention, block.feedforward
+        h = layer_norm(x, block.attention_norm)
+        q, k, v = (
+            (h @ p.weight.T).unflatten(-1, (4, 8)) for p in (attention.query, attention.key, attention.value)
+        )
+        scores = torch.einsum("bihe,bjhe->bhij", q, k) / 8**0.5
+        scores = scores.masked_fill(torch.ones(24, 24).triu(1).bool(), -torch.inf).softmax(-1)
+        x = x + torch.einsum("bhij,bjhe->bihe", scores, v).flatten(2) @ attention.output.weight.T
+        u = layer_norm(x, block.feedforward_norm) @ feedforward.up.weight.T
+        u = 0.5 * u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3)))
+        x = x + u @ feedforward.down.weight.T
+    torch.testing.assert_close(
+        model(tokens_BT), layer_norm(x, model.norm) @ model.embedding.weight.T, atol=1e-4, rtol=0
+    )
+
+
+def layer_norm(x, norm):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.gain + norm.offset
