@@ -4,12 +4,13 @@
 
 On a trained run's own weights and calibration: the coder against zstd-22 at equal squared error; the loss of
 quantisation against int5 by row under zstd at equal bytes; what GPTQ alone takes off round-to-nearest.
-Seconds are for 26.7 million random codes of the seed model's shape, on one core.
+Seconds and memory are for 26.7 million random weights of the seed model's shape, on one core.
 """
 
 import dataclasses
 import json
 import math
+import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
 from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
+from golf.pack.budget import LIMIT_BYTES
 from golf.pack.calibrate import Calibration
 from golf.pack.coding import encode_codes
 from golf.pack.container import write_container
@@ -245,9 +247,8 @@ def measure_gptq(weights: Weights, calibration: Calibration, judge: Judge) -> di
 
 def measure_seconds() -> dict[str, float]:
     """Processor seconds on 26.7 million codes at 3.4 bits: the payload written, and read to weights."""
-    shapes = implied_shapes(dataclasses.asdict(ModelConfig()))
-    generator = torch.Generator().manual_seed(0)
-    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    model = dataclasses.asdict(ModelConfig())
+    shapes, weights = implied_shapes(model), _random_weights(model)
     found = sensitivities(weights, None)
     price = math.log(2) / 12 * 0.4**2
     tensors = {
@@ -269,6 +270,51 @@ def measure_seconds() -> dict[str, float]:
     }
 
 
+def measure_memory() -> dict[str, float]:
+    """Peak memory of packing and unpacking the seed model's shape, in a process of its own (Linux)."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peaks_of_the_seed)
+
+
+def _random_weights(model: dict[str, Any]) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    shapes = implied_shapes(model)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def _peaks_of_the_seed() -> dict[str, float]:
+    torch.set_num_threads(1)
+    # The libraries' own code and buffers are no part of what a weight costs: a small model loads them first.
+    small = dataclasses.asdict(ModelConfig(num_layers=2, width=64, mlp_hidden=64, num_heads=4))
+    decode_artifact(pack(_random_weights(small), {"model": small}, PackConfig(), LIMIT_BYTES).artifact)
+    model = dataclasses.asdict(ModelConfig())
+    weights = _random_weights(model)
+    weight_bytes = sum(4 * weight.numel() for weight in weights.values())
+    before = _restart_peak()
+    artifact = pack(weights, {"model": model}, PackConfig(), LIMIT_BYTES).artifact
+    packing = _peak_bytes() - before
+    weights.clear()
+    before = _restart_peak()
+    decode_artifact(artifact)
+    unpacking = _peak_bytes() - before
+    return {
+        "seed_shape_artifact_bytes": len(artifact),
+        "pack_peak_over_weights": 1 + packing / weight_bytes,
+        "unpack_peak_over_weights": unpacking / weight_bytes,
+    }
+
+
+def _restart_peak() -> int:
+    """Sets the process's peak back to what it holds now, and returns that, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def read_trained(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Calibration]:
     """Weights, artifact header and calibration of a run."""
     header = json.loads((folder / "config.json").read_text(encoding="utf-8"))["header"]
@@ -286,6 +332,7 @@ def main() -> None:
     figures |= measure_gaps(weights, header, calibration, judge)
     figures |= measure_gptq(weights, calibration, judge)
     figures |= measure_seconds()
+    figures |= measure_memory()
     figures["quant_gap_share_of_int5"] = (
         figures["quant_gap_bpb"] / figures["quant_gap_bpb_int5_absmax_equal_bytes"]
     )

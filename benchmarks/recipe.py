@@ -5,7 +5,10 @@
 All arms train for equal seconds, seed and frontier for equal tokens as well; each is scored on the validation
 text from its own best average, in fp32 masters, before packing. One line of JSON a run: a run that has its
 line is not made again, so a stopped benchmark goes on where it was. Arms alternate within a seed, so that a
-machine that grows slower does so for all.
+machine that grows slower does so for all. Two processes on two cores may share the lines, each with seeds of
+its own (`--seeds 2` and `--first-seed 3 --seeds 1`); the same command for all seeds then makes the table.
+
+On one thread the runs of equal tokens come out to the last digit again.
 """
 
 import hashlib
@@ -47,13 +50,17 @@ class RecipeBenchmark:
     """Also write the comparison here."""
     seconds: float = 75.0
     """Training seconds of each run."""
-    tokens: int = 1_000_000
+    tokens: int = 262_144
     """Tokens of the runs of seed and frontier at equal tokens; 0 leaves them out."""
     seeds: int = 3
     """Runs of each arm."""
+    first_seed: int = 1
+    """Seed of the first of them; the others follow."""
+    threads: int = 1
+    """Threads of a process on a CPU."""
     arms: tuple[str, ...] = ()
     """Only these: seed, frontier, less TECHNIQUE, with ADDITION; by default all."""
-    max_tokens: int = 262_144
+    max_tokens: int = 131_072
     """Validation tokens to score, at most."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
@@ -72,7 +79,7 @@ def plan_arms(options: RecipeBenchmark) -> dict[str, RunConfig]:
 
 def plan_runs(options: RecipeBenchmark) -> Iterator[tuple[str, str, RunConfig]]:
     """Arm, budget and configuration of every run, arms alternating."""
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name, config in plan_arms(options).items():
             config = replace(config, seed=seed)
             yield name, "seconds", replace(config, minutes=options.seconds / 60)
@@ -105,10 +112,22 @@ def run_arm(
     }
 
 
-def digest(config: RunConfig, dataset: Dataset, max_tokens: int) -> str:
+def changed_fields(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults: a field that is added later leaves it as it was."""
+    changed = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = changed_fields(value, defaults[name])
+        if value != ({} if isinstance(value, dict) else defaults[name]):
+            changed[name] = value
+    return changed
+
+
+def digest(config: RunConfig, dataset: Dataset, options: RecipeBenchmark) -> str:
     """What a run depends on, its machine aside."""
     files = [file.sha256 for file in dataset.manifest.files]
-    text = json.dumps([config_to_dict(config), files, max_tokens], sort_keys=True)
+    fields = changed_fields(config_to_dict(config), config_to_dict(RunConfig()))
+    text = json.dumps([fields, files, options.max_tokens, options.threads], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -166,13 +185,14 @@ def main() -> None:
         runs = list(plan_runs(options))
     except ValueError as error:
         sys.exit(f"recipe: {error}")
+    torch.set_num_threads(options.threads)
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     vocabulary = dataset.vocabulary
     wanted = []
     for number, (arm, budget, config) in enumerate(runs, 1):
         model = replace(config.model, vocab_size=vocabulary.size, bos_id=vocabulary.bos_id)
         config = replace(config, model=model)
-        key = digest(config, dataset, options.max_tokens)
+        key = digest(config, dataset, options)
         wanted.append(key)
         if key in {row["key"] for row in read_rows(options.rows)}:
             continue
