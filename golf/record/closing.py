@@ -12,6 +12,7 @@ from golf.record.activity import find_features, print_features
 from golf.record.baselines import compressor_bits_per_byte
 from golf.record.bundle import bundle, pack_script
 from golf.record.ladder import ladder_rows, what_compares
+from golf.record.portrait import portrait
 from golf.record.provenance import toolkit_commit
 from golf.record.readme import text_scored
 from golf.record.results import Results, results_from_dict
@@ -35,9 +36,9 @@ def flattened_script(script: Path, form: str, log: RunLog) -> bytes:
 def close_run(folder: Path, results: dict[str, Any], dataset: Dataset, device: str, log: RunLog) -> None:
     """Completes a scored run's folder with results.json and audit.json, and says where its score stands.
 
-    Adds what only the project can tell: its commit, what compressors make of the same text, and which of
-    the techniques that were asked for acted. AuditError when a probe finds a violation: such a run gets no
-    entry.
+    Adds what only the project can tell: its commit, what compressors make of the same text, which of the
+    techniques that were asked for acted, what the artifact's bytes went to. AuditError when a probe finds a
+    violation: such a run gets no entry.
     """
     scale = compressor_bits_per_byte(dataset.validation_tokens(PhaseClock()), dataset.vocabulary)
     log.event("compressors", **scale)
@@ -51,6 +52,8 @@ def close_run(folder: Path, results: dict[str, Any], dataset: Dataset, device: s
     features = find_features(config, results, weights, dataset)
     print_features(features, log)
     results["features"] = [vars(feature) for feature in features]
+    parts, results["portrait"] = portrait(folder, dataset, device)
+    results["bytes"] = results["bytes"] | {"parts": parts}
     print_place(results_from_dict(results), log)
     write_json(folder / "results.json", results)
 

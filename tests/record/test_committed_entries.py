@@ -12,7 +12,7 @@ from golf.record.summary import RECORD_TRACKS
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = sorted(path.parent for track in RECORD_TRACKS for path in ROOT.glob(f"records/{track}/*/README.md"))
-SAMPLE_TOKENS = 1000
+SAMPLE_TOKENS = 400
 """A whole verification takes as long as scoring the entry does."""
 
 
