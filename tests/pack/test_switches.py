@@ -6,6 +6,10 @@ import pytest
 import torch
 from model_switches import GPT2_LIKE, TINY, TOGETHER, VARIANTS
 
+from golf.model.gpt import GPT, ModelConfig
+from golf.pack.artifact import PackConfig, decode_artifact, pack
+from golf.pack.calibrate import calibrate
+
 GROUPS = (
     ("learned", "gain", "swiglu", "dense-gate", "no-softcap"),
     ("rotary+alibi", "sinks", "layer-norm", "xielu", "bare-queries"),
@@ -21,10 +25,6 @@ CONFIGS = {
         for group in GROUPS
     },
 }
-
-from golf.model.gpt import GPT, ModelConfig
-from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.pack.calibrate import calibrate
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
