@@ -15,7 +15,7 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 70
 
 FLOORS = {
-    "log": 0, "clock": 0, "runtime": 0, "files": 0,
+    "log": 0, "clock": 0, "runtime": 0, "world": 0, "files": 0,
     "data": 1, "kernels": 1,
     "model": 2,
     "train": 3, "pack": 3, "score": 3,
@@ -25,8 +25,8 @@ FLOORS = {
 """A room imports from its own and lower floors; rooms not named here use all others and nothing uses them."""
 TOP_FLOOR = 6
 
-BUNDLED = ("log", "clock", "runtime", "files", "config", "run", "model", "kernels", "train", "pack", "score")
-BUNDLED_DATA = ("shards", "vocabulary", "manifest", "batches")
+BUNDLED = ("log", "clock", "runtime", "world", "files", "config", "run", "model", "kernels", "train", "pack", "score")
+BUNDLED_DATA = ("caseops", "shards", "vocabulary", "manifest", "batches")
 
 PLATFORM_MODULES = ("os", "signal", "socket")
 """Whose attributes differ between systems, so that a default is the way to ask."""

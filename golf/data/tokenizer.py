@@ -2,28 +2,43 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import sentencepiece
 
+from golf.data.caseops import CASE_MARKS, mark_case
+from golf.data.fusion import FUSED_MARKS
 from golf.data.manifest import DataError
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
 
 SAMPLE_BYTES = 8_000_000
 """Text a tokenizer is trained on: more moves no piece of a small vocabulary and takes longer."""
 
+MarkPieces = Literal["marks", "fused"]
+"""The marks of CaseOps as pieces, or these and each of them together with the space before it."""
+
 _LONGEST_SENTENCE_BYTES = 4000
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    case_ops: MarkPieces | None = None,
+    sample_bytes: int = SAMPLE_BYTES,
+) -> bytes:
     """A SentencePiece BPE model file with the settings of the challenge's own; same text, same bytes.
 
     Byte fallback, split digits, NFKC, no dummy prefix; pad, BOS, EOS, unknown are 0, 1, 2, 3. Trained on the
-    first SAMPLE_BYTES of the text. DataError if the vocabulary is too small for 256 bytes and the letters.
+    first `sample_bytes` of the text, its case marked if the marks are to be pieces, which then come next.
+    DataError if the vocabulary is too small for 256 bytes and the letters.
     """
     model = io.BytesIO()
+    marks = [*CASE_MARKS, *(FUSED_MARKS if case_ops == "fused" else ())] if case_ops else []
+    if case_ops:
+        texts = map(mark_case, texts)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts),
+            sentence_iterator=_sentences(texts, sample_bytes),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -36,6 +51,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             bos_id=1,
             eos_id=2,
             unk_id=3,
+            user_defined_symbols=marks,
             hard_vocab_limit=False,
             num_threads=1,
             minloglevel=2,
@@ -68,9 +84,9 @@ def check_tokenizer(vocabulary: Vocabulary, name: str) -> None:
             )
 
 
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Lines of at most _LONGEST_SENTENCE_BYTES, as the trainer drops longer ones, up to SAMPLE_BYTES."""
-    left = SAMPLE_BYTES
+def _sentences(texts: Iterable[str], sample_bytes: int) -> Iterator[str]:
+    """Lines of at most _LONGEST_SENTENCE_BYTES, as the trainer drops longer ones, up to `sample_bytes`."""
+    left = sample_bytes
     for text in texts:
         for line in text.splitlines():
             data = line.encode("utf-8", "replace")

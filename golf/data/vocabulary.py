@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from golf.data.caseops import CASE_MARK_BYTES, CASE_MARKS, ESCAPE_MARK, escape_marks, mark_case, unmark_case
+
 SPACE_MARK = "\u2581"
 """What SentencePiece writes for a space."""
 
@@ -18,8 +20,9 @@ class VocabularyError(ValueError):
 class Vocabulary:
     """Pieces of a SentencePiece .model file, given as its bytes; `name` is for error messages.
 
-    Raises VocabularyError unless the model loads, has a BOS piece and at most 65,536 pieces, so that tokens
-    fit 16 bits.
+    A model that has the four marks of CaseOps as pieces is for text whose case is marked: `case_ops` is true,
+    `encode` marks and `decode` unmarks, and bytes are those of the unmarked text. Raises VocabularyError
+    unless the model loads, has a BOS piece and at most 65,536 pieces, so that tokens fit 16 bits.
     """
 
     def __init__(self, model: bytes, name: str):
@@ -50,6 +53,14 @@ class Vocabulary:
             ]
         )
         self._rest_bytes_V[self._is_textless_V] = 0
+        marks = [pieces.piece_to_id(mark) for mark in CASE_MARKS]
+        self.case_ops: bool = pieces.unk_id() not in marks
+        self._escape_id = -1
+        if self.case_ops:
+            self._escape_id = marks[CASE_MARKS.index(ESCAPE_MARK)]
+            num_marks_V = [sum(map(pieces.id_to_piece(i).count, CASE_MARKS)) for i in ids]
+            self._rest_bytes_V -= CASE_MARK_BYTES * np.array(num_marks_V)
+            self._rest_bytes_V[self._escape_id] = CASE_MARK_BYTES
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -63,18 +74,37 @@ class Vocabulary:
         """Bytes of text each target stands for, by the challenge's rule; int64, shaped like `targets`.
 
         A piece counts the UTF-8 bytes behind its leading U+2581 (a byte piece 1; control, unknown and unused
-        pieces 0), and 1 more for that U+2581 unless the `previous` token is control, unknown or unused.
+        pieces 0), and 1 more for that U+2581 unless the `previous` token is control, unknown or unused. Marks
+        of CaseOps count 0, save the escape, which has the bytes of the mark that its digit stands for.
         """
         spaces = self._has_space_V[targets] & ~self._is_textless_V[previous]
-        return self._rest_bytes_V[targets] + spaces
+        counts = self._rest_bytes_V[targets] + spaces
+        if not self.case_ops:
+            return counts
+        return counts - ((previous == self._escape_id) & (self._rest_bytes_V[targets] > 0))
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a document, without BOS; a lone surrogate, which has no UTF-8 form, becomes "?"."""
-        return self._pieces.encode(text.encode("utf-8", "replace").decode())
+        """Tokens of a document, without BOS; a lone surrogate, which has no UTF-8 form, becomes "?".
+
+        Where marking does not survive the model's own normalisation ("NASA" before a ligature, which it
+        opens), the text keeps its capitals, so that the tokens always decode to the normalised text.
+        """
+        text = text.encode("utf-8", "replace").decode()
+        if not self.case_ops:
+            return self._pieces.encode(text)
+        tokens = self._pieces.encode(mark_case(text))
+        return (
+            tokens if self.decode(tokens) == self.normalize(text) else self._pieces.encode(escape_marks(text))
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens; control tokens have none."""
-        return self._pieces.decode([int(token) for token in ids])
+        text = self._pieces.decode([int(token) for token in ids])
+        return unmark_case(text) if self.case_ops else text
+
+    def normalize(self, text: str) -> str:
+        """The text as the model's own normalisation leaves it: what its bytes are counted in."""
+        return self._pieces.normalize(text).replace(SPACE_MARK, " ")
 
     def piece(self, token: int) -> str:
         """The piece of a token id, with U+2581 for a space."""

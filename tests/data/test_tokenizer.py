@@ -28,10 +28,9 @@ def test_a_document_of_one_long_line_is_trained_on(monkeypatch: pytest.MonkeyPat
     assert len(vocabulary.encode(TEXTS[0])) < 0.8 * len(TEXTS[0])
 
 
-def test_only_the_first_bytes_of_a_stream_are_read(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("golf.data.tokenizer.SAMPLE_BYTES", 20_000)
+def test_only_the_first_bytes_of_a_stream_are_read():
     stream = iter(TEXTS * 10)
-    train_tokenizer(stream, 350)
+    train_tokenizer(stream, 350, sample_bytes=20_000)
     assert len(list(stream)) > 1300
 
 

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from golf.data.shards import read_shard
+from golf.data.tokenizer import train_tokenizer
 from golf.data.vocabulary import Vocabulary, VocabularyError
 
 SCRIPTS = [
@@ -19,6 +20,8 @@ SCRIPTS = [
     "\ud800 lone surrogates \udfff",
     "private \ue000 unassigned \U000e0fff last \U0010ffff replacement \ufffd",
     "<s></s><unk><pad><0x41> pieces by name",
+    "MARKS \ue001 in\ue002THE \ue003text\ue004 \ue0041 \ue004\ue001The 1\ue0042",
+    "NASA\ufb01 \u00c9COLE E\u0301TE H\u0331 J\u030c \u2122Foo\u2122 IPV\u2163 \uff21\uff22c \u212aELVIN",
     "   leading, trailing and    doubled   ",
     "",
 ]
@@ -31,10 +34,16 @@ def counted_bytes(vocabulary: Vocabulary, tokens: list[int]) -> int:
 
 @pytest.fixture(scope="module")
 def vocabularies(tiny_model_path: Path) -> list[Vocabulary]:
-    """The tiny vocabulary, and the challenge's and a larger one where they are at hand."""
+    """The tiny vocabularies, with marks and without, and larger ones where they are at hand."""
     folder = SHARED / "tokenizers"
-    paths = [tiny_model_path, folder / "fineweb_1024_bpe.model", folder / "fineweb_8192_bpe.model"]
-    return [Vocabulary.load(path) for path in paths if path.exists()]
+    names = ("fineweb_1024_bpe", "fineweb_8192_bpe", "fineweb_8192_caseops_bpe")
+    paths = [tiny_model_path, *(folder / f"{name}.model" for name in names)]
+    marked = [sample_text(seed) for seed in range(100)]
+    return [
+        *(Vocabulary.load(path) for path in paths if path.exists()),
+        Vocabulary(train_tokenizer(marked, 400, "marks"), "marks"),
+        Vocabulary(train_tokenizer(marked, 400, "fused"), "fused"),
+    ]
 
 
 @settings(max_examples=300, deadline=None)
@@ -50,6 +59,23 @@ def test_adversarial_text_is_counted_like_its_decoded_bytes(vocabularies: list[V
     for vocabulary in vocabularies:
         tokens = vocabulary.encode(text)
         assert counted_bytes(vocabulary, tokens) == len(vocabulary.decode(tokens).encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(st.characters(), max_size=60) | st.text("aAbB1. \ue001\ue004\u2122\u0301\ufb01", max_size=30)
+)
+@example(SCRIPTS[-3])
+@example(SCRIPTS[-4])
+def test_marked_text_decodes_to_the_normalised_text(vocabularies: list[Vocabulary], text: str):
+    text = text.encode("utf-8", "replace").decode()
+    for vocabulary in filter(lambda vocabulary: vocabulary.case_ops, vocabularies):
+        assert vocabulary.decode(vocabulary.encode(text)) == vocabulary.normalize(text)
+
+
+def test_only_a_model_with_all_marks_is_for_marked_text(vocabularies: list[Vocabulary]):
+    marked = [vocabulary.case_ops for vocabulary in vocabularies]
+    assert marked[0] is False and marked[-2:] == [True, True]
 
 
 @settings(max_examples=50, deadline=None)
