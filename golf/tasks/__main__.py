@@ -1,0 +1,81 @@
+"""Measures a model on HellaSwag, WikiText-2, SST-2 and GSM8K, each score beside what chance would reach.
+
+    python -m golf.tasks MODEL --data DIR [--tasks hellaswag,wikitext2,sst2,gsm8k]
+
+MODEL is an artifact, a run's weights or checkpoint, or the folder of a run or an entry. Exit code 2 on bad
+input.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from golf.log import RunLog
+from golf.runtime import environment
+from golf.tasks.files import LongTexts
+from golf.tasks.models import open_model
+from golf.tasks.results import print_results, write_results
+from golf.tasks.run import parse_tasks, run_tasks
+
+
+@dataclass(frozen=True)
+class TasksCommand:
+    """What to measure, on what."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
+    data: Path
+    """Folder with hellaswag/, wikitext2/, sst2/ and gsm8k/."""
+    tasks: str = "hellaswag,wikitext2,sst2,gsm8k"
+    """Which tasks, comma-separated."""
+    limit: int | None = None
+    """Measure on the first so many items of each task only (WikiText-2: articles)."""
+    long: LongTexts = "error"
+    """Items longer than the context: an error that names the line, their end alone, or left out."""
+    context: int | None = None
+    """Tokens that the model may read at once; by default what it was trained on."""
+    tokenizer: Path | None = None
+    """The model's .model file, where it is not beside it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps (untested)."""
+    out: Path | None = None
+    """Folder for tasks.json and one <task>.jsonl with every item; by default runs/<time>_tasks."""
+
+
+def run_command(command: TasksCommand, log: RunLog) -> None:
+    """Measures, prints and writes; ValueError for what cannot be measured."""
+    names = parse_tasks(command.tasks)
+    opened = open_model(command.model, command.tokenizer, command.device, command.context)
+    log.say(opened.describe())
+    out = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_tasks"
+    results = run_tasks(opened, names, command.data, command.limit, command.long, log)
+    print_results(results, log)
+    facts = {
+        "model": str(opened.path),
+        "kind": opened.kind,
+        "context": opened.context,
+        "limit": command.limit,
+        "long": command.long,
+        "environment": environment(opened.device),
+    }
+    write_results(results, out, facts)
+    log.say(f"every item: {out}")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; 0, or 2 on bad input."""
+    command = tyro.cli(TasksCommand, args=arguments, description=__doc__)
+    try:
+        run_command(command, RunLog())
+    except (ValueError, OSError) as error:
+        print(f"golf.tasks: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""Reading with a cache against reading everything at once."""
+
+import pytest
+import torch
+
+from golf.model.gpt import GPT, ModelConfig
+from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
+
+NETWORKS = {
+    "plain": {"smear": "off", "bigram_buckets": 0},
+    "bigram-and-smear": {},
+    "smear-add": {"smear": "add"},
+    "loops": {"loop_first": 1, "loop_last": 2, "loop_visits": 3},
+    "lanes-and-gates": {
+        "lane_blocks": 2,
+        "skip_gates": True,
+        "exclusive_attention": True,
+        "attention_gate": 0.5,
+    },
+}
+
+
+def network(**changes: object) -> GPT:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 50,
+        "num_layers": 4,
+        "width": 16,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "mlp_hidden": 24,
+        "context": 16,
+        "rotary_dims": 4,
+        "bigram_buckets": 16,
+        "bigram_width": 4,
+        "embedding_std": 0.5,
+    }
+    model = GPT(ModelConfig(**{**sizes, **changes}))
+    model.initialize()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def random_tokens(rows: int, length: int) -> torch.Tensor:
+    """With a BOS in the middle, behind which bigram and smear look at nothing."""
+    tokens_BT = torch.randint(2, 50, (rows, length), generator=torch.Generator().manual_seed(1))
+    tokens_BT[:, 7:8] = 1
+    return tokens_BT
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("pieces", [(1,) * 20, (5, 1, 1, 3, 10), (20,), (2, 18)], ids=str)
+def test_reading_in_pieces_gives_the_logits_of_reading_at_once(changes, pieces):
+    model, tokens_BT = network(**changes), random_tokens(3, 20)
+    with torch.no_grad():
+        wanted_BTV = model(tokens_BT)
+    decoder, start = Decoder(model, 20), 0
+    for length in pieces:
+        found_BNV = decoder.read(tokens_BT[:, start : start + length], length)
+        torch.testing.assert_close(found_BNV, wanted_BTV[:, start : start + length], atol=1e-5, rtol=1e-5)
+        start += length
+    assert decoder.num_read == 20
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+def test_the_last_logits_alone_are_the_same(changes):
+    model, tokens_BT = network(**changes), random_tokens(2, 12)
+    with torch.no_grad():
+        wanted_BTV = model(tokens_BT)
+    decoder = Decoder(model, 12)
+    for start, end in ((0, 4), (4, 5), (5, 12)):
+        found_BV = decoder.read(tokens_BT[:, start:end])[:, -1]
+        torch.testing.assert_close(found_BV, wanted_BTV[:, end - 1], atol=1e-5, rtol=1e-5)
+    assert can_cache(model)
+
+
+def test_only_new_positions_are_computed():
+    model, tokens_BT = network(), random_tokens(1, 16)
+    seen = []
+    model.blocks[0].attention.value.register_forward_hook(lambda m, i, o: seen.append(i[0].size(1)))
+    decoder = Decoder(model, 16)
+    for start, end in ((0, 10), (10, 11), (11, 14)):
+        decoder.read(tokens_BT[:, start:end])
+    assert seen == [10, 1, 3]
+
+
+def test_a_network_is_as_it_was_after_reading():
+    model, tokens_BT = network(), random_tokens(2, 9)
+    with torch.no_grad():
+        before = model(tokens_BT)
+        Decoder(model, 9).read(tokens_BT)
+        assert torch.equal(model(tokens_BT), before)
+
+
+def test_a_network_that_mixes_positions_elsewhere_is_not_cached():
+    model, tokens_BT = network(), random_tokens(2, 9)
+    feedforward = model.blocks[1].feedforward
+    feedforward.register_forward_hook(lambda m, i, o: o.cumsum(1))
+    assert not can_cache(model)
+    decoder = RereadingDecoder(model, 9)
+    decoder.read(tokens_BT[:, :8])
+    with torch.no_grad():
+        assert torch.equal(decoder.read(tokens_BT[:, 8:]), model(tokens_BT, 1))
+
+
+def test_more_than_the_room_is_refused():
+    decoder = Decoder(network(), 4)
+    decoder.read(random_tokens(1, 3))
+    with pytest.raises(ValueError, match="2 tokens behind 3; the room is 4"):
+        decoder.read(random_tokens(1, 2))

@@ -1,0 +1,83 @@
+"""The same items through lm-eval: its prompts, its counting, this project's model."""
+
+import json
+
+import pytest
+
+from golf.log import RunLog
+from golf.tasks.run import run_tasks
+from golf.tasks.wikitext2 import split_articles
+
+pytest.importorskip("lm_eval.evaluator")
+
+
+def harness_samples(opened, config: dict, tmp_path, monkeypatch) -> list[dict]:
+    """lm-eval's record of each item, in the order of the file."""
+    from lm_eval.evaluator import simple_evaluate
+
+    from golf.tasks.harness import HarnessModel
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    model = HarnessModel(str(opened.path), str(opened.tokenizer), "cpu", opened.context)
+    found = simple_evaluate(model, tasks=[config], bootstrap_iters=0)
+    return sorted(found["samples"][config["task"]], key=lambda sample: sample["doc_id"])
+
+
+def test_hellaswag_agrees_item_by_item(opened, evals_folder, tmp_path, monkeypatch):
+    from lm_eval.tasks.hellaswag import utils
+
+    file = evals_folder / "hellaswag" / "hellaswag_val_6.jsonl"
+    config = {
+        "task": "hellaswag_here",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(file)}},
+        "output_type": "multiple_choice",
+        "validation_split": "validation",
+        "process_docs": utils.process_docs,
+        "doc_to_text": "{{query}}",
+        "doc_to_target": "{{label}}",
+        "doc_to_choice": "choices",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    (ours,) = run_tasks(opened, ["hellaswag"], evals_folder, None, "error", RunLog(quiet=True))
+    theirs = harness_samples(opened, config, tmp_path, monkeypatch)
+    assert len(theirs) == len(ours.items) == 6
+    for mine, other in zip(ours.items, theirs, strict=True):
+        assert mine["nats"] == pytest.approx([-response[0] for response in other["filtered_resps"]], rel=1e-6)
+        assert (float(mine["correct"]), float(mine["correct_by_length"])) == (other["acc"], other["acc_norm"])
+
+
+def test_wikitext_agrees_article_by_article(opened, evals_folder, tmp_path, monkeypatch):
+    from lm_eval.tasks.wikitext import preprocess_wikitext
+
+    articles = split_articles((evals_folder / "wikitext2" / "wiki.test.tokens").read_text())
+    file = tmp_path / "pages.jsonl"
+    file.write_text("".join(json.dumps({"page": article}) + "\n" for article in articles))
+    config = {
+        "task": "wikitext_here",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "output_type": "loglikelihood_rolling",
+        "test_split": "test",
+        "doc_to_text": "",
+        "doc_to_target": preprocess_wikitext.wikitext_detokenizer,
+        "process_results": preprocess_wikitext.process_results,
+        "metric_list": [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
+    }
+    (ours,) = run_tasks(opened, ["wikitext2"], evals_folder, None, "error", RunLog(quiet=True))
+    theirs = harness_samples(opened, config, tmp_path, monkeypatch)
+    for mine, other in zip(ours.items, theirs, strict=True):
+        assert (-mine["nats_disjoint"], mine["words"]) == pytest.approx(other["word_perplexity"], rel=1e-6)
+        assert (-mine["nats_disjoint"], mine["bytes"]) == pytest.approx(other["byte_perplexity"], rel=1e-6)
+
+
+def test_generation_stops_where_it_is_told(opened):
+    from lm_eval.api.instance import Instance
+
+    from golf.tasks.harness import HarnessModel
+
+    model = HarnessModel(str(opened.path), str(opened.tokenizer), "cpu")
+    instance = Instance("generate_until", {}, ("the of", {"until": [" "], "max_gen_toks": 6}), 0)
+    free = Instance("generate_until", {}, ("the of", {"until": [], "max_gen_toks": 6}), 0)
+    stopped, whole = model.generate_until([instance, free])
+    assert whole.startswith(stopped) and " " not in stopped
