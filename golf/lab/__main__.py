@@ -1,0 +1,100 @@
+"""Runs a study: every arm with every seed, then its table, curves and page. python -m golf.lab STUDY"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from golf.data.manifest import open_dataset
+from golf.lab.outcome import collect
+from golf.lab.report import COLUMNS, cells, write_report
+from golf.lab.search import require_optuna, search
+from golf.lab.study import Study, load_study
+from golf.lab.trials import cores, plan_trials, run_trials
+from golf.log import RunLog
+from golf.runtime import choose_runtime
+
+
+@dataclass(frozen=True)
+class LabOptions:
+    """What to compare, on what, and for how long."""
+
+    study: Annotated[str, tyro.conf.Positional]
+    """A study's name under docs/studies, or a study file (.toml)."""
+    data: Path
+    """Dataset folder, as `python -m golf.data.prepare` makes it."""
+    seeds: int | None = None
+    """Runs an arm; by default as the study says."""
+    minutes: float | None = None
+    """Training time of each run, in place of the study's budget."""
+    tokens: int | None = None
+    """Training tokens of each run, in place of the study's budget."""
+    jobs: int | None = None
+    """Runs at a time; by default one a core, and one on a GPU."""
+    threads: int = 1
+    """Threads of each run on a CPU."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps (untested)."""
+    out: Path = Path("runs") / "lab"
+    """Where the runs are kept; the same command goes on with those that were stopped."""
+    search: bool = False
+    """Search the study's [search] fields by successive halving, instead of comparing its arms."""
+    trials: int = 27
+    """Runs of the search."""
+
+
+def study_of(options: LabOptions) -> Study:
+    """The study with the options' seeds and budget; ValueError for options that contradict each other."""
+    if options.minutes is not None and options.tokens is not None:
+        raise ValueError("--minutes and --tokens are two budgets; give one of them")
+    for name in ("seeds", "jobs", "threads", "trials"):
+        value = vars(options)[name]
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}; expected at least 1")
+    study = load_study(options.study, options.minutes, options.tokens)
+    return study if options.seeds is None else Study(**{**vars(study), "seeds": options.seeds})
+
+
+def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> None:
+    """Runs what is not done yet and writes the report; KeyboardInterrupt when stopped."""
+    dataset = open_dataset(options.data)
+    device = choose_runtime(options.device).device.type
+    if options.search:
+        search(study, dataset, options.device, options.trials, options.out, log)
+        log.say(f"search: {study.folder / 'search.md'}")
+        return
+    jobs = options.jobs or (max(1, cores() // options.threads) if device == "cpu" else 1)
+    trials = plan_trials(study, dataset, options.device, options.threads, options.out)
+    run_trials(trials, jobs, log)
+    outcomes = collect(study, trials)
+    write_report(study, outcomes, command)
+    rows = [
+        cells(outcome)[:7] if outcome.scores else (outcome.arm.name, "failed", *[""] * 5)
+        for outcome in outcomes
+    ]
+    log.table(study.title, COLUMNS[:7], rows)
+    log.say(f"report: {study.folder / 'README.md'} and {study.folder / 'index.html'}")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 unusable input, 130 stopped."""
+    options = tyro.cli(LabOptions, args=arguments, description=__doc__)
+    try:
+        if options.search:
+            require_optuna()
+        command = shlex.join(["python", "-m", "golf.lab", *arguments])
+        run_study(study_of(options), options, command, RunLog())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"golf.lab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""A study's README.md, results.json and the cells that they share with the page."""
+
+import math
+from typing import Any
+
+from golf.config import config_to_dict
+from golf.files import whole_file, write_json
+from golf.lab.curves import write_curves
+from golf.lab.outcome import ArmOutcome
+from golf.lab.page import write_page
+from golf.lab.study import Study
+from golf.lab.trial import STATED_BITS
+
+COLUMNS = (
+    "arm", "bits per byte", "deviation", "difference", "95% interval", "p", "p (Holm)", "runs",
+    "held-out", "tokens", "tokens/s", "parameters", "bytes",
+)  # fmt: skip
+CURVES_NAME = "curves.png"
+
+
+def number(value: float, digits: int = 4, sign: bool = False) -> str:
+    """A number with so many decimals; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:{'+' if sign else ''},.{digits}f}"
+
+
+def cells(outcome: ArmOutcome) -> tuple[str, ...]:
+    """An arm's row under COLUMNS; an arm without a score says why in place of one."""
+    name, failures = outcome.arm.name, len(outcome.failures)
+    runs = f"{len(outcome.scores)}" + (f" of {len(outcome.scores) + failures}" if failures else "")
+    if not outcome.scores:
+        why = outcome.failures[0] if failures else "not run"
+        return (name, f"failed: {why}" if failures else why, *[""] * (len(COLUMNS) - 2))
+    d = outcome.difference
+    compared = ("", "", "", "")
+    if d is not None:
+        interval = f"{number(d.low, sign=True)} to {number(d.high, sign=True)}"
+        compared = (number(d.mean, sign=True), interval, f"{d.p:.2g}", f"{d.p_holm:.2g}")
+    return (
+        name,
+        number(outcome.mean),
+        number(outcome.deviation),
+        *compared,
+        runs,
+        number(outcome.average("held_out_bpb")),
+        *(
+            number(outcome.average(key), 0)
+            for key in ("train_tokens", "tokens_per_second", "parameters", "artifact_bytes")
+        ),
+    )
+
+
+def differences(study: Study) -> dict[str, str]:
+    """By arm, the fields in which its config is not the base's."""
+    base = _flat_fields(config_to_dict(study.arms[0].config))
+    said = {}
+    for arm in study.arms:
+        own = _flat_fields(config_to_dict(arm.config))
+        said[arm.name] = ", ".join(f"{key} {own[key]}" for key in own if own[key] != base[key])
+    return said
+
+
+def _flat_fields(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat_fields(value, f"{where}{name}.") if isinstance(value, dict) else {where + name: value}
+    return flat
+
+
+def conditions(study: Study, outcomes: list[ArmOutcome]) -> str:
+    """One paragraph: budget, seeds, text and machine."""
+    config = study.arms[0].config
+    budget = f"{config.steps:,} steps" if config.steps else f"{60 * config.minutes:g} seconds"
+    measured = [row for outcome in outcomes for row in outcome.measured]
+    machine = ""
+    if measured:
+        first = measured[0]
+        environment = first["environment"]
+        machine = (
+            f" The score is on {first['validation_tokens']:,} validation tokens by disjoint windows. "
+            f"Machine: {environment['hardware']}, {environment['cores']} cores, torch {environment['torch']}."
+        )
+    return (
+        f"Each run trains for {budget}; {study.seeds} seeds an arm.{machine} Lower is better. `difference` "
+        "is to the first arm, with Welch's t-test over seeds; `p (Holm)` corrects it for the number of arms. "
+        "`held-out` is on training text that was kept back. `bytes` is the artifact at "
+        f"{STATED_BITS:g} bits a weight."
+    )
+
+
+def markdown_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown; the first column is text, the others numbers."""
+    rule = "|---|" + "---:|" * (len(columns) - 1)
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [columns, *rows]]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def claims(study: Study, outcomes: list[ArmOutcome]) -> list[tuple[str, ...]]:
+    """Rows (arm, what differs, what the source says, what came out) for the arms but the base."""
+    differing = differences(study)
+    rows = []
+    for outcome in outcomes[1:]:
+        d = outcome.difference
+        found = "no difference measured" if d is None else f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
+        verdict = f"{found}: {outcome.verdict}" if outcome.verdict else found
+        rows.append((outcome.arm.name, f"`{differing[outcome.arm.name]}`", outcome.arm.claim, verdict))
+    return rows
+
+
+CLAIM_COLUMNS = ("arm", "what is set", "the source says", "here")
+
+
+def write_report(study: Study, outcomes: list[ArmOutcome], command: str) -> None:
+    """Writes README.md, index.html, curves.png and results.json into the study's folder."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    rows = [cells(outcome) for outcome in outcomes]
+    told = claims(study, outcomes)
+    how = conditions(study, outcomes)
+    drawn = write_curves(study.folder / CURVES_NAME, outcomes)
+    parts = [f"# {study.title}", study.intro, f"    {command}", how, markdown_table(COLUMNS, rows)]
+    parts += [f"![held-out bits per byte along training]({CURVES_NAME})"] if drawn else []
+    parts += ["## Against what was claimed", markdown_table(CLAIM_COLUMNS, told)] if told else []
+    parts += ["## Reading", study.reading] if study.reading else []
+    with whole_file(study.folder / "README.md") as partial:
+        partial.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    picture = study.folder / CURVES_NAME if drawn else None
+    write_page(study, (COLUMNS, rows), (CLAIM_COLUMNS, told), how, command, picture)
+    write_json(
+        study.folder / "results.json",
+        [
+            {
+                "arm": outcome.arm.name,
+                "config": config_to_dict(outcome.arm.config),
+                "seeds": list(outcome.seeds),
+                "measured": list(outcome.measured),
+                "failures": list(outcome.failures),
+                "difference": vars(outcome.difference) if outcome.difference else None,
+            }
+            for outcome in outcomes
+        ],
+    )

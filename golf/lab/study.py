@@ -1,0 +1,205 @@
+"""A study as a file: a base preset, the arms to compare, the budget of each run."""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from golf.config import PRESETS, RunConfig
+from golf.score.windows import WindowConfig
+
+STUDIES = Path("docs") / "studies"
+STUDY_NAME = "study.toml"
+
+
+class StudyError(ValueError):
+    """A study that cannot be run as it is written."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison."""
+
+    name: str
+    config: RunConfig
+    claim: str = ""
+    """What the source says of it."""
+    expects: Literal["lower", "higher", ""] = ""
+    """Which way the source says the loss goes against the base."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says; the first arm is the base."""
+
+    name: str
+    folder: Path
+    """Where its tables and pictures are written."""
+    title: str
+    intro: str
+    reading: str
+    """What the outcome means, written by a person once it is there."""
+    arms: tuple[Arm, ...]
+    seeds: int
+    validation_tokens: int
+    """Tokens of the validation text that are scored, from its start."""
+    search: dict[str, dict[str, Any]]
+    """Fields to search over, by dotted name, each with `low` and `high`, or `choices`."""
+
+
+def find_study(study: str) -> tuple[Path, Path]:
+    """The study's file and the folder of its report: STUDY is a file, or a name under docs/studies.
+
+    StudyError with the names there are, if it is neither.
+    """
+    path = Path(study)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise StudyError(f"{path}: no such study file")
+        return path, path.parent if path.name == STUDY_NAME else STUDIES / path.stem
+    known = sorted(found.parent.name for found in STUDIES.glob(f"*/{STUDY_NAME}"))
+    if study not in known:
+        raise StudyError(f"there is no study {study!r}; there are {', '.join(known) or 'none'}")
+    return STUDIES / study / STUDY_NAME, STUDIES / study
+
+
+def load_study(study: str, minutes: float | None = None, tokens: int | None = None) -> Study:
+    """Reads and checks a study; `minutes` or `tokens` replaces the budget that its file gives each run.
+
+    StudyError for what is missing, unknown, of a wrong type, or alike in two arms.
+    """
+    path, folder = find_study(study)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path}: not TOML ({error})") from error
+    try:
+        return _study_from(values, folder, minutes, tokens)
+    except ValueError as error:
+        raise StudyError(f"{path}: {error}") from error
+
+
+def _study_from(values: dict[str, Any], folder: Path, minutes: float | None, tokens: int | None) -> Study:
+    kinds = {
+        "title": str, "preset": str, "arms": list, "intro": str, "reading": str, "seeds": int,
+        "minutes": float, "tokens": int, "validation_tokens": int, "set": dict, "search": dict,
+    }  # fmt: skip
+    _check_keys(values, kinds, required=("title", "preset", "arms"))
+    if values["preset"] not in PRESETS:
+        raise StudyError(f"preset is {values['preset']!r}; there are {', '.join(PRESETS)}")
+    if minutes is None and tokens is None:
+        minutes, tokens = values.get("minutes"), values.get("tokens")
+    if (minutes is None) == (tokens is None):
+        raise StudyError("a run needs one budget: minutes or tokens")
+    base = override(PRESETS[values["preset"]].config, values.get("set", {}))
+    arms = tuple(_arm_from(arm, base, minutes, tokens) for arm in values["arms"])
+    _refuse_alike(arms)
+    study = Study(
+        name=folder.name,
+        folder=folder,
+        title=values["title"],
+        intro=values.get("intro", "").strip(),
+        reading=values.get("reading", "").strip(),
+        arms=arms,
+        seeds=values.get("seeds", 3),
+        validation_tokens=values.get("validation_tokens", 131_072),
+        search=_flat(values.get("search", {})),
+    )
+    for name, count in (("seeds", study.seeds), ("validation_tokens", study.validation_tokens)):
+        if count < 1:
+            raise StudyError(f"{name} is {count}; expected at least 1")
+    return study
+
+
+def _arm_from(values: Any, base: RunConfig, minutes: float | None, tokens: int | None) -> Arm:
+    if not isinstance(values, dict) or not values.get("name"):
+        raise StudyError("every arm needs a name")
+    name = values["name"]
+    try:
+        _check_keys(values, {"name": str, "claim": str, "expects": str, "set": dict}, ("name",))
+        if values.get("expects", "") not in ("", "lower", "higher"):
+            raise StudyError(f"expects is {values['expects']!r}; expected lower or higher")
+        config = override(base, values.get("set", {}))
+        steps = None if tokens is None else max(1, round(tokens / config.train.batch_tokens))
+        windows = WindowConfig(stride=config.model.context)
+        config = replace(config, minutes=minutes, steps=steps, score=windows)
+        config.check("cpu")
+    except ValueError as error:
+        raise StudyError(f"arm {name!r}: {error}") from error
+    return Arm(name, config, values.get("claim", "").strip(), values.get("expects", ""))
+
+
+def _refuse_alike(arms: tuple[Arm, ...]) -> None:
+    if not arms:
+        raise StudyError("there are no arms")
+    for index, arm in enumerate(arms):
+        for earlier in arms[:index]:
+            if earlier.name == arm.name:
+                raise StudyError(f"two arms are named {arm.name!r}")
+            if earlier.config == arm.config:
+                raise StudyError(f"arms {earlier.name!r} and {arm.name!r} are alike")
+
+
+def _check_keys(values: dict[str, Any], kinds: dict[str, type], required: tuple[str, ...]) -> None:
+    for name in required:
+        if name not in values:
+            raise StudyError(f"{name} is missing")
+    for name, value in values.items():
+        if name not in kinds:
+            raise StudyError(f"{name} is no key of a study; there are {', '.join(kinds)}")
+        if not _fits(value, kinds[name]):
+            raise StudyError(f"{name} is {value!r}; expected a {kinds[name].__name__}")
+
+
+def override(config: Any, values: dict[str, Any], where: str = "") -> Any:
+    """The config with some fields replaced, parts by nested dicts.
+
+    StudyError for a field that it lacks or a value of a wrong type; a part's own ValueError for the rest.
+    """
+    kinds = {item.name: item.type for item in dataclasses.fields(config)}
+    changes = {}
+    for name, value in values.items():
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, 1)
+            hint = f"; did you mean {where}{near[0]}?" if near else f"; there are {', '.join(kinds)}"
+            raise StudyError(f"there is no field {where}{name}{hint}")
+        if dataclasses.is_dataclass(kinds[name]) and isinstance(value, dict):
+            changes[name] = override(vars(config)[name], value, f"{where}{name}.")
+        elif _fits(value, kinds[name]):
+            changes[name] = tuple(value) if isinstance(value, list) else value
+        else:
+            raise StudyError(f"{where}{name} is {value!r}; expected {_describe(kinds[name])}")
+    return replace(config, **changes)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value in get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
+    """Nested tables as dotted names, down to those that say what to choose from."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            raise StudyError(f"search.{where}{name} is {value!r}; expected low and high, or choices")
+        is_range = set(value) & {"low", "high", "choices"}
+        found |= {where + name: value} if is_range else _flat(value, f"{where}{name}.")
+    return found

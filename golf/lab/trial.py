@@ -1,0 +1,121 @@
+"""One run of one arm with one seed, in a process of its own: python -m golf.lab.trial FOLDER.
+
+FOLDER holds trial.json; measured.json is what it leaves, or failed.json with a reason.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from golf.config import RunConfig, config_from_dict
+from golf.data.manifest import Dataset, open_dataset
+from golf.files import write_json
+from golf.log import RunLog
+from golf.model.gpt import GPT
+from golf.pack.estimate import artifact_bytes_at
+from golf.pack.layout import implied_shapes
+from golf.run import Run
+from golf.runtime import choose_runtime, environment
+from golf.score.scorer import score
+from golf.train.checkpoint import load_weights
+from golf.train.loop import Interrupted
+
+STATED_BITS = 6.0
+"""Bits a weight at which a study states the bytes of an artifact."""
+FAILURES = (ValueError, OSError, RuntimeError, ArithmeticError)
+"""What an arm can fail by: bad data or settings, divergence, a kernel's refusal, memory."""
+
+
+class WatchedLog(RunLog):
+    """A log that hands each look at the held-out text (steps so far, bits per byte) on."""
+
+    def __init__(self, path: Path, watch: Callable[[int, float], None]):
+        super().__init__(path, quiet=True)
+        self.watch = watch
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """As RunLog's; `watch` may raise to end the run."""
+        super().event(kind, **fields)
+        if kind == "held_out":
+            self.watch(fields["step"], fields["bpb"])
+
+
+def train_trial(
+    folder: Path, config: RunConfig, dataset: Dataset, device: str, watch: Callable[[int, float], None]
+) -> tuple[Run, dict[str, Any]]:
+    """Trains in `folder`, or goes on there; the run and what training says of itself.
+
+    The packer's calibration is left out: a study states bytes by their bits.
+    """
+    config = replace(config, pack=replace(config.pack, scheme="int5"))
+    log = WatchedLog(folder / "run", watch)
+    run = Run(folder, config, dataset, choose_runtime(device), log)
+    try:
+        return run, run.train()
+    finally:
+        log.close()
+
+
+def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
+    """Trains and measures what `trial` describes: the content of measured.json."""
+    config = config_from_dict(RunConfig, trial["config"])
+    dataset = open_dataset(Path(trial["data"]))
+    run, training = train_trial(folder, config, dataset, trial["device"], lambda step, bpb: None)
+    model = GPT(config.model)
+    model.load_state_dict(load_weights(folder / "weights.safetensors"), strict=False)
+    model.compute_dtype = run.runtime.compute_dtype
+    with run.clock.phase("score"):
+        tokens = dataset.validation_tokens(run.clock)
+        limit = trial["validation_tokens"] if trial["validation_tokens"] < len(tokens) - 1 else None
+        tally = score(
+            model.to(run.runtime.device), tokens, dataset.vocabulary, config.score, max_tokens=limit
+        ).tally
+    averaging = training["averaging"]
+    return {
+        "validation_bpb": tally.bits_per_byte,
+        "validation_tokens": tally.num_tokens,
+        "held_out_bpb": averaging["held_out_bpb"][averaging["output"]],
+        "train_tokens": training["train_tokens"],
+        "tokens_per_second": training["tokens_per_second"],
+        "train_seconds": training["seconds"]["train"],
+        "steps": training["steps"],
+        "parameters": training["model_parameters"],
+        "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(config.model)), STATED_BITS),
+        "curve": held_out_curve(folder / "run.jsonl"),
+        "environment": environment(run.runtime.device),
+    }
+
+
+def held_out_curve(path: Path) -> list[tuple[int, float]]:
+    """(training tokens, held-out bits per byte) of each look; of a look taken twice the later one."""
+    curve = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if event["event"] == "held_out":
+            curve[event["tokens"]] = event["bpb"]
+    return sorted(curve.items())
+
+
+def run_trial(folder: Path) -> int:
+    """Exit code 0 with measured.json written, 1 with failed.json, 130 stopped."""
+    trial = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(trial["threads"])
+    try:
+        write_json(folder / "measured.json", measure_trial(folder, trial))
+    except Interrupted:
+        return 130
+    except FAILURES as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        write_json(folder / "failed.json", {"reason": reason})
+        print(f"{folder}: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_trial(Path(sys.argv[1])))

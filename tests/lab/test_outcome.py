@@ -1,0 +1,65 @@
+"""Differences, intervals and corrected p-values against arithmetic of their own."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from golf.config import PRESETS
+from golf.lab.outcome import ArmOutcome, collect, compare, holm
+from golf.lab.study import Arm, Study
+from golf.lab.trials import Trial
+
+A, B = (1.30, 1.34, 1.29), (1.40, 1.41, 1.39)
+
+
+def test_a_difference_is_welchs_with_its_interval():
+    found = compare(A, B)
+    variances = [np.var(side, ddof=1) / 3 for side in (A, B)]
+    error = math.sqrt(sum(variances))
+    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
+    reach = stats.t.isf(0.025, freedom) * error
+    assert found.mean == pytest.approx(np.mean(A) - np.mean(B))
+    assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.mean) / error, freedom))
+
+
+def test_one_seed_compares_with_nothing_and_no_spread_is_certain():
+    assert compare((1.0,), B) is None
+    assert compare((1.0, 1.0), (1.0, 1.0)).p == 1.0
+    assert compare((1.0, 1.0), (1.1, 1.1)).p == 0.0
+
+
+def test_holm_corrects_as_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def fake_study(expects):
+    config = PRESETS["cpu"].config
+    arms = (Arm("base", config), Arm("new", config, "better", expects), Arm("broken", config))
+    return Study("s", Path("s"), "T", "", "", arms, 3, 1, {})
+
+
+class FakeTrial(Trial):
+    def outcome(self):
+        if self.arm == "broken":
+            return {"reason": "diverged"}
+        return {"validation_bpb": (B if self.arm == "base" else A)[self.seed - 1]}
+
+
+@pytest.mark.parametrize(("expects", "verdict"), [("lower", "agrees"), ("higher", "contradicts"), ("", "")])
+def test_a_claim_is_judged_by_the_interval(expects, verdict):
+    study = fake_study(expects)
+    trials = [FakeTrial(arm.name, seed, arm.config, Path("s")) for seed in (1, 2, 3) for arm in study.arms]
+    base, new, broken = collect(study, trials)
+    assert (base.difference, broken.difference) == (None, None)
+    assert new.verdict == verdict
+    assert new.difference.p_holm == new.difference.p
+    assert (new.mean, new.deviation) == pytest.approx((np.mean(A), np.std(A, ddof=1)))
+    assert broken.failures == ("diverged",) * 3 and math.isnan(broken.mean)
+    blurred = ArmOutcome(new.arm, (1, 2), (1.3, 1.5), (), (), compare((1.3, 1.5), B))
+    assert blurred.verdict == ("not settled" if expects else "")
