@@ -3,6 +3,7 @@
     python -m golf.record check FOLDER...         what each claims against what its files say
     python -m golf.record compare ENTRY ENTRY     is the first better than the second
     python -m golf.record build RUN RUN RUN       one entry from several seeds' runs
+    python -m golf.record report [--watch]        records/index.html: every entry, and the runs under way
 
 check exits with 0 without a defect, 1 with one, 2 where a folder could not be read; compare with 2 where two
 entries cannot be compared, build with 2 where runs do not belong together.
@@ -16,9 +17,11 @@ from typing import Annotated
 
 import tyro
 
+from golf.log import RunLog
 from golf.record.build import build
 from golf.record.check import check_folders, exit_code, render, to_json
 from golf.record.compare import compare, read_scores, render_comparison
+from golf.record.report import PAGE_NAME, watch, write_report
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,22 @@ class Build:
     """One sentence on what the entry is."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """Writes one page of all entries and of the runs under way; it needs no network."""
+
+    records: Path = Path("records")
+    """Folder of the tracks."""
+    runs: Path = Path("runs")
+    """Folder of the runs; those without results are shown as under way."""
+    out: Path | None = None
+    """The page to write; by default index.html in `records`."""
+    watch: bool = False
+    """Go on and write it anew as logs grow, until Ctrl-C; the page then reads itself again."""
+    every_seconds: float = 5.0
+    """How often to look for changes."""
+
+
 def run_check(command: Check) -> int:
     """Prints a report a folder; the exit code. ValueError without a folder."""
     if not command.folders:
@@ -77,20 +96,39 @@ def run_build(command: Build) -> int:
     return 0
 
 
+def run_report(command: Report) -> int:
+    """Writes the page, once or until Ctrl-C; the exit code. ValueError for no time between two looks."""
+    if not command.every_seconds > 0:
+        raise ValueError(f"--every-seconds is {command.every_seconds}; expected more than 0")
+    out, log = command.out or command.records / PAGE_NAME, RunLog()
+    if command.watch:
+        watch(command.records, command.runs, out, command.every_seconds, log)
+    else:
+        log.event("page", path=str(out), bytes=write_report(command.records, command.runs, out))
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Runs one subcommand; 2 and one line on bad input."""
     command = tyro.cli(
         Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Build, tyro.conf.subcommand("build")],
+        | Annotated[Build, tyro.conf.subcommand("build")]
+        | Annotated[Report, tyro.conf.subcommand("report")],
         args=arguments,
         prog="python -m golf.record",
         description=__doc__,
     )
     try:
-        if isinstance(command, Check):
-            return run_check(command)
-        return run_compare(command) if isinstance(command, Compare) else run_build(command)
+        match command:
+            case Check():
+                return run_check(command)
+            case Compare():
+                return run_compare(command)
+            case Build():
+                return run_build(command)
+            case Report():
+                return run_report(command)
     except (ValueError, OSError) as error:
         print(f"golf.record: {error}", file=sys.stderr)
         return 2
