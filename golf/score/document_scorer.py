@@ -15,6 +15,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
+from golf.score.document_cache import PastInputs
 from golf.score.document_plan import DOCUMENT_ORDER, DocumentBatch, DocumentSpan
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import Observer, ScoreResult, check_tokens, tally_targets, token_tensor
@@ -68,7 +69,8 @@ def score_documents(
 ) -> ScoreResult:
     """Grades every target of the planned documents once, from its own document alone.
 
-    A chunk is predicted from up to `windows.context` tokens that end with it. With a `learner` each document
+    A chunk is predicted from up to `windows.context` tokens that end with it, of which PastInputs keeps what
+    lies behind the chunk. With a `learner` each document
     is adapted to after each of its chunks; without, the same passes are made. Raises ValueError for a token
     outside the vocabulary and a loss that is not finite.
     """
@@ -124,6 +126,7 @@ class _DocumentGrader:
     def grade(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
         chunk_tokens = min(chunk_tokens, self.context)
+        self.past = PastInputs(self.model)
         for end in range(chunk_tokens, documents[0].num_targets + chunk_tokens, chunk_tokens):
             left = [document for document in documents if document.num_targets > end - chunk_tokens]
             going = [document for document in left if document.num_targets > end]
@@ -140,10 +143,9 @@ class _DocumentGrader:
         """Nats (B, L) of each document's targets `first` to `end`; those behind its own end mean nothing."""
         starts_B1 = np.array([[document.start] for document in documents])
         ends_B1 = np.array([[document.end] for document in documents])
-        inputs_BT = starts_B1 + np.arange(max(0, end - self.context), end)
         targets_BL = starts_B1 + np.arange(first, end)
         graded_BL = targets_BL < ends_B1
-        logits_BLV = self._predict(self._read(inputs_BT, ends_B1), end - first)
+        logits_BLV = self._predict(documents, end, end - first)
         if self.observe is not None:
             log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
             self.observe(targets_BL[graded_BL], log_probs_NV)
@@ -159,16 +161,39 @@ class _DocumentGrader:
         inside = np.minimum(places, ends_B1 - 1)
         return token_tensor(np.where(places < ends_B1, self.tokens[inside], 0), self.device)
 
-    def _predict(self, inputs_BT: Tensor, num_last: int) -> Tensor:
-        # Windows grow with the document: a compiled forward would be compiled anew for each length.
+    def _predict(self, documents: list[DocumentSpan], end: int, num_last: int) -> Tensor:
+        """Logits (B, L, V) of the chunk that ends at `end`."""
         if self.learner is None:
+            logits_BLV = self._forward(self.past, documents, end, num_last)
+        else:
+            with self.learner.attached(len(documents)):
+                logits_BLV = self._forward(self.past, documents, end, num_last)
+            broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
+            if broken_B.any():
+                # Decided before the targets are looked at, so that nothing is chosen by its grade.
+                self.learner.retire(broken_B)
+                self._forget(documents, broken_B.nonzero().flatten().tolist(), end - num_last, num_last)
+                with self.learner.attached(len(documents)):
+                    logits_BLV = self._forward(self.past, documents, end, num_last)
+        self.past.keep()
+        return logits_BLV
+
+    def _forward(self, past: PastInputs, documents: list[DocumentSpan], end: int, num_last: int) -> Tensor:
+        starts_B1 = np.array([[document.start] for document in documents])
+        ends_B1 = np.array([[document.end] for document in documents])
+        places_BT = starts_B1 + np.arange(max(0, end - self.context), end)
+        inputs_BT = self._read(places_BT, ends_B1)
+        # Windows grow with the document: a compiled forward would be compiled anew for each length.
+        with past.attached(len(documents), inputs_BT.size(1) - num_last, num_last):
             return self.model.forward(inputs_BT, num_last)
-        with self.learner.attached(len(inputs_BT)):
-            logits_BLV = self.model.forward(inputs_BT, num_last)
-        broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
-        if not broken_B.any():
-            return logits_BLV
-        # Decided before the targets are looked at, so that nothing is chosen by its grade.
-        self.learner.retire(broken_B)
-        with self.learner.attached(len(inputs_BT)):
-            return self.model.forward(inputs_BT, num_last)
+
+    @torch.no_grad()
+    def _forget(self, documents: list[DocumentSpan], rows: list[int], end: int, chunk_tokens: int) -> None:
+        """Computes the past of some documents anew up to `end`, as the unadapted model sees it."""
+        if end == 0:
+            return
+        past, forgotten = PastInputs(self.model), [documents[row] for row in rows]
+        for chunk_end in range(chunk_tokens, end + 1, chunk_tokens):
+            self._forward(past, forgotten, chunk_end, chunk_tokens)
+            past.keep()
+        self.past.put_back(rows, past)

@@ -1,14 +1,14 @@
 """Low-rank adapters of its own for each document, all documents of a batch learning at once.
 
 Shapes: B documents, T time, I inputs and O outputs of a matrix, K rank, P numbers of one document's adapters,
-S places in a batch, L targets of a chunk.
+S places in a batch, L targets of a chunk, N numbers of a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from golf.model.gpt import GPT
 from golf.score.document_scorer import ScoredDocuments
 
+HEAD = "head"
+"""The name of the tied output matrix among the projections; it has one adapter."""
 PROJECTIONS = {
     "query": "attention",
     "key": "attention",
@@ -27,6 +29,7 @@ PROJECTIONS = {
 """Matrices of a block that can have adapters, and the part of the block that they stand in."""
 _ADAPTER_SEED = 6
 _ADAPTER_EPS = 1e-10
+_CPU_BLOCK_NUMBERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class LoraConfig:
     beta_second: float = 0.99
     """Memory of AdamW's mean of squared gradients, reset per document."""
     projections: tuple[str, ...] = ("query", "value", "output", "up", "down")
-    """Matrices with adapters, of every block and every visit: query, key, value, output, up, down."""
+    """Matrices with adapters: query, key, value, output, up, down, of every block and visit, and head."""
     chunk_tokens: tuple[int, ...] = (8, 24, 48)
     """Tokens graded before the adapters learn from them, for short to long documents."""
     chunk_lengths: tuple[int, ...] = (256, 2000)
@@ -68,9 +71,10 @@ class LoraConfig:
                 raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least 0")
         if max(self.beta_first, self.beta_second) >= 1:
             raise ValueError(f"ttt.lora's betas are {self.beta_first}, {self.beta_second}; expected below 1")
-        if not self.projections or not set(self.projections) <= set(PROJECTIONS):
+        known = (*PROJECTIONS, HEAD)
+        if not self.projections or not set(self.projections) <= set(known):
             raise ValueError(
-                f"ttt.lora.projections is {self.projections}; expected some of {', '.join(PROJECTIONS)}"
+                f"ttt.lora.projections is {self.projections}; expected some of {', '.join(known)}"
             )
         ordered = list(self.chunk_lengths) == sorted(self.chunk_lengths)
         if not ordered or len(self.chunk_tokens) != len(self.chunk_lengths) + 1 or min(self.chunk_tokens) < 1:
@@ -84,33 +88,47 @@ class AdaptedMatrix(NamedTuple):
     """A matrix that has an adapter for each of its visits in a forward pass."""
 
     module: nn.Module
+    shape: tuple[int, int]
+    """Outputs and inputs."""
     visits: int
 
 
+class AdapterSite(NamedTuple):
+    """The adapters of one matrix at one visit, and where their gradients go: views of buffers."""
+
+    a_BKI: Tensor
+    b_BOK: Tensor
+    a_gradient_BKI: Tensor
+    b_gradient_BOK: Tensor
+
+
 def find_matrices(model: GPT, projections: tuple[str, ...]) -> list[AdaptedMatrix]:
-    """The named matrices of every block, in the order of the blocks."""
-    return [
-        AdaptedMatrix(
-            block.get_submodule(f"{part}.{name}"), sum(visit.layer == layer for visit in model.plan)
-        )
-        for layer, block in enumerate(model.blocks)
-        for name, part in PROJECTIONS.items()
-        if name in projections
-    ]
+    """The named matrices of every block, in the order of the blocks, then the head."""
+    found = []
+    for layer, block in enumerate(model.blocks):
+        visits = sum(visit.layer == layer for visit in model.plan)
+        for name, part in PROJECTIONS.items():
+            if name in projections:
+                module = block.get_submodule(f"{part}.{name}")
+                found.append(AdaptedMatrix(module, tuple(module.weight.shape), visits))
+    if HEAD in projections:
+        found.append(AdaptedMatrix(model.head, tuple(model.embedding.weight.shape), 1))
+    return found
 
 
 class LoraLearner:
     """Adapters B A x for each document, learning on their own; the model itself is frozen and shared.
 
     A new document starts with B zero, so as the model is, and with the A that the document before it in the
-    same place of its batch has left.
+    same place of its batch has left. Up to `documents_at_once` documents learn side by side, by default all
+    of a batch; fewer move a score in its last digits only.
     """
 
-    def __init__(self, model: GPT, config: LoraConfig):
+    def __init__(self, model: GPT, config: LoraConfig, documents_at_once: int | None = None):
         model.requires_grad_(False)
         self.config, self.fallbacks = config, 0
         self.matrices = find_matrices(model, config.projections)
-        shapes = [matrix.module.weight.shape for matrix in self.matrices for _ in range(matrix.visits)]
+        shapes = [matrix.shape for matrix in self.matrices for _ in range(matrix.visits)]
         self._inputs = [(config.rank, num_inputs) for _, num_inputs in shapes]
         self._outputs = [(num_outputs, config.rank) for num_outputs, _ in shapes]
         self._num_kept = sum(rows * columns for rows, columns in self._inputs)
@@ -120,59 +138,117 @@ class LoraLearner:
             [torch.randn(rows * columns, generator=draw) * columns**-0.5 for rows, columns in self._inputs]
             + [torch.zeros(rows * columns) for rows, columns in self._outputs]
         ).to(device)
+        # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
+        at_once = min(documents_at_once or config.batch_documents, config.batch_documents)
         self._store_SP = self._fresh_P.repeat(config.batch_documents, 1)
+        self.gradient_BP = torch.zeros(at_once, len(self._fresh_P), device=device)
+        self.second_BP = torch.zeros_like(self.gradient_BP)
+        self.first_BP = torch.zeros_like(self.gradient_BP) if config.beta_first else None
+        self._anchor = torch.zeros((), device=device)
+        self._sites: dict[int, list[AdapterSite]] = {}
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""
         self.adapters_BP = self._store_SP[slot : slot + num_documents]
         self.adapters_BP[:, self._num_kept :] = 0
-        self.first_BP = torch.zeros_like(self.adapters_BP)
-        self.second_BP = torch.zeros_like(self.adapters_BP)
+        self.second_BP.zero_()
+        if self.first_BP is not None:
+            self.first_BP.zero_()
         self.retired_B = torch.zeros(num_documents, dtype=torch.bool, device=self.adapters_BP.device)
         self.steps = 0
+        self._sites.clear()
 
     @contextmanager
     def attached(self, num_documents: int) -> Iterator[None]:
         """While it lasts, row b of the model's input is predicted as adapted to document b."""
-        self.leaf_BP = self.adapters_BP[:num_documents].detach().requires_grad_(torch.is_grad_enabled())
-        shapes = self._inputs + self._outputs
-        parts = self.leaf_BP.split([rows * columns for rows, columns in shapes], dim=1)
-        matrices = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-        pairs = list(zip(matrices[: len(self._inputs)], matrices[len(self._inputs) :], strict=True))
-        handles, scale = [], self.config.alpha / self.config.rank
-        for module, visits in self.matrices:
-            hook = _adapter_hook(pairs[:visits], scale)
-            pairs = pairs[visits:]
+        if num_documents not in self._sites:
+            self._sites[num_documents] = self._find_sites(num_documents)
+        sites, handles = self._sites[num_documents], []
+        self._anchor = self._anchor.detach().requires_grad_(torch.is_grad_enabled())
+        scale = self.config.alpha / self.config.rank
+        first = 0
+        for module, _, visits in self.matrices:
+            hook = _adapter_hook(sites[first : first + visits], scale, self._anchor)
             handles.append(module.register_forward_hook(hook))
+            first += visits
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _find_sites(self, num_documents: int) -> list[AdapterSite]:
+        shapes, half = self._inputs + self._outputs, len(self._inputs)
+        views = []
+        for buffer_BP in (self.adapters_BP, self.gradient_BP):
+            parts = buffer_BP[:num_documents].split([rows * columns for rows, columns in shapes], dim=1)
+            views.append([part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)])
+        adapters, gradients = views
+        return [
+            AdapterSite(adapters[n], adapters[half + n], gradients[n], gradients[half + n])
+            for n in range(half)
+        ]
+
     def retire(self, broken_B: Tensor) -> None:
         """Puts back the untrained adapters of the marked documents, whose B stays zero from now on."""
         rows = broken_B.nonzero().flatten()
         self.fallbacks += int((~self.retired_B[rows]).sum())
         self.retired_B[rows] = True
-        for tensor_BP in (self.first_BP, self.second_BP):
-            tensor_BP[rows] = 0
+        self.second_BP[rows] = 0
+        if self.first_BP is not None:
+            self.first_BP[rows] = 0
         self.adapters_BP[rows] = self._fresh_P
 
     def learn(self, scored: ScoredDocuments) -> None:
         """One AdamW step on what was just graded."""
         adapt_documents(self, scored)
 
+    def backward(self, loss: Tensor) -> None:
+        """Writes the gradient of `loss` with respect to the attached adapters into `gradient_BP`."""
+        torch.autograd.grad(loss, self._anchor, allow_unused=True)
 
-def _adapter_hook(pairs: list[tuple[Tensor, Tensor]], scale: float):
+
+class _AdapterProduct(torch.autograd.Function):
+    """output + scale x B A x, its adapters' gradients written where the step wants them.
+
+    Autograd's own would gather them from a piece for each matrix: two more passes over all adapters.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterSite, scale: float
+    ) -> Tensor:
+        low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT).mul_(scale)
+        ctx.save_for_backward(x_BTI, low_BTK)
+        ctx.site, ctx.scale = site, scale
+        return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BTO: Tensor) -> tuple[Tensor | None, ...]:
+        x_BTI, low_BTK = ctx.saved_tensors
+        site, dtype = ctx.site, x_BTI.dtype
+        low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype)).mul_(ctx.scale)
+        _multiply_into(site.b_gradient_BOK, gradient_BTO.mT, low_BTK)
+        _multiply_into(site.a_gradient_BKI, low_gradient_BTK.mT, x_BTI)
+        x_gradient_BTI = None
+        if ctx.needs_input_grad[1]:
+            x_gradient_BTI = torch.bmm(low_gradient_BTK, site.a_BKI.to(dtype))
+        return gradient_BTO, x_gradient_BTI, None, None, None
+
+
+def _multiply_into(product: Tensor, left: Tensor, right: Tensor) -> None:
+    if product.dtype == left.dtype:
+        torch.bmm(left, right, out=product)
+    else:
+        product.copy_(torch.bmm(left, right))
+
+
+def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Callable[..., Tensor]:
     """A forward hook that adds scale x B A x, with the next visit's A and B at each call."""
-    visits = cycle(pairs)
+    visits = cycle(sites)
 
-    def add_adapter(module: nn.Module, inputs: tuple[Tensor], output_BTO: Tensor) -> Tensor:
-        a_BKI, b_BOK = next(visits)
-        (x_BTI,) = inputs
-        low_BTK = torch.bmm(x_BTI, a_BKI.to(x_BTI.dtype).mT)
-        return torch.baddbmm(output_BTO, low_BTK, b_BOK.to(x_BTI.dtype).mT, alpha=scale)
+    def add_adapter(module: nn.Module, inputs: tuple[Tensor, ...], output_BTO: Tensor) -> Tensor:
+        return _AdapterProduct.apply(output_BTO, inputs[0], anchor, next(visits), scale)
 
     return add_adapter
 
@@ -183,18 +259,23 @@ def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
     The only function that trains adapters; no document's step depends on another document.
     """
     config, count = learner.config, len(scored.nats_BL)
-    (gradient_BP,) = torch.autograd.grad(scored.nats_BL.mean(1).sum(), learner.leaf_BP)
+    learner.backward(scored.nats_BL.mean(1).sum())
     learner.steps += 1
-    adapters_BP, gradient_BP = learner.adapters_BP[:count], gradient_BP[:count]
     if learner.fallbacks:
-        gradient_BP[learner.retired_B[:count]] = 0
-    mean_BP = gradient_BP
-    if config.beta_first:
-        mean_BP = learner.first_BP[:count].lerp_(gradient_BP, 1 - config.beta_first)
-    second_BP = learner.second_BP[:count].mul_(config.beta_second)
-    second_BP.addcmul_(gradient_BP, gradient_BP, value=1 - config.beta_second)
-    # Every pass over these tensors costs as much as the network on a CPU: corrections go into two numbers.
+        learner.gradient_BP[:count][learner.retired_B[:count]] = 0
+    # Corrections of both means go into two numbers, and a CPU takes a block at a time through its cache:
+    # every pass over these buffers costs as much as the network.
     first_share, second_share = (1 - b**learner.steps for b in (config.beta_first, config.beta_second))
-    root_BP = second_BP.sqrt().add_(_ADAPTER_EPS * second_share**0.5)
-    adapters_BP.mul_(1 - config.rate * config.decay)
-    adapters_BP.addcdiv_(mean_BP, root_BP, value=-config.rate * second_share**0.5 / first_share)
+    eps, step = _ADAPTER_EPS * second_share**0.5, -config.rate * second_share**0.5 / first_share
+    buffers = [learner.adapters_BP, learner.gradient_BP, learner.second_BP]
+    buffers.append(learner.gradient_BP if learner.first_BP is None else learner.first_BP)
+    flat = [buffer[:count].view(-1) for buffer in buffers]
+    block_numbers = _CPU_BLOCK_NUMBERS if flat[0].device.type == "cpu" else len(flat[0])
+    for weights_N, gradient_N, second_N, mean_N in zip(
+        *(buffer.split(block_numbers) for buffer in flat), strict=True
+    ):
+        if config.beta_first:
+            mean_N.lerp_(gradient_N, 1 - config.beta_first)
+        second_N.mul_(config.beta_second).addcmul_(gradient_N, gradient_N, value=1 - config.beta_second)
+        weights_N.mul_(1 - config.rate * config.decay)
+        weights_N.addcdiv_(mean_N, second_N.sqrt().add_(eps), value=step)
