@@ -2,7 +2,8 @@
 
 The network is the one that trains. While a decoder reads, hooks on its attention hand the new positions
 the keys and values of all earlier ones; everything else in it treats each position alone.
-Shapes: B batch, T time, N new positions, H new positions with their history, C columns, V vocabulary.
+Shapes: B batch, T time, N new positions, H new positions with their history, C columns, P rotated pairs,
+V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,10 +36,8 @@ class Decoder:
         self._kept: dict[tuple[nn.Module, int], Tensor] = {}
         self._uses: dict[nn.Module, int] = {}
         self._num_new = self._num_asked = 0
-        config = model.config
-        device = next(model.parameters()).device
         self._attentions = [module for module in model.modules() if isinstance(module, Attention)]
-        self._rotary = rotary_tables(capacity, config.rotary_dims, config.rotary_base, device)
+        self._rotary: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_read(self) -> int:
@@ -66,10 +65,14 @@ class Decoder:
     @contextmanager
     def _cached(self) -> Iterator[None]:
         handles = []
+        if self.model.positions is not None:
+            handles.append(self.model.positions.register_forward_pre_hook(self._before_positions))
         for attention in self._attentions:
             handles.append(attention.register_forward_pre_hook(self._before_attention))
             handles.append(attention.register_forward_hook(self._after_attention))
-            for projection in (attention.key, attention.value):
+            # Modulated keys and values are made of the queries of the same positions, too.
+            queries = [attention.query] if attention.modulated else []
+            for projection in (attention.key, attention.value, *queries):
                 handles.append(projection.register_forward_pre_hook(self._before_projection))
                 handles.append(projection.register_forward_hook(self._after_projection))
         try:
@@ -78,11 +81,19 @@ class Decoder:
             for handle in handles:
                 handle.remove()
 
+    def _before_positions(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """The places that the last tokens of the whole text have."""
+        (places_H,) = inputs
+        return (places_H + self.num_read - places_H.size(0),)
+
     def _before_attention(self, module: nn.Module, inputs: tuple) -> tuple:
         """New positions alone, behind as many empty ones as were read before."""
-        x_BHD, _, self._num_asked = inputs
+        x_BHD, (cos_HP, _), self._num_asked = inputs
         earlier = self.num_read - self._num_new
         x_BTD = F.pad(x_BHD[:, -self._num_new :], (0, 0, earlier, 0))
+        if self._rotary is None:
+            base = self.model.config.rotary_base
+            self._rotary = rotary_tables(self.capacity, 2 * cos_HP.size(1), base, x_BHD.device)
         cos_TP, sin_TP = self._rotary
         rotary = cos_TP[: self.num_read], sin_TP[: self.num_read]
         return x_BTD, rotary, min(self._num_asked, self._num_new)

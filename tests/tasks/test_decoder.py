@@ -17,6 +17,13 @@ NETWORKS = {
         "exclusive_attention": True,
         "attention_gate": 0.5,
     },
+    "learned-positions": {"positions": "learned"},
+    "alibi-with-sinks": {"positions": "alibi", "attention_sinks": True},
+    "rotary-and-alibi": {"positions": "rotary+alibi", "attention_gate_dense": True},
+    "no-positions": {"positions": "none", "query_key_norm": False, "norm": "layer"},
+    "modulated": {"modulated_attention": True, "num_kv_heads": 2},
+    "experts": {"num_experts": 3, "experts_unlike": True, "feedforward": "swiglu"},
+    "plain-blocks": {"plain_blocks": True, "feedforward": "gelu", "norm": "rms-gain"},
 }
 
 
@@ -29,7 +36,7 @@ def network(**changes: object) -> GPT:
         "num_heads": 2,
         "num_kv_heads": 1,
         "mlp_hidden": 24,
-        "context": 16,
+        "context": 20,
         "rotary_dims": 4,
         "bigram_buckets": 16,
         "bigram_width": 4,
