@@ -10,7 +10,9 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from golf.data.assemble import SplitConfig, TextOrigin, TextStream, build_dataset
+from golf.data.assemble import TextOrigin, TextStream, build_dataset
+from golf.data.division import SplitConfig
+from golf.data.tokenizer import TokenizerChoice
 from golf.log import RunLog
 from train_gpt import main
 
@@ -41,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ((text, number) for number, text in enumerate(documents, 1)), len(documents), "documents"
     )
     origin = TextOrigin("topics", "pydoc topics", "PSF-2.0", sys.version.split()[0])
-    build_dataset(folder, origin, stream, 400, SplitConfig(), RunLog(quiet=True))
+    build_dataset(folder, origin, stream, TokenizerChoice(vocab_size=400), SplitConfig(), RunLog(quiet=True))
     return folder
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from golf.data.assemble import TextOrigin, full_disk_as_data_error, make_manifest
+from golf.data.bytefiles import adopt_byte_files
 from golf.data.manifest import MANIFEST_NAME, DataError, Manifest
 from golf.data.survey import survey_shards
 from golf.data.tokenizer import check_tokenizer
@@ -19,7 +20,7 @@ def adopt_shards(folder: Path, tokenizer: Path | None, origin: TextOrigin, log: 
     Without `tokenizer` the folder's only .model file is taken. Shards stay as they are: documents in both
     splits are counted and reported; DataError if whole ranges are in both, or as `survey_shards` raises.
     """
-    val, train = (sorted(folder.glob(f"fineweb_{split}_*.bin")) for split in ("val", "train"))
+    val, train = (sorted(folder.glob(f"fineweb_{split}_[0-9]*.bin")) for split in ("val", "train"))
     if not val and not train:
         raise DataError(f"{folder}: has no fineweb_train_*.bin or fineweb_val_*.bin")
     if (folder / MANIFEST_NAME).exists():
@@ -49,6 +50,9 @@ def survey_published(
     log: RunLog,
 ) -> Manifest:
     """The manifest of shards that somebody else encoded; repeats are said in the log and in its notes."""
+    byte_notes = adopt_byte_files(val, vocabulary) if vocabulary.case_ops else ()
+    for line in byte_notes:
+        log.say(line)
     survey = survey_shards(val, train, vocabulary, log)
     shared = len(survey.shared_documents)
     log.say(
@@ -57,6 +61,7 @@ def survey_published(
     for line in survey.shared_documents[:3]:
         log.say(f"in training: {line}")
     notes = (f"{shared} training documents are exact repeats of validation documents, as published",)
+    notes += byte_notes
     return make_manifest(origin, tokenizer, vocabulary, survey, survey.repeated_documents, notes)
 
 

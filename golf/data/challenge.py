@@ -12,10 +12,9 @@ from golf.data.assemble import TextOrigin, full_disk_as_data_error
 from golf.data.hub import HubCommit, RemoteFile, difference_from_hub
 from golf.data.manifest import MANIFEST_NAME, DataError, Manifest
 from golf.data.tokenizer import check_tokenizer
+from golf.data.totals import DOCUMENTS_NAME
 from golf.data.vocabulary import Vocabulary
 from golf.log import ProgressBar, RunLog
-
-DOCUMENTS_NAME = "docs_selected.jsonl"
 
 
 @dataclass(frozen=True)

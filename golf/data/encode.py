@@ -70,11 +70,12 @@ def encode_documents(
 class ShardWriter:
     """Writes a split's documents into `folder`, fineweb_<split>_NNNNNN.bin, in order of digests.
 
-    The order mixes texts that came sorted by topic, so that a shard's last documents are a fair sample. A
-    shard is closed by the document that brings it to `shard_tokens`.
+    The order mixes texts that came sorted by topic, so that a shard's last documents are a fair sample; with
+    `keeps_order` they stay as they come. A shard is closed by the document that brings it to `shard_tokens`.
     """
 
-    def __init__(self, folder: Path, split: str, shard_tokens: int):
+    def __init__(self, folder: Path, split: str, shard_tokens: int, keeps_order: bool = False):
+        self._keeps_order = keeps_order
         self._folder = folder
         self._split = split
         self._shard_tokens = shard_tokens
@@ -93,8 +94,9 @@ class ShardWriter:
         """Writes what is left as the last shard."""
         if self._documents:
             path = self._folder / f"fineweb_{self._split}_{len(self.paths):06d}.bin"
-            in_order = sorted(self._documents, key=lambda document: document.digest)
-            write_shard(path, np.concatenate([document.tokens for document in in_order]))
+            if not self._keeps_order:
+                self._documents.sort(key=lambda document: document.digest)
+            write_shard(path, np.concatenate([document.tokens for document in self._documents]))
             self.paths.append(path)
         self._documents, self._num_tokens = [], 0
 

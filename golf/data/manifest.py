@@ -34,6 +34,8 @@ class ShardFile:
     first_document: int
     last_document: int
     """Inclusive; a document cut by the end of a shard is in both."""
+    bytes_sha256: str = ""
+    """Of the byte file beside a validation shard of CaseOps text; other shards have none."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Manifest:
     """Exact repeats: dropped where text was encoded here, only counted in shards published as they are."""
     notes: tuple[str, ...]
     """What else a reader of a score must know about the text."""
+    case_ops: bool = False
+    """Whether the case of the text is marked (CaseOps); each validation shard then has a byte file."""
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -85,12 +89,16 @@ class Manifest:
         return manifest
 
     def save(self, folder: Path) -> None:
-        """Writes `folder`/manifest.json, beside and renamed."""
+        """Writes `folder`/manifest.json, beside and renamed; without CaseOps, without its fields."""
         path = folder / MANIFEST_NAME
         part = path.with_name(path.name + ".part")
-        part.write_text(
-            json.dumps({"format": MANIFEST_FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8"
-        )
+        fields = asdict(self)
+        if not self.case_ops:
+            del fields["case_ops"]
+        for file in fields["files"]:
+            if not file["bytes_sha256"]:
+                del file["bytes_sha256"]
+        part.write_text(json.dumps({"format": MANIFEST_FORMAT, **fields}, indent=1) + "\n", encoding="utf-8")
         os.replace(part, path)
 
     def num_tokens(self, split: str) -> int:
@@ -135,6 +143,9 @@ class Dataset:
                         f"{self.folder / file.name}: sha256 {found}; the manifest says {file.sha256}"
                     )
                 check_token_ids(shard, self.vocabulary.size, file.name)
+                if self.manifest.case_ops:
+                    before = int(shards[-1][-1]) if shards else self.vocabulary.bos_id
+                    check_byte_file(self.folder / file.name, self.vocabulary, before, file.bytes_sha256)
                 shards.append(np.array(shard, dtype=np.uint16))
         if not shards:
             raise DataError(f"{self.folder}: has no validation shards")
@@ -164,11 +175,54 @@ def open_dataset(folder: Path) -> Dataset:
         )
     if vocabulary.size != manifest.vocab_size:
         raise DataError(f"{folder}: {vocabulary.size} pieces; the manifest says {manifest.vocab_size}")
+    if vocabulary.case_ops != manifest.case_ops:
+        pieces = "has the marks of CaseOps" if vocabulary.case_ops else "has no marks of CaseOps"
+        raise DataError(f"{folder}: {manifest.tokenizer} {pieces}; the manifest says {manifest.case_ops}")
     dataset = Dataset(folder, manifest, vocabulary)
     for file in manifest.files:
         if file.split == "val" or (folder / file.name).exists():
             dataset._open_shard(file)
+        if file.split == "val" and manifest.case_ops:
+            read_byte_file(folder / file.name)
     return dataset
+
+
+def byte_file_of(shard: Path) -> Path:
+    """The byte file of a validation shard of CaseOps text: as many uint16, in the shards' own format."""
+    return shard.with_suffix(".bytes")
+
+
+def read_byte_file(shard: Path) -> np.ndarray:
+    """The bytes of the original text that each token of `shard` stands for; DataError if it lacks them."""
+    path = byte_file_of(shard)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; it says how many bytes of the original text each CaseOps token of "
+            f"{shard.name} stands for, and without it no score in bits per byte can be trusted"
+        )
+    counts = read_shard(path)
+    if len(counts) != len(read_shard(shard)):
+        raise DataError(f"{path}: has {len(counts)} counts; {shard.name} has {len(read_shard(shard))} tokens")
+    return counts
+
+
+def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: str) -> None:
+    """DataError unless a byte file has its hash and says of each token what the vocabulary says.
+
+    `before` is the token before the shard's first.
+    """
+    stated, path = read_byte_file(shard), byte_file_of(shard)
+    found = sha256_of_file(path)
+    if found != sha256:
+        raise DataError(f"{path}: sha256 {found}; the manifest says {sha256}")
+    tokens = np.array(read_shard(shard))
+    counted = vocabulary.count_bytes(np.concatenate([[before], tokens[:-1]]), tokens)
+    if not np.array_equal(stated, counted):
+        place = int(np.argmax(stated != counted))
+        raise DataError(
+            f"{path}: token {place} of {shard.name} is {stated[place]} bytes there; it stands for "
+            f"{counted[place]}. In all {int(stated.sum())} and {int(counted.sum())}"
+        )
 
 
 def sha256_of_file(path: Path) -> str:

@@ -10,12 +10,15 @@ from typing import Annotated, Literal
 import tyro
 
 from golf.data.adopt import adopt_shards
-from golf.data.assemble import SplitConfig, TextOrigin, TextStream, build_dataset, require_empty
+from golf.data.assemble import TextOrigin, TextStream, build_dataset, require_empty
 from golf.data.challenge import ChallengeConfig, fetch_challenge
+from golf.data.division import GivenValidation, SplitConfig
 from golf.data.docs import read_docs
 from golf.data.encode import text_digest
 from golf.data.manifest import DataError, Manifest, sha256_of_file
 from golf.data.text import FINEWEB, stream_dataset, stream_files
+from golf.data.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
+from golf.data.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.log import RunLog
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
@@ -40,6 +43,17 @@ class TextConfig:
     """Read no more documents than this."""
     val_shard: tuple[Path, ...] = ()
     """Shards that are the validation split, as they are; all text read is then for training."""
+    val_tokenizer: Path | None = None
+    """What `val_shard` was encoded with, if with another tokenizer: its documents are decoded and encoded
+    again, so that scores in bits per byte compare."""
+    val_docs: int | None = None
+    """So many documents at the start of the text are the validation split; 50,000 of docs_selected.jsonl
+    unless told otherwise."""
+    case_ops: MarkPieces | None = None
+    """Train the tokenizer for text whose case is marked (CaseOps), or fuse the marks of one that is: marks,
+    or fused with the space before them. A tokenizer that has marks is used with them in any case."""
+    sample_bytes: int = SAMPLE_BYTES
+    """Bytes of text, from the start, that a tokenizer is trained on."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """The division into training and validation, where no validation shard is given."""
 
@@ -91,15 +105,15 @@ def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:
     origin = TextOrigin(f"docs_{vocab_size}", docs.source, docs.licence, docs.revision)
     places = ((text, position) for position, text in enumerate(in_order, 1))
     stream = TextStream(places, len(in_order), "documents")
-    return build_dataset(folder, origin, stream, vocab_size, DOCS_SPLIT, log)
+    return build_dataset(folder, origin, stream, TokenizerChoice(vocab_size=vocab_size), DOCS_SPLIT, log)
 
 
 def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
     """Files or a named dataset, with a given tokenizer or one trained on the text."""
     config = options.text
-    tokenizer = options.tokenizer or options.vocab_size
-    if tokenizer is None or (options.tokenizer and options.vocab_size):
+    if (options.tokenizer is None) == (options.vocab_size is None):
         raise DataError("source text needs either --tokenizer FILE.model or --vocab-size N")
+    given = given_validation(config)
     if config.files:
         stream = stream_files(config.files, config.text_field, config.max_docs)
         names = ", ".join(path.name for path in config.files)
@@ -115,9 +129,31 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
     if config.max_docs is not None:
         revision += f", first {config.max_docs} documents"
     origin = TextOrigin(options.name or name, options.origin or source, options.licence or licence, revision)
-    return build_dataset(
-        options.data, origin, stream, tokenizer, config.split, log, val_shards=config.val_shard
+    tokenizer = TokenizerChoice(
+        options.tokenizer, options.vocab_size or 0, config.case_ops, config.sample_bytes
     )
+    return build_dataset(options.data, origin, stream, tokenizer, config.split, log, given)
+
+
+def given_validation(config: TextConfig) -> GivenValidation:
+    """The validation split that the options give, if they do.
+
+    DataError for options that contradict each other, and for another part of the challenge's documents than
+    its validation: training would read the rest of it.
+    """
+    if config.val_tokenizer and not config.val_shard:
+        raise DataError("--val-tokenizer says how --val-shard was encoded; no shard is given")
+    if config.val_docs is not None and (config.val_shard or config.val_docs < 1):
+        raise DataError(f"--val-docs is {config.val_docs}; expected at least 1, and no --val-shard beside it")
+    is_challenge = any(file.name.startswith(DOCUMENTS_NAME) for file in config.files) and not config.val_shard
+    first = VALIDATION_DOCUMENTS if is_challenge else 0
+    first = first if config.val_docs is None else config.val_docs
+    if is_challenge and first < VALIDATION_DOCUMENTS:
+        raise DataError(
+            f"the challenge's validation is the first {VALIDATION_DOCUMENTS} documents of {DOCUMENTS_NAME}; "
+            f"--val-docs {first} would train on the others (openai/parameter-golf #2127)"
+        )
+    return GivenValidation(config.val_shard, config.val_tokenizer, first)
 
 
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:

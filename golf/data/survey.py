@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.data.manifest import DataError, ShardFile, sha256_of_file
+from golf.data.manifest import (
+    DataError,
+    ShardFile,
+    byte_file_of,
+    check_byte_file,
+    read_byte_file,
+    sha256_of_file,
+)
 from golf.data.shards import check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
@@ -116,7 +123,7 @@ class _ShardReader:
             for path in paths:
                 if path == paths[0]:
                     check_encoded_with(path, self._vocabulary)
-                before = self.num_documents
+                before, token_before = self.num_documents, int(previous[0])
                 for chunk in self._chunks(path):
                     stream = np.concatenate([previous, chunk])
                     self.text_bytes[split] += int(self._vocabulary.count_bytes(stream[:-1], chunk).sum())
@@ -130,7 +137,7 @@ class _ShardReader:
                         self.num_documents += 1
                         pieces = [chunk[start:end]]
                     bar.advance(len(chunk) / 1e6)
-                self._add_file(path, split, before)
+                self._add_file(path, split, before, token_before)
         if pieces:
             yield np.concatenate(pieces)
 
@@ -141,13 +148,19 @@ class _ShardReader:
             check_token_ids(chunk, self._vocabulary.size, str(path), start)
             yield chunk
 
-    def _add_file(self, path: Path, split: str, before: int) -> None:
-        """`before` documents had started when this shard began."""
+    def _add_file(self, path: Path, split: str, before: int, token_before: int) -> None:
+        """`before` documents had started when this shard began, after `token_before`."""
+        bytes_sha256 = ""
+        if split == "val" and self._vocabulary.case_ops:
+            read_byte_file(path)
+            bytes_sha256 = sha256_of_file(byte_file_of(path))
+            check_byte_file(path, self._vocabulary, token_before, bytes_sha256)
         shard = read_shard(path)
         first = before if shard[0] == self._vocabulary.bos_id else before - 1
         started = self.num_documents - before
         last = self.num_documents - 1
-        self.files.append(ShardFile(path.name, split, self._hashes[path], len(shard), started, first, last))
+        sha256 = self._hashes[path]
+        self.files.append(ShardFile(path.name, split, sha256, len(shard), started, first, last, bytes_sha256))
 
 
 class _Run:

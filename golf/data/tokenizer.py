@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import sentencepiece
 
 from golf.data.caseops import CASE_MARKS, mark_case
-from golf.data.fusion import FUSED_MARKS
+from golf.data.fusion import FUSED_MARKS, fuse_marks
 from golf.data.manifest import DataError
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
 
@@ -18,6 +20,39 @@ MarkPieces = Literal["marks", "fused"]
 """The marks of CaseOps as pieces, or these and each of them together with the space before it."""
 
 _LONGEST_SENTENCE_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class TokenizerChoice:
+    """The tokenizer of a dataset: a .model file, or one to be trained on the text."""
+
+    model: Path | None = None
+    """The file, if it is there already."""
+    vocab_size: int = 0
+    """Pieces of the one to train."""
+    case_ops: MarkPieces | None = None
+    """Marks of CaseOps to train it with; a file has them already, and "fused" fuses them there."""
+    sample_bytes: int = SAMPLE_BYTES
+    """Text to train it on."""
+
+    def file_name(self, dataset: str) -> str:
+        """What it is called in the dataset's folder."""
+        if self.model is None:
+            return f"{dataset}_bpe.model"
+        return f"{self.model.stem}_fused.model" if self.case_ops == "fused" else self.model.name
+
+    def read(self) -> bytes:
+        """The file, checked, with its marks fused if asked for; DataError for one that has none."""
+        vocabulary = Vocabulary.load(self.model)
+        check_tokenizer(vocabulary, str(self.model))
+        if self.case_ops and not vocabulary.case_ops:
+            raise DataError(f"{self.model}: has no pieces for the marks of CaseOps")
+        data = self.model.read_bytes()
+        return fuse_marks(data, str(self.model)) if self.case_ops == "fused" else data
+
+    def train(self, texts: Iterable[str]) -> bytes:
+        """A new one."""
+        return train_tokenizer(texts, self.vocab_size, self.case_ops, self.sample_bytes)
 
 
 def train_tokenizer(

@@ -6,12 +6,14 @@ import pytest
 from data_samples import sample_text
 
 from golf.clock import PhaseClock
-from golf.data import assemble
-from golf.data.assemble import SplitConfig, TextOrigin, TextStream, build_dataset
+from golf.data import assemble, tokenizer
+from golf.data.assemble import TextOrigin, TextStream, build_dataset
+from golf.data.division import GivenValidation, SplitConfig
 from golf.data.encode import text_digest
 from golf.data.manifest import DataError, Manifest, open_dataset
 from golf.data.shards import read_shard, write_shard
 from golf.data.survey import iterate_documents
+from golf.data.tokenizer import TokenizerChoice
 from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
 
@@ -24,8 +26,12 @@ def stream(texts: list[str]) -> TextStream:
     return TextStream(((text, place) for place, text in enumerate(texts, 1)), len(texts), "documents")
 
 
-def make(folder: Path, tokenizer: Path | int, texts: list[str] = TEXTS, **more) -> Manifest:
+def make(folder: Path, tokenizer: Path | int | TokenizerChoice, texts: list[str] = TEXTS, **more) -> Manifest:
     split = more.pop("split", SplitConfig(val_fraction=0.2))
+    if isinstance(tokenizer, int):
+        tokenizer = TokenizerChoice(vocab_size=tokenizer)
+    elif isinstance(tokenizer, Path):
+        tokenizer = TokenizerChoice(tokenizer)
     return build_dataset(folder, ORIGIN, stream(texts), tokenizer, split, QUIET, **more)
 
 
@@ -146,7 +152,7 @@ def official(tmp_path: Path, tiny_model_path: Path) -> Path:
 def test_a_given_validation_shard_stays_as_it_is_and_out_of_training(
     tmp_path: Path, tiny_model_path: Path, official: Path
 ):
-    manifest = make(tmp_path / "a", tiny_model_path, TEXTS[20:], val_shards=(official,))
+    manifest = make(tmp_path / "a", tiny_model_path, TEXTS[20:], given=GivenValidation((official,)))
     assert (tmp_path / "a" / "fineweb_val_000000.bin").read_bytes() == official.read_bytes()
     assert sorted(documents_of(tmp_path / "a", "train")) == sorted(TEXTS[30:])
     assert manifest.notes[-1].startswith("validation is given as shards; 10 documents with the text of a")
@@ -154,7 +160,7 @@ def test_a_given_validation_shard_stays_as_it_is_and_out_of_training(
 
 def test_a_validation_shard_of_another_tokenizer_is_refused(tmp_path: Path, official: Path):
     with pytest.raises(ValueError, match=r"val\.bin: token \d+ is 3[89]\d; the vocabulary has ids 0 to 379"):
-        make(tmp_path / "a", 380, val_shards=(official,))
+        make(tmp_path / "a", 380, given=GivenValidation((official,)))
 
 
 @pytest.mark.parametrize(
@@ -221,13 +227,13 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tiny_model_path: Path, monkeypatc
 
 def test_a_trained_tokenizer_sees_no_validation_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
-    train = assemble.train_tokenizer
+    train = tokenizer.train_tokenizer
 
-    def spy(texts, size: int) -> bytes:
+    def spy(texts, *more) -> bytes:
         seen.extend(texts)
-        return train(seen, size)
+        return train(seen, *more)
 
-    monkeypatch.setattr(assemble, "train_tokenizer", spy)
+    monkeypatch.setattr(tokenizer, "train_tokenizer", spy)
     make(tmp_path / "a", 400)
     assert sorted(seen) == sorted(documents_of(tmp_path / "a", "train"))
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["vocab_size"] == 400
