@@ -32,6 +32,7 @@ from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
 from golf.train.loop import Trainer
+from golf.train.objective import served_config, served_weights
 
 
 class FreshProcessError(ValueError):
@@ -46,7 +47,7 @@ class Run:
         self.runtime, self.log = runtime, log
         self.clock = PhaseClock()
         self.header = {
-            "model": dataclasses.asdict(config.model),
+            "model": dataclasses.asdict(served_config(config.model)),
             "compute_dtype": dtype_name(runtime.compute_dtype),
             "tokenizer_sha256": dataset.vocabulary.sha256,
             "score": dataclasses.asdict(config.score),
@@ -83,7 +84,7 @@ class Run:
         # Choosing the average reads training text, so the rules count it as training.
         train_seconds = self.clock.elapsed("train") + self.clock.elapsed("calibrate")
         self.log.event("train_seconds", train_seconds=round(train_seconds, 3))
-        save_weights(self.folder / "weights.safetensors", weights)
+        save_weights(self.folder / "weights.safetensors", served_weights(weights))
         summary = {
             "model_parameters": num_parameters,
             "steps": trainer.steps,
@@ -216,8 +217,8 @@ class Run:
     def _score_weights(
         self, weights: dict[str, Tensor], tokens: np.ndarray, max_tokens: int | None
     ) -> dict[str, Any]:
-        model = GPT(self.config.model)
-        model.load_state_dict(weights)
+        model = GPT(served_config(self.config.model))
+        model.load_state_dict(served_weights(weights))
         model.compute_dtype = self.runtime.compute_dtype
         tally = self._disjoint_score(model.to(self.runtime.device), tokens, max_tokens)
         return {

@@ -24,6 +24,7 @@ from golf.runtime import choose_runtime, environment
 from golf.score.scorer import score
 from golf.train.checkpoint import load_weights
 from golf.train.loop import Interrupted
+from golf.train.objective import served_config
 
 STATED_BITS = 6.0
 """Bits a weight at which a study states the bytes of an artifact."""
@@ -66,8 +67,9 @@ def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
     config = config_from_dict(RunConfig, trial["config"])
     dataset = open_dataset(Path(trial["data"]))
     run, training = train_trial(folder, config, dataset, trial["device"], lambda step, bpb: None)
-    model = GPT(config.model)
-    model.load_state_dict(load_weights(folder / "weights.safetensors"), strict=False)
+    served = served_config(config.model)
+    model = GPT(served)
+    model.load_state_dict(load_weights(folder / "weights.safetensors"))
     model.compute_dtype = run.runtime.compute_dtype
     with run.clock.phase("score"):
         tokens = dataset.validation_tokens(run.clock)
@@ -85,7 +87,7 @@ def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
         "train_seconds": training["seconds"]["train"],
         "steps": training["steps"],
         "parameters": training["model_parameters"],
-        "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(config.model)), STATED_BITS),
+        "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(served)), STATED_BITS),
         "curve": held_out_curve(folder / "run.jsonl"),
         "environment": environment(run.runtime.device),
     }

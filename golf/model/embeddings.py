@@ -4,11 +4,15 @@ Neither sees across a document's start: at a BOS token, and at the first positio
 previous token. Shapes: B batch, T time, D width.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.layers import GATE_INPUTS, Linear
+
+SmearKind = Literal["blend", "add", "off"]
 
 
 def has_previous(inputs_BT: Tensor, bos_id: int) -> Tensor:
@@ -80,3 +84,15 @@ class SmearAdd(nn.Module):
         open_BT = torch.sigmoid(x_BTD[..., :GATE_INPUTS] @ self.gate.to(dtype))
         share_BT = self.strength.to(dtype) * open_BT * has_previous(inputs_BT, self.bos_id)
         return torch.addcmul(x_BTD, share_BT[..., None], previous_BTD)
+
+
+def build_bigram(num_buckets: int, bigram_width: int, width: int, bos_id: int) -> BigramHash | None:
+    """The hashed bigram; None without buckets."""
+    return BigramHash(num_buckets, bigram_width, width, bos_id) if num_buckets else None
+
+
+def build_smear(kind: SmearKind, width: int, bos_id: int) -> SmearGate | SmearAdd | None:
+    """The embedding's view of the previous position."""
+    if kind == "off":
+        return None
+    return SmearGate(width, bos_id) if kind == "blend" else SmearAdd(bos_id)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.attention import Attention
-from golf.model.embeddings import BigramHash, SmearAdd, SmearGate
+from golf.model.embeddings import SmearKind, build_bigram, build_smear
 from golf.model.layers import GATE_INPUTS, Embedding, Linear, Softcap, TiedHead, rms_norm
 from golf.model.norms import NormKind, build_norm
 from golf.model.passes import Visit, plan_visits, visit_order
@@ -87,7 +87,7 @@ class ModelConfig:
     """How often they are visited, as a group; 1 for no recurrence."""
     logit_softcap: float = 30.0
     """c in c * tanh(logit / c); 0 leaves logits as they are."""
-    smear: Literal["blend", "add", "off"] = "blend"
+    smear: SmearKind = "blend"
     """How the embedding takes in the one before it: blended per channel, added behind a gate, or not."""
     bigram_buckets: int = 2048
     """Rows of the hashed bigram table; 0 leaves it out."""
@@ -95,6 +95,9 @@ class ModelConfig:
     """Columns of the hashed bigram table."""
     embedding_std: float = 0.005
     """Standard deviation of the token embedding at initialisation."""
+    future_tokens: int = 0
+    """Tokens behind the next one that training predicts too, each by a map of its own before the head
+    (arXiv:2404.19737); an artifact has none of these."""
     output_init: Literal["scaled", "zero"] = "scaled"
     """Attention and feed-forward outputs start orthogonal with gain 1 / sqrt(2 num_layers), or at zero."""
     bos_id: int = 1
@@ -126,6 +129,8 @@ class ModelConfig:
             raise ValueError(f"num_kv_heads is {self.num_kv_heads}; modulated attention takes num_heads")
         if self.num_experts != 1 and not 2 <= self.num_experts <= min(MOST_EXPERTS, self.mlp_hidden):
             raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MOST_EXPERTS}")
+        if not 0 <= self.future_tokens <= MOST_LOOP_VISITS:
+            raise ValueError(f"future_tokens is {self.future_tokens}; expected 0 to {MOST_LOOP_VISITS}")
         if self.plain_blocks and (self.lane_blocks or self.skip_gates):
             raise ValueError("plain_blocks have neither lane_blocks nor skip_gates")
         self._check_passes()
@@ -170,13 +175,14 @@ class GPT(nn.Module):
         self.embedding = Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
         self.positions = Embedding(config.context, config.width) if learned else None
-        self.bigram = build_bigram(config)
-        self.smear = build_smear(config)
+        self.bigram = build_bigram(config.bigram_buckets, config.bigram_width, config.width, config.bos_id)
+        self.smear = build_smear(config.smear, config.width, config.bos_id)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config.norm, config.width)
         self.head, self.softcap = TiedHead(), Softcap(config.logit_softcap)
         self.skip_weights = None if config.plain_blocks else nn.Parameter(torch.ones(skips))
         self.skip_gates = nn.Parameter(torch.zeros(skips)) if config.skip_gates else None
+        self.future = nn.ModuleList(Linear(config.width, config.width) for _ in range(config.future_tokens))
 
     @property
     def plan(self) -> tuple[Visit, ...]:
@@ -196,7 +202,8 @@ class GPT(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, Linear):
                 is_output = name.endswith(("attention.output", ".down"))
-                if name.endswith(".dense_gate") or (is_output and self.config.output_init == "zero"):
+                zeroed = is_output and self.config.output_init == "zero"
+                if zeroed or name.endswith(".dense_gate") or name.startswith("future."):
                     nn.init.zeros_(module.weight)
                 else:
                     output_gain = (2 * self.config.num_layers) ** -0.5
@@ -208,6 +215,14 @@ class GPT(nn.Module):
         With `num_last` below T the last visit's queries and everything after them are computed for those
         positions alone: the same numbers for less work.
         """
+        return self.read_out(self.last_stream(inputs_BT, num_last))
+
+    def read_out(self, x_BLD: Tensor) -> Tensor:
+        """Logits of a normed stream, fp32, (B, L, V)."""
+        return self.softcap(self.head(x_BLD, self.embedding.weight).float())
+
+    def last_stream(self, inputs_BT: Tensor, num_last: int | None = None) -> Tensor:
+        """What the head reads: the normed stream behind the last block, (B, num_last, D)."""
         length = inputs_BT.size(1)
         num_last = length if num_last is None else num_last
         config, plan = self.config, self.plan
@@ -225,7 +240,7 @@ class GPT(nn.Module):
             stream = self.blocks[visit.layer](stream, embedding_BTD, rotary, num_needed)
             if visit.keeps:
                 kept.append(stream)
-        return self.softcap(self.head(self.norm(stream), self.embedding.weight).float())
+        return self.norm(stream)
 
     def _embed(self, inputs_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(inputs_BT)
@@ -240,20 +255,6 @@ class GPT(nn.Module):
         if length > self.config.context:
             raise ValueError(f"{length} tokens; the learned positions end at {self.config.context}")
         return torch.arange(length, device=device)
-
-
-def build_bigram(config: ModelConfig) -> BigramHash | None:
-    """The hashed bigram, if the config has one."""
-    if not config.bigram_buckets:
-        return None
-    return BigramHash(config.bigram_buckets, config.bigram_width, config.width, config.bos_id)
-
-
-def build_smear(config: ModelConfig) -> SmearGate | SmearAdd | None:
-    """The embedding's view of the previous position."""
-    if config.smear == "off":
-        return None
-    return SmearGate(config.width, config.bos_id) if config.smear == "blend" else SmearAdd(config.bos_id)
 
 
 def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:

@@ -28,6 +28,20 @@ class TrainConfig:
     divergence_nats: float = 2.0
     """A loss this far above the first step's ends the run, its first twentieth aside: the tied embedding
     starts so small that the first steps overshoot in healthy runs, too."""
+    future_weight: float = 0.3
+    """Weight of the mean loss of the tokens that model.future_tokens adds to what is predicted."""
+    sigreg_weight: float = 0.0
+    """Weight of SIGReg on the last stream, which draws its distribution to an isotropic Gaussian
+    (arXiv:2511.08544); 0 leaves it out."""
+    sigreg_real_only: bool = False
+    """Whether SIGReg compares the real part of the characteristic function alone."""
+    sigreg_until: float = 1.0
+    """Point of the run at which SIGReg ends."""
+
+    def __post_init__(self) -> None:
+        for name in ("future_weight", "sigreg_weight", "sigreg_until"):
+            if vars(self)[name] < 0:
+                raise ValueError(f"train.{name} is {vars(self)[name]}; expected at least 0")
 
     def check(self, stages: tuple[Stage, ...]) -> None:
         """Raises ValueError unless each stage's steps are whole passes, and passes whole sequences."""

@@ -21,6 +21,7 @@ from golf.runtime import Runtime, synchronize
 from golf.train.averaging import AveragingConfig, WeightAverage
 from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from golf.train.objective import Objective
 from golf.train.optim import OptimConfig, Optimizers
 from golf.train.reports import LaunchedStep, StepReports
 from golf.train.schedule import ScheduleConfig, learning_rate_scale, muon_momentum
@@ -78,7 +79,10 @@ class Trainer:
         """Trained on so far."""
         self._step_seconds = 0.0
         self._stop_requested = False
-        self.loss = torch.compile(mean_nats, dynamic=False, fullgraph=True) if runtime.compiled else mean_nats
+        self.objective = Objective(config)
+        plain = not self.objective.regularizing and not len(model.future)
+        loss = mean_nats if plain else self.objective.mean_nats
+        self.loss = torch.compile(loss, dynamic=False, fullgraph=True) if runtime.compiled else loss
 
     @property
     def progress(self) -> float:
@@ -150,6 +154,7 @@ class Trainer:
         lr_scale = learning_rate_scale(progress, self.schedule)
         self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
         self.model.looping = stage.looping
+        self.objective.set_progress(progress)
         num_passes = stage.batch_tokens // self.config.micro_batch_tokens
         num_sequences = self.config.micro_batch_tokens // stage.context
         total = torch.zeros((), device=device)

@@ -30,6 +30,12 @@ claim = "lower, says the source"
 expects = "lower"
 set.model.feedforward = "gelu"
 [[arms]]
+name = "ahead"
+set.model.future_tokens = 1
+[[arms]]
+name = "sigreg"
+set.train.sigreg_weight = 0.1
+[[arms]]
 name = "diverging"
 set.train.divergence_nats = -100.0
 [search]
@@ -70,6 +76,11 @@ def test_a_study_trains_measures_and_reports_every_arm_and_resumes(lab, monkeypa
     results = {row["arm"]: row for row in json.loads((lab / "study" / "results.json").read_text())}
     assert [len(results[arm]["measured"]) for arm in ("base", "gelu", "diverging")] == [2, 2, 0]
     assert results["gelu"]["difference"]["p"] <= 1 and results["base"]["difference"] is None
+    scores = {arm: [row["validation_bpb"] for row in results[arm]["measured"]] for arm in results}
+    assert all(scores[arm] != scores["base"] for arm in ("gelu", "ahead", "sigreg"))
+    assert (
+        results["ahead"]["measured"][0]["artifact_bytes"] == results["base"]["measured"][0]["artifact_bytes"]
+    )
     assert "diverged" in results["diverging"]["failures"][0]
     measured = results["base"]["measured"][0]
     assert measured["train_tokens"] == 256 and len(measured["curve"]) == 2
