@@ -1,8 +1,7 @@
 """One entry's section on the page of records: stages, curves, bytes, losses, codes, probes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
@@ -122,20 +121,23 @@ def _figure(title: str, picture: str, caption: str) -> str:
 
 def _loss(entry: Shown) -> str:
     picture = loss_chart(entry.curves)
-    last = ", ".join(f"{escape(name)} ends at {curve.loss[-1]:.4f}" for name, curve in _some(entry))
-    return _figure("Training loss, nats per token", picture, f"{last}.") if picture else ""
+    ends = _ends({name: curve.loss for name, curve in entry.curves.items()})
+    return _figure("Training loss, nats per token", picture, f"At the end {ends}.") if picture else ""
 
 
 def _looks(entry: Shown) -> str:
     picture = look_chart(entry.curves)
-    last = ", ".join(
-        f"{escape(name)} ends at {curve.bpb[-1]:.4f}" for name, curve in _some(entry) if curve.bpb
-    )
-    return _figure("Bits per byte on the way", picture, f"{last}.") if picture else ""
+    ends = _ends({name: curve.bpb for name, curve in entry.curves.items()})
+    title = "Held-out text on the way, bits per byte"
+    return _figure(title, picture, f"At the last look {ends}.") if picture else ""
 
 
-def _some(entry: Shown) -> list[tuple[str, Any]]:
-    return list(entry.curves.items())[:5]
+def _ends(values: Mapping[str, Sequence[float]]) -> str:
+    """Where the first few curves end, each named where there are several."""
+    known = {name: last[-1] for name, last in values.items() if last}
+    if len(known) == 1:
+        return f"{next(iter(known.values())):.4f}"
+    return ", ".join(f"{last:.4f} ({escape(name)})" for name, last in list(known.items())[:5])
 
 
 def _positions(entry: Shown) -> str:

@@ -70,6 +70,7 @@ summary .right { margin-left: auto; white-space: nowrap; }
 .grid3 { grid-template-columns: repeat(3, 1fr); gap: 30px 40px; margin-top: 18px; }
 .grid2 > *, .grid3 > * { min-width: 0; }
 .block { margin-top: 34px; max-width: 760px; }
+.block table + p { margin-top: 10px; }
 figure { margin: 0; }
 figcaption { font-size: 13px; margin-top: 6px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
