@@ -4,13 +4,17 @@ import os
 import platform
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import numpy as np
 import torch
 
+from golf.world import World
+
 OLDEST_TORCH = (2, 10)
+TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+"""What torchrun tells each process of its place, and what holds without it."""
 
 
 class DeviceError(ValueError):
@@ -25,12 +29,14 @@ class Runtime:
     compute_dtype: torch.dtype
     compiled: bool
     """Whether the model goes through torch.compile: on CUDA it does; on a CPU it costs more than it saves."""
+    world: World = field(default_factory=World)
+    """The processes that work together, of which this is one."""
 
     def describe(self) -> str:
         """One line for the head of a run."""
         mode = "torch.compile" if self.compiled else "eager"
         dtype = dtype_name(self.compute_dtype)
-        return f"{hardware_name(self.device)}, {dtype}, {mode}, torch {torch.__version__}"
+        return f"{hardware_name(self.device, self.world)}, {dtype}, {mode}, torch {torch.__version__}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -44,12 +50,20 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
 
 
-def choose_runtime(device: str = "auto", compute_dtype: str = "auto") -> Runtime:
+def read_world() -> World:
+    """This process's place among those that torchrun started; alone without torchrun."""
+    values = [int(os.environ.get(name, other)) for name, other in TORCHRUN]
+    return World(*values)
+
+
+def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: World | None = None) -> Runtime:
     """Picks device and dtype by what the machine says it has.
 
-    `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. Raises
-    DeviceError for what is not there, and for a torch older than OLDEST_TORCH.
+    `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. In a `world` of
+    several each process takes the GPU of its number on its machine. Raises DeviceError for what is not there,
+    and for a torch older than OLDEST_TORCH.
     """
+    world = World() if world is None else world
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
@@ -67,7 +81,15 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto") -> Runtime
     if compute_dtype == "auto":
         half = kind == "cuda" or (kind == "cpu" and cpu_has_bfloat16())
         compute_dtype = "bfloat16" if half else "float32"
-    return Runtime(torch.device(name), getattr(torch, compute_dtype), compiled=kind == "cuda")
+    if kind == "cuda" and world.size > 1:
+        if world.local_rank >= torch.cuda.device_count():
+            raise DeviceError(
+                f"process {world.local_rank} of this machine has no GPU of its own; there are "
+                f"{torch.cuda.device_count()}: torchrun --nproc_per_node={torch.cuda.device_count()}"
+            )
+        name = f"cuda:{world.local_rank}"
+        torch.cuda.set_device(world.local_rank)
+    return Runtime(torch.device(name), getattr(torch, compute_dtype), kind == "cuda", world)
 
 
 def seed_everything(seed: int) -> None:
@@ -85,11 +107,19 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def hardware_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's with the threads torch uses."""
+def release_memory(device: torch.device) -> None:
+    """Gives memory that is held for reuse back to the device."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor_name()} ({torch.get_num_threads()} threads)"
+        torch.cuda.empty_cache()
+
+
+def hardware_name(device: torch.device, world: World | None = None) -> str:
+    """The accelerator's name, or the processor's with the threads torch uses; and how many of them."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{processor_name()} ({torch.get_num_threads()} threads)"
+    return name if world is None or world.size == 1 else f"{world.size} x {name}"
 
 
 def processor_name() -> str:
@@ -102,11 +132,11 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def environment(device: torch.device) -> dict[str, object]:
+def environment(device: torch.device, world: World | None = None) -> dict[str, object]:
     """Hardware and versions, for the log and the entry."""
     packages = ("torch", "numpy", "zstandard", "sentencepiece")
     return {
-        "hardware": hardware_name(device),
+        "hardware": hardware_name(device, world),
         "device": device.type,
         "processor": processor_name(),
         "cores": os.cpu_count(),

@@ -62,6 +62,15 @@ class TrainBatches:
             torch.from_numpy(windows[:, 1:].astype(np.int64)),
         )
 
+    def skip(self, num_sequences: int, context: int) -> None:
+        """Passes over the sequences that `next` would give, without reading them."""
+        if context != self._context:
+            self._start_pass(context)
+        for _ in range(num_sequences):
+            if self._position == len(self._order):
+                self._start_pass(context)
+            self._position += 1
+
     def state_dict(self) -> dict[str, int | float]:
         """Where the order stands; with the same shards, `load_state_dict` continues it exactly."""
         return {

@@ -19,6 +19,7 @@ from golf.model.loss import token_nats
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.tally import Tally
 from golf.score.windows import Window, WindowConfig, group_chunks, plan_windows
+from golf.world import World
 
 CHUNK_TOKENS = 32_768
 _SCORER_SEAL = object()
@@ -74,15 +75,21 @@ def score(
     max_tokens: int | None = None,
     adapt: Callable[[ScoredChunk], None] | None = None,
     observe: Observer | None = None,
+    world: World | None = None,
 ) -> ScoreResult:
     """Grades every target of `tokens` once, under sliding windows, in chunks of about `chunk_tokens`.
 
     With `adapt`, each chunk is handed to it after it was graded; what it changes in the model counts from
     the next chunk on. Without it the same forward passes are made, so that an adapter that changes nothing
     changes no digit. `max_tokens` grades the windows that end within so many targets, with the nats they
-    have in the whole stream. Raises ValueError for a stream or `max_tokens` shorter than one window, a token
-    outside the vocabulary, and a loss that is not finite.
+    have in the whole stream. In a `world` of several each process grades its share of the chunks and all have
+    the whole result; with `adapt` every chunk waits for the one before, so there is no share to take.
+    ValueError for that, for a stream or `max_tokens` shorter than one window, a token outside the vocabulary,
+    and a loss that is not finite.
     """
+    world = World() if world is None else world
+    if adapt is not None and world.size > 1:
+        raise ValueError(f"what is learned chunk by chunk is scored in one process; these are {world.size}")
     num_targets = len(tokens) - 1
     windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
     chunks = group_chunks(plan_windows(num_targets, windows.context, windows.stride), chunk_tokens)
@@ -91,7 +98,7 @@ def score(
     if max_tokens is not None:
         chunks = _cut_chunks(chunks, max_tokens)
     num_graded = chunks[-1][-1].end
-    nats_N = np.empty(num_graded, dtype=np.float32)
+    nats_N = np.zeros(num_graded, dtype=np.float32)
     ledger = Ledger(num_targets)
     total = Tally(0.0, 0, 0)
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
@@ -99,18 +106,44 @@ def score(
             first, end = chunk[0].end - chunk[0].num_graded, chunk[-1].end
             check_tokens(tokens[chunk[0].start : end + 1], vocabulary.size)
             ledger.grade(first, end, f"chunk {index}")
+            if index % world.size != world.rank:
+                continue
             nats_N[first:end] = _grade_chunk(model, tokens, chunk, windows, batch_size, observe)
             tally = tally_targets(nats_N[first:end], tokens[first : end + 1], vocabulary)
             total += tally
             if adapt is not None and index + 1 < len(chunks):
-                ledger.train(first, end, f"adapting to chunk {index}")
-                tokens_N1 = tokens[first : end + 1].astype(np.int64)
-                adapt(
-                    ScoredChunk(_SCORER_SEAL, index, num_chunks, first, tokens_N1, nats_N[first:end].copy())
-                )
+                event = f"adapting to chunk {index}"
+                adapt(hand_over(ledger, tokens, nats_N, (first, end), (index, num_chunks), event))
             bar.advance(end - first, f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None)
     ledger.close(num_graded)
+    total = sum_tallies(total, world)
+    world.sum(torch.from_numpy(nats_N))()
     return ScoreResult(total, nats_N, num_graded < num_targets, windows, ledger)
+
+
+def sum_tallies(own: Tally, world: World) -> Tally:
+    """The tally of what all processes graded."""
+    sums = torch.tensor([own.nats, own.num_tokens, own.num_bytes], dtype=torch.float64)
+    world.sum(sums)()
+    return Tally(float(sums[0]), int(sums[1]), int(sums[2]))
+
+
+def hand_over(
+    ledger: Ledger,
+    tokens: np.ndarray,
+    nats_N: np.ndarray,
+    targets: tuple[int, int],
+    place: tuple[int, int],
+    event: str,
+) -> ScoredChunk:
+    """Targets (half-open) as what may be learned from: the one way to a ScoredChunk.
+
+    `place` is the chunk's index among so many. LegalityError if the ledger has one of the targets not graded.
+    """
+    first, end = targets
+    ledger.train(first, end, event)
+    tokens_N1 = tokens[first : end + 1].astype(np.int64)
+    return ScoredChunk(_SCORER_SEAL, *place, first, tokens_N1, nats_N[first:end].copy())
 
 
 def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:

@@ -55,6 +55,28 @@ class TrainConfig:
                 )
 
 
+def fit_passes(micro_batch_tokens: int, stages: tuple[Stage, ...], num_processes: int) -> int:
+    """Tokens of a pass, halved until every process has equally many passes of whole sequences in each step.
+
+    ValueError if there is no such size.
+    """
+    tokens = micro_batch_tokens
+    while any(stage.batch_tokens % (tokens * num_processes) for stage in stages):
+        tokens = halve_passes(tokens, stages)
+        if not tokens:
+            batches = ", ".join(str(size) for size in sorted({stage.batch_tokens for stage in stages}))
+            raise ValueError(
+                f"steps of {batches} tokens cannot be shared by {num_processes} processes in passes of whole "
+                f"sequences; train.micro_batch_tokens is {micro_batch_tokens}"
+            )
+    return tokens
+
+
+def halve_passes(tokens: int, stages: tuple[Stage, ...]) -> int:
+    """Half the tokens of a pass; 0 if sequences of some stage would not fill it."""
+    return 0 if tokens % 2 or any(tokens // 2 % stage.context for stage in stages) else tokens // 2
+
+
 @dataclass(frozen=True)
 class Budget:
     """How long to train: seconds of the training phase, or optimiser steps; exactly one is given."""

@@ -17,10 +17,12 @@ from golf.log import ProgressBar, RunLog
 from golf.model.attention import fastest_attention
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
-from golf.runtime import Runtime, synchronize
+from golf.runtime import Runtime, release_memory, synchronize
 from golf.train.averaging import AveragingConfig, WeightAverage
-from golf.train.budget import Budget, TrainConfig
+from golf.train.budget import Budget, TrainConfig, fit_passes, halve_passes
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from golf.train.exchange import GradientExchange
+from golf.train.feed import BatchFeed
 from golf.train.objective import Objective
 from golf.train.optim import OptimConfig, Optimizers
 from golf.train.reports import LaunchedStep, StepReports
@@ -32,11 +34,8 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
-def move_tokens(tokens_BT: Tensor, device: torch.device) -> Tensor:
-    """Token ids on the device; to a GPU from pinned memory, so that the host need not wait for the copy."""
-    if device.type != "cuda":
-        return tokens_BT.to(device)
-    return tokens_BT.pin_memory().to(device, non_blocking=True)
+class DeviceMemoryError(ValueError):
+    """Not even the smallest pass fits the device's memory."""
 
 
 def mean_nats(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -48,6 +47,8 @@ class Trainer:
     """A model in training: the loop, its state, and what it says on the way.
 
     `held_out_bpb` scores the model as it is on text that is not trained on; its time is not training time.
+    In a world of several processes each has its part of every step; what depends on the clock follows that of
+    the first.
     """
 
     def __init__(
@@ -71,14 +72,20 @@ class Trainer:
         self.runtime, self.clock, self.log = runtime, clock, log
         self.held_out_bpb = held_out_bpb
         self.config, self.optim, self.schedule = config, optim, schedule
-        self.optimizers = Optimizers(model, optim, runtime.compute_dtype)
+        self.world = runtime.world
+        self.micro_batch_tokens = fit_passes(config.micro_batch_tokens, self.stages, self.world.size)
+        """Tokens of a pass, once it is known what fits the device."""
+        self.feed = BatchFeed(batches, self.world, runtime.device, ahead=runtime.device.type == "cuda")
+        self.exchange = GradientExchange(model, self.world)
+        self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
         self.reports = StepReports(budget, config, self.stages, model.num_visits, clock, log)
         self.steps = 0
         self.tokens = 0
         """Trained on so far."""
+        self._seconds = clock.elapsed("train")
         self._step_seconds = 0.0
-        self._stop_requested = False
+        self._stop_requested = self._stopping = False
         self.objective = Objective(config)
         plain = not self.objective.regularizing and not len(model.future)
         loss = mean_nats if plain else self.objective.mean_nats
@@ -87,26 +94,56 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget that is used."""
-        return self.budget.progress(self.steps, self.clock.elapsed("train"))
+        return self.budget.progress(self.steps, self._seconds)
 
     def warm_up(self) -> None:
-        """Runs `warmup_steps` of each kind with throw-away optimisers, then restores the weights."""
+        """Runs `warmup_steps` of each kind with throw-away optimisers, then restores the weights.
+
+        Where a pass does not fit the device's memory, passes are halved for every process and the whole run;
+        DeviceMemoryError if they cannot be.
+        """
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
         generator_state = torch.get_rng_state()
-        optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype)
-        for context, looping in sorted({(stage.context, stage.looping) for stage in self.stages}):
-            self.model.looping = looping
-            shape = (self.config.micro_batch_tokens // context, context)
-            tokens_BT = torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device)
-            for _ in range(self.config.warmup_steps):
-                with fastest_attention(self.runtime.device):
-                    self.loss(self.model, tokens_BT, tokens_BT).backward()
-                optimizers.step()
-                optimizers.zero_grad()
+        while not self._warm_up_each_kind():
+            self._halve_passes()
         with torch.no_grad():
             torch._foreach_copy_(list(self.model.parameters()), before)
         torch.set_rng_state(generator_state)
         synchronize(self.runtime.device)
+
+    def _warm_up_each_kind(self) -> bool:
+        """Whether all kinds of passes fit every process's device."""
+        optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
+        kinds = {(stage.context, stage.looping) for stage in self.stages}
+        for context, looping in sorted(kinds, reverse=True):
+            self.model.looping = looping
+            shape = (self.micro_batch_tokens // context, context)
+            tokens_BT = torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device)
+            for _ in range(self.config.warmup_steps):
+                if self.world.agree(0.0, not self._fits(tokens_BT))[1]:
+                    optimizers.zero_grad()
+                    release_memory(self.runtime.device)
+                    return False
+                optimizers.step()
+                optimizers.zero_grad()
+        return True
+
+    def _halve_passes(self) -> None:
+        tokens = self.micro_batch_tokens
+        half = halve_passes(tokens, self.stages)
+        if not half:
+            raise DeviceMemoryError(f"a pass of {tokens:,} tokens does not fit the device's memory")
+        self.log.say(f"passes of {tokens:,} tokens do not fit the device's memory; {half:,} and more passes")
+        self.micro_batch_tokens = half
+
+    def _fits(self, tokens_BT: Tensor) -> bool:
+        try:
+            with fastest_attention(self.runtime.device):
+                self.loss(self.model, tokens_BT, tokens_BT).backward()
+                synchronize(self.runtime.device)
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def train(self, checkpoint_path: Path) -> None:
         """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
@@ -122,68 +159,83 @@ class Trainer:
             ):
                 self._loop(checkpoint_path, bar)
                 synchronize(self.runtime.device)
+            self.feed.settle()
             self.model.looping = True
-            save_checkpoint(checkpoint_path, self.state_dict())
+            self._save(checkpoint_path)
         finally:
             signal.signal(signal.SIGINT, earlier_handler)
 
     def _loop(self, checkpoint_path: Path, bar: ProgressBar) -> None:
-        last_save = self.clock.elapsed("train")
+        self._look_at_clock()
+        last_save = self._seconds
         next_look = self.progress + 1 / self.config.held_out_looks
         while not self._budget_used():
-            started = self.clock.elapsed("train")
+            started = self._seconds
             self.reports.launched(self.step(), bar)
-            now = self.clock.elapsed("train")
-            self._step_seconds = now - started
+            self._look_at_clock()
+            self._step_seconds = self._seconds - started
             if self.progress >= next_look:
                 next_look += 1 / self.config.held_out_looks
                 with self.clock.paused():
                     self.log.event("held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb())
-            if self._stop_requested or now - last_save > self.config.checkpoint_seconds:
+            if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
                 self.reports.catch_up(bar)
-                save_checkpoint(checkpoint_path, self.state_dict())
-                last_save = self.clock.elapsed("train")
-            if self._stop_requested:
+                self._save(checkpoint_path)
+                last_save = self._seconds
+            if self._stopping:
                 raise Interrupted(f"stopped at step {self.steps}")
         self.reports.catch_up(bar)
 
+    def _look_at_clock(self) -> None:
+        elapsed = self.clock.elapsed("train")
+        self._seconds, self._stopping = self.world.agree(elapsed, self._stop_requested)
+
     def step(self) -> LaunchedStep:
         """One optimiser step; its loss stays on the device, so that nothing waits for it."""
-        progress, device = self.progress, self.runtime.device
+        progress = self.progress
         stage = stage_at(progress, self.stages)
         lr_scale = learning_rate_scale(progress, self.schedule)
         self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
         self.model.looping = stage.looping
         self.objective.set_progress(progress)
-        num_passes = stage.batch_tokens // self.config.micro_batch_tokens
-        num_sequences = self.config.micro_batch_tokens // stage.context
-        total = torch.zeros((), device=device)
-        for _ in range(num_passes):
-            tokens = self.batches.next(num_sequences, stage.context)
-            inputs_BT, targets_BT = (move_tokens(tokens_BT, device) for tokens_BT in tokens)
-            loss = self.loss(self.model, inputs_BT, targets_BT) / num_passes
+        num_passes = stage.batch_tokens // self.micro_batch_tokens
+        total = torch.zeros((), device=self.runtime.device)
+        for left in reversed(range(num_passes // self.world.size)):
+            tokens = self.feed.next(self.micro_batch_tokens // stage.context, stage.context)
+            loss = self.loss(self.model, *tokens) / num_passes
+            if not left:
+                self.exchange.begin()
             loss.backward()
             total += loss.detach()
+        loss_is_summed = self.world.sum(total)
+        self.exchange.finish()
         self.optimizers.step()
         self.optimizers.zero_grad()
+        loss_is_summed()
         self.steps += 1
         self.tokens += stage.batch_tokens
         self.average.update(self.progress)
-        return LaunchedStep(self.steps, self.tokens, self.batches.epoch, self.progress, lr_scale, total)
+        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, total)
 
     def _budget_used(self) -> bool:
         if self.budget.seconds is None:
             return self.steps >= self.budget.steps
-        elapsed = self.clock.elapsed("train")
         # Recurrence, a longer context or a larger batch make the steps to come dearer than the mean.
-        next_step = max(elapsed / self.steps, self._step_seconds) if self.steps else 0.0
-        return elapsed + next_step > self.budget.seconds - self.config.reserve_seconds and self.steps > 0
+        next_step = max(self._seconds / self.steps, self._step_seconds) if self.steps else 0.0
+        return (
+            self._seconds + next_step > self.budget.seconds - self.config.reserve_seconds and self.steps > 0
+        )
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self._stop_requested:
+        # torchrun passes on what every process of a terminal has received already.
+        if self._stop_requested and self.world.size == 1:
             raise KeyboardInterrupt
         self._stop_requested = True
         self.log.say("stopping after this step (again to stop at once)")
+
+    def _save(self, path: Path) -> None:
+        if self.world.is_first:
+            save_checkpoint(path, self.state_dict())
 
     def state_dict(self) -> dict[str, object]:
         """Everything that the rest of the run depends on."""
@@ -191,7 +243,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
-            "batches": self.batches.state_dict(),
+            "batches": self.feed.state_dict(),
             "generator": torch.get_rng_state(),
             "clock": self.clock.seconds,
             "steps": self.steps,
@@ -201,15 +253,16 @@ class Trainer:
 
     def resume(self, checkpoint_path: Path) -> None:
         """Takes the state of `checkpoint_path`; CheckpointError if it is damaged or of another model."""
-        state = load_checkpoint(checkpoint_path)
+        state = self.world.share(lambda: load_checkpoint(checkpoint_path))
         try:
             self.model.load_state_dict(state["model"])
             self.optimizers.load_state_dict(state["optimizers"])
             self.average.load_state_dict(state["average"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint_path} belongs to another configuration: {error}") from error
-        self.batches.load_state_dict(state["batches"])
+        self.feed.load_state_dict(state["batches"])
         torch.set_rng_state(state["generator"])
         self.clock.restore(state["clock"])
+        self._seconds = self.clock.elapsed("train")
         self.steps, self.tokens = state["steps"], state["tokens"]
         self.reports.first_loss = state["first_loss"]

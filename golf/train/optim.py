@@ -3,15 +3,16 @@
 Shapes: N matrices of one shape, R rows, C columns.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.layers import Linear
+from golf.world import World, nothing_to_wait_for
 
 QUINTIC = ((3.4445, -4.7750, 2.0315),) * 5
 """Coefficients of Muon's author (kellerjordan.github.io/posts/muon), the same at each of five steps."""
@@ -74,6 +75,20 @@ def orthogonalize(updates_NRC: Tensor, coefficients: Iterable[tuple[float, float
     return x_NRC.mT if tall else x_NRC
 
 
+def nesterov_direction(
+    gradients_NRC: Tensor, momentum_NRC: Tensor, momentum: float, row_normalize: bool
+) -> Tensor:
+    """Nesterov momentum as a running mean, rows at length 1 if asked; moves `momentum_NRC` in place."""
+    momentum_NRC.lerp_(gradients_NRC, 1.0 - momentum)
+    nesterov_NRC = gradients_NRC.lerp(momentum_NRC, momentum)
+    return F.normalize(nesterov_NRC, dim=-1) if row_normalize else nesterov_NRC
+
+
+def shape_scale(shape: Sequence[int]) -> float:
+    """sqrt(max(1, R / C)), with which an update's effect on a unit input does not depend on the shape."""
+    return max(1.0, shape[-2] / shape[-1]) ** 0.5
+
+
 def muon_update(
     gradients_NRC: Tensor,
     momentum_NRC: Tensor,
@@ -84,30 +99,40 @@ def muon_update(
 ) -> Tensor:
     """Muon's update direction for a stack of equal shapes; `momentum_NRC` is moved in place.
 
-    Nesterov momentum as a running mean, its rows scaled to length 1 if `row_normalize`, orthogonalised in
-    `compute_dtype`, scaled by sqrt(max(1, R / C)) so that the update's effect on a unit input does not depend
-    on the shape. Returned in the gradients' dtype.
+    The direction of `nesterov_direction`, orthogonalised in `compute_dtype`, times `shape_scale`. Returned in
+    the gradients' dtype.
     """
-    momentum_NRC.lerp_(gradients_NRC, 1.0 - momentum)
-    nesterov_NRC = gradients_NRC.lerp(momentum_NRC, momentum)
-    if row_normalize:
-        nesterov_NRC = F.normalize(nesterov_NRC, dim=-1)
-    update_NRC = orthogonalize(nesterov_NRC.to(compute_dtype), coefficients).to(gradients_NRC.dtype)
-    rows, columns = gradients_NRC.shape[-2:]
-    return update_NRC * max(1.0, rows / columns) ** 0.5
+    direction_NRC = nesterov_direction(gradients_NRC, momentum_NRC, momentum, row_normalize)
+    update_NRC = orthogonalize(direction_NRC.to(compute_dtype), coefficients).to(gradients_NRC.dtype)
+    return update_NRC * shape_scale(update_NRC.shape)
+
+
+def own_share(stack_NRC: Tensor, world: World) -> Tensor:
+    """This process's part of a stack, as many matrices as every other's: zero ones fill the last part up."""
+    each = -(-stack_NRC.size(0) // world.size)
+    own_MRC = stack_NRC[world.rank * each : (world.rank + 1) * each]
+    return F.pad(own_MRC, (0, 0, 0, 0, 0, each - own_MRC.size(0)))
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised by Newton-Schulz, all matrices of one shape at a time.
 
     Each parameter group holds matrices of one shape; `lr`, `momentum` and `weight_decay` are read from the
-    group at each step. Source: kellerjordan.github.io/posts/muon.
+    group at each step. In a world of several each process orthogonalises its share of every stack, from
+    gradients that are the same everywhere. Source: kellerjordan.github.io/posts/muon.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], config: OptimConfig, compute_dtype: torch.dtype):
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        config: OptimConfig,
+        compute_dtype: torch.dtype,
+        world: World | None = None,
+    ):
         self.compute_dtype = compute_dtype
         self.row_normalize = config.row_normalize
         self.coefficients = QUINTIC if config.newton_schulz == "quintic" else POLAR_EXPRESS
+        self.world = World() if world is None else world
         shapes = sorted({tuple(matrix.shape) for matrix in matrices})
         groups = [{"params": [m for m in matrices if tuple(m.shape) == shape]} for shape in shapes]
         defaults = {
@@ -120,22 +145,28 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Moves every matrix by its update; a matrix without a gradient is an error."""
-        for group in self.param_groups:
+        under_way = [(group, *self._launch(group)) for group in self.param_groups]
+        for group, update_NRC, wait in under_way:
+            wait()
             matrices: list[nn.Parameter] = group["params"]
-            state = self.state[matrices[0]]
-            gradients_NRC = torch.stack([matrix.grad for matrix in matrices])
-            if not state:
-                state["momentum_NRC"] = torch.zeros_like(gradients_NRC)
-            update_NRC = muon_update(
-                gradients_NRC,
-                state["momentum_NRC"],
-                group["momentum"],
-                self.coefficients,
-                self.compute_dtype,
-                self.row_normalize,
-            )
+            steps = list((update_NRC.to(matrices[0].dtype) * shape_scale(update_NRC.shape)).unbind())
             torch._foreach_mul_(matrices, 1.0 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(matrices, list(update_NRC.unbind()), alpha=-group["lr"])
+            torch._foreach_add_(matrices, steps[: len(matrices)], alpha=-group["lr"])
+
+    def _launch(self, group: dict[str, Any]) -> tuple[Tensor, Callable[[], None]]:
+        """A stack's orthogonal directions, whole once the function has been called."""
+        matrices: list[nn.Parameter] = group["params"]
+        state = self.state[matrices[0]]
+        gradients_NRC = torch.stack([matrix.grad for matrix in matrices])
+        if not state:
+            state["momentum_NRC"] = torch.zeros_like(gradients_NRC)
+        direction_NRC = nesterov_direction(
+            gradients_NRC, state["momentum_NRC"], group["momentum"], self.row_normalize
+        ).to(self.compute_dtype)
+        if self.world.size == 1:
+            return orthogonalize(direction_NRC, self.coefficients), nothing_to_wait_for
+        own_MRC = orthogonalize(own_share(direction_NRC, self.world), self.coefficients)
+        return self.world.gather_rows(own_MRC)
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -156,10 +187,16 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 class Optimizers:
     """Muon and AdamW as one: a step, a schedule, a state."""
 
-    def __init__(self, model: nn.Module, config: OptimConfig, compute_dtype: torch.dtype):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimConfig,
+        compute_dtype: torch.dtype,
+        world: World | None = None,
+    ):
         groups = split_parameters(model)
         self.gradient_clip = config.gradient_clip
-        self.muon = Muon(groups["matrix"], config, compute_dtype)
+        self.muon = Muon(groups["matrix"], config, compute_dtype, world)
         self.adam = torch.optim.AdamW(
             [
                 {
