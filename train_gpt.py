@@ -8,7 +8,6 @@ python train_gpt.py --score artifact.bin --data DIR  scores an artifact in this 
 import dataclasses
 import itertools
 import json
-import math
 import shlex
 import sys
 import time
@@ -33,10 +32,12 @@ from golf.files import write_json
 from golf.log import RunLog
 from golf.pack.budget import BudgetError
 from golf.run import Run
-from golf.runtime import choose_runtime, environment
+from golf.runtime import choose_runtime, environment, read_world, release_memory
 from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
-from golf.summary import print_results
+from golf.summary import cost, print_results
+from golf.train.budget import shards_to_read
 from golf.train.loop import Interrupted
+from golf.world import World
 
 SUMMARY = (
     "Trains a language model, packs it with its code into at most 16,000,000 bytes, and scores the packed "
@@ -138,13 +139,6 @@ def has_toolkit() -> bool:
     return find_spec("golf") is not None
 
 
-def shards_to_read(config: RunConfig) -> int:
-    """Shards of 100 million tokens that a run may get through; a generous 2 million tokens a second."""
-    budget = config.budget()
-    tokens = 2e6 * budget.seconds if budget.steps is None else budget.steps * config.train.batch_tokens
-    return max(8, math.ceil(tokens / 100e6))
-
-
 def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Dataset:
     """The dataset that was asked for, or the preset's own, made or fetched when it is not there yet."""
     source, vocab_size = PRESETS[options.preset].source, config.model.vocab_size
@@ -154,7 +148,8 @@ def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Data
             raise ConfigError(f"no data at {folder}; give --data DIR")
         from golf.data.prepare import prepare_default
 
-        prepare_default(source, folder, vocab_size, log, shards_to_read(config))
+        num_shards = shards_to_read(config.budget(), config.train.batch_tokens)
+        prepare_default(source, folder, vocab_size, log, num_shards)
     dataset = open_dataset(folder)
     manifest = dataset.manifest
     sizes = ", ".join(f"{manifest.num_tokens(split):,} {split} tokens" for split in ("train", "val"))
@@ -181,24 +176,31 @@ def doctor() -> int:
     return 0
 
 
-def train_pack_score(command: RunCommand, folder: Path) -> None:
-    """One run in one folder, from text to results.json and audit.json; goes on with what the folder holds."""
+def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
+    """One run in one folder, from text to results.json and audit.json; goes on with what the folder holds.
+
+    Of several processes all train, and the first does the rest.
+    """
     options, config = command.options, command.config
-    runtime = choose_runtime(options.device)
+    runtime = choose_runtime(options.device, world=world)
     config.check(runtime.device.type)
-    console = RunLog()
+    console = RunLog(quiet=not world.is_first)
     preset = PRESETS[options.preset]
     console.say(f"preset {options.preset}: {preset.purpose}")
     console.say(f"on {runtime.describe()}")
-    dataset = open_or_prepare(options, config, console)
+    dataset = world.first_on_each_machine(lambda: open_or_prepare(options, config, console))
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    if not world.is_first:
+        Run(folder, config, dataset, runtime, console).train()
+        release_memory(runtime.device)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder / "run")
     log.say(f"run {folder}, seed {config.seed}")
     run = Run(folder, config, dataset, runtime, log)
     described = {"options": stored_options(options), "config": config_to_dict(config), "header": run.header}
     write_json(folder / "config.json", described)
-    log.record("environment", **environment(runtime.device))
+    log.record("environment", **environment(runtime.device, world))
     log.record("config", **config_to_dict(config))
     code = charged_script(options.form or ("packed" if preset.source == "challenge" else "readable"), log)
     try:
@@ -218,7 +220,7 @@ def train_pack_score(command: RunCommand, folder: Path) -> None:
         **packed,
         **scores,
         "seconds": run.clock.seconds,
-        "environment": environment(runtime.device),
+        "environment": environment(runtime.device, world),
         "dollars": cost(options.dollars_per_hour, run.clock.seconds),
     }
     print_results(results, log)
@@ -229,11 +231,6 @@ def train_pack_score(command: RunCommand, folder: Path) -> None:
     else:
         write_json(folder / "results.json", results)
     log.close()
-
-
-def cost(dollars_per_hour: float | None, seconds: dict[str, float]) -> float | None:
-    """What the machine cost over all phases; None where no price was given."""
-    return None if dollars_per_hour is None else dollars_per_hour * sum(seconds.values()) / 3600
 
 
 def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, Path]]:
@@ -257,22 +254,26 @@ def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, Path]]:
 
 def whole_run(arguments: list[str]) -> int:
     """Every planned run, then the entry over them."""
-    runs = planned_runs(arguments)
-    if has_toolkit():
-        from golf.record.runs import check_plan
+    world = read_world()
+    with world.joined("cuda" if torch.cuda.is_available() else "cpu"):
+        world.require_same({"command line": shlex.join(arguments)})
+        runs = world.share(lambda: planned_runs(arguments))
+        if has_toolkit():
+            from golf.record.runs import check_plan
 
-        for command, _ in runs:
-            check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
-    for command, folder in runs:
-        if not (folder / "results.json").is_file():
-            train_pack_score(command, folder)
-    folders = [folder for _, folder in runs]
+            for command, _ in runs:
+                check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
+        for command, folder in runs:
+            if not world.share((folder / "results.json").is_file):
+                train_pack_score(command, folder, world)
+    if not world.is_first:
+        return 0
     if has_toolkit():
         from golf.record.build import build
 
-        print(f"entry: {build(folders, Path('records'), runs[0][0].options.track)}")
+        print(f"entry: {build([folder for _, folder in runs], Path('records'), runs[0][0].options.track)}")
     else:
-        print(f"results: {folders[0] / 'results.json'}; no entry, for the toolkit is not beside this script")
+        print(f"results: {runs[0][1] / 'results.json'}; no entry, for the toolkit is not beside this script")
     return 0
 
 

@@ -11,9 +11,18 @@ from golf.record.runs import parse_events
 
 LARGEST_LOG_BYTES = 4 << 20
 """Of a larger log the first part is read for a curve, the last part for the state of a run."""
-PHASES = {"step": "training", "held_out": "training", "forecast": "training", "model_params": "warming up"}
-PHASES |= {"average": "packing", "train_seconds": "packing", "size": "scoring", "stage": "scoring"}
-PHASES |= {"compressors": "auditing"}
+PHASES = {
+    "model_params": "warming up",
+    "forecast": "training",
+    "step": "training",
+    "held_out": "training",
+    "average": "packing",
+    "train_seconds": "packing",
+    "size": "scoring",
+    "stage": "scoring",
+    "compressors": "auditing",
+}
+"""What a run is at, once its log holds such an event."""
 
 _PAIR = re.compile(r"(\w+):(\S+)")
 _STEP = re.compile(r"^step:(\d+)/(\d+) (.*)$")

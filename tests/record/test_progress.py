@@ -27,7 +27,8 @@ def test_a_text_log_gives_the_same_curve_as_its_events(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     log.write_bytes(
         b"run x, seed 4\n\xff\xfe\nstep:1/9 train_loss:5.5 lr_scale:1 tokens:10\n"
-        b"held_out step:2 tokens:20 bpb:3\nstep:2/9 train_loss:4.5 lr_scale:1 tokens:20\nstep:x/y train_loss:1\n"
+        b"held_out step:2 tokens:20 bpb:3\n"
+        b"step:2/9 train_loss:4.5 lr_scale:1 tokens:20\nstep:x/y train_loss:1\n"
     )
     found = read_log_progress(log)
     assert (found.steps, found.tokens, found.loss) == ((1, 2), (10, 20), (5.5, 4.5))
