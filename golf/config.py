@@ -168,6 +168,67 @@ CPU = RunConfig(
     score=WindowConfig(stride=64),
     ttt=TestTimeConfig(method="lora", chunk_tokens=16_384),
 )
+GPT2_MODEL = ModelConfig(
+    vocab_size=50_257,
+    num_layers=12,
+    width=768,
+    num_heads=12,
+    num_kv_heads=12,
+    mlp_hidden=3072,
+    rotary_dims=64,
+    rotary_base=10_000.0,
+    positions="learned",
+    query_key_norm=False,
+    norm="layer",
+    feedforward="gelu",
+    plain_blocks=True,
+    logit_softcap=0.0,
+    smear="off",
+    bigram_buckets=0,
+    embedding_std=0.02,
+)
+"""GPT-2's smallest network, its matrices without offsets: 124.4 M parameters."""
+GPT2 = RunConfig(
+    minutes=60.0,
+    model=GPT2_MODEL,
+    train=TrainConfig(micro_batch_tokens=32_768, reserve_seconds=5.0, held_out_tokens=524_288),
+    optim=OptimConfig(
+        matrix_optimizer="adamw",
+        matrix_lr=6e-4,
+        matrix_weight_decay=0.1,
+        embedding_lr=6e-4,
+        embedding_weight_decay=0.1,
+        scalar_lr=6e-4,
+        scalar_weight_decay=0.0,
+    ),
+    schedule=ScheduleConfig(warmdown=1.0, floor=0.1),
+    averaging=AveragingConfig(output="last"),
+)
+WIDE_MODEL = replace(
+    GPT2_MODEL, width=1024, num_heads=16, num_kv_heads=16, mlp_hidden=4096, positions="rotary"
+)
+MODERN_253M = replace(
+    GPT2, model=replace(WIDE_MODEL, norm="rms-gain", feedforward="swiglu", attention_sinks=True)
+)
+"""Twelve layers of width 1,024 with RoPE, RMSNorm, SwiGLU and attention sinks."""
+GQA_1024 = replace(GPT2, model=replace(WIDE_MODEL, num_kv_heads=4, context=2048))
+"""GPT-2 with RoPE in place of learned positions, grouped queries, width 1,024 and a context of 2,048."""
+GPT2_MINI = replace(
+    GPT2,
+    minutes=5.0,
+    model=replace(
+        GPT2_MODEL,
+        vocab_size=512,
+        num_layers=6,
+        width=384,
+        num_heads=6,
+        num_kv_heads=6,
+        mlp_hidden=1536,
+        context=256,
+    ),
+    train=CPU.train,
+    optim=replace(GPT2.optim, matrix_lr=1e-3, embedding_lr=1e-3, scalar_lr=1e-3),
+)
 PRESETS: dict[str, Preset] = {
     "h100-10min": Preset(
         H100_10,
@@ -185,6 +246,14 @@ PRESETS: dict[str, Preset] = {
     ),
     "seed": Preset(SEED, "challenge", "the 26.7 M model of openai/parameter-golf #334, ten minutes on a GPU"),
     "cpu": Preset(CPU, "docs", "4 layers of width 128, one minute of training on two cores"),
+    "gpt2-small": Preset(GPT2, "challenge", "GPT-2's smallest shape, for studies: learned positions, AdamW"),
+    "gpt2-mini": Preset(GPT2_MINI, "docs", "six layers of width 384 as in GPT-2, for studies"),
+    "modern-253m": Preset(
+        MODERN_253M, "challenge", "253 M with RoPE, RMSNorm, SwiGLU and sinks, for studies"
+    ),
+    "gqa-1024": Preset(
+        GQA_1024, "challenge", "GPT-2 with RoPE and grouped queries, width 1,024, context 2,048, for studies"
+    ),
 }
 """By name; windows are shares of the run, so that each of them takes any budget."""
 

@@ -46,6 +46,15 @@ def test_any_budget_gives_the_same_shape_of_run(name, minutes):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"), [("gpt2-small", 124.3), ("modern-253m", 252.8), ("gpt2-mini", 10.9)]
+)
+def test_the_networks_of_the_studies_have_their_published_sizes(name, millions):
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in GPT(PRESETS[name].config.model).parameters())
+    assert size / 1e6 == pytest.approx(millions, abs=0.1)
+
+
 def test_the_seed_preset_is_every_default():
     config = PRESETS["seed"].config
     for part in fields(RunConfig):

@@ -1,5 +1,6 @@
 """How long to train, and how much of the data a step sees."""
 
+import math
 from dataclasses import dataclass
 
 from golf.train.stages import Stage
@@ -93,3 +94,9 @@ class Budget:
     def progress(self, steps: int, seconds: float) -> float:
         """Share of the budget that is used, 0 to 1."""
         return min(1.0, steps / self.steps if self.seconds is None else seconds / self.seconds)
+
+
+def shards_to_read(budget: Budget, batch_tokens: int) -> int:
+    """Shards of 100 million tokens that a run may get through; a generous 2 million tokens a second."""
+    tokens = 2e6 * budget.seconds if budget.steps is None else budget.steps * batch_tokens
+    return max(8, math.ceil(tokens / 100e6))

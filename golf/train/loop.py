@@ -209,13 +209,13 @@ class Trainer:
             total += loss.detach()
         loss_is_summed = self.world.sum(total)
         self.exchange.finish()
-        self.optimizers.step()
+        norm = self.optimizers.step()
         self.optimizers.zero_grad()
         loss_is_summed()
         self.steps += 1
         self.tokens += stage.batch_tokens
         self.average.update(self.progress)
-        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, total)
+        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, total, norm)
 
     def _budget_used(self) -> bool:
         if self.budget.seconds is None:

@@ -30,8 +30,10 @@ POLAR_EXPRESS = (
 class OptimConfig:
     """Learning rates and decays; every decay is decoupled and scales with its learning rate."""
 
+    matrix_optimizer: Literal["muon", "adamw"] = "muon"
+    """What trains the matrices."""
     matrix_lr: float = 0.04
-    """Muon's learning rate: a square matrix's update has singular values of about this size."""
+    """The matrices' learning rate; Muon's update of a square one has singular values of about this size."""
     matrix_weight_decay: float = 0.04
     """Decay of the matrices."""
     momentum: float = 0.95
@@ -42,9 +44,9 @@ class OptimConfig:
     newton_schulz: Literal["quintic", "polar-express"] = "quintic"
     """Which polynomials orthogonalise the update."""
     embedding_lr: float = 0.05
-    """AdamW's learning rate of the token embedding and the bigram table."""
+    """AdamW's learning rate of the token embedding, the bigram table and learned positions."""
     embedding_weight_decay: float = 0.04
-    """Decay of the token embedding and the bigram table."""
+    """Decay of the same tables."""
     scalar_lr: float = 0.04
     """AdamW's learning rate of gains, scales, mixes and gates."""
     scalar_weight_decay: float = 0.04
@@ -176,7 +178,7 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     look up; scalars all that is left.
     """
     matrices = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}
-    tables = {"embedding.weight", "bigram.table"}
+    tables = {"embedding.weight", "bigram.table", "positions.weight"}
     groups: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "scalar": []}
     for name, parameter in model.named_parameters():
         kind = "matrix" if name in matrices else "embedding" if name in tables else "scalar"
@@ -185,7 +187,7 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 class Optimizers:
-    """Muon and AdamW as one: a step, a schedule, a state."""
+    """Muon and AdamW as one, or AdamW alone: a step, a schedule, a state."""
 
     def __init__(
         self,
@@ -196,7 +198,8 @@ class Optimizers:
     ):
         groups = split_parameters(model)
         self.gradient_clip = config.gradient_clip
-        self.muon = Muon(groups["matrix"], config, compute_dtype, world)
+        with_muon = config.matrix_optimizer == "muon"
+        self.muon = Muon(groups["matrix"], config, compute_dtype, world) if with_muon else None
         self.adam = torch.optim.AdamW(
             [
                 {
@@ -214,42 +217,48 @@ class Optimizers:
             eps=config.adam_eps,
             fused=True,
         )
-        self._full_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._both]
+        if not with_muon:
+            matrices = {"lr": config.matrix_lr, "weight_decay": config.matrix_weight_decay}
+            self.adam.add_param_group({"params": groups["matrix"], **matrices})
+        self._full_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._all]
 
     @property
-    def _both(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        return self.muon, self.adam
+    def _all(self) -> tuple[torch.optim.Optimizer, ...]:
+        return (self.adam,) if self.muon is None else (self.muon, self.adam)
 
     def set_schedule(self, lr_scale: float, momentum: float) -> None:
         """Scales every learning rate from its full value and sets Muon's momentum."""
-        for optimizer, full in zip(self._both, self._full_lr, strict=True):
+        for optimizer, full in zip(self._all, self._full_lr, strict=True):
             for group, lr in zip(optimizer.param_groups, full, strict=True):
                 group["lr"] = lr * lr_scale
-        for group in self.muon.param_groups:
+        for group in self.muon.param_groups if self.muon is not None else ():
             group["momentum"] = momentum
 
-    def step(self) -> None:
-        """Clips the whole gradient's norm and updates every parameter."""
+    def step(self) -> Tensor:
+        """Clips the whole gradient's norm, updates every parameter and returns what the norm was."""
         parameters = [
             parameter
-            for optimizer in self._both
+            for optimizer in self._all
             for group in optimizer.param_groups
             for parameter in group["params"]
         ]
-        nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
-        for optimizer in self._both:
+        norm = nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        for optimizer in self._all:
             optimizer.step()
+        return norm
 
     def zero_grad(self) -> None:
         """Drops the gradients."""
-        for optimizer in self._both:
+        for optimizer in self._all:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, object]:
         """What `load_state_dict` needs to go on exactly."""
-        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+        muon = {} if self.muon is None else {"muon": self.muon.state_dict()}
+        return {**muon, "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Restores both optimisers."""
-        self.muon.load_state_dict(state["muon"])
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])

@@ -32,6 +32,8 @@ class LaunchedStep(NamedTuple):
     lr_scale: float
     loss: Tensor
     """Mean nats per token, on the device."""
+    gradient_norm: Tensor
+    """Before clipping, on the device."""
 
 
 class StepReports:
@@ -101,6 +103,7 @@ class StepReports:
             "step",
             step=f"{step.number}/{total}",
             train_loss=round(loss, 5),
+            grad_norm=round(float(step.gradient_norm), 4),
             lr_scale=round(step.lr_scale, 4),
             tokens=step.tokens,
             tokens_per_second=round(speed),

@@ -170,3 +170,34 @@ def test_the_schedule_scales_every_rate_from_its_full_value():
     assert rates == {0.25 * OptimConfig().matrix_lr}
     assert [group["lr"] for group in optimizers.adam.param_groups] == [0.25 * 0.05, 0.25 * 0.04]
     assert {group["momentum"] for group in optimizers.muon.param_groups} == {0.91}
+
+
+def test_adamw_can_train_the_matrices_too():
+    config = OptimConfig(
+        matrix_optimizer="adamw", matrix_lr=0.003, matrix_weight_decay=0.1, gradient_clip=1e9
+    )
+    torch.manual_seed(0)
+    model = GPT(TINY)
+    model.initialize()
+    weight = model.blocks[0].attention.query.weight
+    expected = weight.detach().clone().requires_grad_()
+    reference = torch.optim.AdamW([expected], lr=0.003, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8)
+    optimizers = Optimizers(model, config, torch.float32)
+    for seed in range(3):
+        gradients = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=gradients)
+        expected.grad = weight.grad.clone()
+        whole = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
+        torch.testing.assert_close(optimizers.step(), whole)
+        reference.step()
+    torch.testing.assert_close(weight, expected)
+    again = Optimizers(model, config, torch.float32)
+    again.load_state_dict(optimizers.state_dict())
+    optimizers.set_schedule(0.5, 0.9)
+    assert {group["lr"] for group in optimizers.adam.param_groups} == {0.025, 0.02, 0.0015}
+
+
+def test_learned_positions_are_trained_as_a_table():
+    model = GPT(replace(TINY, positions="learned"))
+    assert any(parameter is model.positions.weight for parameter in split_parameters(model)["embedding"])

@@ -44,7 +44,7 @@ def make_reports(log: RunLog) -> StepReports:
 
 
 def make_step(number: int, loss: object) -> LaunchedStep:
-    return LaunchedStep(number, 64 * number, 0.1 * number, number / NUM_STEPS, 1.0, loss)
+    return LaunchedStep(number, 64 * number, 0.1 * number, number / NUM_STEPS, 1.0, loss, 0.5)
 
 
 def test_each_loss_is_read_once_when_the_next_step_is_launched():
