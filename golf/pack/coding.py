@@ -100,16 +100,20 @@ def join_codes(
 
 def encode_codes(tensors: list[QuantizedTensor]) -> bytes:
     """Every code of the tensors, in order."""
-    parts, tables = [], []
     class_counts = sum(_count_classes(tensor.grid.classes()) for tensor in tensors)
     table_of_class = share_tables(class_counts)
+    num_codes = sum(tensor.codes_RC.size for tensor in tensors)
+    symbols_N, tables_N = np.empty(num_codes, np.uint8), np.empty(num_codes, np.uint8)
+    escapes, low, begin = [], [], 0
     for tensor in tensors:
         classes_RC = tensor.grid.classes()
-        tables.append(table_of_class[classes_RC.reshape(-1)])
-        parts.append(split_codes(tensor.codes_RC, classes_RC))
-    symbols, escapes, low = zip(*parts, strict=True)
-    symbols_N, tables_N, listed = (np.concatenate(pieces) for pieces in (symbols, tables, escapes))
-    del parts, symbols, tables
+        own = slice(begin, begin + tensor.codes_RC.size)
+        symbols_N[own], own_escapes, own_low = split_codes(tensor.codes_RC, classes_RC)
+        tables_N[own] = table_of_class[classes_RC.reshape(-1)]
+        escapes.append(own_escapes)
+        low.append(own_low)
+        begin = own.stop
+    listed = np.concatenate(escapes)
     frequencies_KA = normalize_counts(count_symbols(symbols_N, tables_N, int(table_of_class.max()) + 1))
     sections = [
         table_of_class.tobytes(),

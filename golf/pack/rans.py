@@ -16,6 +16,8 @@ FEWEST_LANES = 8
 _SYMBOLS_PER_LANE = 1 << 13
 _LOWEST_STATE = np.uint32(1 << 16)
 _WORD_BITS = np.uint32(16)
+_WORD_MASK = np.uint32(0xFFFF)
+_MOST_TABLE_BYTES = 1 + 255 * (2 + 2 * ALPHABET)
 
 
 def choose_lanes(num_symbols: int) -> int:
@@ -58,20 +60,24 @@ def encode_rans(
     starts_KA = np.cumsum(frequencies_KA, axis=1) - frequencies_KA
     packed = (starts_KA.astype(np.uint32) << _WORD_BITS | frequencies_KA.astype(np.uint32)).reshape(-1)
     states_L = np.full(lanes, _LOWEST_STATE, dtype=np.uint32)
-    words: list[np.ndarray] = []
+    # A symbol sends out one word at most; pages of the buffer that no word reaches take no memory.
+    words = np.empty(len(symbols_N), dtype="<u2")
+    position = len(words)
     last = (len(symbols_N) - 1) // lanes * lanes
     for begin in range(last, -1, -lanes):
         end = begin + lanes
         entry = packed[classes_N[begin:end].astype(np.uint16) << np.uint16(8) | symbols_N[begin:end]]
-        frequency = entry & np.uint32(0xFFFF)
+        frequency = entry & _WORD_MASK
         states = states_L[: len(entry)]
         full = states >> np.uint32(32 - PRECISION_BITS) >= frequency
-        words.append(states[full].astype("<u2"))
-        states[full] >>= _WORD_BITS
+        sent = states[full]
+        words[position - len(sent) : position] = sent & _WORD_MASK
+        position -= len(sent)
+        states[full] = sent >> _WORD_BITS
         quotient = states // frequency
         remainder = states - quotient * frequency
         states[:] = (quotient << np.uint32(PRECISION_BITS)) + remainder + (entry >> _WORD_BITS)
-    return b"".join([states_L.astype("<u4").tobytes(), *(part.tobytes() for part in reversed(words))])
+    return b"".join([states_L.astype("<u4").data, words[position:].data])
 
 
 def decode_rans(
@@ -82,7 +88,7 @@ def decode_rans(
         raise ArtifactError(f"coded stream of {len(data):,} bytes cannot have {lanes} lanes")
     slots = _slot_table(frequencies_KA)
     states_L = np.frombuffer(data, dtype="<u4", count=lanes).astype(np.uint32)
-    words = np.frombuffer(data, dtype="<u2", offset=4 * lanes).astype(np.uint32)
+    words = np.frombuffer(data, dtype="<u2", offset=4 * lanes)
     bits, mask = np.uint32(PRECISION_BITS), np.uint32((1 << PRECISION_BITS) - 1)
     symbols_N = np.empty(len(classes_N), dtype=np.uint8)
     position = 0
@@ -94,7 +100,7 @@ def decode_rans(
         states >>= bits
         states *= ((entry >> bits) & mask) + np.uint32(1)
         states += entry & mask
-        low = np.flatnonzero(states < _LOWEST_STATE)
+        low = (states < _LOWEST_STATE).nonzero()[0]
         read = words[position : position + len(low)]
         if len(read) != len(low):
             raise ArtifactError("coded stream ends before its last symbol")
@@ -131,7 +137,7 @@ def encode_tables(frequencies_KA: np.ndarray) -> bytes:
 
 def decode_tables(data: memoryview) -> tuple[np.ndarray, int]:
     """The frequencies and how many bytes they took; ArtifactError unless each table sums to 4,096."""
-    values = data.tolist()
+    values = data[:_MOST_TABLE_BYTES].tolist()
     position = 0
 
     def read_byte() -> int:
