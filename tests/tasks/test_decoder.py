@@ -58,7 +58,7 @@ def random_tokens(rows: int, length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("pieces", [(1,) * 20, (5, 1, 1, 3, 10), (20,), (2, 18)], ids=str)
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 17), (5, 1, 1, 3, 10)], ids=str)
 def test_reading_in_pieces_gives_the_logits_of_reading_at_once(changes, pieces):
     model, tokens_BT = network(**changes), random_tokens(3, 20)
     with torch.no_grad():

@@ -1,0 +1,235 @@
+"""What each stage does to a model: pretrained, fine-tuned on conversations, on preferences; several seeds.
+
+After each stage the same scores: WikiText-2, SST-2, GSM8K, the loss of held-out answers, and how often the
+preferred of two held-out answers is the likelier one.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from golf.config import PRESETS, RunConfig, config_to_dict, fit_to_vocabulary
+from golf.data.manifest import Dataset, open_dataset
+from golf.files import whole_file, write_json
+from golf.finetune.held_out import pair_log_probs, score_preferences, score_responses
+from golf.finetune.inputs import read_examples, split_held_out
+from golf.finetune.settings import FinetuneConfig, FinetuneError
+from golf.finetune.stage import finetune
+from golf.finetune.template import stored_template, template_of
+from golf.log import RunLog
+from golf.run import Run
+from golf.runtime import choose_runtime
+from golf.tasks.files import LongTexts
+from golf.tasks.models import open_model
+from golf.tasks.results import Metric, write_results
+from golf.tasks.run import parse_tasks, run_tasks
+
+STAGES = ("pretrain", "sft", "dpo")
+
+
+@dataclass(frozen=True)
+class StagesCommand:
+    """The study of stages: what it trains on, what it measures, how long."""
+
+    stages: Path
+    """Folder for the runs and the table; the same command goes on with what it holds."""
+    data: Path
+    """Dataset folder to pretrain on."""
+    sft: tuple[Path, ...]
+    """Files of conversations."""
+    preferences: tuple[Path, ...]
+    """Files of pairs."""
+    evals: Path
+    """Folder with wikitext2/, sst2/ and gsm8k/."""
+    preset: str = "cpu"
+    """Which preset to pretrain."""
+    minutes: float | None = None
+    """Minutes of pretraining of each seed; by default the preset's."""
+    context: int | None = None
+    """Context of the network; by default the preset's."""
+    width: int | None = None
+    """Width of the network; by default the preset's."""
+    seeds: str = "42,1337,2024"
+    """Comma-separated."""
+    tasks: str = "wikitext2,sst2,gsm8k"
+    """Which tasks, comma-separated."""
+    limit: int | None = None
+    """Measure on the first so many items of each task only (WikiText-2: articles)."""
+    long: LongTexts = "truncate"
+    """Conversations and items longer than the context, as in the other commands."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps (untested)."""
+    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """Of both stages; what is left open has the stage's usual value."""
+
+
+def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
+    """Every seed through every stage, then the table: rows of stage, score, mean, interval and chance."""
+    names, seeds = parse_tasks(command.tasks), read_seeds(command.seeds)
+    if command.preset not in PRESETS:
+        raise FinetuneError(f"preset is {command.preset!r}; there are {', '.join(PRESETS)}")
+    for path in (*command.sft, *command.preferences, command.evals):
+        if not path.exists():
+            raise FinetuneError(f"{path}: no such file or folder")
+    dataset = open_dataset(command.data)
+    measured: dict[str, list[list[Metric]]] = {stage: [] for stage in STAGES}
+    for seed in seeds:
+        folder = command.stages / f"seed{seed}"
+        pretrain(command, seed, folder / "pretrain", dataset)
+        tuning = replace(command.tuning, seed=seed, long=command.long)
+        for stage, files, before in (("sft", command.sft, "pretrain"), ("dpo", command.preferences, "sft")):
+            source = folder / before / "weights.safetensors"
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+            stage_log = RunLog(folder / stage / "run")
+            tokenizer = dataset.folder / dataset.manifest.tokenizer
+            finetune(stage, source, files, folder / stage, tuning, stage_log, command.device, tokenizer)
+            stage_log.close()
+        for stage in STAGES:
+            measured[stage].append(measure_stage(command, names, seed, folder / stage, dataset, log))
+    rows = summarise(measured)
+    facts = {"seeds": seeds, "preset": command.preset, "limit": command.limit, "rows": rows}
+    write_json(command.stages / "stages.json", facts)
+    with whole_file(command.stages / "stages.md") as partial:
+        partial.write_text(stages_table(rows), encoding="utf-8")
+    columns = ("stage", "score", "mean", "95% interval", "over", "chance", "after pretraining, difference")
+    log.table(f"stages, {len(seeds)} seeds", columns, [row_cells(row) for row in rows])
+    log.say(f"table: {command.stages / 'stages.md'}")
+    return rows
+
+
+def read_seeds(text: str) -> list[int]:
+    """Comma-separated seeds; FinetuneError for what is none, or twice."""
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise FinetuneError(f"seeds are {text!r}; expected numbers with commas between") from error
+    if len(set(seeds)) < len(seeds):
+        raise FinetuneError(f"seeds are {text!r}; one is there twice")
+    return seeds
+
+
+def pretrain(command: StagesCommand, seed: int, folder: Path, dataset: Dataset) -> None:
+    """Trains the preset as `train_gpt.py` does, up to the weights; goes on with what the folder holds."""
+    preset = PRESETS[command.preset].config
+    changes = {"context": command.context, "width": command.width}
+    model = replace(preset.model, **{name: value for name, value in changes.items() if value is not None})
+    minutes = preset.minutes if command.minutes is None else command.minutes
+    config: RunConfig = replace(preset, seed=seed, minutes=minutes, model=model)
+    config = fit_to_vocabulary(config, preset, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    runtime = choose_runtime(command.device)
+    config.check(runtime.device.type)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_log = RunLog(folder / "run")
+    run = Run(folder, config, dataset, runtime, run_log)
+    described = {
+        "options": {"data": str(command.data)},
+        "config": config_to_dict(config),
+        "header": run.header,
+    }
+    stored = json.loads(json.dumps(described))
+    path = folder / "config.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != stored:
+        raise FinetuneError(f"{folder} holds a run of other settings; give --stages another folder")
+    write_json(path, stored)
+    run.train()
+    run_log.close()
+
+
+def measure_stage(
+    command: StagesCommand, names: Sequence[str], seed: int, folder: Path, dataset: Dataset, log: RunLog
+) -> list[Metric]:
+    """All scores of a stage's weights, before packing; read from the folder where they were taken already."""
+    path = folder / "stage.json"
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return [Metric(**metric) for metric in stored]
+    tokenizer = dataset.folder / dataset.manifest.tokenizer
+    opened = open_model(folder / "weights.safetensors", tokenizer, command.device)
+    log.say(opened.describe())
+    results = run_tasks(opened, names, command.evals, command.limit, command.long, log)
+    write_results(results, folder, {"limit": command.limit})
+    metrics = [
+        replace(metric, name=f"{result.task} {metric.name}")
+        for result in results
+        for metric in result.metrics
+    ]
+    template = stored_template(opened.header) or template_of(opened.vocabulary, str(tokenizer))
+    conversations, _ = read_examples("sft", command.sft, opened, template, command.long)
+    _, held_out = split_held_out(len(conversations), command.tuning.held_out, seed)
+    kept = [conversations[number] for number in held_out]
+    metrics.append(score_responses(opened.model, kept, opened.vocabulary.size, log).loss)
+    pairs, _ = read_examples("dpo", command.preferences, opened, template, command.long)
+    _, held_out = split_held_out(len(pairs), command.tuning.held_out, seed)
+    kept_pairs = [pairs[number] for number in held_out]
+    policy_P2 = pair_log_probs(opened.model, kept_pairs, log, "held-out pairs")
+    metrics += score_preferences(policy_P2, kept_pairs, None)
+    write_json(path, [asdict(metric) for metric in metrics])
+    return metrics
+
+
+def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
+    """A row a stage and score: mean over seeds, 95% interval, and the paired difference to pretraining.
+
+    The interval is Student's over seeds; with one seed, the score's own over items.
+    """
+    rows = []
+    for stage, by_seed in measured.items():
+        for index, metric in enumerate(by_seed[0]):
+            values = np.array([metrics[index].value for metrics in by_seed])
+            first = np.array([metrics[index].value for metrics in measured["pretrain"]])
+            low, high = student_interval(values) if len(values) > 1 else (metric.low, metric.high)
+            difference = student_interval(values - first) if len(values) > 1 else None
+            rows.append(
+                {
+                    "stage": stage,
+                    "score": metric.name,
+                    "mean": float(values.mean()),
+                    "low": low,
+                    "high": high,
+                    "interval_over": "seeds" if len(values) > 1 else "items",
+                    "by_seed": values.tolist(),
+                    "chance": float(np.mean([metrics[index].chance for metrics in by_seed])),
+                    "difference": float((values - first).mean()),
+                    "difference_interval": difference,
+                    "items": metric.num_items,
+                    "convention": metric.convention.split(";")[0],
+                }
+            )
+    return rows
+
+
+def student_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% interval of the mean of at least two values."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def row_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row as it is printed."""
+    change = ""
+    if row["stage"] != STAGES[0]:
+        change = f"{row['difference']:+.4f}"
+        if row["difference_interval"]:
+            low, high = row["difference_interval"]
+            change += f" ({low:+.4f} to {high:+.4f})"
+    return (
+        row["stage"],
+        row["score"],
+        f"{row['mean']:.4f}",
+        f"{row['low']:.4f} to {row['high']:.4f}",
+        row["interval_over"],
+        f"{row['chance']:.4f}",
+        change,
+    )
+
+
+def stages_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    head = ("stage", "score", "mean", "95% interval", "over", "chance", "difference to pretraining (95%)")
+    lines = [head, tuple("---" for _ in head), *(row_cells(row) for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
