@@ -17,10 +17,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 import tyro
 
+from golf.files import write_json
 from golf.record.check import check_folders, exit_code
+from golf.runtime import environment
 
 TOKENS, NUM_BYTES = 62_021_632, 151_080_891
 NATS_PER_BPB = 1.68845
@@ -37,6 +41,8 @@ class CheckingConfig:
     """Processes; by default one a core."""
     seed: int = 0
     """Of the generator."""
+    json: Path | None = None
+    """Where to write the figures."""
 
 
 def make_source(rng: random.Random, num_lines: int) -> str:
@@ -119,11 +125,31 @@ def main(config: CheckingConfig) -> None:
         seconds = time.perf_counter() - start
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     levels = Counter(finding.level for report in reports for finding in report.findings)
-    workers = config.workers or os.cpu_count()
-    print(f"{config.folders} folders, {num_bytes / 1e6:.0f} MB, {workers} processes: {seconds:.1f} s")
-    used = usage.ru_utime + usage.ru_stime
-    print(f"{used:.1f} s of processor time, at most {usage.ru_maxrss // 1024} MiB a process")
-    print(f"{dict(levels)}; exit code {exit_code(reports)}")
+    figures = {
+        "folders": config.folders,
+        "megabytes": num_bytes / 1e6,
+        "workers": config.workers or os.cpu_count(),
+        "wall_seconds": seconds,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mebibytes_a_process": usage.ru_maxrss / 1024,
+        "findings": dict(levels),
+        "exit_code": exit_code(reports),
+        "environment": environment(torch.device("cpu")),
+    }
+    say(figures)
+    if config.json:
+        write_json(config.json, figures)
+
+
+def say(figures: dict[str, Any]) -> None:
+    """The figures in three lines."""
+    print(
+        f"{figures['folders']} folders, {figures['megabytes']:.0f} MB, {figures['workers']} processes: "
+        f"{figures['wall_seconds']:.1f} s"
+    )
+    peak = f"at most {figures['peak_mebibytes_a_process']:.0f} MiB a process"
+    print(f"{figures['processor_seconds']:.1f} s of processor time, {peak}")
+    print(f"{figures['findings']}; exit code {figures['exit_code']}")
 
 
 if __name__ == "__main__":

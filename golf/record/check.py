@@ -1,8 +1,10 @@
 """Checks record folders from their files alone: what they claim, what their files say, where these differ."""
 
+import gc
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,6 +60,11 @@ class Report:
 
 def check_folder(path: Path) -> Report:
     """Checks one folder; a folder that cannot be listed comes back with its error."""
+    with _without_collector():
+        return _check_folder(path)
+
+
+def _check_folder(path: Path) -> Report:
     try:
         folder = read_folder(path)
     except OSError as error:
@@ -141,6 +148,18 @@ def render(report: Report) -> str:
     lines.append("  looked at: " + "; ".join(report.looked_at))
     lines.append("  not seen: " + "; ".join(report.not_seen))
     return "\n".join(lines)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """A fifth of the time went into looking for cycles in syntax trees, which have none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _count(report: Report, level: Level) -> str:

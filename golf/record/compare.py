@@ -220,10 +220,10 @@ def render_comparison(result: Comparison) -> str:
     word = "better" if result.gain > 0 else "worse"
     lines.append(f"A is {abs(result.gain):.6f} bits per byte {word} than B.")
     lines.append(f"Any improvement (Welch, one-sided): {_p(result.p_improvement)}.")
-    lines += [_threshold_line(threshold, result.gain) for threshold in result.thresholds]
+    lines += [_threshold_line(threshold, result) for threshold in result.thresholds]
     passed = result.p_improvement is not None and result.p_improvement < PRACTISED_P
     verdict = "passes" if passed else "does not pass"
-    more = "" if passed else f"; {_seeds(result.seeds_practised)}"
+    more = "" if passed else f"; {_seeds(result.seeds_practised, result)}"
     lines.append(f"The practised chain (p < {PRACTISED_P:g} for any improvement): {verdict}{more}.")
     if result.bootstrap:
         boot = result.bootstrap
@@ -242,21 +242,28 @@ def render_comparison(result: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _threshold_line(threshold: Threshold, gain: float) -> str:
+def _threshold_line(threshold: Threshold, result: Comparison) -> str:
     passed = threshold.p is not None and threshold.p < WRITTEN_P
-    share = f"{gain / threshold.bpb:.2f} of it"
+    share = f"{result.gain / threshold.bpb:.2f} of it"
     text = (
         f"The written rule, {THRESHOLD_NATS} nats {threshold.reading} = {threshold.bpb:.5f} bpb at "
         f"p < {WRITTEN_P:g}: the gain is {share}, {_p(threshold.p)}: "
         f"{'passes' if passed else 'does not pass'}"
     )
-    return text + ("." if passed else f"; {_seeds(threshold.seeds)}.")
+    return text + ("." if passed else f"; {_seeds(threshold.seeds, result)}.")
 
 
-def _seeds(count: int | None) -> str:
+def _seeds(count: int | None, result: Comparison) -> str:
+    """How many seeds a side would settle it, and how many more than there are."""
     if count is None:
         return "no number of seeds would settle it at the gain seen"
-    return f"{count} seeds a side would settle it four times in five, at the gain and spread seen"
+    more = [
+        f"{count - side.sample.num_runs} more of {name}"
+        for name, side in (("A", result.a), ("B", result.b))
+        if count > side.sample.num_runs
+    ]
+    needed = f" ({' and '.join(more)})" if more else ""
+    return f"{count} seeds a side{needed} would settle it four times in five, at the gain and spread seen"
 
 
 def _p(value: float | None) -> str:
