@@ -1,0 +1,45 @@
+"""The studies that ship: each can be read, and each switch has a row in one."""
+
+import dataclasses
+
+import pytest
+
+from golf.config import config_to_dict
+from golf.lab.study import STUDIES, load_study
+from golf.model.gpt import ModelConfig
+
+NAMES = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
+SIZES = {
+    "vocab_size",
+    "num_heads",
+    "bos_id",
+    "embedding_std",
+    "rotary_base",
+    "query_gain",
+    "output_init",
+    "bigram_width",
+}
+"""Fields that are no switch."""
+FRONTIER = {"exclusive_attention", "skip_gates", "lane_blocks"}
+"""Switches of the leaderboard's networks, which `python -m benchmarks.recipe` compares."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_that_ships_can_be_run(name):
+    study = load_study(name)
+    assert len(study.arms) > 5 and study.seeds == 3 and study.intro
+    for arm in study.arms[1:]:
+        assert not arm.expects or arm.claim
+
+
+def test_every_switch_has_a_row_in_a_study():
+    told = set()
+    for name in NAMES:
+        base, *others = (config_to_dict(arm.config) for arm in load_study(name).arms)
+        for other in others:
+            for part in ("model", "train", "optim", "schedule"):
+                told |= {key for key in base[part] if base[part][key] != other[part][key]}
+    switches = {field.name for field in dataclasses.fields(ModelConfig)} - SIZES - FRONTIER
+    switches |= {"sigreg_weight", "sigreg_real_only", "sigreg_until", "matrix_optimizer", "gradient_clip"}
+    switches |= {"context_growth"}
+    assert switches - told - {"documents_apart"} == set()
