@@ -3,53 +3,18 @@
 Shapes: B batch, T time, L last (graded) positions, D width, H query heads, K key/value heads, E head width.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from golf.kernels.attention import causal_attention
 from golf.model.layers import GATE_INPUTS, Linear, rms_norm
 from golf.model.positions import rotate
 from golf.model.variants_attention import BiasedAttention, modulate_triad
+from golf.model.varlen import DocumentAttention, Documents
 
-
-def causal_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """Attention of the last L queries over all T keys, each seeing itself and what precedes it.
-
-    With fewer queries than keys the mask is explicit: the fused kernels' own causal flag aligns the first
-    query with the first key, which would hide most of the context from every query.
-    """
-    num_queries, num_keys = q_BHLE.size(2), k_BKTE.size(2)
-    if num_queries == num_keys:
-        return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
-    keys_T = torch.arange(num_keys, device=q_BHLE.device)
-    visible_LT = keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
-    return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, attn_mask=visible_LT, enable_gqa=True)
-
-
-def kernel_order(capability: tuple[int, int]) -> list[SDPBackend]:
-    """A GPU's attention kernels in the order to try them: a preference, so what one cannot do the next does.
-
-    On Hopper cuDNN's are 1.7 to 2.3 times as fast as torch's flash kernels for training shapes, on Ampere and
-    Blackwell slower (transformers #48163).
-    """
-    fastest = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-    if capability[0] != 9:
-        fastest.reverse()
-    return [*fastest, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-
-@contextmanager
-def fastest_attention(device: torch.device) -> Iterator[None]:
-    """Within the block attention on a GPU tries its kernels in `kernel_order`; compiled code keeps to it."""
-    if device.type != "cuda":
-        yield
-        return
-    with sdpa_kernel(kernel_order(torch.cuda.get_device_capability(device)), set_priority=True):
-        yield
+Places = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Documents]
+"""Rotary cosines and sines, and the documents of the batch where attention keeps them apart."""
 
 
 def remove_own_value(y_BLHE: Tensor, v_BLKE: Tensor) -> Tensor:
@@ -85,7 +50,8 @@ class Attention(nn.Module):
     `exclusive` takes each position's own value out of its outputs; `gate_scale` other than 0 adds HeadGates,
     `dense_gate` a factor per output channel, sigmoid(W x) with W zero at the start (arXiv:2505.06708).
     Without `normed`, queries and keys have neither norm nor gain; `alibi` and `sinks` as BiasedAttention has
-    them; `modulated` lets queries, keys and values modulate each other.
+    them; `modulated` lets queries, keys and values modulate each other; `documents_apart` keeps attention
+    inside documents.
     """
 
     def __init__(
@@ -101,6 +67,7 @@ class Attention(nn.Module):
         alibi: bool = False,
         sinks: bool = False,
         modulated: bool = False,
+        documents_apart: bool = False,
     ):
         super().__init__()
         self.exclusive, self.modulated = exclusive, modulated
@@ -113,10 +80,11 @@ class Attention(nn.Module):
         self.gates = HeadGates(num_heads, gate_scale) if gate_scale else None
         self.dense_gate = Linear(width, width) if dense_gate else None
         self.biased = BiasedAttention(num_heads, alibi, sinks) if alibi or sinks else None
+        self.apart = DocumentAttention() if documents_apart else None
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], num_last: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotary: Places, num_last: int) -> Tensor:
         """Output of the last `num_last` positions, shape (B, num_last, D)."""
-        cos_TP, sin_TP = rotary
+        cos_TP, sin_TP, *documents = rotary
         x_BLD = x_BTD[:, -num_last:]
         q_BLHE = self._heads(self.query, x_BTD if self.modulated else x_BLD)
         k_BTKE = self._heads(self.key, x_BTD)
@@ -130,8 +98,11 @@ class Attention(nn.Module):
         k_BTKE = rotate(k_BTKE, cos_TP, sin_TP)
         if self.query_gain is not None:
             q_BLHE = q_BLHE * self.query_gain.to(q_BLHE.dtype)[:, None]
-        attend = causal_attention if self.biased is None else self.biased
-        y_BHLE = attend(q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2))
+        heads = q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+        if self.apart is not None and documents:
+            y_BHLE = self.apart(*heads, documents[0])
+        else:
+            y_BHLE = (causal_attention if self.biased is None else self.biased)(*heads)
         y_BLHE = y_BHLE.transpose(1, 2)
         if self.exclusive:
             y_BLHE = remove_own_value(y_BLHE, v_BTKE[:, -num_last:])

@@ -18,6 +18,7 @@ from golf.model.passes import Visit, plan_visits, visit_order
 from golf.model.positions import rotary_tables
 from golf.model.residual import Block, LaneBlock, PlainBlock, join_skip
 from golf.model.variants_feedforward import MOST_EXPERTS, FeedForwardKind, build_feedforward
+from golf.model.varlen import find_documents
 
 MOST_LOOP_VISITS = 16
 """Far beyond what helps; it bounds the work that an artifact can ask for."""
@@ -60,6 +61,8 @@ class ModelConfig:
     """Whether attention's output channels have factors sigmoid(W x), W a full matrix (arXiv:2505.06708)."""
     attention_sinks: bool = False
     """Whether each head has a learned logit for attending to nothing."""
+    documents_apart: bool = False
+    """Whether attention stays inside a document, from its BOS on, instead of reading those before it too."""
     modulated_attention: bool = False
     """Whether queries, keys and values modulate each other before attention (Co4, arXiv:2510.08404)."""
     norm: NormKind = "rms"
@@ -125,6 +128,8 @@ class ModelConfig:
             raise ValueError(f"bigram_buckets is {self.bigram_buckets}; expected at least 0")
         if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
             raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
+        if self.documents_apart and (self.attention_sinks or self.positions.endswith("alibi")):
+            raise ValueError("documents_apart goes with neither attention_sinks nor ALiBi")
         if self.modulated_attention and self.num_kv_heads != self.num_heads:
             raise ValueError(f"num_kv_heads is {self.num_kv_heads}; modulated attention takes num_heads")
         if self.num_experts != 1 and not 2 <= self.num_experts <= min(MOST_EXPERTS, self.mlp_hidden):
@@ -228,6 +233,9 @@ class GPT(nn.Module):
         config, plan = self.config, self.plan
         rotary_dims = config.rotary_dims if config.positions.startswith("rotary") else 0
         rotary = rotary_tables(length, rotary_dims, config.rotary_base, inputs_BT.device)
+        if config.documents_apart:
+            packed = inputs_BT.device.type == "cuda" and self.compute_dtype != torch.float32
+            rotary = (*rotary, find_documents(inputs_BT, config.bos_id, packed))
         stream = embedding_BTD = self._embed(inputs_BT)
         kept: list[Tensor] = []
         for index, visit in enumerate(plan):
@@ -271,6 +279,7 @@ def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
         config.positions.endswith("alibi"),
         config.attention_sinks,
         config.modulated_attention,
+        config.documents_apart,
     )
     feedforward = build_feedforward(
         config.width,

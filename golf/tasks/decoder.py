@@ -88,7 +88,7 @@ class Decoder:
 
     def _before_attention(self, module: nn.Module, inputs: tuple) -> tuple:
         """New positions alone, behind as many empty ones as were read before."""
-        x_BHD, (cos_HP, _), self._num_asked = inputs
+        x_BHD, (cos_HP, *_), self._num_asked = inputs
         earlier = self.num_read - self._num_new
         x_BTD = F.pad(x_BHD[:, -self._num_new :], (0, 0, earlier, 0))
         if self._rotary is None:

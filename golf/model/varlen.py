@@ -1,0 +1,99 @@
+"""Attention that stays inside documents, many of which share a row.
+
+Shapes: B batch, T time, L last positions (queries), N = B x T, S slots for documents, H query heads,
+K key/value heads, E head width.
+"""
+
+import inspect
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_SLOT_TOKENS = 64
+_LEAST_SLOTS = 16
+
+
+class Documents(NamedTuple):
+    """Which positions of a batch belong together; what comes before a row's first BOS is a document too."""
+
+    numbers_BT: Tensor
+    """The document of each position, counted in its row."""
+    visible_B1TT: Tensor | None
+    """Whether a query (third dimension) sees a key: the same document, not later. None for `bounds_S`."""
+    bounds_S: Tensor | None
+    """Cumulative lengths of the documents in the flattened batch, for the variable-length kernel."""
+
+
+def find_documents(inputs_BT: Tensor, bos_id: int, packed: bool) -> Documents:
+    """The documents of a batch, each starting at its BOS; bounds for the kernel if `packed`, else a mask."""
+    numbers_BT = (inputs_BT == bos_id).cumsum(1)
+    if packed:
+        return Documents(numbers_BT, None, document_bounds(inputs_BT, bos_id))
+    return Documents(numbers_BT, _visible(numbers_BT, inputs_BT.size(1)), None)
+
+
+def document_bounds(inputs_BT: Tensor, bos_id: int) -> Tensor:
+    """Cumulative lengths, int32, of a fixed number of slots, so that no graph depends on the text.
+
+    Each row has a slot per 64 tokens, 16 at least; those left over have length 0. A row with more documents
+    than slots, which then are shorter than 64 tokens on average, has its last ones seen as one.
+    """
+    num_rows, length = inputs_BT.shape
+    slots = min(length, max(_LEAST_SLOTS, length // _SLOT_TOKENS))
+    starts_BT = inputs_BT == bos_id
+    starts_BT = torch.cat((torch.ones_like(starts_BT[:, :1]), starts_BT[:, 1:]), 1)
+    ranks_BT = starts_BT.cumsum(1) - 1
+    rows_B1 = torch.arange(num_rows, device=inputs_BT.device)[:, None]
+    places_BT = rows_B1 * length + torch.arange(length, device=inputs_BT.device)
+    is_bound_BT = starts_BT & (ranks_BT < slots)
+    # What is no bound is written behind the row's slots, and cut off.
+    bounds_BS = ((rows_B1 + 1) * length).repeat(1, slots + 1)
+    bounds_BS = bounds_BS.scatter(1, torch.where(is_bound_BT, ranks_BT, slots), places_BT)[:, :slots]
+    end_1 = torch.full((1,), num_rows * length, device=inputs_BT.device)
+    return torch.cat((bounds_BS.flatten(), end_1)).to(torch.int32)
+
+
+class DocumentAttention:
+    """Causal attention inside documents, by torch's variable-length kernel or by a mask."""
+
+    def __init__(self) -> None:
+        # Imported when it is used: it brings torch's compiler with it, seconds on a slow machine.
+        from torch.nn.attention.varlen import varlen_attn
+
+        self._kernel = varlen_attn
+        known = inspect.signature(varlen_attn).parameters
+        self._shares_keys = "enable_gqa" in known
+        self._options = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        if self._shares_keys:
+            self._options["enable_gqa"] = True
+
+    def __call__(self, q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, documents: Documents) -> Tensor:
+        """Outputs of the last L of T positions, (B, H, L, E)."""
+        num_queries = q_BHLE.size(2)
+        if documents.bounds_S is not None and num_queries == k_BKTE.size(2):
+            return self._packed(q_BHLE, k_BKTE, v_BKTE, documents.bounds_S)
+        visible = documents.visible_B1TT
+        if visible is None:
+            visible = _visible(documents.numbers_BT, num_queries)
+        mask_B1LT = visible[:, :, -num_queries:]
+        return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, attn_mask=mask_B1LT, enable_gqa=True)
+
+    def _packed(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bounds_S: Tensor) -> Tensor:
+        length = q_BHTE.size(2)
+        if not self._shares_keys:
+            group = q_BHTE.size(1) // k_BKTE.size(1)
+            k_BKTE, v_BKTE = (x.repeat_interleave(group, dim=1) for x in (k_BKTE, v_BKTE))
+        q_NHE, k_NKE, v_NKE = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BKTE, v_BKTE))
+        y_NHE = self._kernel(q_NHE, k_NKE, v_NKE, bounds_S, bounds_S, length, length, **self._options)
+        return y_NHE.unflatten(0, (-1, length)).transpose(1, 2)
+
+
+def _visible(numbers_BT: Tensor, num_queries: int) -> Tensor:
+    """Whether each of the last L positions sees each of the T, (B, 1, L, T)."""
+    length = numbers_BT.size(1)
+    keys_T = torch.arange(length, device=numbers_BT.device)
+    causal_LT = keys_T[None, :] <= keys_T[length - num_queries :, None]
+    same_BLT = numbers_BT[:, length - num_queries :, None] == numbers_BT[:, None, :]
+    return (same_BLT & causal_LT)[:, None]
