@@ -1,0 +1,115 @@
+"""What appears at the terminal, and what is remembered of a conversation."""
+
+import io
+
+import pytest
+import torch
+from tiny_samples import tiny_tokenizer, write_tiny_artifact
+
+from golf.chat import ChatCommand, ChatError, Speaker, TextStream, converse, drop_oldest, main
+from golf.data.vocabulary import Vocabulary
+from golf.finetune.dialogues import Turn
+from golf.finetune.template import template_of
+from golf.tasks.models import open_model
+from golf.tasks.sampling import GREEDY, SamplingConfig
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model that was not fine-tuned, and one that says that it was."""
+    folder = tmp_path_factory.mktemp("chat")
+    (folder / "tiny.model").write_bytes(tiny_tokenizer())
+    vocabulary = Vocabulary.load(folder / "tiny.model")
+    write_tiny_artifact(folder / "plain.bin", vocabulary)
+    marks = vars(template_of(vocabulary, "tiny"))
+    write_tiny_artifact(folder / "chat.bin", vocabulary, chat=dict(marks))
+    return folder
+
+
+def speaker_of(folder, name: str, **options) -> Speaker:
+    command = ChatCommand(folder / name, seed=1, context=64, **options)
+    opened = open_model(folder / name, context=64)
+    template = template_of(opened.vocabulary, "tiny") if name == "chat.bin" else None
+    return Speaker(opened, template, command)
+
+
+def test_pieces_of_the_stream_make_the_whole_text(folder):
+    vocabulary = Vocabulary.load(folder / "tiny.model")
+    text = "the naïve 你好 🙂 of Zürich"
+    tokens = vocabulary.encode(text)
+    stream = TextStream(vocabulary, frozenset({5}))
+    pieces = [stream.add(token) for token in [5, *tokens, 5]]
+    assert "".join(pieces) + stream.finish() == text
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+    broken = TextStream(vocabulary, frozenset())
+    half = next(token for token in range(vocabulary.size) if vocabulary.piece(token) == "<0xE4>")
+    assert broken.add(half) == "" and broken.finish() == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_greedy_speaker_writes_the_likeliest_tokens(folder):
+    speaker = speaker_of(folder, "plain.bin", max_tokens=5, sampling=GREEDY)
+    text = speaker.hear("the of")
+    said = "".join(speaker.speak(text))
+    wanted = list(text)
+    for _ in range(5):
+        with torch.no_grad():
+            wanted.append(int(speaker.opened.model(torch.tensor([wanted]))[0, -1].argmax()))
+    assert said == speaker.opened.vocabulary.decode(wanted[len(text) :])
+
+
+def test_the_same_seed_says_the_same(folder):
+    sampling = SamplingConfig(1.0, 0, 1.0)
+    said = []
+    for _ in range(2):
+        speaker = speaker_of(folder, "plain.bin", max_tokens=8, sampling=sampling)
+        said.append("".join(speaker.speak(speaker.hear("to"))))
+    assert said[0] == said[1]
+
+
+def test_a_conversation_is_remembered_until_an_empty_line(folder):
+    speaker = speaker_of(folder, "chat.bin", max_tokens=4)
+    shown: list[str] = []
+    converse(speaker, iter(["the", "of"]), shown.append)
+    assert [turn.role for turn in speaker.turns] == ["user", "assistant"] * 2
+    tokens = speaker.hear("and")
+    assert tokens[-1] == speaker.template.assistant
+    assert tokens.count(speaker.template.user) == 3
+    converse(speaker, iter([""]), shown.append)
+    assert speaker.turns == [] and shown[-1] == "(afresh)\n"
+
+
+def test_the_oldest_turns_are_dropped_to_make_room():
+    turns = [Turn(role, text) for role, text in (("user", "aa"), ("assistant", "b"), ("user", "cc"))]
+
+    def encode(kept: list[Turn]) -> list[int]:
+        return [0] * sum(len(turn.text) for turn in kept)
+
+    assert drop_oldest(turns, encode, 5) == turns
+    assert drop_oldest(turns, encode, 4) == turns[2:]
+    with pytest.raises(ChatError, match="that is 2 tokens; the model has room for 1"):
+        drop_oldest(turns, encode, 1)
+
+
+def test_a_text_that_is_too_long_is_said_to_be(folder):
+    speaker = speaker_of(folder, "plain.bin", max_tokens=4)
+    shown: list[str] = []
+    converse(speaker, iter(["the " * 99]), shown.append)
+    assert shown[0].startswith("(that is ") and "the model has room for 60" in shown[0]
+
+
+@pytest.mark.parametrize("name", ["plain.bin", "chat.bin"])
+def test_the_command_speaks_once_or_through_a_pipe(folder, name, capsys, monkeypatch):
+    options = [str(folder / name), "--max-tokens", "3", "--seed", "4", "--temperature", "1.5", "--top-k", "9"]
+    assert main([*options, "--prompt", "the of"]) == 0
+    once = capsys.readouterr().out
+    assert once.endswith("\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("the of\n"))
+    assert main(options) == 0
+    assert capsys.readouterr().out == once
+
+
+def test_what_cannot_be_opened_or_drawn_is_said(folder, tmp_path, capsys):
+    assert main([str(tmp_path / "none")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert main([str(folder / "plain.bin"), "--max-tokens", "0"]) == 2
+    assert "max_tokens is 0" in capsys.readouterr().err
