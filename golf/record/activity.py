@@ -4,7 +4,7 @@ A flag can be folded away by a compiler, a phase of a schedule can lie beyond th
 kept and never used: each technique is therefore held against what happened without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,13 +43,21 @@ class Feature:
 
 
 def find_features(
-    config: RunConfig, results: dict[str, Any], weights: dict[str, Tensor], dataset: Dataset
+    config: RunConfig,
+    results: dict[str, Any],
+    weights: dict[str, Tensor],
+    dataset: Dataset,
+    events: Sequence[Mapping[str, Any]],
 ) -> list[Feature]:
-    """Every technique of the configuration, in the order of the run: network, schedule, average, score."""
+    """Every technique of the configuration, in the order of the run: network, schedule, average, score.
+
+    `events` are those of the run's log.
+    """
     tokens_T = np.array(dataset.train_shards()[0][: PROBE_TOKENS + 1]).astype(np.int64)
     inputs_BT = torch.from_numpy(tokens_T[: min(PROBE_TOKENS, config.model.context)])[None]
     return [
         *network_features(config.model, weights, inputs_BT),
+        *clip_features(config.optim.gradient_clip, events),
         *schedule_features(config, results),
         *score_features(config, results),
     ]
@@ -67,6 +75,16 @@ def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT:
         neutral = {name: _neutral(name, weight, part) for name, weight in weights.items()}
         if any(name.split(".")[-1] == part for name in weights):
             yield _moved(technique, with_all, _logits(config, neutral, inputs_BT))
+
+
+def clip_features(largest_norm: float, events: Sequence[Mapping[str, Any]]) -> Iterator[Feature]:
+    """How often the gradient was scaled down, of the steps logged; nothing if no norm was logged."""
+    norms = [event["grad_norm"] for event in events if event.get("event") == "step" and "grad_norm" in event]
+    if norms:
+        clipped = sum(norm > largest_norm for norm in norms)
+        spread = f"the norm was {min(norms):.3g} to {max(norms):.3g}"
+        evidence = f"{clipped} of {len(norms)} logged steps clipped to {largest_norm:g}; {spread}"
+        yield Feature("optim.gradient_clip", clipped > 0, evidence)
 
 
 def schedule_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Feature]:

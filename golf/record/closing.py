@@ -16,6 +16,7 @@ from golf.record.portrait import portrait
 from golf.record.provenance import toolkit_commit
 from golf.record.readme import text_scored
 from golf.record.results import Results, results_from_dict
+from golf.record.runs import parse_events
 from golf.score.audit import audit_path
 from golf.score.evaluate import EvaluateConfig
 from golf.train.checkpoint import load_weights
@@ -48,8 +49,9 @@ def close_run(folder: Path, results: dict[str, Any], dataset: Dataset, device: s
     if not passed:
         raise AuditError(f"the audit found violations: {folder / 'audit.json'}")
     weights = load_weights(folder / "weights.safetensors")
+    events = parse_events((folder / "run.jsonl").read_text(encoding="utf-8"))
     config = config_from_dict(RunConfig, results["config"])
-    features = find_features(config, results, weights, dataset)
+    features = find_features(config, results, weights, dataset, events)
     print_features(features, log)
     results["features"] = [vars(feature) for feature in features]
     parts, results["portrait"] = portrait(folder, dataset, device)

@@ -10,6 +10,7 @@ from golf.model.gpt import GPT, ModelConfig
 from golf.record.activity import (
     NEUTRAL_WEIGHTS,
     SWITCHED_OFF,
+    clip_features,
     network_features,
     schedule_features,
     score_features,
@@ -101,3 +102,12 @@ def test_test_time_training_that_moves_nothing_is_never_active():
     same = {"quantized": {"val_bpb": 2.0}, "test_time_trained": {"val_bpb": 2.0}}
     assert active(score_features(RunConfig(), {**RESULTS, "stages": same})) == {"ttt": False}
     assert active(score_features(RunConfig(), RESULTS)) == {"ttt": True}
+
+
+def test_clipping_counts_the_steps_whose_gradient_was_scaled_down() -> None:
+    events = [{"event": "step", "grad_norm": norm} for norm in (0.5, 1.0, 3.0)] + [{"event": "held_out"}]
+    (found,) = clip_features(1.0, events)
+    assert found.active and found.evidence.startswith("1 of 3 logged steps clipped to 1;")
+    (never,) = clip_features(5.0, events)
+    assert not never.active
+    assert not list(clip_features(1.0, [{"event": "step"}]))
