@@ -12,13 +12,22 @@ class TrainBatches:
     A sequence is `context` + 1 tokens in a row of one shard; neighbours share a token, the last target of one
     and the first input of the other. A shard's remainder, less than `context` targets, goes unserved;
     it lies elsewhere in each epoch. All ranks of a group can build this order and take every n-th sequence.
+    With `shuffle_documents` sequences are cut from all documents in a row, in a new random order each epoch,
+    so that neighbours differ from epoch to epoch; then all shards are read once at the start, to find them.
 
     `shards` are uint16 arrays of which the first starts with BOS (memory maps stay on disk). The held-out
     documents have at least `held_out_tokens` tokens, though never more than a tenth of all; ValueError if no
     document starts there. A batch with a token id from `vocab_size` on raises ShardError.
     """
 
-    def __init__(self, shards: list[np.ndarray], seed: int, held_out_tokens: int, vocab_size: int = 2**16):
+    def __init__(
+        self,
+        shards: list[np.ndarray],
+        seed: int,
+        held_out_tokens: int,
+        vocab_size: int = 2**16,
+        shuffle_documents: bool = False,
+    ):
         self._names = [
             str(shard.filename) if isinstance(shard, np.memmap) else f"training shard {index}"
             for index, shard in enumerate(shards)
@@ -29,6 +38,7 @@ class TrainBatches:
         self._shards = [np.asarray(shard) for shard in kept]
         """Plain views: slicing a np.memmap costs ten times as much."""
         self._num_tokens = sum(len(shard) for shard in self._shards)
+        self._documents = _ShuffledDocuments(self._shards) if shuffle_documents else None
         self._context = 0
         self._pass = -1
         self._position = 0
@@ -52,10 +62,7 @@ class TrainBatches:
         for row in range(num_sequences):
             if self._position == len(self._order):
                 self._start_pass(context)
-            shard, offset = self._locate(int(self._order[self._position]))
-            windows[row] = self._shards[shard][offset : offset + context + 1]
-            if windows[row].max() >= self._vocab_size:
-                check_token_ids(windows[row], self._vocab_size, self._names[shard], offset)
+            self._read(int(self._order[self._position]), windows[row])
             self._position += 1
         return (
             torch.from_numpy(windows[:, :-1].astype(np.int64)),
@@ -102,7 +109,8 @@ class TrainBatches:
 
     def _build_order(self) -> None:
         draw = np.random.default_rng([self._seed, self._pass])
-        num_targets = np.array([len(shard) - 1 for shard in self._shards])
+        streams = [self._num_tokens] if self._documents else [len(shard) for shard in self._shards]
+        num_targets = np.array(streams) - 1
         counts = np.maximum(num_targets, 0) // self._context
         if not counts.sum():
             held = f"the training shards hold {self._num_tokens} tokens"
@@ -110,10 +118,57 @@ class TrainBatches:
         self._phases = draw.integers(0, num_targets - counts * self._context, endpoint=True)
         self._first = np.cumsum(counts) - counts
         self._order = draw.permutation(int(counts.sum()))
+        if self._documents:
+            self._documents.shuffle(draw)
 
-    def _locate(self, sequence: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._first, sequence, side="right")) - 1
-        return shard, int(self._phases[shard]) + (sequence - int(self._first[shard])) * self._context
+    def _read(self, sequence: int, window: np.ndarray) -> None:
+        """Fills `window` with a sequence; ShardError for a token outside the vocabulary."""
+        stream = int(np.searchsorted(self._first, sequence, side="right")) - 1
+        offset = int(self._phases[stream]) + (sequence - int(self._first[stream])) * self._context
+        if self._documents is None:
+            parts = [(stream, offset, len(window))]
+        else:
+            parts = self._documents.parts(offset, len(window))
+        filled = 0
+        for shard, start, length in parts:
+            part = window[filled : filled + length]
+            part[:] = self._shards[shard][start : start + length]
+            if part.max() >= self._vocab_size:
+                check_token_ids(part, self._vocab_size, self._names[shard], start)
+            filled += length
+
+
+class _ShuffledDocuments:
+    """All documents of some shards in a row, in random order; a shard's first part may lack its BOS."""
+
+    def __init__(self, shards: list[np.ndarray]):
+        """The first token of the first shard is BOS."""
+        bos_id = shards[0][0]
+        starts = [np.union1d([0], np.flatnonzero(shard == bos_id)) for shard in shards]
+        self._shards_D = np.repeat(np.arange(len(shards)), [len(starts_D) for starts_D in starts])
+        self._starts_D = np.concatenate(starts)
+        ends = [np.append(starts_D[1:], len(shard)) for starts_D, shard in zip(starts, shards, strict=True)]
+        self._lengths_D = np.concatenate(ends) - self._starts_D
+        self._order_D = np.arange(len(self._starts_D))
+        self._ends_D = np.cumsum(self._lengths_D)
+
+    def shuffle(self, draw: np.random.Generator) -> None:
+        """Puts them in a new order."""
+        self._order_D = draw.permutation(len(self._starts_D))
+        self._ends_D = np.cumsum(self._lengths_D[self._order_D])
+
+    def parts(self, position: int, length: int) -> list[tuple[int, int, int]]:
+        """Shard, start and length of the parts of documents that `length` tokens from `position` on are."""
+        parts = []
+        place = int(np.searchsorted(self._ends_D, position, side="right"))
+        while length:
+            document = self._order_D[place]
+            left = int(self._ends_D[place]) - position
+            taken = min(left, length)
+            start = int(self._starts_D[document] + self._lengths_D[document]) - left
+            parts.append((int(self._shards_D[document]), start, taken))
+            position, length, place = position + taken, length - taken, place + 1
+        return parts
 
 
 def _split_held_out(shards: list[np.ndarray], held_out_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:

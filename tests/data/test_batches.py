@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -184,4 +185,76 @@ def test_a_token_outside_the_vocabulary_is_named_with_shard_and_position(tmp_pat
     write_shard(tmp_path / "fineweb_train_000000.bin", tokens)
     batches = TrainBatches([read_shard(tmp_path / "fineweb_train_000000.bin")], 0, 0, vocab_size=400)
     with pytest.raises(ShardError, match=r"fineweb_train_000000\.bin: token 321 is 400; the vocabulary has"):
+        serve(batches, 10, 10, 5)
+
+
+def shuffled(shards: list[np.ndarray], seed: int, held_out_tokens: int = 0) -> TrainBatches:
+    return TrainBatches(shards, seed, held_out_tokens, shuffle_documents=True)
+
+
+def documents_in_shards(seed: int, lengths: list[int]) -> list[np.ndarray]:
+    """Shards of documents of 1 to 9 tokens; all tokens but BOS differ and grow."""
+    draw = np.random.default_rng(seed)
+    stream = np.arange(2, 2 + sum(lengths), dtype=np.uint16)
+    starts = np.cumsum(draw.integers(1, 10, sum(lengths)))
+    stream[[0, *starts[starts < sum(lengths)]]] = BOS
+    return np.split(stream, np.cumsum(lengths)[:-1])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    context=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+def test_shuffled_documents_are_served_once_an_epoch_and_whole(lengths: list[int], context: int, seed: int):
+    shards = documents_in_shards(seed, lengths)
+    stream = np.concatenate(shards)
+    num_sequences = (len(stream) - 1) // context
+    if not num_sequences:
+        return
+    batches = shuffled(shards, seed)
+    for _ in range(2):
+        inputs, targets = batches.next(num_sequences, context)
+        served = Counter(targets.flatten().tolist())
+        served.pop(BOS, None)
+        assert set(served.values()) <= {1}
+        assert len(stream) - targets.numel() <= context + 1
+        # Within a document tokens follow each other; a new one starts with BOS, or with a shard.
+        firsts = {int(shard[0]) for shard in shards}
+        for row in torch.cat((inputs, targets[:, -1:]), 1).tolist():
+            for left, right in pairwise(row):
+                assert right == BOS or left == BOS or right == left + 1 or right in firsts
+
+
+def test_the_order_of_documents_is_a_function_of_seed_and_epoch():
+    shards = documents_in_shards(0, [400, 300])
+
+    def neighbours(batches: TrainBatches) -> set[tuple[int, int]]:
+        """What stands before and after each BOS."""
+        rows = batches.next(699 // 50, 50)[0].tolist()
+        return {(row[i - 1], row[i + 1]) for row in rows for i in range(1, 49) if row[i] == BOS}
+
+    batches = shuffled(shards, 1)
+    first, second = neighbours(batches), neighbours(batches)
+    assert first == neighbours(shuffled(shards, 1))
+    for other in (second, neighbours(shuffled(shards, 2))):
+        assert len(first & other) < len(first) / 10
+
+
+def test_a_resumed_order_of_documents_continues_exactly():
+    shards = documents_in_shards(3, [200, 150])
+    batches = shuffled(shards, 4, held_out_tokens=20)
+    serve(batches, 37, 3, 8)
+    resumed = shuffled(shards, 4, held_out_tokens=20)
+    resumed.load_state_dict(batches.state_dict())
+    for one, other in zip(serve(batches, 40, 3, 8), serve(resumed, 40, 3, 8), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_token_outside_the_vocabulary_is_named_in_shuffled_documents_too():
+    shards = documents_in_shards(5, [300])
+    shards[0][123] = 999
+    batches = TrainBatches(shards, 0, 0, vocab_size=400, shuffle_documents=True)
+    with pytest.raises(ShardError, match="training shard 0: token 123 is 999; the vocabulary has ids"):
         serve(batches, 10, 10, 5)
