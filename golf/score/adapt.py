@@ -4,6 +4,7 @@ Shapes: B sequences of a batch, T context, S sequences of the chunk.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,14 +16,15 @@ from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.score.lora import LoraConfig
 from golf.score.scorer import CHUNK_TOKENS, ScoredChunk
+from golf.score.tilt import TiltConfig
 
 
 @dataclass(frozen=True)
 class TestTimeConfig:
     """Learning from what was graded (score first, as openai/parameter-golf #402 rules).
 
-    Method `sgd` is gradient descent on graded chunks of the stream (#549), `lora` adapters per document; what
-    is set here beside `lora` belongs to `sgd`.
+    Method `sgd` is gradient descent on graded chunks of the stream (#549), `lora` adapters per document, with
+    `tilt` on top of them and `phases` of the same gradient descent between documents (#1610).
     """
 
     enabled: bool = True
@@ -31,6 +33,13 @@ class TestTimeConfig:
     """The whole model by chunks of the stream, or low-rank adapters by document."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """The adapters of the method `lora`."""
+    tilt: TiltConfig = field(default_factory=TiltConfig)
+    """With `lora`: tokens that followed the same long context before are raised."""
+    phases: tuple[int, ...] = ()
+    """With `lora`: after so many graded documents the blocks' matrices learn from them all; () for never."""
+    cap_rate: float = 0.0
+    """In those phases: learning rate of the logarithms of two softcaps, of logits above and below 0 (#1945);
+    0 leaves the softcap as it is."""
     chunk_tokens: int = CHUNK_TOKENS
     """Tokens graded before the model learns from them."""
     learning_rate: float = 0.002
@@ -40,7 +49,7 @@ class TestTimeConfig:
     epochs: int = 3
     """Passes over each graded chunk."""
     frozen_blocks: int = 2
-    """First blocks that do not learn; embeddings, gains and gates never do."""
+    """First blocks whose matrices do not learn; embeddings, gains and gates never do."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; a larger one is scaled down to it."""
     batch_sequences: int = 32
@@ -52,6 +61,10 @@ class TestTimeConfig:
         for name in ("chunk_tokens", "epochs", "batch_sequences"):
             if vars(self)[name] < 1:
                 raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least 1")
+        if list(self.phases) != sorted(set(self.phases)) or min(self.phases, default=1) < 1:
+            raise ValueError(f"ttt.phases is {self.phases}; expected rising numbers of documents")
+        if not self.cap_rate >= 0:
+            raise ValueError(f"ttt.cap_rate is {self.cap_rate}; expected at least 0")
         if self.learning_rate < 0 or self.clip_norm <= 0:
             raise ValueError(
                 f"ttt.learning_rate is {self.learning_rate} and ttt.clip_norm {self.clip_norm}; "
@@ -91,37 +104,63 @@ class ChunkAdapter:
 
 
 def adapt(model: GPT, chunk: ScoredChunk, optimizer: torch.optim.Optimizer, config: TestTimeConfig) -> None:
-    """Trains on a graded chunk: the only function that trains the model at test time.
+    """Trains the model on a graded chunk.
 
     The chunk is cut into sequences of the trained context, taken in the same order in each epoch; every batch
     has the same shape, filled up with positions that count for nothing.
     """
-    device, context = next(model.parameters()).device, model.config.context
-    for _ in range(config.epochs):
-        for inputs_BT, targets_BT, share_BT in cut_sequences(
-            chunk.tokens_N1, context, config.batch_sequences
-        ):
-            nats_BT = token_nats(model(inputs_BT.to(device)), targets_BT.to(device))
-            (nats_BT * share_BT.to(device)).sum().backward()
-            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
+    tokens_N1 = chunk.tokens_N1
+    batches = cut_sequences(tokens_N1[:-1], tokens_N1[1:], model.config.context, config.batch_sequences)
+    device = next(model.parameters()).device
+    for batch in batches * config.epochs:
+        _descend(model, batch, optimizer, config.clip_norm, device)
+
+
+def adapt_to_documents(
+    model: GPT, graded: list[ScoredChunk], optimizer: torch.optim.Optimizer, config: TestTimeConfig
+) -> None:
+    """Trains the model on graded documents, joined as they are in training; the rates fall along a cosine."""
+    inputs_N = np.concatenate([chunk.tokens_N1[:-1] for chunk in graded])
+    targets_N = np.concatenate([chunk.tokens_N1[1:] for chunk in graded])
+    batches = cut_sequences(inputs_N, targets_N, model.config.context, config.batch_sequences)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    steps, device = batches * config.epochs, next(model.parameters()).device
+    for step, batch in enumerate(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * step / len(steps)))
+        # Not compiled: compiled code would not see what is attached to the model meanwhile.
+        _descend(model.forward, batch, optimizer, config.clip_norm, device)
+
+
+def _descend(
+    predict: Callable[[Tensor], Tensor],
+    batch: tuple[Tensor, Tensor, Tensor],
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float,
+    device: torch.device,
+) -> None:
+    inputs_BT, targets_BT, share_BT = (part.to(device) for part in batch)
+    (token_nats(predict(inputs_BT), targets_BT) * share_BT).sum().backward()
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def cut_sequences(
-    tokens_N1: np.ndarray, context: int, batch_sequences: int
+    inputs_N: np.ndarray, targets_N: np.ndarray, context: int, batch_sequences: int
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Inputs, targets and each target's share in the loss, as batches of one shape (B, T).
 
     Each of the N targets is in one batch, and all have the same share; filling has share 0. The shares of a
     batch without filling add up to 1.
     """
-    num_targets = len(tokens_N1) - 1
+    num_targets = len(targets_N)
     batch_size = min(batch_sequences, -(-num_targets // context))
     filling = -num_targets % (context * batch_size)
-    shape = (-1, batch_size, context)
-    inputs_SBT = torch.from_numpy(np.pad(tokens_N1[:-1], (0, filling))).view(shape)
-    targets_SBT = torch.from_numpy(np.pad(tokens_N1[1:], (0, filling))).view(shape)
     share = np.float32(1.0 / min(num_targets, batch_size * context))
-    shares_SBT = torch.from_numpy(np.pad(np.full(num_targets, share), (0, filling))).view(shape)
+    parts = (inputs_N, targets_N, np.full(num_targets, share))
+    shape = (-1, batch_size, context)
+    inputs_SBT, targets_SBT, shares_SBT = (
+        torch.from_numpy(np.pad(part, (0, filling))).view(shape) for part in parts
+    )
     return list(zip(inputs_SBT, targets_SBT, shares_SBT, strict=True))

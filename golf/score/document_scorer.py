@@ -15,11 +15,21 @@ from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
+from golf.score.deadline import Deadline
 from golf.score.document_cache import PastInputs
 from golf.score.document_plan import DOCUMENT_ORDER, DocumentBatch, DocumentSpan
 from golf.score.ledger import Ledger, LegalityError
-from golf.score.scorer import Observer, ScoreResult, check_tokens, tally_targets, token_tensor
+from golf.score.scorer import (
+    Observer,
+    ScoredChunk,
+    ScoreResult,
+    check_tokens,
+    hand_over,
+    tally_targets,
+    token_tensor,
+)
 from golf.score.tally import Tally
+from golf.score.tilt import NgramTilt
 from golf.score.windows import WindowConfig
 
 _DOCUMENT_SEAL = object()
@@ -57,6 +67,16 @@ class DocumentLearner(Protocol):
         """Learns from what was just graded; the documents that end with it are not in it."""
 
 
+class PhaseLearner(Protocol):
+    """What learns between batches from all documents graded so far."""
+
+    def due(self, num_documents: int) -> bool:
+        """Whether it wants to learn after so many graded documents."""
+
+    def learn(self, graded: list[ScoredChunk]) -> None:
+        """Learns from the documents, in the order of their grading."""
+
+
 def score_documents(
     model: GPT,
     tokens: np.ndarray,
@@ -66,13 +86,17 @@ def score_documents(
     log: RunLog | None = None,
     learner: DocumentLearner | None = None,
     observe: Observer | None = None,
+    tilt: NgramTilt | None = None,
+    phases: PhaseLearner | None = None,
+    deadline: Deadline | None = None,
 ) -> ScoreResult:
     """Grades every target of the planned documents once, from its own document alone.
 
     A chunk is predicted from up to `windows.context` tokens that end with it, of which PastInputs keeps what
-    lies behind the chunk. With a `learner` each document
-    is adapted to after each of its chunks; without, the same passes are made. Raises ValueError for a token
-    outside the vocabulary and a loss that is not finite.
+    lies behind the chunk. With a `learner` each document is adapted to after each of its chunks; without, the
+    same passes are made. `tilt` and `phases` follow the same order. Once `deadline` stops, nothing adapts any
+    more and the rest is graded in the windows' strides. Raises ValueError for a token outside the vocabulary
+    and a loss that is not finite.
     """
     windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
     rows = windows.batch_tokens // windows.context
@@ -81,63 +105,89 @@ def score_documents(
     nats_N = np.full(num_graded, np.nan, dtype=np.float32)
     ledger = Ledger(len(tokens) - 1)
     total = Tally(0.0, 0, 0)
-    grader = _DocumentGrader(model, tokens, windows.context, ledger, nats_N, learner, observe)
+    grader = _DocumentGrader(model, tokens, windows, ledger, nats_N)
+    grader.learner, grader.observe, grader.tilt, grader.deadline = learner, observe, tilt, deadline
+    graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
             for slot in range(0, len(batch.documents), rows):
                 together = batch.documents[slot : slot + rows]
-                if learner is not None:
-                    learner.start(slot, len(together))
+                if grader.learner is not None:
+                    grader.learner.start(slot, len(together))
                 grader.grade(together, batch.chunk_tokens, f"batch {index}")
             before = total.num_tokens
             for start, end in batch.documents:
                 total += tally_targets(nats_N[start:end], tokens[start : end + 1], vocabulary)
             note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
             bar.advance(total.num_tokens - before, note)
+            graded += batch.documents
+            if tilt is not None:
+                tilt.finish_batch()
+            is_last = index + 1 == len(batches)
+            if phases is not None and not is_last and not grader.stops() and phases.due(len(graded)):
+                phases.learn(
+                    [
+                        hand_over(ledger, tokens, nats_N, span, (place, len(graded)), f"phase after {index}")
+                        for place, span in enumerate(graded)
+                    ]
+                )
     ledger.close(num_graded)
     notes = {
         "order": DOCUMENT_ORDER,
-        "documents": sum(len(batch.documents) for batch in batches),
+        "documents": len(graded),
         "batches": len(batches),
         "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
         "unadapted_documents": 0 if learner is None else learner.fallbacks,
     }
+    if tilt is not None:
+        notes["tilted_tokens"] = tilt.num_tilted
+    if deadline is not None:
+        notes |= deadline.notes()
     return ScoreResult(total, nats_N, num_graded < len(tokens) - 1, windows, ledger, notes)
 
 
 class _DocumentGrader:
     """Grades documents that start together: the n-th chunk of each is one forward pass."""
 
+    learner: DocumentLearner | None
+    observe: Observer | None
+    tilt: NgramTilt | None
+    deadline: Deadline | None
+
     def __init__(
-        self,
-        model: GPT,
-        tokens: np.ndarray,
-        context: int,
-        ledger: Ledger,
-        nats_N: np.ndarray,
-        learner: DocumentLearner | None,
-        observe: Observer | None,
+        self, model: GPT, tokens: np.ndarray, windows: WindowConfig, ledger: Ledger, nats_N: np.ndarray
     ):
-        self.model, self.tokens, self.context = model, tokens, context
-        self.ledger, self.nats_N = ledger, nats_N
-        self.learner, self.observe = learner, observe
+        self.model, self.tokens, self.context, self.stride = model, tokens, windows.context, windows.stride
+        self.ledger, self.nats_N, self.num_graded = ledger, nats_N, 0
         self.device = next(model.parameters()).device
+
+    def stops(self) -> bool:
+        """Whether there is no time left to adapt; from then on nothing does."""
+        if self.deadline is not None and self.deadline.stops(self.num_graded):
+            self.learner = self.tilt = None
+            return True
+        return False
 
     def grade(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
         chunk_tokens = min(chunk_tokens, self.context)
         self.past = PastInputs(self.model)
-        for end in range(chunk_tokens, documents[0].num_targets + chunk_tokens, chunk_tokens):
-            left = [document for document in documents if document.num_targets > end - chunk_tokens]
+        first = 0
+        while first < documents[0].num_targets:
+            if self.stops():
+                chunk_tokens = self.stride if first else self.context
+            end = first + chunk_tokens
+            left = [document for document in documents if document.num_targets > first]
             going = [document for document in left if document.num_targets > end]
             learns = self.learner is not None and bool(going)
             with torch.set_grad_enabled(learns):
-                nats_BL = self._grade_chunk(left, end - chunk_tokens, end, f"{event}, to token {end}")
+                nats_BL = self._grade_chunk(left, first, end, f"{event}, to token {end}")
             if learns:
                 for document in going:
-                    first = document.start + end - chunk_tokens
-                    self.ledger.train(first, first + chunk_tokens, f"{event}, adapting to token {end}")
+                    trained = document.start + first, document.start + end
+                    self.ledger.train(*trained, f"{event}, adapting to token {end}")
                 self.learner.learn(ScoredDocuments(_DOCUMENT_SEAL, nats_BL[: len(going)]))
+            first = end
 
     def _grade_chunk(self, documents: list[DocumentSpan], first: int, end: int, event: str) -> Tensor:
         """Nats (B, L) of each document's targets `first` to `end`; those behind its own end mean nothing."""
@@ -146,6 +196,8 @@ class _DocumentGrader:
         targets_BL = starts_B1 + np.arange(first, end)
         graded_BL = targets_BL < ends_B1
         logits_BLV = self._predict(documents, end, end - first)
+        if self.tilt is not None:
+            logits_BLV = self.tilt.apply(logits_BLV, starts_B1, targets_BL)
         if self.observe is not None:
             log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
             self.observe(targets_BL[graded_BL], log_probs_NV)
@@ -153,6 +205,9 @@ class _DocumentGrader:
         for document in documents:
             booked = document.start + first, min(document.start + end, document.end)
             self.ledger.grade(*booked, event)
+        self.num_graded += int(graded_BL.sum())
+        if self.tilt is not None:
+            self.tilt.learn(starts_B1, targets_BL, graded_BL)
         self.nats_N[targets_BL[graded_BL]] = nats_BL.detach().cpu().numpy()[graded_BL]
         return nats_BL
 

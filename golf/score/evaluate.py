@@ -18,11 +18,16 @@ from golf.pack.artifact import decode_artifact
 from golf.pack.container import ArtifactError
 from golf.runtime import choose_runtime, environment
 from golf.score.adapt import TestTimeConfig
+from golf.score.document_plan import split_documents
 from golf.score.documents import per_document
 from golf.score.lora import LoraConfig
 from golf.score.methods import score_adapting
 from golf.score.scorer import ScoreResult, score
+from golf.score.tilt import TiltConfig
 from golf.score.windows import WindowConfig
+from golf.world import World
+
+_TTT_PARTS = {"lora": LoraConfig, "tilt": TiltConfig}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class EvaluateConfig:
     """How test-time training is done."""
     max_tokens: int | None = None
     """Score this many tokens from the start only; the figures then say `partial`."""
+    max_seconds: float | None = None
+    """Stop adapting in time for the rest to be scored without it, within so many seconds of scoring with
+    test-time training; refused if plain scoring takes longer."""
+    sample_documents: int | None = None
+    """Score so many documents only, of all lengths, for tuning; the figures then say `partial`."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     json: Path | None = None
@@ -66,17 +76,20 @@ def evaluate(
     log: RunLog,
     plain: bool = True,
     ttt: bool = False,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Scores an artifact under sliding windows as it is (`plain`), with test-time training (`ttt`), or both.
 
     Returns the figures, units in their names, those of test-time training with `ttt_` before them; writes
-    the files that `config` asks for. Raises ValueError for an artifact, data or sizes that do not go
+    the files that `config` asks for. The processes of a `world` share the windows; the first one alone adapts
+    and writes, and has all figures. Raises ValueError for an artifact, data or sizes that do not go
     together.
     """
     clock = PhaseClock()
     with clock.phase("score"):
         artifact = artifact_path.read_bytes()
-        runtime = choose_runtime(config.device)
+        runtime = choose_runtime(config.device, world=world)
+        world = runtime.world
         model, header = load_model(artifact, runtime.device)
         windows, ttt_config = read_settings(header, config)
         dataset = open_dataset(data_folder)
@@ -85,38 +98,60 @@ def evaluate(
                 f"the artifact was trained with the tokenizer of sha256 {header.get('tokenizer_sha256')}; "
                 f"{data_folder} has {dataset.vocabulary.sha256}"
             )
-        tokens = dataset.validation_tokens(clock)
+        tokens = whole = dataset.validation_tokens(clock)
+        if config.sample_documents is not None:
+            tokens = sample_documents(whole, dataset.vocabulary.bos_id, config.sample_documents)
         if runtime.compiled:
             model.compile(dynamic=False)
-        results: dict[str, ScoreResult] = {}
-        seconds: dict[str, float] = {}
-        for prefix in [""] * plain + ["ttt_"] * ttt:
-            started = clock.elapsed("score")
-            if prefix:
-                results[prefix] = score_adapting(
-                    model, tokens, dataset.vocabulary, windows, ttt_config, log, config.max_tokens
-                )
-            else:
-                chunk_tokens = ttt_config.chunk_tokens
-                results[prefix] = score(
-                    model, tokens, dataset.vocabulary, windows, log, chunk_tokens, config.max_tokens
-                )
-            seconds[prefix] = clock.elapsed("score") - started
+        methods = [""] * plain + ["ttt_"] * (ttt and world.is_first)
+        results, seconds = _score_by(
+            methods, model, tokens, dataset, windows, ttt_config, config, log, clock, world
+        )
+        if not world.is_first:
+            return {}
         if config.per_document:
             save_documents(config.per_document, results, tokens, dataset)
     figures = {
-        **_score_figures(results, seconds),
+        **_score_figures(results, seconds, config.sample_documents is not None),
+        "sample_documents": config.sample_documents,
         "ttt": json.loads(json.dumps(asdict(ttt_config))) if ttt else None,
         "artifact_bytes": len(artifact),
         "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
-        "validation_sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
+        "validation_sha256": hashlib.sha256(whole.tobytes()).hexdigest(),
         "compute_dtype": header["compute_dtype"],
-        "environment": environment(runtime.device),
+        "environment": environment(runtime.device, world),
         "seconds": clock.elapsed("score"),
     }
     if config.json:
         write_json(config.json, figures)
     return figures
+
+
+def _score_by(
+    methods: list[str],
+    model: GPT,
+    tokens: np.ndarray,
+    dataset: Dataset,
+    windows: WindowConfig,
+    ttt: TestTimeConfig,
+    config: EvaluateConfig,
+    log: RunLog,
+    clock: PhaseClock,
+    world: World,
+) -> tuple[dict[str, ScoreResult], dict[str, float]]:
+    """Results and seconds by method: "" for plain scoring, "ttt_" for test-time training, which goes last."""
+    results: dict[str, ScoreResult] = {}
+    seconds: dict[str, float] = {}
+    text = (model, tokens, dataset.vocabulary, windows)
+    for method in methods:
+        started = clock.elapsed("score")
+        if method:
+            limits = {"max_tokens": config.max_tokens, "max_seconds": config.max_seconds}
+            results[method] = score_adapting(*text, ttt, log, **limits)
+        else:
+            results[method] = score(*text, log, ttt.chunk_tokens, config.max_tokens, world=world)
+        seconds[method] = clock.elapsed("score") - started
+    return results, seconds
 
 
 def read_settings(header: dict[str, Any], config: EvaluateConfig) -> tuple[WindowConfig, TestTimeConfig]:
@@ -131,16 +166,33 @@ def read_settings(header: dict[str, Any], config: EvaluateConfig) -> tuple[Windo
 
 
 def _read_ttt(stored: dict[str, Any]) -> TestTimeConfig:
-    if "lora" not in stored:
-        return TestTimeConfig(**stored)
-    lora = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in dict(stored["lora"]).items()
-    }
-    return TestTimeConfig(**{**stored, "lora": LoraConfig(**lora)})
+    parts = {name: kind(**_tuples(stored[name])) for name, kind in _TTT_PARTS.items() if name in stored}
+    return TestTimeConfig(**{**_tuples(stored), **parts})
 
 
-def _score_figures(results: dict[str, ScoreResult], seconds: dict[str, float]) -> dict[str, Any]:
+def _tuples(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in dict(stored).items()}
+
+
+def sample_documents(tokens: np.ndarray, bos_id: int, num_documents: int) -> np.ndarray:
+    """The stream of `num_documents` documents, evenly taken from all by length, as they stand in the text.
+
+    ValueError if there are fewer.
+    """
+    documents = split_documents(tokens, len(tokens) - 1, bos_id)
+    if not 1 <= num_documents <= len(documents):
+        raise ValueError(f"sample_documents is {num_documents}; the text has {len(documents):,} documents")
+    by_length = sorted(documents, key=lambda document: (document.num_targets, document.start))
+    chosen = sorted(
+        by_length[(2 * place + 1) * len(documents) // (2 * num_documents)] for place in range(num_documents)
+    )
+    parts = [tokens[document.start : document.end] for document in chosen]
+    return np.concatenate([*parts, tokens[chosen[-1].end : chosen[-1].end + 1]])
+
+
+def _score_figures(
+    results: dict[str, ScoreResult], seconds: dict[str, float], is_sample: bool
+) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for prefix, result in results.items():
         figures[f"{prefix}val_bpb"] = result.tally.bits_per_byte
@@ -152,7 +204,7 @@ def _score_figures(results: dict[str, ScoreResult], seconds: dict[str, float]) -
         **figures,
         "tokens_scored": result.tally.num_tokens,
         "bytes_scored": result.tally.num_bytes,
-        "partial": result.partial,
+        "partial": result.partial or is_sample,
         "windows": asdict(result.windows),
     }
 

@@ -79,7 +79,7 @@ def test_freezing_every_block_is_refused(model: ToyModel) -> None:
 @pytest.mark.parametrize("num_targets", [1, 15, 16, 17, 47, 48, 49, 100, 144])
 def test_every_target_of_a_chunk_is_trained_on_with_the_same_share(num_targets: int) -> None:
     tokens_N1 = np.arange(2, num_targets + 3)
-    batches = cut_sequences(tokens_N1, 16, 3)
+    batches = cut_sequences(tokens_N1[:-1], tokens_N1[1:], 16, 3)
     assert len({inputs.shape for inputs, _, _ in batches}) == 1
     inputs, targets, shares = (torch.cat([batch[i].flatten() for batch in batches]) for i in range(3))
     used = shares > 0
@@ -90,7 +90,7 @@ def test_every_target_of_a_chunk_is_trained_on_with_the_same_share(num_targets: 
 
 
 def test_a_full_batch_takes_the_gradient_of_the_mean_loss() -> None:
-    (batch,) = cut_sequences(np.arange(49), 16, 3)
+    (batch,) = cut_sequences(np.arange(48), np.arange(1, 49), 16, 3)
     assert float(batch[2].sum()) == pytest.approx(1.0)
     assert batch[0].shape == (3, 16)
 

@@ -3,6 +3,7 @@ import json
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
 from golf.pack.container import ArtifactError
 from golf.score.document_scorer import score_documents
-from golf.score.evaluate import EvaluateConfig, evaluate, load_model, read_settings
+from golf.score.evaluate import EvaluateConfig, evaluate, load_model, read_settings, sample_documents
 from golf.score.methods import plan_lora
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
@@ -111,6 +112,34 @@ def test_a_prefix_of_documents_is_called_partial(artifact_path: Path, dataset_fo
     config = EvaluateConfig(method="lora", max_tokens=101)
     figures = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
     assert figures["partial"] is True and figures["tokens_scored"] == 101
+
+
+def test_a_sample_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
+    config = EvaluateConfig(method="lora", sample_documents=4)
+    figures = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
+    assert figures["partial"] is True and figures["sample_documents"] == 4
+    assert figures["ttt_documents"]["documents"] == 4
+    dataset = open_dataset(dataset_folder)
+    tokens = dataset.validation_tokens(PhaseClock())
+    whole = sample_documents(tokens, dataset.vocabulary.bos_id, 12)
+    assert np.array_equal(whole, tokens)
+    with pytest.raises(ValueError, match="sample_documents is 13; the text has 12 documents"):
+        sample_documents(tokens, dataset.vocabulary.bos_id, 13)
+
+
+@pytest.mark.parametrize("method", ["sgd", "lora"])
+def test_a_time_limit_is_recorded_or_refused(
+    artifact_path: Path, dataset_folder: Path, method: Literal["sgd", "lora"]
+) -> None:
+    config = EvaluateConfig(method=method, max_seconds=1e-6)
+    with pytest.raises(ValueError, match=r"plain scoring of .* is forecast to take"):
+        evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
+    config = EvaluateConfig(method=method, max_seconds=1e6)
+    limited = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
+    unlimited = evaluate(artifact_path, dataset_folder, EvaluateConfig(method=method), QUIET, False, True)
+    assert limited["ttt_documents"]["max_seconds"] == 1e6
+    assert limited["ttt_documents"]["adaptation_stopped_after_tokens"] is None
+    assert limited["ttt_val_bpb"] == unlimited["ttt_val_bpb"]
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ from golf.model.gpt import GPT, ModelConfig
 from golf.score import document_scorer
 from golf.score.document_scorer import ScoredDocuments, score_documents
 from golf.score.ledger import LegalityError
-from golf.score.lora import PROJECTIONS, LoraConfig, LoraLearner, adapt_documents, find_matrices
+from golf.score.lora import HEAD, PROJECTIONS, LoraConfig, LoraLearner, adapt_documents, find_matrices
 from golf.score.methods import plan_lora
 from golf.score.probes import replace_tokens
 from golf.score.scorer import ScoreResult
@@ -236,7 +236,7 @@ def test_a_step_is_that_of_adamw() -> None:
 def test_a_batch_of_adapters_is_the_sum_of_single_ones() -> None:
     """The output with adapters is that of a model whose matrices were changed by scale x B A."""
     model = network(loop_visits=1)
-    config = replace(STRONG, projections=tuple(PROJECTIONS))
+    config = replace(STRONG, projections=(*PROJECTIONS, HEAD))
     learner = LoraLearner(model, config)
     learner.start(0, 2)
     learner.adapters_BP.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.2)
@@ -249,10 +249,26 @@ def test_a_batch_of_adapters_is_the_sum_of_single_ones() -> None:
         parts = learner.adapters_BP[row].split([rows * columns for rows, columns in shapes])
         parts = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         half = len(parts) // 2
-        for site, matrix in enumerate(find_matrices(changed, config.projections)):
-            matrix.module.weight.data += config.alpha / config.rank * parts[half + site] @ parts[site]
+        changes = [config.alpha / config.rank * parts[half + site] @ parts[site] for site in range(half)]
+        for matrix, change in zip(find_matrices(changed, tuple(PROJECTIONS)), changes[:-1], strict=True):
+            matrix.module.weight.data += change
+        head_change = changes[-1]
+        changed.head.register_forward_hook(
+            lambda module, inputs, output, change=head_change: output + inputs[0] @ change.T
+        )
         with torch.no_grad():
             assert torch.allclose(changed(inputs[row : row + 1])[0], together[row], atol=1e-4)
+
+
+def test_the_head_has_one_adapter_which_learns() -> None:
+    model = network()
+    config = replace(STRONG, projections=("head",))
+    (head,) = find_matrices(model, config.projections)
+    assert head.module is model.head and head.shape == (VOCAB_SIZE, 16) and head.visits == 1
+    tokens = toy_documents([60, 50])
+    together, one = (adapted(tokens, config, rows) for rows in (2, 1))
+    assert np.abs(together.nats_N - plain(tokens, config).nats_N).max() > 1e-2
+    assert np.abs(together.nats_N - one.nats_N).max() < 1e-4
 
 
 def test_each_visit_of_a_block_has_its_own_adapter() -> None:
