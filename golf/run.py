@@ -185,6 +185,7 @@ class Run:
             self.config.seed,
             self.config.train.held_out_tokens,
             self.dataset.vocabulary.size,
+            self.config.train.shuffle_documents,
         )
 
         def held_out_bpb() -> float:

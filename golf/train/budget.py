@@ -26,6 +26,8 @@ class TrainConfig:
     """Size of that slice, which is never trained on."""
     checkpoint_seconds: float = 60.0
     """Seconds of training between two checkpoints."""
+    shuffle_documents: bool = False
+    """Whether sequences are cut from documents in a new random order each epoch, not in the shards' order."""
     divergence_nats: float = 2.0
     """A loss this far above the first step's ends the run, its first twentieth aside: the tied embedding
     starts so small that the first steps overshoot in healthy runs, too."""
