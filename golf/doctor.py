@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from golf.command import default_preset
 from golf.config import PRESETS
 from golf.log import RunLog
 from golf.runtime import OLDEST_TORCH, cpu_has_bfloat16, processor_name
@@ -31,7 +32,7 @@ def diagnose(data: Path) -> Iterator[Row]:
     yield from _machine()
     yield from _packages()
     yield from _data(data)
-    preset = "seed" if torch.cuda.is_available() else "cpu"
+    preset = default_preset()
     yield "default preset", preset, PRESETS[preset].purpose
 
 

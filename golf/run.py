@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from golf.clock import PhaseClock
@@ -26,13 +27,15 @@ from golf.model.gpt import GPT
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import Calibration, calibrate
-from golf.runtime import Runtime, dtype_name, seed_everything
+from golf.runtime import Runtime, dtype_name, lone_environment, seed_everything
 from golf.score.scorer import score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
+from golf.train.choice import choose_output, weights_sum
 from golf.train.loop import Trainer
 from golf.train.objective import served_config, served_weights
+from golf.world import World, flat_fields
 
 
 class FreshProcessError(ValueError):
@@ -57,46 +60,59 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Trains, or goes on from the folder's checkpoint, and keeps the chosen weights; says what was done.
 
-        Raises DivergenceError, Interrupted and CheckpointError as the trainer does.
+        All processes of the runtime's world train; the first alone writes. Raises WorldError unless they
+        agree on configuration, data and versions; DivergenceError, Interrupted and CheckpointError as the
+        trainer does.
         """
-        done = self.folder / "training.json"
-        if done.is_file():
+        done, world = self.folder / "training.json", self.runtime.world
+        if world.share(done.is_file):
             self.log.say("the training is done already")
-            summary = json.loads(done.read_text(encoding="utf-8"))
+            summary = world.share(lambda: json.loads(done.read_text(encoding="utf-8")))
             self.clock.restore(summary["seconds"])
             return summary
+        world.require_same(self._inputs())
         trainer = self._trainer()
         checkpoint = self.folder / "checkpoint.pt"
-        if checkpoint.is_file():
+        if world.share(checkpoint.is_file):
             trainer.resume(checkpoint)
             self.log.say(f"resumed at step {trainer.steps}")
-        else:
-            with self.clock.phase("warm-up"):
-                trainer.warm_up()
+        world.require_same({"sum of the weights": weights_sum(trainer.model)})
+        self.log.event("attention", kernels=trainer.attention)
+        with self.clock.phase("warm-up"):
+            trainer.warm_up()
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self.log.event("model_params", model_params=num_parameters)
         trainer.train(checkpoint)
         with self.clock.phase("calibrate"):
             output, weights, held_out = choose_output(trainer, self.log)
-            if self.config.pack.scheme == "entropy":
+            if self.config.pack.scheme == "entropy" and world.is_first:
                 calibration = self._calibrate(trainer, weights)
                 save_weights(self.folder / "calibration.safetensors", calibration.tensors())
         # Choosing the average reads training text, so the rules count it as training.
         train_seconds = self.clock.elapsed("train") + self.clock.elapsed("calibrate")
         self.log.event("train_seconds", train_seconds=round(train_seconds, 3))
-        save_weights(self.folder / "weights.safetensors", served_weights(weights))
         summary = {
             "model_parameters": num_parameters,
             "steps": trainer.steps,
             "final_progress": trainer.progress,
             "train_tokens": trainer.tokens,
-            "epochs": trainer.batches.epoch,
+            "epochs": trainer.feed.epoch,
+            "micro_batch_tokens": trainer.micro_batch_tokens,
+            "attention": trainer.attention,
             "tokens_per_second": trainer.tokens / self.clock.elapsed("train"),
             "averaging": {"output": output, "held_out_bpb": held_out},
             "seconds": self.clock.seconds,
         }
-        write_json(done, summary)
+        if world.is_first:
+            save_weights(self.folder / "weights.safetensors", served_weights(weights))
+            write_json(done, summary)
         return summary
+
+    def _inputs(self) -> dict[str, Any]:
+        """What all processes of a run must have in common, by the names that its user knows."""
+        files = {f"data.{file.name}": file.sha256 for file in self.dataset.manifest.files}
+        versions = {"torch": torch.__version__, "compute dtype": dtype_name(self.runtime.compute_dtype)}
+        return {**flat_fields(dataclasses.asdict(self.config)), **files, **versions}
 
     def pack(self, code: bytes) -> dict[str, Any]:
         """Writes train_gpt.py, the file that is charged for, and artifact.bin; their bytes and hashes.
@@ -189,7 +205,8 @@ class Run:
         )
 
         def held_out_bpb() -> float:
-            return self._disjoint_score(model, batches.held_out, None).bits_per_byte
+            world = self.runtime.world
+            return self._disjoint_score(model, batches.held_out, None, world).bits_per_byte
 
         return Trainer(
             model,
@@ -230,9 +247,21 @@ class Run:
             "bytes_scored": tally.num_bytes,
         }
 
-    def _disjoint_score(self, model: GPT, tokens: np.ndarray, max_tokens: int | None) -> Tally:
+    def _disjoint_score(
+        self, model: GPT, tokens: np.ndarray, max_tokens: int | None, world: World | None = None
+    ) -> Tally:
         windows = WindowConfig(stride=self.config.model.context)
-        return score(model, tokens, self.dataset.vocabulary, windows, self.log, max_tokens=max_tokens).tally
+        vocabulary = self.dataset.vocabulary
+        return score(model, tokens, vocabulary, windows, self.log, max_tokens=max_tokens, world=world).tally
+
+    def _launcher(self) -> list[str]:
+        """The interpreter alone, or on a machine of several processes as many of them by torchrun."""
+        alone = [sys.executable, "-I"]
+        num_processes = self.runtime.world.local_size
+        if num_processes == 1:
+            return alone
+        torchrun = [*alone, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+        return [*torchrun, f"--nproc_per_node={num_processes}", *alone]
 
     def _windows(self, figures: dict[str, Any], by_document: bool) -> dict[str, Any]:
         """How far a prediction of the artifact saw."""
@@ -247,13 +276,13 @@ class Run:
         with tempfile.TemporaryDirectory() as empty:
             script = Path(empty) / "train_gpt.py"
             script.write_bytes((folder / "train_gpt.py").read_bytes())
-            command = [sys.executable, "-I", str(script), "--score", str(folder / "artifact.bin")]
+            command = [*self._launcher(), str(script), "--score", str(folder / "artifact.bin")]
             command += ["--data", str(self.dataset.folder.resolve()), "--json", str(figures)]
             command += ["--per-document", str(folder / "per_document.npz"), "--device", device]
             command += ["--ttt"] if self.config.ttt.enabled else []
             command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
             self.log.say("scoring the artifact in a fresh process, from its bytes alone")
-            finished = subprocess.run(command, cwd=empty, check=False)
+            finished = subprocess.run(command, cwd=empty, env=lone_environment(), check=False)
         if finished.returncode:
             raise FreshProcessError(f"scoring {folder / 'artifact.bin'} failed, as said above")
         return json.loads(figures.read_text(encoding="utf-8"))
@@ -262,20 +291,3 @@ class Run:
 def load_calibration(folder: Path) -> Calibration:
     """The calibration that a run's training left in its folder; CheckpointError if it is not there."""
     return Calibration.from_tensors(load_weights(folder / "calibration.safetensors"))
-
-
-def choose_output(trainer: Trainer, log: RunLog) -> tuple[str, dict[str, Tensor], dict[str, float]]:
-    """Name and CPU weights of the average to keep, and the held-out bits per byte of each candidate."""
-    wanted = trainer.average.config.output
-    outputs = {
-        name: {key: weight.clone() for key, weight in weights.items()}
-        for name, weights in trainer.average.outputs().items()
-        if wanted in ("auto", name)
-    }
-    held_out = {}
-    for name, weights in outputs.items():
-        trainer.model.load_state_dict(weights)
-        held_out[name] = trainer.held_out_bpb()
-    best = min(held_out, key=held_out.__getitem__)
-    log.event("average", output=best, **{f"held_out_bpb_{name}": bpb for name, bpb in held_out.items()})
-    return best, {key: weight.cpu().contiguous() for key, weight in outputs[best].items()}, held_out

@@ -56,6 +56,22 @@ def read_world() -> World:
     return World(*values)
 
 
+def device_kind(device: str) -> str:
+    """cpu, cuda or mps, of a device's name or of `auto`."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device.split(":")[0]
+
+
+def lone_environment() -> dict[str, str]:
+    """The environment for a process that is no part of this one's world."""
+    torchrun = {name for name, _ in TORCHRUN}
+    strangers = ("TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in torchrun and not name.startswith(strangers)
+    }
+
+
 def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: World | None = None) -> Runtime:
     """Picks device and dtype by what the machine says it has.
 
@@ -68,8 +84,8 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
     if found < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise DeviceError(f"torch is {torch.__version__}; at least {oldest} is needed")
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    kind = name.split(":")[0]
+    kind = device_kind(device)
+    name = kind if device == "auto" else device
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in present:
         raise DeviceError(f"device is {device!r}; expected auto, cpu, cuda or mps")

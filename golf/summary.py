@@ -35,3 +35,8 @@ def print_results(results: dict[str, Any], log: RunLog) -> None:
     log.table(
         "seconds", ("phase", "seconds"), [(name, round(s, 1)) for name, s in results["seconds"].items()]
     )
+
+
+def cost(dollars_per_hour: float | None, seconds: dict[str, float]) -> float | None:
+    """What the machine cost over all phases; None where no price was given."""
+    return None if dollars_per_hour is None else dollars_per_hour * sum(seconds.values()) / 3600

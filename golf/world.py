@@ -98,6 +98,15 @@ class World:
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
+    def first_on_each_machine(self, make: Callable[[], Shared]) -> Shared:
+        """What `make` gives in each process, once that of number 0 on its machine has made it."""
+        if self.local_rank == 0:
+            made = make()
+            self.agree(0.0, False)
+            return made
+        self.agree(0.0, False)
+        return make()
+
     def require_same(self, values: dict[str, Any]) -> None:
         """Raises WorldError, naming field, process and both values, unless all have the same `values`."""
         if self.size == 1:

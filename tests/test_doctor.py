@@ -12,7 +12,7 @@ def test_the_table_names_versions_preset_and_datasets(tmp_path):
     rows = {what: (found, therefore) for what, found, therefore in diagnose(tmp_path)}
     assert rows["torch"] == (torch.__version__, "ok")
     assert rows["dataset"] == (str(tmp_path / "mine"), "ready")
-    assert rows["default preset"][0] == ("seed" if torch.cuda.is_available() else "cpu")
+    assert rows["default preset"][0] == ("h100-10min" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_missing_requirement_says_how_to_get_it(tmp_path, monkeypatch):

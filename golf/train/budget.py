@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from golf.train.stages import Stage
 
@@ -14,6 +15,8 @@ class TrainConfig:
     """Tokens of one optimiser step, at its full size."""
     micro_batch_tokens: int = 65_536
     """Tokens of one forward and backward pass; the gradient is accumulated over the step's passes."""
+    attention: Literal["auto", "fa3", "cudnn", "flash", "efficient", "math"] = "auto"
+    """Attention kernels: by default the fastest that the machine has, by what it is."""
     warmup_steps: int = 2
     """Steps of each kind on random tokens before the clock, to compile and warm up; they leave no trace."""
     reserve_seconds: float = 0.0

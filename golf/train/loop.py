@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from golf.clock import PhaseClock
 from golf.data.batches import TrainBatches
+from golf.kernels.attention import attention_kernels, choose_kernels, present_kernels
 from golf.log import ProgressBar, RunLog
-from golf.model.attention import fastest_attention
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.runtime import Runtime, release_memory, synchronize
@@ -77,6 +77,8 @@ class Trainer:
         """Tokens of a pass, once it is known what fits the device."""
         self.feed = BatchFeed(batches, self.world, runtime.device, ahead=runtime.device.type == "cuda")
         self.exchange = GradientExchange(model, self.world)
+        self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
+        """Attention kernels in the order to try them."""
         self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
         self.reports = StepReports(budget, config, self.stages, model.num_visits, clock, log)
@@ -138,7 +140,7 @@ class Trainer:
 
     def _fits(self, tokens_BT: Tensor) -> bool:
         try:
-            with fastest_attention(self.runtime.device):
+            with attention_kernels(self.attention):
                 self.loss(self.model, tokens_BT, tokens_BT).backward()
                 synchronize(self.runtime.device)
         except torch.OutOfMemoryError:
@@ -155,7 +157,7 @@ class Trainer:
             with (
                 self.clock.phase("train"),
                 self.log.progress("train", 1.0, "of the run") as bar,
-                fastest_attention(self.runtime.device),
+                attention_kernels(self.attention),
             ):
                 self._loop(checkpoint_path, bar)
                 synchronize(self.runtime.device)

@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 
+from golf.kernels.attention import causal_attention
 from golf.model.attention import (
     Attention,
     HeadGates,
-    causal_attention,
-    fastest_attention,
-    kernel_order,
     remove_own_value,
 )
 from golf.model.positions import rotary_tables
@@ -74,30 +72,3 @@ def test_the_value_is_taken_out_before_the_gate_and_both_before_the_output(num_l
     v = full.value(x)[:, -num_last:].unflatten(-1, (2, 4))
     expected = remove_own_value(y, v) * full.gates(x[:, -num_last:])[..., None]
     torch.testing.assert_close(full(x, rotary, num_last), full.output(expected.flatten(2)))
-
-
-def test_cudnn_comes_first_on_hopper_alone_and_nothing_is_ruled_out():
-    orders = {capability: kernel_order((capability, 0)) for capability in (8, 9, 10, 12)}
-    assert {capability for capability, order in orders.items() if order[0].name == "CUDNN_ATTENTION"} == {9}
-    assert all(len(set(order)) == 4 for order in orders.values())
-
-
-def test_the_choice_of_kernels_changes_nothing_on_a_cpu():
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 1, 2, 5, 8)
-    plain = causal_attention(q, k, v)
-    with fastest_attention(torch.device("cpu")):
-        assert torch.equal(causal_attention(q, k, v), plain)
-    with torch.nn.attention.sdpa_kernel(kernel_order((9, 0)), set_priority=True):
-        assert torch.equal(causal_attention(q, k, v), plain)
-
-
-@pytest.mark.gpu
-def test_every_kernel_agrees_with_float64_on_the_device():
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, heads, 256, 64, device="cuda") for heads in (8, 4, 4))
-    exact = causal_attention(q.cpu().double(), k.cpu().double(), v.cpu().double())
-    for name in ("CUDNN_ATTENTION", "FLASH_ATTENTION", "MATH"):
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.__members__[name]):
-            got = causal_attention(*(x.bfloat16() for x in (q, k, v)))
-        torch.testing.assert_close(got.cpu().double(), exact, atol=3e-2, rtol=0)

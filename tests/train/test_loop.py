@@ -80,7 +80,7 @@ def test_the_step_budget_is_kept_exactly(tmp_path):
 
 
 def test_the_time_budget_is_never_passed(tmp_path):
-    trainer = make_trainer(Budget(seconds=1.0), TrainConfig(**{**vars(CONFIG), "reserve_seconds": 0.5}))
+    trainer = make_trainer(Budget(seconds=4.0), TrainConfig(**{**vars(CONFIG), "reserve_seconds": 2.0}))
     trainer.train(tmp_path / "c.pt")
     assert trainer.steps > 1
     assert trainer.progress < 0.75, "the reserve was trained on"

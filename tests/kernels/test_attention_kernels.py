@@ -1,0 +1,93 @@
+"""Every kernel that is there agrees with float64 arithmetic; what is not there is refused by name."""
+
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from golf.kernels.attention import (
+    KernelError,
+    attention_kernels,
+    causal_attention,
+    choose_kernels,
+    kernel_order,
+    present_kernels,
+)
+
+
+def exact_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Softmax of masked products in float64, key/value heads repeated."""
+    repeats = q.size(1) // k.size(1)
+    k, v = (x.double().repeat_interleave(repeats, dim=1) for x in (k, v))
+    scores = q.double() @ k.mT / math.sqrt(q.size(-1))
+    late = torch.ones(q.size(2), k.size(2), dtype=torch.bool).triu(1 + k.size(2) - q.size(2))
+    return scores.masked_fill(late, -math.inf).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("num_queries", [1, 7, 24])
+@pytest.mark.parametrize("name", ["auto", *present_kernels(torch.device("cpu"))])
+def test_kernels_of_a_cpu_agree_with_float64_forward_and_backward(name, num_queries):
+    torch.manual_seed(0)
+    heads = [torch.randn(2, num, size, 8) for num, size in ((4, num_queries), (2, 24), (2, 24))]
+    own, exact = ([x.clone().requires_grad_() for x in heads] for _ in range(2))
+    with attention_kernels(choose_kernels(name, present_kernels(torch.device("cpu")))):
+        y = causal_attention(*own)
+        y.square().sum().backward()
+    expected = exact_attention(*exact)
+    expected.square().sum().backward()
+    torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=0)
+    for got, wanted in zip(own, exact, strict=True):
+        torch.testing.assert_close(got.grad, wanted.grad, atol=1e-4, rtol=0)
+
+
+def test_cudnn_comes_first_on_hopper_alone_and_nothing_is_ruled_out():
+    orders = {major: kernel_order((major, 0), has_flash_3=False) for major in (8, 9, 10, 12)}
+    assert {major for major, order in orders.items() if order[0] == "cudnn"} == {9}
+    assert all(sorted(order) == ["cudnn", "efficient", "flash", "math"] for order in orders.values())
+
+
+def test_flash_attention_3_comes_before_all_on_hopper_where_it_is_installed():
+    assert kernel_order((9, 0), has_flash_3=True)[0] == "fa3"
+    assert "fa3" not in kernel_order((8, 0), has_flash_3=True)
+
+
+def test_kernels_that_a_machine_lacks_are_refused_with_those_that_it_has():
+    with pytest.raises(KernelError, match="'cudnn' were asked for; this machine has flash, math"):
+        choose_kernels("cudnn", present_kernels(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("with_sums", [False, True])
+def test_flash_attention_3_gets_and_gives_heads_behind_time(monkeypatch, with_sums):
+    shapes = []
+
+    def attend(q, k, v, causal):
+        shapes.append((tuple(q.shape), tuple(k.shape), causal))
+        y = exact_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2).float()
+        return (y, None) if with_sums else y
+
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", SimpleNamespace(flash_attn_func=attend))
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, num, 6, 8) for num in (4, 2, 2))
+    with attention_kernels(("fa3", "flash")):
+        y = causal_attention(q, k, v)
+        causal_attention(q[:, :, -2:], k, v)
+    torch.testing.assert_close(y.double(), exact_attention(q, k, v), atol=1e-5, rtol=0)
+    assert shapes == [((2, 6, 4, 8), (2, 6, 2, 8), True)]
+    causal_attention(q, k, v)
+    assert len(shapes) == 1, "the choice ends with its block"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["fa3", "cudnn", "flash", "efficient", "math"])
+def test_every_kernel_agrees_with_float64_on_the_device(name):
+    present = present_kernels(torch.device("cuda"))
+    if name not in present:
+        pytest.skip(f"this machine has {', '.join(present)}")
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 256, 64, device="cuda") for heads in (8, 4, 4))
+    with attention_kernels((name,)):
+        got = causal_attention(*(x.bfloat16() for x in (q, k, v)))
+    exact = exact_attention(*(x.cpu() for x in (q, k, v)))
+    torch.testing.assert_close(got.cpu().double(), exact, atol=3e-2, rtol=0)
