@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from golf.model.attention import Attention
 from golf.model.gpt import GPT
 from golf.model.positions import rotary_tables
+from golf.model.varlen import Documents
 
 HISTORY = 2
 """Earlier tokens that an embedding takes in: the smear the one before, whose bigram takes in one more."""
@@ -88,15 +89,18 @@ class Decoder:
 
     def _before_attention(self, module: nn.Module, inputs: tuple) -> tuple:
         """New positions alone, behind as many empty ones as were read before."""
-        x_BHD, (cos_HP, *_), self._num_asked = inputs
+        x_BHD, (cos_HP, _, *documents), self._num_asked = inputs
         earlier = self.num_read - self._num_new
         x_BTD = F.pad(x_BHD[:, -self._num_new :], (0, 0, earlier, 0))
         if self._rotary is None:
             base = self.model.config.rotary_base
             self._rotary = rotary_tables(self.capacity, 2 * cos_HP.size(1), base, x_BHD.device)
         cos_TP, sin_TP = self._rotary
-        rotary = cos_TP[: self.num_read], sin_TP[: self.num_read]
-        return x_BTD, rotary, min(self._num_asked, self._num_new)
+        places = cos_TP[: self.num_read], sin_TP[: self.num_read]
+        if documents:
+            numbers_BT = (self._tokens_BT == self.model.config.bos_id).cumsum(1)
+            places = (*places, Documents(numbers_BT, None, None))
+        return x_BTD, places, min(self._num_asked, self._num_new)
 
     def _after_attention(self, module: nn.Module, inputs: tuple, output_BND: Tensor) -> Tensor:
         """The stream still has the history's rows, which nothing reads again."""

@@ -19,6 +19,7 @@ from golf.runtime import choose_runtime
 from golf.score.evaluate import load_model
 from golf.score.locate import find_artifact, find_artifacts
 from golf.train.checkpoint import load_checkpoint, load_weights
+from golf.train.objective import served_weights
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -68,10 +69,9 @@ def open_model(
     file = locate_model(path)
     if file.suffix in (".safetensors", ".pt"):
         header = read_run_header(file.parent)
-        weights = load_weights(file) if file.suffix == ".safetensors" else load_checkpoint(file)["model"]
-        model, kind = build_model(header, weights, file), file.suffix.replace(".safetensors", "weights")
-        model.to(runtime.device)
-        kind = "checkpoint" if kind == ".pt" else kind
+        kind = "weights" if file.suffix == ".safetensors" else "checkpoint"
+        weights = load_weights(file) if kind == "weights" else load_checkpoint(file)["model"]
+        model = build_model(header, served_weights(weights), file).to(runtime.device)
     else:
         model, header = load_model(file.read_bytes(), runtime.device)
         kind = "artifact"

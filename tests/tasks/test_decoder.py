@@ -23,6 +23,7 @@ NETWORKS = {
     "no-positions": {"positions": "none", "query_key_norm": False, "norm": "layer"},
     "modulated": {"modulated_attention": True, "num_kv_heads": 2},
     "experts": {"num_experts": 3, "experts_unlike": True, "feedforward": "swiglu"},
+    "documents-apart": {"documents_apart": True},
     "plain-blocks": {"plain_blocks": True, "feedforward": "gelu", "norm": "rms-gain"},
 }
 
