@@ -54,6 +54,8 @@ class PackingBenchmark:
     """Dataset folder whose validation text tells the loss of quantisation."""
     bits: float = 3.4
     """Bits a weight at which the coders are compared."""
+    gptq_bits: float = 2.0
+    """Bits a weight at which GPTQ stands against rounding to nearest: few, or the text's noise is as large."""
     max_tokens: int = 65_536
     """Validation tokens for each loss."""
     json: Path | None = None
@@ -212,7 +214,9 @@ def measure_gaps(
     }
 
 
-def measure_gptq(weights: Weights, calibration: Calibration, judge: Judge) -> dict[str, float]:
+def measure_gptq(
+    weights: Weights, calibration: Calibration, judge: Judge, wanted_bits: float
+) -> dict[str, float]:
     """One step a tensor by its mean sensitivity, at one price: rounded to nearest, and by GPTQ."""
     matrices = large(weights)
     found = sensitivities(matrices, calibration)
@@ -229,7 +233,7 @@ def measure_gptq(weights: Weights, calibration: Calibration, judge: Judge) -> di
     price = 1e-9
     for _ in range(6):
         entropy, _ = class_entropy_and_coded_bits(quantize_all(matrices, nearest, price))
-        price *= 4 ** (entropy / num_weights - 3.0)
+        price *= 4 ** (entropy / num_weights - wanted_bits)
     losses, bits = {}, {}
     for name, each in (("nearest", nearest), ("gptq", one_step)):
         tensors = quantize_all(matrices, each, price)
@@ -330,7 +334,7 @@ def main() -> None:
     judge = Judge(ModelConfig(**header["model"]), weights, open_dataset(options.data), options.max_tokens)
     figures: dict[str, Any] = measure_coder(weights, header, options.bits)
     figures |= measure_gaps(weights, header, calibration, judge)
-    figures |= measure_gptq(weights, calibration, judge)
+    figures |= measure_gptq(weights, calibration, judge, options.gptq_bits)
     figures |= measure_seconds()
     figures |= measure_memory()
     figures["quant_gap_share_of_int5"] = (
