@@ -55,7 +55,7 @@ class PackingBenchmark:
     bits: float = 3.4
     """Bits a weight at which the coders are compared."""
     gptq_bits: float = 2.0
-    """Bits a weight at which GPTQ stands against rounding to nearest: few, or the text's noise is as large."""
+    """Bits a weight at which GPTQ stands against rounding: with many, the text's noise is as large."""
     max_tokens: int = 65_536
     """Validation tokens for each loss."""
     json: Path | None = None
