@@ -70,10 +70,7 @@ def _words(entry: Shown) -> str:
         escape(plain_hardware(entry.hardware)),
     ]
     by.append(f"{entry.parameters:,} parameters" if entry.parameters else "")
-    links = " ".join(
-        f'<a href="{escape(entry.folder)}/{name}">{name}</a>'
-        for name in ("README.md", "train_gpt.py", "results.json")
-    )
+    links = " ".join(f'<a href="{escape(entry.folder)}/{name}">{name}</a>' for name in entry.files)
     told = ", ".join(part for part in by if part)
     return f'{problem}{blurb}<p class="soft">{told}{". " if told else ""}{links}</p>'
 
@@ -122,14 +119,18 @@ def _figure(title: str, picture: str, caption: str) -> str:
 def _loss(entry: Shown) -> str:
     picture = loss_chart(entry.curves)
     ends = _ends({name: curve.loss for name, curve in entry.curves.items()})
-    return _figure("Training loss, nats per token", picture, f"At the end {ends}.") if picture else ""
+    return (
+        _figure("Training loss, nats per token", picture, f"At the end {ends} nats per token.")
+        if picture
+        else ""
+    )
 
 
 def _looks(entry: Shown) -> str:
     picture = look_chart(entry.curves)
     ends = _ends({name: curve.bpb for name, curve in entry.curves.items()})
     title = "Held-out text on the way, bits per byte"
-    return _figure(title, picture, f"At the last look {ends}.") if picture else ""
+    return _figure(title, picture, f"At the last look {ends} bits per byte.") if picture else ""
 
 
 def _ends(values: Mapping[str, Sequence[float]]) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.config import PRESETS, config_to_dict
+from golf.config import config_to_dict
+from golf.presets import PRESETS
 from golf.record.bundle import readable_source
 from golf.record.ladder import Text, ladder_rows, what_compares
 from golf.record.results import DataFacts, Results, StageScore
@@ -171,6 +172,8 @@ def _with_deviation(values: Sequence[float]) -> str:
 def _windows(stage: StageScore) -> str:
     if stage.windows == "sliding" and stage.context and stage.stride:
         return f"sliding, {stage.context:,} tokens by {stage.stride}"
+    if stage.windows == "by document" and stage.context:
+        return f"by document, up to {stage.context}, the longest first"
     return stage.windows
 
 

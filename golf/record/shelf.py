@@ -17,6 +17,7 @@ from golf.record.runs import final_nats
 from golf.record.submission import Submission, SubmissionError, read_submission
 from golf.record.summary import SUBMISSION_NAME
 
+LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
 LARGEST_JSON_BYTES = 8 << 20
 LARGEST_DOCUMENTS_BYTES = 64 << 20
 
@@ -101,6 +102,8 @@ class Shown:
     audit: dict[str, Any] | None = None
     compressors: dict[str, float] = field(default_factory=dict)
     parameters: int | None = None
+    files: tuple[str, ...] = ()
+    """Of LINKED_FILES those that are there."""
 
     @property
     def verdict(self) -> str:
@@ -123,6 +126,7 @@ def read_shown(folder: Path) -> Shown:
     bare = Shown(folder=f"{track}/{folder.name}", track=track, name=folder.name)
     if folder.is_symlink():
         return replace(bare, problem="is a link; links are not followed")
+    bare = replace(bare, files=tuple(name for name in LINKED_FILES if (folder / name).is_file()))
     try:
         return _own_entry(folder, bare)
     except (EntryError, OSError) as error:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golf.config import PRESETS, RunConfig
+from golf.config import RunConfig
 from golf.model.gpt import GPT, ModelConfig
+from golf.presets import PRESETS
 from golf.record.activity import (
     NEUTRAL_WEIGHTS,
     SWITCHED_OFF,
