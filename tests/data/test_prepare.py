@@ -44,21 +44,41 @@ def test_text_is_prepared_with_a_given_tokenizer(corpus: Path, tmp_path: Path, t
     assert (dataset.manifest.name, dataset.manifest.tokenizer) == ("mine", "tiny.model")
 
 
-def test_training_text_can_go_with_a_published_validation_shard(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("tokenizer", "options", "num_tokens"),
+    [
+        ("fineweb_1024_bpe", "", 1_040_298),
+        pytest.param(
+            *("fineweb_8192_caseops_bpe", "--case-ops fused --val-tokenizer fineweb_1024_bpe.model", 735_362),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_training_text_can_go_with_a_published_validation_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str, options: str, num_tokens: int
+):
     if not SHARED.exists():
         pytest.skip("the challenge's data is not at hand")
     head = tmp_path / "head.jsonl.zst"
     with open(SHARED / "corpus" / "train_corpus.jsonl.zst", "rb") as file:
         reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(file)
-        lines = reader.read(4_000_000).split(b"\n")[:40]
+        lines = reader.read(1_000_000).split(b"\n")[:20]
     head.write_bytes(zstandard.compress(b"\n".join(lines)))
-    model = SHARED / "tokenizers" / "fineweb_1024_bpe.model"
+    monkeypatch.chdir(SHARED / "tokenizers")
     val = SHARED / "fineweb_sp1024" / "fineweb_val_000000.bin"
-    arguments = f"--source text --files {head} --tokenizer {model} --val-shard {val} --data {tmp_path / 'a'}"
-    assert main(arguments.split()) == 0
+    arguments = f"--source text --files {head} --tokenizer {tokenizer}.model --val-shard {val} {options}"
+    assert main([*arguments.split(), "--data", str(tmp_path / "a")]) == 0
     manifest = open_dataset(tmp_path / "a").manifest
-    assert manifest.val_text_bytes == 2_504_867
+    assert (manifest.num_tokens("val"), manifest.val_text_bytes) == (num_tokens, 2_504_867)
     assert manifest.files[0].num_documents == 902
+
+
+def test_text_with_marked_case_is_prepared_whole(corpus: Path, tmp_path: Path, capsys):
+    arguments = f"--source text --files {corpus} --vocab-size 400 --case-ops fused --val-docs 20"
+    assert main([*arguments.split(), "--sample-bytes", "20000", "--data", str(tmp_path / "a")]) == 0
+    manifest = open_dataset(tmp_path / "a").manifest
+    assert manifest.case_ops and manifest.files[0].num_documents == 20
+    assert "validation is the first 20 documents of the text" in " ".join(capsys.readouterr().out.split())
 
 
 def test_docs_are_prepared_in_the_order_of_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -88,6 +108,8 @@ BAD = {
     "--source challenge --vocab-size 9": "--vocab-size is for source docs or text; the source is challenge",
     "--source text --train-shards 9": "--train-shards is for source challenge; the source is text",
     "--source docs --split.val-fraction 0.1": "--split is for source text; the source is docs",
+    "--source challenge --case-ops marks": "--case-ops is for source text; the source is challenge",
+    "--source text --vocab-size 9 --files docs_selected.jsonl --val-docs 10000": "would train on the others",
     "--source text": "source text needs either --tokenizer FILE.model or --vocab-size N",
     "--source text --tokenizer a.model --vocab-size 9": "either --tokenizer FILE.model or --vocab-size N",
     "--source text --vocab-size 400 --files none.txt": "none.txt: no such file",
