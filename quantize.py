@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
-from golf.config import PRESETS, config_to_dict
+from golf.config import config_to_dict
 from golf.files import whole_file, write_json
 from golf.log import RunLog
 from golf.pack.artifact import PackConfig, Packed, pack
@@ -24,6 +24,7 @@ from golf.pack.calibrate import Calibration
 from golf.pack.estimate import artifact_bytes_at, bits_that_fit
 from golf.pack.layout import count_elements, implied_shapes
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
+from golf.presets import PRESETS
 from golf.record.closing import flattened_script
 from golf.run import load_calibration
 from golf.train.checkpoint import load_weights

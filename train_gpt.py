@@ -21,11 +21,12 @@ from golf.command import (
     planned_runs,
     stored_options,
 )
-from golf.config import PRESETS, ConfigError, RunConfig, config_to_dict, fit_to_vocabulary
+from golf.config import ConfigError, RunConfig, config_to_dict, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.files import write_json
 from golf.log import RunLog
 from golf.pack.budget import BudgetError
+from golf.presets import PRESETS
 from golf.run import Run
 from golf.runtime import choose_runtime, device_kind, environment, read_world, release_memory
 from golf.score.evaluate import evaluate, print_scores

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from golf.config import FRONTIER_MODEL, H100_10, SEED, RunConfig
+from golf.config import RunConfig
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig
+from golf.presets import FRONTIER_MODEL, H100_10, SEED
 from golf.train.budget import TrainConfig
 
 TECHNIQUES: dict[str, tuple[str, ...]] = {

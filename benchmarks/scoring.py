@@ -19,10 +19,10 @@ import torch
 import tyro
 from torch import nn
 
-from golf.config import PRESETS
 from golf.files import write_json
 from golf.log import RunLog
 from golf.model.gpt import GPT
+from golf.presets import PRESETS
 from golf.runtime import choose_runtime, environment, seed_everything, synchronize
 from golf.score.adapt import ChunkAdapter
 from golf.score.scorer import score

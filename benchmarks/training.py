@@ -23,12 +23,13 @@ import tyro
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from benchmarks.scoring import peak_bytes
 from golf.clock import PhaseClock
-from golf.config import PRESETS, RunConfig
+from golf.config import RunConfig
 from golf.data.batches import TrainBatches
 from golf.files import write_json
 from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
+from golf.presets import PRESETS
 from golf.runtime import Runtime, choose_runtime, environment, seed_everything, synchronize
 from golf.train.loop import Trainer
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from golf.config import PRESETS, ConfigError, RunConfig, config_from_dict
+from golf.config import ConfigError, RunConfig, config_from_dict
+from golf.presets import PRESETS
 from golf.score.evaluate import EvaluateConfig
 
 RUN_SUMMARY = (

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from golf.command import default_preset
-from golf.config import PRESETS
 from golf.log import RunLog
+from golf.presets import PRESETS
 from golf.runtime import OLDEST_TORCH, cpu_has_bfloat16, processor_name
 
 Row = tuple[str, str, str]

@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from golf.config import PRESETS, ConfigError, RunConfig, config_from_dict, config_to_dict, fit_to_vocabulary
+from golf.config import ConfigError, RunConfig, config_from_dict, config_to_dict, fit_to_vocabulary
 from golf.model.gpt import GPT, ModelConfig
+from golf.presets import PRESETS
 from golf.train.stages import forecast_run, plan_stages
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
@@ -58,7 +59,7 @@ def test_the_networks_of_the_studies_have_their_published_sizes(name, millions):
 def test_the_seed_preset_is_every_default():
     config = PRESETS["seed"].config
     for part in fields(RunConfig):
-        if part.name not in ("minutes", "train"):
+        if part.name not in ("minutes", "train", "ttt"):
             assert getattr(config, part.name) == getattr(RunConfig(), part.name)
     assert config.model == ModelConfig()
 

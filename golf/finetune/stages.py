@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from golf.config import PRESETS, RunConfig, config_to_dict, fit_to_vocabulary
+from golf.config import RunConfig, config_to_dict, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.files import whole_file, write_json
 from golf.finetune.held_out import pair_log_probs, score_preferences, score_responses
@@ -22,6 +22,7 @@ from golf.finetune.settings import FinetuneConfig, FinetuneError
 from golf.finetune.stage import finetune
 from golf.finetune.template import stored_template, template_of
 from golf.log import RunLog
+from golf.presets import PRESETS
 from golf.run import Run
 from golf.runtime import choose_runtime
 from golf.tasks.files import LongTexts

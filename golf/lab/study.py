@@ -8,7 +8,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from golf.config import PRESETS, RunConfig
+from golf.config import RunConfig
+from golf.presets import PRESETS
 from golf.score.windows import WindowConfig
 
 STUDIES = Path("docs") / "studies"

@@ -21,7 +21,7 @@ def command(tokenizer_path, conversations_file, preferences_file, tmp_path, monk
         lines = [f"{WORDS[n % 20]} as {WORDS[n % 7]}\t{n % 2}" for n in range(count)]
         (tmp_path / "evals" / "sst2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr("golf.tasks.sst2.SHOTS", (0,))
-    from golf.config import PRESETS
+    from golf.presets import PRESETS
 
     preset = PRESETS["cpu"]
     shape = {"num_layers": 2, "width": 16, "num_heads": 2, "num_kv_heads": 1, "mlp_hidden": 32}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from golf.config import PRESETS
 from golf.lab.outcome import ArmOutcome, collect, compare, holm
 from golf.lab.study import Arm, Study
 from golf.lab.trials import Trial
+from golf.presets import PRESETS
 
 A, B = (1.30, 1.34, 1.29), (1.40, 1.41, 1.39)
 

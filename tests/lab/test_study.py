@@ -2,9 +2,9 @@
 
 import pytest
 
-from golf.config import PRESETS
 from golf.lab.__main__ import main
 from golf.lab.study import StudyError, find_study, load_study, override
+from golf.presets import PRESETS
 
 HEAD = 'title = "T"\npreset = "cpu"\ntokens = 8192\nset.model.width = 64\n'
 BASE = '[[arms]]\nname = "base"\n'

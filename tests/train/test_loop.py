@@ -16,7 +16,7 @@ from golf.runtime import Runtime
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import CheckpointError
-from golf.train.loop import Interrupted, Trainer
+from golf.train.loop import DeviceMemoryError, Interrupted, Trainer
 from golf.train.optim import OptimConfig
 from golf.train.reports import DivergenceError
 from golf.train.schedule import ScheduleConfig
@@ -229,3 +229,37 @@ def test_batch_sizes_that_do_not_divide_are_refused():
         make_trainer(Budget(steps=1), schedule=ScheduleConfig(context_growth=(0.2, 0.5)))
     with pytest.raises(ValueError, match=r"train\.batch_tokens 42"):
         make_trainer(Budget(steps=1), schedule=ScheduleConfig(batch_growth=(0.2, 0.5)))
+
+
+def test_passes_that_do_not_fit_the_memory_are_halved_and_said(tmp_path, capsys):
+    whole, small = make_trainer(Budget(steps=4)), make_trainer(Budget(steps=4))
+    small.log = RunLog()
+    inner, sizes = small.loss, []
+
+    def run_out_above_32(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        sizes.append(inputs.numel())
+        if inputs.numel() > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(model, inputs, targets)
+
+    small.loss = run_out_above_32
+    small.warm_up()
+    assert small.micro_batch_tokens == 32 and sizes == [64, 32, 32]
+    said = "passes of 64 tokens do not fit the device's memory; 32 and more passes"
+    assert said in capsys.readouterr().out
+    for trainer in (whole, small):
+        trainer.train(tmp_path / "c.pt")
+    assert small.tokens == whole.tokens
+    for name, weight in all_weights(whole).items():
+        torch.testing.assert_close(weight, all_weights(small)[name], atol=2e-3, rtol=0)
+
+
+def test_a_memory_that_holds_no_sequence_ends_the_run():
+    trainer = make_trainer(Budget(steps=4))
+
+    def run_out(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.loss = run_out
+    with pytest.raises(DeviceMemoryError, match="a pass of 16 tokens"):
+        trainer.warm_up()
