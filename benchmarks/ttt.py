@@ -2,8 +2,9 @@
 
     python -m benchmarks.ttt ARTIFACT_OR_ENTRY --data DIR [--json FILE]
 
-Seconds are the processor's, on a GPU those of the wall. With `--grid` settings of the adapters are tried on
-the end of the training text, which trainings hold out: nobody tunes on validation.
+Seconds are the processor's, on a GPU those of the wall. With `--grid` settings of the adapters, and epochs of
+gradient descent by chunks, are tried on the end of the training text, which trainings hold out: nobody tunes
+on validation.
 """
 
 import time
@@ -28,7 +29,7 @@ from golf.score.document_scorer import score_documents
 from golf.score.documents import per_document
 from golf.score.evaluate import EvaluateConfig, load_model, read_settings
 from golf.score.locate import find_artifact, find_data
-from golf.score.lora import LoraConfig, LoraLearner
+from golf.score.lora import LoraLearner
 from golf.score.methods import plan_lora, score_adapting
 from golf.score.scorer import ScoreResult, score
 from golf.score.windows import WindowConfig
@@ -51,9 +52,13 @@ class TestTimeBenchmark:
     rates: tuple[float, ...] = (0.001, 0.002, 0.004)
     """Learning rates to try."""
     ranks: tuple[int, ...] = (8, 64)
-    """Ranks to try; alpha follows the rank."""
+    """Ranks to try; alpha keeps its proportion to the rank."""
     chunks: tuple[int, ...] = (24, 48)
     """Chunks of long documents to try; those of shorter ones are at most as large."""
+    boosts: tuple[float, ...] = (0.0, 2.6)
+    """Boosts of the n-gram tilt to try; 0 is none."""
+    epochs: tuple[int, ...] = (1, 3)
+    """Passes over each graded chunk of the method sgd to try."""
     speed_documents: int = 16
     """Documents of the comparison of speeds, of `speed_tokens` each."""
     speed_tokens: int = 256
@@ -148,9 +153,9 @@ def measure_speedup(bench: Bench) -> dict[str, Any]:
     for rows in (1, options.speed_documents):
         windows = replace(bench.windows, batch_tokens=rows * context)
         model, batches = bench.model(), plan_lora(tokens, bench.vocabulary.bos_id, config)
-        learner = LoraLearner(model, config)
+        learner = LoraLearner(model, config, rows)
         score_documents(model, tokens, bench.vocabulary, windows, batches, learner=learner)
-        learner = LoraLearner(model, config)
+        learner = LoraLearner(model, config, rows)
         started = bench.seconds()
         result = score_documents(model, tokens, bench.vocabulary, windows, batches, learner=learner)
         speeds[rows] = result.tally.num_tokens / (bench.seconds() - started)
@@ -175,25 +180,34 @@ def held_out_text(dataset: Dataset, num_tokens: int) -> np.ndarray:
 
 def try_settings(bench: Bench, log: RunLog) -> list[dict[str, Any]]:
     """Bits per byte of held-out training text under each setting of the grid, the best first."""
-    options, bench_ttt = bench.options, replace(bench.ttt, method="lora")
+    options = bench.options
     tokens = held_out_text(bench.dataset, options.grid_tokens + 1)
-    sliding = score(bench.model(), tokens, bench.vocabulary, bench.windows).tally.bits_per_byte
+    sliding = bench.sliding(tokens).tally.bits_per_byte
     rows = []
-    for rate, rank, chunk in product(options.rates, options.ranks, options.chunks):
-        lora: LoraConfig = replace(
-            bench_ttt.lora,
-            rate=rate,
-            rank=rank,
-            alpha=float(rank),
-            chunk_tokens=(*(min(chunk, usual) for usual in bench_ttt.lora.chunk_tokens[:-1]), chunk),
-        )
-        ttt = replace(bench_ttt, lora=lora)
+    for name, ttt in grid_of(options, bench.ttt):
         started = bench.seconds()
-        tally = score_adapting(bench.model(), tokens, bench.vocabulary, bench.windows, ttt).tally
-        row = {"rate": rate, "rank": rank, "chunk": chunk, "gain_bpb": sliding - tally.bits_per_byte}
-        rows.append(row | {"seconds": bench.seconds() - started})
+        gain = sliding - bench.adapting(tokens, ttt).tally.bits_per_byte
+        rows.append({"setting": name, "gain_bpb": gain, "seconds": bench.seconds() - started})
         log.event("setting", **rows[-1])
     return sorted(rows, key=lambda row: -row["gain_bpb"])
+
+
+def grid_of(options: TestTimeBenchmark, ttt: TestTimeConfig) -> list[tuple[str, TestTimeConfig]]:
+    """Every setting of the grid and its name: adapters in all combinations, then sgd by epochs."""
+    grid = []
+    adapters = product(options.rates, options.ranks, options.chunks, options.boosts)
+    for rate, rank, chunk, boost in adapters:
+        chunks = (*(min(chunk, usual) for usual in ttt.lora.chunk_tokens[:-1]), chunk)
+        alpha = rank * ttt.lora.alpha / ttt.lora.rank
+        lora = replace(ttt.lora, rate=rate, rank=rank, alpha=alpha, chunk_tokens=chunks)
+        name = f"lora rate {rate:g} rank {rank} chunk {chunk} boost {boost:g}"
+        grid.append((name, replace(ttt, method="lora", lora=lora, tilt=replace(ttt.tilt, boost=boost))))
+    # So that there are chunks to learn from before the text ends.
+    chunk_tokens = min(ttt.chunk_tokens, max(1, options.grid_tokens // 8))
+    for epochs in options.epochs:
+        sgd = replace(ttt, method="sgd", epochs=epochs, chunk_tokens=chunk_tokens)
+        grid.append((f"sgd epochs {epochs}", sgd))
+    return grid
 
 
 def main() -> None:

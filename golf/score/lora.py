@@ -151,9 +151,9 @@ class LoraLearner:
         """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""
         self.adapters_BP = self._store_SP[slot : slot + num_documents]
         self.adapters_BP[:, self._num_kept :] = 0
-        self.second_BP.zero_()
+        self.second_BP[:num_documents] = 0
         if self.first_BP is not None:
-            self.first_BP.zero_()
+            self.first_BP[:num_documents] = 0
         self.retired_B = torch.zeros(num_documents, dtype=torch.bool, device=self.adapters_BP.device)
         self.steps = 0
         self._sites.clear()
