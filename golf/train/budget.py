@@ -32,8 +32,8 @@ class TrainConfig:
     shuffle_documents: bool = False
     """Whether sequences are cut from documents in a new random order each epoch, not in the shards' order."""
     divergence_nats: float = 2.0
-    """A loss this far above the first step's ends the run, its first twentieth aside: the tied embedding
-    starts so small that the first steps overshoot in healthy runs, too."""
+    """A loss this far above the first step's ends the run, its first 30 steps and its first twentieth aside:
+    the tied embedding starts so small that the first steps overshoot in healthy runs, too."""
     future_weight: float = 0.3
     """Weight of the mean loss of the tokens that model.future_tokens adds to what is predicted."""
     sigreg_weight: float = 0.0

@@ -11,6 +11,7 @@ from golf.train.budget import Budget, TrainConfig
 from golf.train.stages import Stage, forecast_run, stage_at
 
 START_OF_RUN = 0.05
+FIRST_STEPS = 30
 """Share of the run in which the loss may rise above where it began."""
 FORECAST_STEP = 6
 """The step after which the run says what it will come to, from the time of the steps since the first."""
@@ -89,7 +90,8 @@ class StepReports:
     def _check(self, loss: float, step: LaunchedStep) -> None:
         if math.isnan(self.first_loss):
             self.first_loss = loss
-        limit = self.config.divergence_nats if step.progress > START_OF_RUN else math.inf
+        early = step.progress <= START_OF_RUN or step.number <= FIRST_STEPS
+        limit = math.inf if early else self.config.divergence_nats
         if not loss < self.first_loss + limit:
             raise DivergenceError(
                 f"the run has diverged: the loss is {loss:.4g} nats at step {step.number}, from "

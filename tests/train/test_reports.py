@@ -74,21 +74,22 @@ def test_reports_carry_their_own_steps_loss_and_come_as_often_as_asked(tmp_path:
     assert events.index(forecast) > events.index(steps[FORECAST_STEP // 2])
 
 
-def read_second_loss(loss: float, progress: float) -> None:
+def read_loss(loss: float, progress: float, number: int) -> None:
     reports = make_reports(RunLog(quiet=True))
     reports.launched(make_step(1, torch.tensor(1.0)), SilentBar())
-    reports.launched(make_step(2, torch.tensor(loss))._replace(progress=progress), SilentBar())
+    reports.launched(make_step(number, torch.tensor(loss))._replace(progress=progress), SilentBar())
     reports.catch_up(SilentBar())
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 3.5])
 def test_a_loss_out_of_bounds_is_divergence_at_its_own_step(loss):
-    with pytest.raises(DivergenceError, match="at step 2"):
-        read_second_loss(loss, progress=0.2)
+    with pytest.raises(DivergenceError, match="at step 31"):
+        read_loss(loss, progress=0.2, number=31)
 
 
 def test_the_first_steps_may_overshoot_but_must_be_numbers():
-    read_second_loss(3.5, progress=0.02)
+    read_loss(3.5, progress=0.02, number=200)
+    read_loss(3.5, progress=0.2, number=30)
     for loss in (float("nan"), float("inf")):
         with pytest.raises(DivergenceError):
-            read_second_loss(loss, progress=0.02)
+            read_loss(loss, progress=0.02, number=2)
