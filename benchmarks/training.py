@@ -4,38 +4,25 @@
 
 Weights and tokens are random: neither changes the work. Each row is measured in a process of its own, so that
 the peak memory is its own: first steps as in a run, for the speed, then steps that wait for the device after
-each part, for the parts. On a CPU the networks have width 256 and a step 8,192 tokens.
+each part, for the parts. On a CPU the networks have width 256 and a step 8,192 tokens, and each process has
+the threads that OMP_NUM_THREADS gives it.
 """
 
-import math
 import multiprocessing
+import socket
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 
-from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
-from benchmarks.scoring import peak_bytes
-from golf.clock import PhaseClock
-from golf.config import RunConfig
-from golf.data.batches import TrainBatches
+from benchmarks.training_rows import PARTS, Case, measure
 from golf.files import write_json
+from golf.kernels.attention import present_kernels
 from golf.log import RunLog
-from golf.model.gpt import GPT
-from golf.model.layers import Linear
-from golf.presets import PRESETS
-from golf.runtime import Runtime, choose_runtime, environment, seed_everything, synchronize
-from golf.train.loop import Trainer
-
-PARTS = ("loader", "forward", "backward", "optimiser", "averaging", "logging")
-CPU_STEP_TOKENS = 8_192
-CUDA_STEP_TOKENS, CUDA_PASS_TOKENS = 262_144, 65_536
+from golf.runtime import choose_runtime, environment
 
 
 @dataclass(frozen=True)
@@ -52,198 +39,49 @@ class TrainingBenchmark:
     """Also write the figures here."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row of the table."""
+def plan_cases(device: torch.device, quick: bool) -> list[Case]:
+    """The rows: seed and frontier by context, eager and compiled (on a CPU only eager), with recurrence.
 
-    shape: str
-    context: int
-    compiled: bool
-    looping: bool
-
-    def config(self, device_type: str) -> RunConfig:
-        """Its network and recipe, with one stage that lasts the whole run."""
-        if device_type == "cuda":
-            config = PRESETS["seed" if self.shape == "seed" else "h100-107min"].config
-            sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_PASS_TOKENS}
-        else:
-            scale = Scale(context=self.context, batch_tokens=CPU_STEP_TOKENS)
-            config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)
-            sizes = {}
-        loop_visits = 3 if self.looping else 1
-        return replace(
-            config,
-            steps=10**6,
-            minutes=None,
-            model=replace(config.model, context=self.context, loop_visits=loop_visits),
-            schedule=replace(config.schedule, context_growth=(), loop_start=0.0),
-            train=replace(config.train, held_out_tokens=0, warmup_steps=1, **sizes),
-        )
-
-
-def plan_cases(device_type: str, quick: bool) -> list[Case]:
-    """The rows: seed and frontier by context, eager and compiled (on a CPU only eager), with recurrence."""
+    Unless `quick`, then each of the machine's attention kernels, and 2, 4, 8 processes as far as it has GPUs,
+    two on a CPU.
+    """
+    cuda = device.type == "cuda"
     contexts = (1024,) if quick else (1024, 2048)
-    modes = (True, False) if device_type == "cuda" else (False,)
-    return [
+    modes = (True, False) if cuda else (False,)
+    cases = [
         Case(shape, context, compiled, looping)
         for context in contexts
         for shape, looping in (("seed", False), ("frontier", False), ("frontier", True))
         for compiled in modes
         if not (looping and (quick or context == contexts[0]))
     ]
+    if quick:
+        return cases
+    most = torch.cuda.device_count() if cuda else 2
+    cases += [Case("seed", 1024, cuda, False, attention=name) for name in present_kernels(device)]
+    return cases + [Case("seed", 1024, cuda, False, processes=n) for n in (2, 4, 8) if n <= most]
 
 
-def flops_per_token(model: GPT, context: int) -> float:
-    """Floating-point operations of forward and backward for one token: matrix products and causal attention.
-
-    The backward counts twice the forward; of the context, half is visible on average.
-    """
-    width = model.config.width
-    forward = 2.0 * model.embedding.weight.numel()
-    if model.bigram is not None:
-        forward += 2.0 * model.bigram.projection.weight.numel()
-    for visit in model.plan:
-        linear = [m for m in model.blocks[visit.layer].modules() if isinstance(m, Linear)]
-        forward += sum(2.0 * module.weight.numel() for module in linear) + 2.0 * context * width
-    return 3.0 * forward
-
-
-def matmul_flops(runtime: Runtime) -> float:
-    """The best rate of a large square product on this device, operations per second."""
-    size = 8192 if runtime.device.type == "cuda" else 1024
-    a, b = torch.randn(2, size, size, device=runtime.device, dtype=runtime.compute_dtype)
-    best = math.inf
-    for _ in range(20):
-        synchronize(runtime.device)
-        started = time.perf_counter()
-        torch.mm(a, b)
-        synchronize(runtime.device)
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best
-
-
-class Stopwatch:
-    """Seconds by part of the step, the device's work awaited before and after each."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds: Counter[str] = Counter()
-
-    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time booked under `part`."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            synchronize(self.device)
-            started = time.perf_counter()
-            result = function(*args, **kwargs)
-            synchronize(self.device)
-            self.seconds[part] += time.perf_counter() - started
-            return result
-
-        return timed
-
-    def attach(self, trainer: Trainer) -> None:
-        """Times the parts of this process's trainer from now on."""
-        trainer.batches.next = self.wrap("loader", trainer.batches.next)
-        trainer.loss = self.wrap("forward", trainer.loss)
-        torch.Tensor.backward = self.wrap("backward", torch.Tensor.backward)
-        trainer.optimizers.step = self.wrap("optimiser", trainer.optimizers.step)
-        trainer.average.update = self.wrap("averaging", trainer.average.update)
-        trainer.reports.launched = self.wrap("logging", trainer.reports.launched)
-
-
-def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
-    """A trainer on random tokens."""
-    seed_everything(0)
-    model = GPT(config.model)
-    model.initialize()
-    model.compute_dtype = runtime.compute_dtype
-    tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4_000_000).astype(np.uint16)
-    return Trainer(
-        model.to(runtime.device),
-        TrainBatches([tokens], 0, 0, config.model.vocab_size),
-        config.budget(),
-        runtime,
-        PhaseClock(),
-        RunLog(quiet=True),
-        lambda: math.nan,
-        config.train,
-        config.optim,
-        config.schedule,
-        config.averaging,
-    )
-
-
-def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:
-    """Seconds of each step until `seconds` have passed; the last one is waited for."""
-    device, durations = trainer.runtime.device, []
-    synchronize(device)
-    started = last = time.perf_counter()
-    with trainer.log.progress("steps", 1.0, "of the run") as bar:
-        while len(durations) < at_least or last - started < seconds:
-            trainer.reports.launched(trainer.step(), bar)
-            now = time.perf_counter()
-            durations.append(now - last)
-            last = now
-    synchronize(device)
-    durations[-1] += time.perf_counter() - last
-    return durations
-
-
-def measure(case: Case, device: str, seconds: float, results: multiprocessing.Queue) -> None:
-    """One row, in a process of its own."""
-    runtime = replace(choose_runtime(device), compiled=case.compiled)
-    config = case.config(runtime.device.type)
-    trainer = make_trainer(config, runtime)
-    with trainer.clock.phase("train"):
-        trainer.warm_up()
-        warmed_bytes = peak_bytes(runtime.device)
-        durations = time_steps(trainer, 0.6 * seconds, at_least=2)
-        watch = Stopwatch(runtime.device)
-        watch.attach(trainer)
-        timed = time_steps(trainer, 0.3 * seconds, at_least=2)
-    speed = len(durations) * config.train.batch_tokens / sum(durations)
-    flops = flops_per_token(trainer.model, case.context)
-    total, parts = sum(timed), {part: watch.seconds[part] for part in PARTS}
-    low, middle, high = np.percentile(durations, (10, 50, 90)) * 1e3
-    results.put(
-        {
-            "shape": case.shape,
-            "recurrence": case.looping,
-            "context": case.context,
-            "compiled": case.compiled,
-            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-            "batch_tokens": config.train.batch_tokens,
-            "steps": len(durations),
-            "tokens_per_second": speed,
-            "step_ms_p10": low,
-            "step_ms_p50": middle,
-            "step_ms_p90": high,
-            "part_ms": {part: 1e3 * value / len(timed) for part, value in parts.items()}
-            | {"rest": 1e3 * (total - sum(parts.values())) / len(timed)},
-            "optimiser_and_averaging_share": (parts["optimiser"] + parts["averaging"]) / total,
-            "loader_share": parts["loader"] / total,
-            "flops_per_token": flops,
-            "matmul_flops_per_second": (rate := matmul_flops(runtime)),
-            "matmul_rate_used": flops * speed / rate,
-            "peak_memory_bytes": max(warmed_bytes, peak_bytes(runtime.device)),
-        }
-    )
-
-
-def run_alone(*arguments: Any) -> dict[str, Any]:
-    """`measure` in a fresh process; RuntimeError if it dies."""
+def run_alone(case: Case, device: str, seconds: float) -> dict[str, Any]:
+    """`measure` in fresh processes, as many as the case has; RuntimeError if the first dies."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    process = context.Process(target=measure, args=(*arguments, results))
-    process.start()
-    while results.empty() and process.is_alive():
+    processes = [
+        context.Process(target=measure, args=(case, device, seconds, results, rank, port))
+        for rank in range(case.processes)
+    ]
+    for process in processes:
+        process.start()
+    while results.empty() and processes[0].is_alive():
         time.sleep(0.1)
-    if not process.is_alive() and results.empty():
-        raise RuntimeError(f"measuring {arguments[0]} failed, as said above")
+    if not processes[0].is_alive() and results.empty():
+        raise RuntimeError(f"measuring {case} failed, as said above")
     row = results.get()
-    process.join()
+    for process in processes:
+        process.join()
     return row
 
 
@@ -252,14 +90,15 @@ def main() -> None:
     options = tyro.cli(TrainingBenchmark, description=__doc__)
     device = choose_runtime(options.device).device
     log, rows = RunLog(), []
-    cases = plan_cases(device.type, options.quick)
+    cases = plan_cases(device, options.quick)
     seconds = 4.0 if options.quick else 60 * options.minutes / len(cases)
     for case in cases:
         log.say(f"measuring {case}")
         rows.append(run_alone(case, options.device, seconds))
     names = [
         f"{row['shape']}{', loops' * row['recurrence']}, T {row['context']}, "
-        f"{'compiled' if row['compiled'] else 'eager'}"
+        f"{'compiled' if row['compiled'] else 'eager'}, {row['attention'][0]}"
+        f"{', {} processes'.format(row['processes']) * (row['processes'] > 1)}"
         for row in rows
     ]
     log.table(

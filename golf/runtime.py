@@ -6,6 +6,7 @@ import random
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,6 +73,14 @@ def lone_environment() -> dict[str, str]:
     }
 
 
+def keep_compiled_code() -> None:
+    """Has torch.compile keep its results in the user's cache, where the next run finds them.
+
+    Its own choice is the folder for temporary files, which rented machines empty.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "parameter-golf"))
+
+
 def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: World | None = None) -> Runtime:
     """Picks device and dtype by what the machine says it has.
 
@@ -105,6 +114,8 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
             )
         name = f"cuda:{world.local_rank}"
         torch.cuda.set_device(world.local_rank)
+    if kind == "cuda":
+        keep_compiled_code()
     return Runtime(torch.device(name), getattr(torch, compute_dtype), kind == "cuda", world)
 
 

@@ -73,7 +73,7 @@ class World:
         """Starts to gather each process's rows, in the order of ranks; equal shapes everywhere."""
         gathered = own.new_empty((self.size * own.size(0), *own.shape[1:]))
         with _others_alive():
-            work = dist.all_gather_into_tensor(gathered, own.contiguous(), async_op=True)
+            work = dist.all_gather(list(gathered.chunk(self.size)), own.contiguous(), async_op=True)
 
         def wait() -> None:
             with _others_alive():

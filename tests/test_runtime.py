@@ -1,9 +1,20 @@
 """What is chosen is what is there."""
 
+import os
+
 import pytest
 import torch
 
-from golf.runtime import DeviceError, choose_runtime, dtype_name, environment
+from golf.runtime import (
+    DeviceError,
+    choose_runtime,
+    dtype_name,
+    environment,
+    keep_compiled_code,
+    lone_environment,
+    read_world,
+)
+from golf.world import World
 
 
 def test_the_cpu_is_always_there_and_runs_eager():
@@ -29,3 +40,28 @@ def test_the_environment_is_plain_json_values():
     assert found["torch"] == torch.__version__ and found["cores"] >= 1
     assert all(isinstance(value, (str, int)) for value in found.values())
     assert dtype_name(torch.bfloat16) == "bfloat16"
+
+
+def test_compiled_code_is_kept_where_the_user_says_or_else_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+
+
+def test_torchrun_tells_a_process_its_place_and_lone_processes_hear_nothing_of_it(monkeypatch):
+    assert read_world() == World()
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "elsewhere")
+    assert read_world() == World(rank=3, size=4, local_rank=1, local_size=2)
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & lone_environment().keys()
+    assert "PATH" in lone_environment()
+
+
+def test_hardware_of_several_processes_says_how_many():
+    assert environment(torch.device("cpu"), World(size=8))["hardware"].startswith("8 x ")

@@ -137,6 +137,8 @@ class Trainer:
             raise DeviceMemoryError(f"a pass of {tokens:,} tokens does not fit the device's memory")
         self.log.say(f"passes of {tokens:,} tokens do not fit the device's memory; {half:,} and more passes")
         self.micro_batch_tokens = half
+        # Graphs of the larger passes would count against the number that are kept.
+        torch.compiler.reset()
 
     def _fits(self, tokens_BT: Tensor) -> bool:
         try:

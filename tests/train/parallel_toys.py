@@ -1,6 +1,7 @@
 """What a process of several does in the tests, and the processes; importing it costs what the work needs."""
 
 import multiprocessing
+import os
 import signal
 import socket
 from dataclasses import replace
@@ -123,13 +124,25 @@ def _process(rank: int, size: int, port: int, results: Any, function: Any, argum
     world = World(rank, size, rank, size)
     store = dist.TCPStore("127.0.0.1", port, size, is_master=world.is_first)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    results.put((rank, function(world, *arguments)))
+    found = function(world, *arguments)
     dist.barrier()
-    dist.destroy_process_group()
+    if rank == size - 1:
+        results.put((rank, found))
+        results.close()
+        results.join_thread()
+        os._exit(1)
+    try:
+        world.agree(0.0, False)
+    except WorldError as error:
+        found["lost"] = str(error)
+    results.put((rank, found))
 
 
 def run_together(function: Any, size: int, *arguments: Any) -> list[Any]:
-    """What `function(world, *arguments)` gives in each of `size` new processes, in the order of ranks."""
+    """What `function(world, *arguments)` gives in each of `size` new processes, in the order of ranks.
+
+    The last one then dies, and the others note as `lost` what they learn of it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

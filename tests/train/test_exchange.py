@@ -66,6 +66,11 @@ def test_processes_that_disagree_are_refused_naming_the_field(two):
     assert [found["refused"] for found in two] == ["process 1 has model.width 17; process 0 has 16"] * 2
 
 
+def test_a_process_that_dies_ends_the_others_with_a_message(two):
+    assert two[0]["lost"].startswith("another process of this run is gone, so this one ends, too")
+    assert two[0]["lost"].endswith("the run can be resumed")
+
+
 def test_buckets_hold_every_parameter_once_from_the_last_to_the_first():
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 5, 1, 4, 2)]
     buckets = plan_buckets(parameters, bucket_bytes=20)

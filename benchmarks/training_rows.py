@@ -1,0 +1,213 @@
+"""One row of the benchmark of training: a network's step on a device, timed whole and by its parts."""
+
+import math
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed import TCPStore, init_process_group
+
+from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
+from benchmarks.scoring import peak_bytes
+from golf.clock import PhaseClock
+from golf.config import RunConfig
+from golf.data.batches import TrainBatches
+from golf.log import RunLog
+from golf.model.gpt import GPT
+from golf.model.layers import Linear
+from golf.presets import PRESETS
+from golf.runtime import Runtime, choose_runtime, seed_everything, synchronize
+from golf.train.loop import Trainer
+from golf.world import World
+
+PARTS = ("loader", "forward", "backward", "exchange", "optimiser", "averaging", "logging")
+CPU_STEP_TOKENS = 8_192
+CUDA_STEP_TOKENS, CUDA_PASS_TOKENS = 262_144, 65_536
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table; of several processes each has its part of the same step."""
+
+    shape: str
+    context: int
+    compiled: bool
+    looping: bool
+    attention: str = "auto"
+    processes: int = 1
+
+    def config(self, device_type: str) -> RunConfig:
+        """Its network and recipe, with one stage that lasts the whole run."""
+        if device_type == "cuda":
+            config = PRESETS["seed" if self.shape == "seed" else "h100-107min"].config
+            sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_PASS_TOKENS}
+        else:
+            scale = Scale(context=self.context, batch_tokens=CPU_STEP_TOKENS)
+            config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)
+            sizes = {}
+        loop_visits = 3 if self.looping else 1
+        return replace(
+            config,
+            steps=10**6,
+            minutes=None,
+            model=replace(config.model, context=self.context, loop_visits=loop_visits),
+            schedule=replace(config.schedule, context_growth=(), loop_start=0.0),
+            train=replace(config.train, held_out_tokens=0, warmup_steps=1, attention=self.attention, **sizes),
+        )
+
+
+def flops_per_token(model: GPT, context: int) -> float:
+    """Floating-point operations of forward and backward for one token: matrix products and causal attention.
+
+    The backward counts twice the forward; of the context, half is visible on average.
+    """
+    width = model.config.width
+    forward = 2.0 * model.embedding.weight.numel()
+    if model.bigram is not None:
+        forward += 2.0 * model.bigram.projection.weight.numel()
+    for visit in model.plan:
+        linear = [m for m in model.blocks[visit.layer].modules() if isinstance(m, Linear)]
+        forward += sum(2.0 * module.weight.numel() for module in linear) + 2.0 * context * width
+    return 3.0 * forward
+
+
+def matmul_flops(runtime: Runtime) -> float:
+    """The best rate of a large square product on this device, operations per second."""
+    size = 8192 if runtime.device.type == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=runtime.device, dtype=runtime.compute_dtype)
+    best = math.inf
+    for _ in range(20):
+        synchronize(runtime.device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        synchronize(runtime.device)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
+
+
+class Stopwatch:
+    """Seconds by part of the step, the device's work awaited before and after each."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: Counter[str] = Counter()
+
+    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time booked under `part`."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            synchronize(self.device)
+            started = time.perf_counter()
+            result = function(*args, **kwargs)
+            synchronize(self.device)
+            self.seconds[part] += time.perf_counter() - started
+            return result
+
+        return timed
+
+    def attach(self, trainer: Trainer) -> None:
+        """Times the parts of this process's trainer from now on."""
+        trainer.feed.next = self.wrap("loader", trainer.feed.next)
+        trainer.loss = self.wrap("forward", trainer.loss)
+        torch.Tensor.backward = self.wrap("backward", torch.Tensor.backward)
+        trainer.exchange.finish = self.wrap("exchange", trainer.exchange.finish)
+        trainer.optimizers.step = self.wrap("optimiser", trainer.optimizers.step)
+        trainer.average.update = self.wrap("averaging", trainer.average.update)
+        trainer.reports.launched = self.wrap("logging", trainer.reports.launched)
+
+
+def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
+    """A trainer on random tokens."""
+    seed_everything(0)
+    model = GPT(config.model)
+    model.initialize()
+    model.compute_dtype = runtime.compute_dtype
+    tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4_000_000).astype(np.uint16)
+    return Trainer(
+        model.to(runtime.device),
+        TrainBatches([tokens], 0, 0, config.model.vocab_size),
+        config.budget(),
+        runtime,
+        PhaseClock(),
+        RunLog(quiet=True),
+        lambda: math.nan,
+        config.train,
+        config.optim,
+        config.schedule,
+        config.averaging,
+    )
+
+
+def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:
+    """Seconds of each step until `seconds` have passed; the last one is waited for."""
+    device, durations = trainer.runtime.device, []
+    synchronize(device)
+    started = last = time.perf_counter()
+    with trainer.log.progress("steps", 1.0, "of the run") as bar:
+        while not trainer.world.agree(
+            0.0, trainer.world.is_first and len(durations) >= at_least and last - started >= seconds
+        )[1]:
+            trainer.reports.launched(trainer.step(), bar)
+            now = time.perf_counter()
+            durations.append(now - last)
+            last = now
+    synchronize(device)
+    durations[-1] += time.perf_counter() - last
+    return durations
+
+
+def measure(
+    case: Case, device: str, seconds: float, results: multiprocessing.Queue, rank: int, port: int
+) -> None:
+    """One row, in a process of its own, or in one of several that train together; the first says it."""
+    world = World(rank, case.processes, rank, case.processes)
+    runtime = replace(choose_runtime(device, world=world), compiled=case.compiled)
+    if world.size > 1:
+        store = TCPStore("127.0.0.1", port, world.size, is_master=world.is_first)
+        backend = "cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo"
+        init_process_group(backend, store=store, rank=rank, world_size=world.size)
+    config = case.config(runtime.device.type)
+    trainer = make_trainer(config, runtime)
+    with trainer.clock.phase("train"):
+        trainer.warm_up()
+        warmed_bytes = peak_bytes(runtime.device)
+        durations = time_steps(trainer, 0.6 * seconds, at_least=2)
+        watch = Stopwatch(runtime.device)
+        watch.attach(trainer)
+        timed = time_steps(trainer, 0.3 * seconds, at_least=2)
+    if not world.is_first:
+        return
+    speed = len(durations) * config.train.batch_tokens / sum(durations)
+    flops = flops_per_token(trainer.model, case.context)
+    total, parts = sum(timed), {part: watch.seconds[part] for part in PARTS}
+    low, middle, high = np.percentile(durations, (10, 50, 90)) * 1e3
+    results.put(
+        {
+            "shape": case.shape,
+            "recurrence": case.looping,
+            "context": case.context,
+            "compiled": case.compiled,
+            "attention": list(trainer.attention),
+            "processes": case.processes,
+            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+            "batch_tokens": config.train.batch_tokens,
+            "steps": len(durations),
+            "tokens_per_second": speed,
+            "step_ms_p10": low,
+            "step_ms_p50": middle,
+            "step_ms_p90": high,
+            "part_ms": {part: 1e3 * value / len(timed) for part, value in parts.items()}
+            | {"rest": 1e3 * (total - sum(parts.values())) / len(timed)},
+            "optimiser_and_averaging_share": (parts["optimiser"] + parts["averaging"]) / total,
+            "loader_share": parts["loader"] / total,
+            "flops_per_token": flops,
+            "matmul_flops_per_second": (rate := matmul_flops(runtime)),
+            "matmul_rate_used": flops * speed / (rate * case.processes),
+            "peak_memory_bytes": max(warmed_bytes, peak_bytes(runtime.device)),
+        }
+    )
