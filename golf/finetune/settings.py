@@ -10,7 +10,7 @@ from golf.train.optim import OptimConfig
 StageName = Literal["sft", "dpo"]
 """Supervised fine-tuning on conversations, or direct preference optimisation on pairs."""
 USUAL_RATES = {"sft": 0.1, "dpo": 0.01}
-USUAL_EPOCHS = {"sft": 3.0, "dpo": 1.0}
+USUAL_EPOCHS = 3.0
 
 
 class FinetuneError(ValueError):
@@ -24,7 +24,7 @@ class FinetuneConfig:
     seed: int = 42
     """Seed of the order of the data and of what is held out."""
     epochs: float | None = None
-    """How often the data are read; by default 3 for sft and 1 for dpo."""
+    """How often the data are read; by default 3."""
     steps: int | None = None
     """Optimiser steps, instead of epochs."""
     rows: int = 16

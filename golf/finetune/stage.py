@@ -42,7 +42,7 @@ def build_trainer(
     steps = config.steps
     if steps is None:
         items = given.batches.state_dict()["count"] * (1 if stage == "sft" else 2)
-        epochs = USUAL_EPOCHS[stage] if config.epochs is None else config.epochs
+        epochs = USUAL_EPOCHS if config.epochs is None else config.epochs
         steps = max(1, round(epochs * items / config.rows))
     rate = USUAL_RATES[stage] if config.rate is None else config.rate
     rates = {name: rate * vars(config.optim)[name] for name in ("matrix_lr", "embedding_lr", "scalar_lr")}

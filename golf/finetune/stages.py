@@ -1,7 +1,8 @@
 """What each stage does to a model: pretrained, fine-tuned on conversations, on preferences; several seeds.
 
 After each stage the same scores: WikiText-2, SST-2, GSM8K, the loss of held-out answers, and how often the
-preferred of two held-out answers is the likelier one.
+preferred of two held-out answers is the likelier one; after dpo also how often it has gained more than the
+other on the model before, of which chance is one half.
 """
 
 import json
@@ -169,6 +170,10 @@ def measure_stage(
     kept_pairs = [pairs[number] for number in held_out]
     policy_P2 = pair_log_probs(opened.model, kept_pairs, log, "held-out pairs")
     metrics += score_preferences(policy_P2, kept_pairs, None)
+    if (folder / "reference.safetensors").is_file():
+        figures = json.loads((folder / "finetune.json").read_text(encoding="utf-8"))
+        names_here = {metric.name for metric in metrics}
+        metrics += [Metric(**metric) for metric in figures["after"] if metric["name"] not in names_here]
     write_json(path, [asdict(metric) for metric in metrics])
     return metrics
 
@@ -179,12 +184,17 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
     The interval is Student's over seeds; with one seed, the score's own over items.
     """
     rows = []
+    first = {metric.name: [] for metric in measured[STAGES[0]][0]}
+    for metrics in measured[STAGES[0]]:
+        for metric in metrics:
+            first[metric.name].append(metric.value)
     for stage, by_seed in measured.items():
-        for index, metric in enumerate(by_seed[0]):
-            values = np.array([metrics[index].value for metrics in by_seed])
-            first = np.array([metrics[index].value for metrics in measured["pretrain"]])
-            low, high = student_interval(values) if len(values) > 1 else (metric.low, metric.high)
-            difference = student_interval(values - first) if len(values) > 1 else None
+        for same in zip(*by_seed, strict=True):
+            values, metric = np.array([metric.value for metric in same]), same[0]
+            several, gains = len(values) > 1, None
+            if metric.name in first and stage != STAGES[0]:
+                gains = values - np.array(first[metric.name])
+            low, high = student_interval(values) if several else (metric.low, metric.high)
             rows.append(
                 {
                     "stage": stage,
@@ -192,11 +202,11 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
                     "mean": float(values.mean()),
                     "low": low,
                     "high": high,
-                    "interval_over": "seeds" if len(values) > 1 else "items",
+                    "interval_over": "seeds" if several else "items",
                     "by_seed": values.tolist(),
-                    "chance": float(np.mean([metrics[index].chance for metrics in by_seed])),
-                    "difference": float((values - first).mean()),
-                    "difference_interval": difference,
+                    "chance": float(np.mean([metric.chance for metric in same])),
+                    "difference": None if gains is None else float(gains.mean()),
+                    "difference_interval": student_interval(gains) if several and gains is not None else None,
                     "items": metric.num_items,
                     "convention": metric.convention.split(";")[0],
                 }
@@ -213,7 +223,7 @@ def student_interval(values: np.ndarray) -> tuple[float, float]:
 def row_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as it is printed."""
     change = ""
-    if row["stage"] != STAGES[0]:
+    if row["difference"] is not None:
         change = f"{row['difference']:+.4f}"
         if row["difference_interval"]:
             low, high = row["difference_interval"]
