@@ -44,7 +44,8 @@ GPU_TOLERANCE_NATS = 1e-3
 SIDE_INFORMATION = "Replaced text keeps its BOS tokens: where documents start counts as known."
 BATCH_INFORMATION = f" So do their lengths: they are graded in batches, {DOCUMENT_ORDER}."
 AUDIT_BATCH_DOCUMENTS = 2
-"""Documents that learn side by side while probed: few, so that a short stream has several batches."""
+"""Documents that learn side by side, and that a phase waits for, while probed: a short stream has batches
+and phases enough."""
 
 
 class ArtifactScorer:
@@ -137,7 +138,11 @@ def audit_artifact(
     streams = {"sliding windows": stream, "test-time training": stream}
     by_document = ttt_config.method == "lora"
     if by_document:
-        ttt_config = replace(ttt_config, lora=replace(ttt_config.lora, batch_documents=AUDIT_BATCH_DOCUMENTS))
+        ttt_config = replace(
+            ttt_config,
+            lora=replace(ttt_config.lora, batch_documents=AUDIT_BATCH_DOCUMENTS),
+            phases=(AUDIT_BATCH_DOCUMENTS,) if ttt_config.phases else (),
+        )
         bos_id = dataset.vocabulary.bos_id
         streams["test-time training"] = choose_documents(tokens, bos_id, windows.context, how)
     scorers = {"sliding windows": ArtifactScorer(model, dataset, windows, None, chunk_tokens)}

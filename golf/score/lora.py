@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.gpt import GPT
+from golf.model.layers import Linear
 from golf.score.document_scorer import ScoredDocuments
 
 HEAD = "head"
@@ -53,7 +54,7 @@ class LoraConfig:
     """Memory of AdamW's mean of gradients, reset per document."""
     beta_second: float = 0.99
     """Memory of AdamW's mean of squared gradients, reset per document."""
-    projections: tuple[str, ...] = ("query", "value", "output", "up", "down")
+    projections: tuple[str, ...] = ("query", "value", "output", "up", "down", "head")
     """Matrices with adapters: query, key, value, output, up, down, of every block and visit, and head."""
     chunk_tokens: tuple[int, ...] = (8, 24, 48)
     """Tokens graded before the adapters learn from them, for short to long documents."""
@@ -103,16 +104,18 @@ class AdapterSite(NamedTuple):
 
 
 def find_matrices(model: GPT, projections: tuple[str, ...]) -> list[AdaptedMatrix]:
-    """The named matrices of every block, in the order of the blocks, then the head."""
+    """The named matrices that the blocks have, in their order, then the head; ValueError if there is none."""
     found = []
     for layer, block in enumerate(model.blocks):
         visits = sum(visit.layer == layer for visit in model.plan)
         for name, part in PROJECTIONS.items():
-            if name in projections:
-                module = block.get_submodule(f"{part}.{name}")
+            module = dict(block.get_submodule(part).named_children()).get(name)
+            if name in projections and isinstance(module, Linear):
                 found.append(AdaptedMatrix(module, tuple(module.weight.shape), visits))
     if HEAD in projections:
         found.append(AdaptedMatrix(model.head, tuple(model.embedding.weight.shape), 1))
+    if not found:
+        raise ValueError(f"ttt.lora.projections is {projections}; this network has no such matrix")
     return found
 
 

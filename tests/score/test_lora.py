@@ -260,6 +260,23 @@ def test_a_batch_of_adapters_is_the_sum_of_single_ones() -> None:
             assert torch.allclose(changed(inputs[row : row + 1])[0], together[row], atol=1e-4)
 
 
+def test_a_network_without_the_named_matrices_is_refused() -> None:
+    torch.manual_seed(0)
+    config = replace(network().config, num_experts=2)
+    model = GPT(config)
+    assert {matrix.module for matrix in find_matrices(model, ("up", "head"))} >= {model.head}
+    with pytest.raises(ValueError, match="this network has no such matrix"):
+        find_matrices(model, ("up",))
+
+
+@pytest.mark.slow
+def test_a_document_of_300_000_tokens_is_graded_in_the_memory_of_a_window() -> None:
+    config = replace(STRONG, chunk_tokens=(3, 16), projections=("head",))
+    result = adapted(toy_documents([300_000, 1]), config)
+    result.ledger.close(300_000 - 1)
+    assert np.isfinite(result.nats_N).all()
+
+
 def test_the_head_has_one_adapter_which_learns() -> None:
     model = network()
     config = replace(STRONG, projections=("head",))
