@@ -1,14 +1,13 @@
 """A study's README.md, results.json and the cells that they share with the page."""
 
 import math
-from typing import Any
 
 from golf.config import config_to_dict
 from golf.files import whole_file, write_json
 from golf.lab.curves import write_curves
 from golf.lab.outcome import ArmOutcome
 from golf.lab.page import write_page
-from golf.lab.study import Study
+from golf.lab.study import Study, flat_fields
 from golf.lab.trial import STATED_BITS
 
 COLUMNS = (
@@ -51,19 +50,12 @@ def cells(outcome: ArmOutcome) -> tuple[str, ...]:
 
 def differences(study: Study) -> dict[str, str]:
     """By arm, the fields in which its config is not the base's."""
-    base = _flat_fields(config_to_dict(study.arms[0].config))
+    base = flat_fields(config_to_dict(study.arms[0].config))
     said = {}
     for arm in study.arms:
-        own = _flat_fields(config_to_dict(arm.config))
+        own = flat_fields(config_to_dict(arm.config))
         said[arm.name] = ", ".join(f"{key} {own[key]}" for key in own if own[key] != base[key])
     return said
-
-
-def _flat_fields(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat_fields(value, f"{where}{name}.") if isinstance(value, dict) else {where + name: value}
-    return flat
 
 
 def conditions(study: Study, outcomes: list[ArmOutcome]) -> str:

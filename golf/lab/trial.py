@@ -1,10 +1,13 @@
 """One run of one arm with one seed, in a process of its own: python -m golf.lab.trial FOLDER.
 
-FOLDER holds trial.json; measured.json is what it leaves, or failed.json with a reason.
+FOLDER holds trial.json; measured.json is what it leaves, or failed.json with a reason. It ends when its
+standard input does, that is with the process that started it: the next call would start a second run there.
 """
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +33,8 @@ STATED_BITS = 6.0
 """Bits a weight at which a study states the bytes of an artifact."""
 FAILURES = (ValueError, OSError, RuntimeError, ArithmeticError)
 """What an arm can fail by: bad data or settings, divergence, a kernel's refusal, memory."""
+
+STANDARD_INPUT = 0
 
 
 class WatchedLog(RunLog):
@@ -119,5 +124,13 @@ def run_trial(folder: Path) -> int:
     return 0
 
 
+def end_with_starter() -> None:
+    """Waits for the end of standard input, and ends the process then."""
+    while os.read(STANDARD_INPUT, 1):
+        pass
+    os._exit(130)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_starter, daemon=True).start()
     sys.exit(run_trial(Path(sys.argv[1])))

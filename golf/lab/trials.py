@@ -13,7 +13,7 @@ from typing import Any
 from golf.config import RunConfig, config_to_dict, fit_to_vocabulary
 from golf.data.manifest import Dataset
 from golf.files import write_json
-from golf.lab.study import Study
+from golf.lab.study import Study, flat_fields
 from golf.log import RunLog
 
 FIRST_SEED = 1
@@ -30,7 +30,10 @@ class Trial:
     folder: Path
 
     def outcome(self) -> dict[str, Any] | None:
-        """What was measured, or a `reason` why nothing was; None while it is to be done."""
+        """What was measured, or a `reason` why nothing was; None while it was not run to an end.
+
+        With `again` the run was killed, and is to be run once more.
+        """
         for name in ("measured.json", "failed.json"):
             if (self.folder / name).is_file():
                 return json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -40,6 +43,14 @@ class Trial:
 def fitted(config: RunConfig, dataset: Dataset) -> RunConfig:
     """The config with the vocabulary of the data."""
     return fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+
+
+def changed_fields(config: RunConfig) -> dict[str, Any]:
+    """The fields that are not at their default, by dotted name: what a field added later leaves as it is."""
+    defaults = flat_fields(config_to_dict(RunConfig()))
+    return {
+        name: value for name, value in flat_fields(config_to_dict(config)).items() if value != defaults[name]
+    }
 
 
 def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: Path) -> list[Trial]:
@@ -53,13 +64,15 @@ def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: 
             config = replace(fitted(arm.config, dataset), seed=seed)
             described = {
                 "config": config_to_dict(config),
+                "changed": changed_fields(config),
                 "data": str(dataset.folder),
                 "data_sha256": [file.sha256 for file in dataset.manifest.files],
                 "validation_tokens": study.validation_tokens,
                 "device": device,
                 "threads": threads,
             }
-            digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
+            told = json.dumps({**described, "config": None}, sort_keys=True)
+            digest = hashlib.sha256(told.encode()).hexdigest()[:10]
             folder = out / study.name / f"{arm.name}_seed{seed}_{digest}"
             trials.append(Trial(arm.name, seed, config, folder))
             folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +82,7 @@ def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: 
 
 def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
     """Runs what is not done yet, `jobs` at a time; KeyboardInterrupt once all have stopped and saved."""
-    waiting = [trial for trial in trials if trial.outcome() is None]
+    waiting = [trial for trial in trials if (trial.outcome() or {"again": True}).get("again")]
     log.say(f"{len(trials)} runs, {len(trials) - len(waiting)} of them done already, {jobs} at a time")
     running: dict[subprocess.Popen[bytes], Trial] = {}
     with log.progress("study", len(trials), "runs") as bar:
@@ -92,20 +105,20 @@ def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
 def _start(trial: Trial) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "golf.lab.trial", str(trial.folder)]
     with open(trial.folder / "output.txt", "ab") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
 
 def _finish(trial: Trial, code: int, log: RunLog) -> None:
     """Says what came of a run; one that ended without a word is marked as failed, one stopped is not."""
-    outcome = trial.outcome()
-    if outcome is None and code == 130:
+    outcome = trial.outcome() if code in (0, 1) else None
+    if code == 130:
         raise KeyboardInterrupt
     if outcome is None:
         lines = (trial.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
-        outcome = {"reason": f"the process ended with code {code}: {last.strip()}"}
-        if code > 0:
-            write_json(trial.folder / "failed.json", outcome)
+        reason = f"the process ended with code {code}: {last.strip()}"
+        outcome = {"reason": reason, "again": code < 0}
+        write_json(trial.folder / "failed.json", outcome)
     figure = outcome.get("reason") or f"{outcome['validation_bpb']:.4f} bpb"
     log.say(f"{trial.arm}, seed {trial.seed}: {figure}")
 
