@@ -103,6 +103,8 @@ def stored_run(folder: Path, arguments: list[str]) -> RunCommand:
     if not path.is_file():
         raise ConfigError(f"{folder} is no run folder: it has no config.json")
     stored = json.loads(path.read_text(encoding="utf-8"))
+    if "options" not in stored:
+        raise ConfigError(f"{folder} is not train_gpt.py's: the command that made it goes on with it")
     options = {
         key: Path(value) if key in ("data", "out", "resume") and value else value
         for key, value in stored["options"].items()

@@ -26,6 +26,7 @@ SWITCHED_OFF: dict[str, object] = {
     "loop_visits": 1,
     "smear": "off",
     "bigram_buckets": 0,
+    "documents_apart": False,
 }
 """The value of each switch of the model's config that leaves its technique out."""
 NEUTRAL_WEIGHTS = {"skips": "skip_weights", "embedding mixed into each block": "mix"}
