@@ -65,7 +65,12 @@ def find_features(
 
 
 def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Iterator[Feature]:
-    """Compares the logits of a few training tokens with those of the same weights, one technique left out."""
+    """Compares the logits of a few training tokens with those of the same weights, one technique left out.
+
+    A document is made to start in their middle, since some techniques act at such places alone.
+    """
+    inputs_BT = inputs_BT.clone()
+    inputs_BT[:, inputs_BT.size(1) // 2] = config.bos_id
     with_all = _logits(config, weights, inputs_BT)
     for name, off in SWITCHED_OFF.items():
         if vars(config)[name] != off:

@@ -36,6 +36,7 @@ EVERYTHING = ModelConfig(
     loop_visits=2,
     bigram_buckets=16,
     bigram_width=4,
+    documents_apart=True,
 )
 RESULTS = {
     "steps": 50,
