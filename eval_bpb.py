@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from golf.files import STANDARD_OUTPUT, name_standard_output
 from golf.log import RunLog
 from golf.record.verify import print_verification, verify_entry
 from golf.score.audit import audit_path
@@ -59,9 +60,10 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; 0, 1 for a fault found, 2 on bad input."""
-    command = tyro.cli(ScoreCommand, args=arguments, description=__doc__)
+    command = tyro.cli(ScoreCommand, args=name_standard_output(arguments), description=__doc__)
+    log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
     try:
-        return 0 if run_command(command, RunLog()) else 1
+        return 0 if run_command(command, log) else 1
     except (ValueError, OSError) as error:
         print(f"eval_bpb.py: {error}", file=sys.stderr)
         return 2

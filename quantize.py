@@ -113,7 +113,7 @@ def explain(
         ("tensor", "shape", "step", "bits", "bytes", "error %", "escaped %", "levels"),
         [
             (
-                row["name"],
+                row["name"].removeprefix("blocks.").removesuffix(".weight"),
                 "x".join(map(str, row["shape"])),
                 f"{row['median_step']:.3g}",
                 f"{row['bits_per_weight']:.2f}",

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from golf.files import STANDARD_OUTPUT, name_standard_output
 from golf.log import RunLog
 from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
 from golf.score.locate import find_artifact, find_data
@@ -31,8 +32,8 @@ class TestTimeCommand:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; 0, or 2 on bad input."""
-    command = tyro.cli(TestTimeCommand, args=arguments, description=__doc__)
-    log = RunLog()
+    command = tyro.cli(TestTimeCommand, args=name_standard_output(arguments), description=__doc__)
+    log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
     try:
         artifact, data = find_artifact(command.path), find_data(command.data, command.path)
         print_scores(evaluate(artifact, data, command.config, log, plain=False, ttt=True), log)

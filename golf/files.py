@@ -2,9 +2,13 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+STANDARD_OUTPUT = Path("-")
+"""Stands for it where a file to write is asked for."""
 
 
 @contextmanager
@@ -22,5 +26,18 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """Writes indented UTF-8 JSON; ValueError for a number that JSON does not know (NaN, infinity)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def name_standard_output(arguments: list[str]) -> list[str]:
+    """A command line in which `--json` without a file means standard output."""
+    named = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        named.append(argument)
+        if argument == "--json" and following.startswith("--"):
+            named.append(str(STANDARD_OUTPUT))
+    return named

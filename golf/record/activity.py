@@ -27,6 +27,9 @@ SWITCHED_OFF: dict[str, object] = {
     "smear": "off",
     "bigram_buckets": 0,
     "documents_apart": False,
+    "attention_gate_dense": False,
+    "attention_sinks": False,
+    "modulated_attention": False,
 }
 """The value of each switch of the model's config that leaves its technique out."""
 NEUTRAL_WEIGHTS = {"skips": "skip_weights", "embedding mixed into each block": "mix"}

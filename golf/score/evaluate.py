@@ -50,7 +50,7 @@ class EvaluateConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     json: Path | None = None
-    """Where to write the figures."""
+    """Where to write the figures; without a file, standard output has them and nothing else."""
     per_document: Path | None = None
     """Where to write nats, tokens and bytes of each document, as .npz."""
 

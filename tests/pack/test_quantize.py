@@ -38,7 +38,7 @@ def test_a_run_is_packed_described_and_drawn(run_folder, monkeypatch, capsys):
     assert {row["name"] for row in report["tensors"]} >= {"embedding.weight", "smear.gate"}
     assert (run_folder / "artifact.png").is_file()
     printed = capsys.readouterr().out
-    assert "blocks.0" in printed and "zstd22" in printed and "would fit" in printed
+    assert "0.attention.query" in printed and "zstd22" in printed and "would fit" in printed
 
 
 def test_the_same_run_is_packed_to_the_same_bytes(run_folder, monkeypatch):

@@ -38,6 +38,14 @@ EVERYTHING = ModelConfig(
     bigram_width=4,
     documents_apart=True,
 )
+STUDIED = replace(
+    EVERYTHING,
+    documents_apart=False,
+    attention_gate_dense=True,
+    attention_sinks=True,
+    modulated_attention=True,
+    num_kv_heads=EVERYTHING.num_heads,
+)
 RESULTS = {
     "steps": 50,
     "final_progress": 1.0,
@@ -46,12 +54,16 @@ RESULTS = {
 }
 
 
-@pytest.fixture
-def weights() -> dict[str, torch.Tensor]:
+def random_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    model = GPT(EVERYTHING)
+    model = GPT(config)
     model.initialize()
     return {name: weight + 0.1 * torch.randn_like(weight) for name, weight in model.state_dict().items()}
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    return random_weights(EVERYTHING)
 
 
 def tokens() -> torch.Tensor:
@@ -62,10 +74,13 @@ def active(features) -> dict[str, bool]:
     return {feature.name: feature.active for feature in features}
 
 
-def test_every_technique_of_a_random_network_is_active(weights):
-    found = active(network_features(EVERYTHING, weights, tokens()))
-    expected = {f"model.{name}" for name in SWITCHED_OFF} | set(NEUTRAL_WEIGHTS)
-    assert set(found) == expected and all(found.values())
+def test_every_technique_of_a_random_network_is_active():
+    found = {}
+    for config in (EVERYTHING, STUDIED):
+        techniques = active(network_features(config, random_weights(config), tokens()))
+        assert all(techniques.values())
+        found |= techniques
+    assert set(found) == {f"model.{name}" for name in SWITCHED_OFF} | set(NEUTRAL_WEIGHTS)
 
 
 @pytest.mark.parametrize(

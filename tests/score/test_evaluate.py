@@ -224,6 +224,14 @@ def test_the_programs_print_and_write_the_scores(
 
 
 @pytest.mark.parametrize("program", [eval_bpb, ttt])
+def test_json_without_a_file_is_all_that_is_printed(
+    program: ModuleType, artifact_path: Path, dataset_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert program.main([str(artifact_path), "--json", "--data", str(dataset_folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens_scored"] > 0
+
+
+@pytest.mark.parametrize("program", [eval_bpb, ttt])
 def test_bad_input_is_one_line_and_exit_code_2(
     program: ModuleType, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
