@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+FILE_COLUMNS = 110
+"""Width of tables that do not go to a terminal."""
+
 
 def format_value(value: object) -> str:
     """A field's value as the log prints it: floats to 8 digits, sequences comma-joined, dicts as JSON."""
@@ -83,11 +86,12 @@ class RunLog:
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         for column, values in zip(columns, zip(*rows, strict=True), strict=True):
             numeric = any(isinstance(value, (int, float)) for value in values)
-            table.add_column(column, justify="right" if numeric else "left")
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         cells = [[format_value(cell) for cell in row] for row in rows]
         for row in cells:
             table.add_row(*row)
-        self.console.print(table)
+        # A file or a pipe has no width of its own; rich would take 80 columns.
+        self.console.print(table, width=None if self.console.is_terminal else FILE_COLUMNS)
         self._write_files(
             "\n".join([title, *(" | ".join(row) for row in [list(columns), *cells])]),
             {"event": "table", "title": title, "columns": list(columns), "rows": cells},
