@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 FILE_COLUMNS = 110
-"""Width of tables that do not go to a terminal."""
+"""Width of tables in a file or a pipe, which have none of their own; rich would take 80."""
 
 
 def format_value(value: object) -> str:
@@ -64,6 +64,8 @@ class RunLog:
 
     def __init__(self, path: Path | None = None, quiet: bool = False):
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = FILE_COLUMNS
         self.path = path
         self._start = time.monotonic()
         self._text = open(path.with_suffix(".log"), "a", encoding="utf-8") if path else None
@@ -90,8 +92,7 @@ class RunLog:
         cells = [[format_value(cell) for cell in row] for row in rows]
         for row in cells:
             table.add_row(*row)
-        # A file or a pipe has no width of its own; rich would take 80 columns.
-        self.console.print(table, width=None if self.console.is_terminal else FILE_COLUMNS)
+        self.console.print(table)
         self._write_files(
             "\n".join([title, *(" | ".join(row) for row in [list(columns), *cells])]),
             {"event": "table", "title": title, "columns": list(columns), "rows": cells},
