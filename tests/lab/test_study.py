@@ -23,14 +23,18 @@ def test_a_study_is_its_preset_with_common_and_own_fields_replaced(tmp_path):
     assert (base.config.model.width, base.config.model.feedforward) == (64, "relu2")
     assert (gelu.config.model.width, gelu.config.model.feedforward) == (64, "gelu")
     assert base.config.optim == PRESETS["cpu"].config.optim
-    assert (base.config.steps, base.config.minutes) == (2, None)
+    batch_tokens = PRESETS["cpu"].config.train.batch_tokens
+    assert (base.config.steps, base.config.minutes) == (8192 // batch_tokens, None)
     assert (gelu.claim, gelu.expects, study.seeds) == ("better", "lower", 3)
 
 
 def test_the_command_line_replaces_the_budget(tmp_path):
     path = written(tmp_path, HEAD + BASE)
     assert load_study(path, minutes=0.5).arms[0].config.minutes == 0.5
-    assert load_study(path, tokens=40_960).arms[0].config.steps == 10
+    assert (
+        load_study(path, tokens=40_960).arms[0].config.steps
+        == 40_960 // PRESETS["cpu"].config.train.batch_tokens
+    )
 
 
 def test_a_file_elsewhere_reports_under_docs_and_one_of_ours_beside_itself(tmp_path):
