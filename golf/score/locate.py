@@ -9,7 +9,9 @@ def find_artifacts(folder: Path) -> list[Path]:
 
 
 def find_artifact(path: Path) -> Path:
-    """`path` itself if it is a file, else the one artifact in that folder; ValueError for none or several."""
+    """`path` itself if it is a file, else the one artifact in that folder; ValueError unless there is one."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
     if not path.is_dir():
         return path
     found = find_artifacts(path)
