@@ -45,6 +45,8 @@ class ChatCommand:
     """Go on with what was typed even if the model learned to converse."""
     context: int | None = None
     """Tokens that the model may read at once; by default what it was trained on."""
+    sink_tokens: int | None = None
+    """Let an answer go on past the context: so many first tokens stay, the oldest others are forgotten."""
     tokenizer: Path | None = None
     """The model's .model file, where it is not beside it."""
     device: str = "auto"
@@ -102,6 +104,8 @@ class Speaker:
         else:
             self.generator.manual_seed(command.seed)
         self.decoder_type = Decoder if can_cache(opened.model) else RereadingDecoder
+        if command.sink_tokens is not None and self.decoder_type is RereadingDecoder:
+            raise ChatError("sink_tokens needs a network that can be read with a cache; this one cannot")
         # Half of the context is for what was said, so that an answer has the other.
         self.room = opened.context - min(command.max_tokens, opened.context // 2)
 
@@ -122,9 +126,11 @@ class Speaker:
         template, vocabulary = self.template, self.opened.vocabulary
         stops = {vocabulary.bos_id} if template is None else {vocabulary.bos_id, template.end}
         stream = TextStream(vocabulary, frozenset() if template is None else template.ids)
-        decoder = self.decoder_type(self.opened.model, self.opened.context)
+        decoder = self._new_decoder()
         said = ""
-        limit = min(self.command.max_tokens, self.opened.context - len(tokens))
+        limit = self.command.max_tokens
+        if self.command.sink_tokens is None:
+            limit = min(limit, self.opened.context - len(tokens))
         for _ in range(limit):
             logits_BV = decoder.read(torch.tensor([tokens], device=self.opened.device))[:, -1]
             tokens = draw_tokens(logits_BV, self.command.sampling, self.generator).tolist()
@@ -137,6 +143,11 @@ class Speaker:
         if self.template is not None:
             self.turns.append(Turn("assistant", said + rest))
         yield rest
+
+    def _new_decoder(self) -> Decoder | RereadingDecoder:
+        if self.decoder_type is Decoder:
+            return Decoder(self.opened.model, self.opened.context, self.command.sink_tokens)
+        return RereadingDecoder(self.opened.model, self.opened.context)
 
     def _encode(self, turns: list[Turn]) -> list[int]:
         assert self.template is not None

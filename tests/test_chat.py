@@ -113,3 +113,12 @@ def test_what_cannot_be_opened_or_drawn_is_said(folder, tmp_path, capsys):
     assert "no such file" in capsys.readouterr().err
     assert main([str(folder / "plain.bin"), "--max-tokens", "0"]) == 2
     assert "max_tokens is 0" in capsys.readouterr().err
+
+
+def test_with_sinks_an_answer_goes_on_past_the_context(folder, monkeypatch):
+    monkeypatch.setattr("golf.chat.draw_tokens", lambda logits, config, generator: torch.tensor([5]))
+    pieces = {}
+    for sinks in (None, 4):
+        speaker = speaker_of(folder, "plain.bin", max_tokens=150, sink_tokens=sinks)
+        pieces[sinks] = len(list(speaker.speak([2, 3, 4]))) - 1
+    assert pieces == {None: 61, 4: 150}

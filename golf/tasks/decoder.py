@@ -20,6 +20,8 @@ from golf.model.varlen import Documents
 
 HISTORY = 2
 """Earlier tokens that an embedding takes in: the smear the one before, whose bigram takes in one more."""
+FORGOTTEN_SHARE = 8
+"""One over the share of a full window that is forgotten at a time."""
 CHECK_TOKENS = 12
 CHECK_TOLERANCE = 1e-3
 """Largest error of a logit, computed in fp32, with which a network counts as one that can be cached."""
@@ -29,10 +31,18 @@ ReadText = Callable[[Tensor], Tensor]
 
 
 class Decoder:
-    """A growing text of `capacity` tokens at most, and the keys and values of what was read of it."""
+    """A growing text of `capacity` tokens at most, and the keys and values of what was read of it.
 
-    def __init__(self, model: GPT, capacity: int):
-        self.model, self.capacity = model, capacity
+    With `sink_tokens` a full window goes on: its first tokens stay, on which networks rest their attention,
+    the oldest others are forgotten, and positions are counted within what is left (arXiv:2309.17453).
+    """
+
+    def __init__(self, model: GPT, capacity: int, sink_tokens: int | None = None):
+        if sink_tokens is not None and not 0 <= sink_tokens <= capacity // 2:
+            raise ValueError(
+                f"sink_tokens is {sink_tokens}; expected 0 to {capacity // 2}, half of the window"
+            )
+        self.model, self.capacity, self.sink_tokens = model, capacity, sink_tokens
         self._tokens_BT: Tensor | None = None
         self._kept: dict[tuple[nn.Module, int], Tensor] = {}
         self._uses: dict[nn.Module, int] = {}
@@ -51,6 +61,8 @@ class Decoder:
 
         ValueError for no token, or for more than the capacity.
         """
+        if self.sink_tokens is not None and self.num_read + tokens_BN.size(1) > self.capacity:
+            self._forget(self.sink_tokens, tokens_BN.size(1))
         length = self.num_read + tokens_BN.size(1)
         if not tokens_BN.size(1) or length > self.capacity:
             raise ValueError(
@@ -62,6 +74,15 @@ class Decoder:
         self._uses.clear()
         with self._cached():
             return self.model(self._tokens_BT[:, -(self._num_new + HISTORY) :], num_last)
+
+    def _forget(self, num_sinks: int, num_new: int) -> None:
+        """Makes room for new tokens, and for some more, so that what is kept is not moved at every token."""
+        wanted = max(self.num_read + num_new - self.capacity, self.capacity // FORGOTTEN_SHARE)
+        dropped = min(wanted, self.num_read - num_sinks)
+        end, rest = self.num_read, num_sinks + dropped
+        for kept_BTC in self._kept.values():
+            kept_BTC[:, num_sinks : end - dropped] = kept_BTC[:, rest:end].clone()
+        self._tokens_BT = torch.cat((self._tokens_BT[:, :num_sinks], self._tokens_BT[:, rest:]), dim=1)
 
     @contextmanager
     def _cached(self) -> Iterator[None]:

@@ -118,3 +118,37 @@ def test_more_than_the_room_is_refused():
     decoder.read(random_tokens(1, 3))
     with pytest.raises(ValueError, match="2 tokens behind 3; the room is 4"):
         decoder.read(random_tokens(1, 2))
+
+
+def test_a_full_window_keeps_its_first_tokens_and_forgets_the_oldest_others():
+    """In one layer without smear keys and values are each token's own: the cut text gives the same logits."""
+    model = network(num_layers=1, smear="off", bigram_buckets=0)
+    tokens_BT = random_tokens(2, 24)
+    decoder = Decoder(model, 16, sink_tokens=3)
+    for place in range(24):
+        found_BNV = decoder.read(tokens_BT[:, place : place + 1])
+        assert decoder.num_read <= 16
+    dropped = 24 - decoder.num_read
+    cut_BT = torch.cat((tokens_BT[:, :3], tokens_BT[:, 3 + dropped :]), dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(found_BNV, model(cut_BT)[:, -1:], atol=1e-5, rtol=1e-5)
+
+
+def test_deep_networks_remember_what_their_sinks_saw_and_differ_without_them():
+    model, tokens_BT = network(), random_tokens(1, 40)
+    last = {}
+    for sinks in (0, 4):
+        decoder = Decoder(model, 16, sink_tokens=sinks)
+        for place in range(40):
+            last[sinks] = decoder.read(tokens_BT[:, place : place + 1])
+    assert all(logits.isfinite().all() for logits in last.values())
+    assert not torch.allclose(last[0], last[4], atol=1e-3)
+
+
+def test_a_window_that_is_not_full_reads_as_without_sinks():
+    model, tokens_BT = network(), random_tokens(2, 16)
+    assert torch.equal(
+        Decoder(model, 16, sink_tokens=4).read(tokens_BT, 16), Decoder(model, 16).read(tokens_BT, 16)
+    )
+    with pytest.raises(ValueError, match="sink_tokens is 9; expected 0 to 8"):
+        Decoder(model, 16, sink_tokens=9)
