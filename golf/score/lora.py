@@ -1,7 +1,7 @@
 """Low-rank adapters of its own for each document, all documents of a batch learning at once.
 
 Shapes: B documents, T time, I inputs and O outputs of a matrix, K rank, P numbers of one document's adapters,
-S places in a batch, L targets of a chunk, N numbers of a block.
+S places in a batch, L targets of a chunk.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
@@ -30,7 +31,6 @@ PROJECTIONS = {
 """Matrices of a block that can have adapters, and the part of the block that they stand in."""
 _ADAPTER_SEED = 6
 _ADAPTER_EPS = 1e-10
-_CPU_BLOCK_NUMBERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -263,22 +263,27 @@ def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
     """
     config, count = learner.config, len(scored.nats_BL)
     learner.backward(scored.nats_BL.mean(1).sum())
-    learner.steps += 1
     if learner.fallbacks:
         learner.gradient_BP[:count][learner.retired_B[:count]] = 0
-    # Corrections of both means go into two numbers, and a CPU takes a block at a time through its cache:
-    # every pass over these buffers costs as much as the network.
-    first_share, second_share = (1 - b**learner.steps for b in (config.beta_first, config.beta_second))
-    eps, step = _ADAPTER_EPS * second_share**0.5, -config.rate * second_share**0.5 / first_share
-    buffers = [learner.adapters_BP, learner.gradient_BP, learner.second_BP]
-    buffers.append(learner.gradient_BP if learner.first_BP is None else learner.first_BP)
-    flat = [buffer[:count].view(-1) for buffer in buffers]
-    block_numbers = _CPU_BLOCK_NUMBERS if flat[0].device.type == "cpu" else len(flat[0])
-    for weights_N, gradient_N, second_N, mean_N in zip(
-        *(buffer.split(block_numbers) for buffer in flat), strict=True
-    ):
-        if config.beta_first:
-            mean_N.lerp_(gradient_N, 1 - config.beta_first)
-        second_N.mul_(config.beta_second).addcmul_(gradient_N, gradient_N, value=1 - config.beta_second)
-        weights_N.mul_(1 - config.rate * config.decay)
-        weights_N.addcdiv_(mean_N, second_N.sqrt().add_(eps), value=step)
+    means_BP = learner.gradient_BP if learner.first_BP is None else learner.first_BP
+    buffers = (learner.adapters_BP, learner.gradient_BP, means_BP, learner.second_BP)
+    # By document, so that none is rounded otherwise beside others. And in one pass: every further one over
+    # these buffers costs as much as the network. Without a first moment the mean is the gradient itself.
+    weights, gradients, means, seconds = (list(buffer_BP[:count].unbind()) for buffer_BP in buffers)
+    adamw(
+        weights,
+        gradients,
+        means,
+        seconds,
+        [],
+        list(torch.full((count,), float(learner.steps), device=learner.gradient_BP.device).unbind()),
+        fused=True,
+        amsgrad=False,
+        beta1=config.beta_first,
+        beta2=config.beta_second,
+        lr=config.rate,
+        weight_decay=config.decay,
+        eps=_ADAPTER_EPS,
+        maximize=False,
+    )
+    learner.steps += 1
