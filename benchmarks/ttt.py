@@ -2,7 +2,7 @@
 
     python -m benchmarks.ttt ARTIFACT_OR_ENTRY --data DIR [--json FILE]
 
-Seconds are the processor's, on a GPU those of the wall. With `--grid` settings of the adapters, and epochs of
+Seconds are the wall's, with all of the machine's threads. With `--grid` settings of the adapters, and epochs of
 gradient descent by chunks, are tried on the end of the training text, which trainings hold out: nobody tunes
 on validation.
 """
@@ -85,10 +85,6 @@ class Bench:
         """The network as the artifact holds it, whatever was done with the last one."""
         return load_model(self.artifact, self.runtime.device)[0]
 
-    def seconds(self) -> float:
-        """Wall time on a GPU; elsewhere the process's own, which a busy machine leaves alone."""
-        return time.perf_counter() if self.runtime.device.type == "cuda" else time.process_time()
-
     def adapting(
         self, tokens: np.ndarray, ttt: TestTimeConfig, windows: WindowConfig | None = None
     ) -> ScoreResult:
@@ -110,10 +106,10 @@ def measure_gains(bench: Bench) -> dict[str, Any]:
         tokens = bench.dataset.validation_tokens(clock)
     seconds, results = {}, {}
     for name in ("sliding", "sgd", "lora"):
-        started = bench.seconds()
+        started = time.perf_counter()
         ttt = replace(bench.ttt, method="sgd" if name == "sgd" else "lora")
         results[name] = bench.sliding(tokens) if name == "sliding" else bench.adapting(tokens, ttt)
-        seconds[name] = bench.seconds() - started
+        seconds[name] = time.perf_counter() - started
     # A prefix ends with a window in one case and with a token in the other.
     graded = min(len(result.nats_N) for result in results.values())
     documents = {
@@ -156,9 +152,9 @@ def measure_speedup(bench: Bench) -> dict[str, Any]:
         learner = LoraLearner(model, config, rows)
         score_documents(model, tokens, bench.vocabulary, windows, batches, learner=learner)
         learner = LoraLearner(model, config, rows)
-        started = bench.seconds()
+        started = time.perf_counter()
         result = score_documents(model, tokens, bench.vocabulary, windows, batches, learner=learner)
-        speeds[rows] = result.tally.num_tokens / (bench.seconds() - started)
+        speeds[rows] = result.tally.num_tokens / (time.perf_counter() - started)
         nats[rows] = result.nats_N
     one, together = speeds[1], speeds[options.speed_documents]
     return {
@@ -185,9 +181,9 @@ def try_settings(bench: Bench, log: RunLog) -> list[dict[str, Any]]:
     sliding = bench.sliding(tokens).tally.bits_per_byte
     rows = []
     for name, ttt in grid_of(options, bench.ttt):
-        started = bench.seconds()
+        started = time.perf_counter()
         gain = sliding - bench.adapting(tokens, ttt).tally.bits_per_byte
-        rows.append({"setting": name, "gain_bpb": gain, "seconds": bench.seconds() - started})
+        rows.append({"setting": name, "gain_bpb": gain, "seconds": time.perf_counter() - started})
         log.event("setting", **rows[-1])
     return sorted(rows, key=lambda row: -row["gain_bpb"])
 
