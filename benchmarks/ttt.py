@@ -2,9 +2,9 @@
 
     python -m benchmarks.ttt ARTIFACT_OR_ENTRY --data DIR [--json FILE]
 
-Seconds are the wall's, with all of the machine's threads. With `--grid` settings of the adapters, and epochs of
-gradient descent by chunks, are tried on the end of the training text, which trainings hold out: nobody tunes
-on validation.
+Seconds are the wall's, with all of the machine's threads. With `--grid` settings of the adapters, and epochs
+of gradient descent by chunks, are tried on the end of the training text, which trainings hold out: nobody
+tunes on validation.
 """
 
 import time
