@@ -42,8 +42,10 @@ class StageInput:
 
     batches: FinetuneBatches
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    before: list[Metric]
+    """The held-out scores of the model as it was opened."""
     measure: Callable[[], list[Metric]]
-    """The held-out scores of the model as it stands."""
+    """Those of the model as training has moved it."""
     held_out_bpb: Callable[[], float]
     """Bits per byte of the held-out answers, of pairs the chosen ones."""
     texts: list[Example]
@@ -97,7 +99,8 @@ def prepare_responses(
         return score_responses(opened.model, kept, opened.vocabulary.size, log).tally.bits_per_byte
 
     facts = {"training": len(texts), "held_out": len(kept), "filled": batches.filled}
-    return StageInput(batches, ResponseLoss(batches.mean_graded), measure, held_out_bpb, texts, facts)
+    loss = ResponseLoss(batches.mean_graded)
+    return StageInput(batches, loss, measure(), measure, held_out_bpb, texts, facts)
 
 
 def prepare_preferences(
@@ -114,9 +117,7 @@ def prepare_preferences(
 
     def measure() -> list[Metric]:
         policy_P2 = pair_log_probs(opened.model, kept, log, "held-out pairs")
-        # Unmoved, the policy is its own reference, and rounding would decide every pair.
-        moved = not np.allclose(policy_P2, kept_reference_P2, atol=1e-2)
-        return score_preferences(policy_P2, kept, kept_reference_P2 if moved else None)
+        return score_preferences(policy_P2, kept, kept_reference_P2)
 
     def held_out_bpb() -> float:
         for metric in measure():
@@ -124,8 +125,10 @@ def prepare_preferences(
         chosen = [pair.chosen for pair in kept]
         return score_responses(opened.model, chosen, opened.vocabulary.size, log).tally.bits_per_byte
 
+    before = score_preferences(kept_reference_P2, kept, None)
     facts = {"training": len(training), "held_out": len(kept)}
-    return StageInput(batches, loss, measure, held_out_bpb, [pairs[n].chosen for n in training], facts)
+    texts = [pairs[n].chosen for n in training]
+    return StageInput(batches, loss, before, measure, held_out_bpb, texts, facts)
 
 
 def cached_reference(

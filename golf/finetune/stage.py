@@ -112,7 +112,6 @@ def finetune(
         given = prepare_responses(examples, opened, config, log)
     else:
         given = prepare_preferences(examples, opened, config, folder, log)
-    before = given.measure()
     seed_everything(config.seed)
     trainer = build_trainer(stage, opened, given, config, log)
     if (folder / "checkpoint.pt").is_file():
@@ -127,7 +126,7 @@ def finetune(
         "left_out": left_out,
         "steps": trainer.steps,
         "epochs": trainer.batches.epoch,
-        "before": [asdict(metric) for metric in before],
+        "before": [asdict(metric) for metric in given.before],
         "after": [asdict(metric) for metric in after],
         "train_seconds": trainer.clock.elapsed("train"),
         **_pack_weights(opened, given, described["header"], config, folder, log),

@@ -56,6 +56,11 @@ class ArmOutcome:
         return float(np.mean([row[key] for row in self.measured])) if self.measured else math.nan
 
     @property
+    def tokens_per_second(self) -> float:
+        """Of the fastest seed, since whatever else a machine does only slows a run; NaN without one."""
+        return max((row["tokens_per_second"] for row in self.measured), default=math.nan)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the outcome bears the source's claim out: by the 95% interval of the difference."""
         if not self.arm.expects or self.difference is None:

@@ -63,3 +63,10 @@ def test_a_claim_is_judged_by_the_interval(expects, verdict):
     assert broken.failures == ("diverged",) * 3 and math.isnan(broken.mean)
     blurred = ArmOutcome(new.arm, (1, 2), (1.3, 1.5), (), (), compare((1.3, 1.5), B))
     assert blurred.verdict == ("not settled" if expects else "")
+
+
+def test_the_speed_of_an_arm_is_that_of_its_fastest_seed():
+    arm = fake_study("lower").arms[0]
+    measured = tuple({"tokens_per_second": speed} for speed in (900.0, 1200.0, 1100.0))
+    assert ArmOutcome(arm, (1, 2, 3), B, measured, (), None).tokens_per_second == 1200.0
+    assert math.isnan(ArmOutcome(arm, (), (), (), (), None).tokens_per_second)
