@@ -23,12 +23,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from scipy.stats import ttest_ind
 
 from benchmarks.recipe_arms import Scale, all_recipes
 from golf.config import RunConfig, config_to_dict
 from golf.data.manifest import Dataset, open_dataset
 from golf.files import write_json
+from golf.lab.contrasts import differences_to_base
 from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.run import Run
@@ -143,37 +143,45 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, deviation and Welch's p of each arm against the frontier."""
-
-    def values(arm: str, budget: str, figure: str = "bpb") -> list[float]:
-        return [row[figure] for row in rows if (row["arm"], row["budget"]) == (arm, budget)]
-
-    def row(arm: str, budget: str) -> dict[str, Any]:
-        own, base = values(arm, budget), values("frontier", budget)
-        enough = len(own) > 1 and len(base) > 1 and arm != "frontier"
-        return {
-            "arm": arm,
-            "budget": budget,
-            "n": len(own),
-            "mean_bpb": float(np.mean(own)),
-            "deviation_bpb": float(np.std(own, ddof=1)) if len(own) > 1 else None,
-            "minus_frontier_bpb": float(np.mean(own) - np.mean(base)) if base else None,
-            "p": float(ttest_ind(own, base, equal_var=False).pvalue) if enough else None,
-            "mean_steps": float(
-                np.mean([r["steps"] for r in rows if r["arm"] == arm and r["budget"] == budget])
-            ),
-        }
-
-    pairs = dict.fromkeys((entry["arm"], entry["budget"]) for entry in rows)
-    table = [row(*pair) for pair in pairs]
-    found = {(entry["arm"], entry["budget"]): entry for entry in table}
+    """Mean, deviation and steps of each arm, and its difference to the frontier with interval and p."""
+    table = [line for budget in ("seconds", "tokens") for line in compare_budget(rows, budget)]
     figures: dict[str, Any] = {"rows": table}
-    for budget in ("seconds", "tokens"):
-        seed = found.get(("seed", budget))
-        if seed and seed["minus_frontier_bpb"] is not None:
-            figures[f"frontier_minus_seed_bpb_equal_{budget}"] = -seed["minus_frontier_bpb"]
-            figures[f"p_equal_{budget}"] = seed["p"]
+    for line in table:
+        if line["arm"] == "seed" and line["minus_frontier_bpb"] is not None:
+            figures[f"frontier_minus_seed_bpb_equal_{line['budget']}"] = -line["minus_frontier_bpb"]
+            figures[f"p_equal_{line['budget']}"] = line["p"]
     return figures
+
+
+def compare_budget(rows: list[dict[str, Any]], budget: str) -> list[dict[str, Any]]:
+    """The lines of the arms that trained for equal `budget`, the best first."""
+    runs = {(row["arm"], row["seed"]): row for row in rows if row["budget"] == budget}
+    arms = list(dict.fromkeys(sorted((arm for arm, _ in runs), key=lambda arm: arm != "frontier")))
+    seeds = sorted({seed for _, seed in runs})
+    scores_AS = np.array([[runs.get((arm, s), {"bpb": np.nan})["bpb"] for s in seeds] for arm in arms])
+    has_base = arms[:1] == ["frontier"]
+    differences = differences_to_base(scores_AS) if has_base else [None] * len(arms)
+    lines = []
+    for arm, scores_S, difference in zip(arms, scores_AS, differences, strict=True):
+        own_S = scores_S[~np.isnan(scores_S)]
+        lines.append(
+            {
+                "arm": arm,
+                "budget": budget,
+                "n": len(own_S),
+                "mean_bpb": float(own_S.mean()),
+                "deviation_bpb": float(own_S.std(ddof=1)) if len(own_S) > 1 else None,
+                "minus_frontier_bpb": None if difference is None else difference.mean,
+                "low": None if difference is None else difference.low,
+                "high": None if difference is None else difference.high,
+                "p": None if difference is None else difference.p,
+                "p_holm": None if difference is None else difference.p_holm,
+                "mean_steps": float(
+                    np.mean([runs[arm, seed]["steps"] for seed in seeds if (arm, seed) in runs])
+                ),
+            }
+        )
+    return sorted(lines, key=lambda line: line["mean_bpb"])
 
 
 def main() -> None:
@@ -206,7 +214,19 @@ def main() -> None:
             **{k: row[k] for k in ("arm", "budget", "seed", "bpb", "steps")},
         )
     figures = compare([row for row in read_rows(options.rows) if row["key"] in wanted])
-    columns = ["arm", "equal", "n", "bpb", "deviation", "less frontier", "p", "steps"]
+    columns = [
+        "arm",
+        "equal",
+        "n",
+        "bpb",
+        "deviation",
+        "less frontier",
+        "low",
+        "high",
+        "p",
+        "p (Holm)",
+        "steps",
+    ]
     size = f"{options.scale.layers} layers of width {options.scale.width}"
     log.table(
         f"bits per byte on {dataset.manifest.name}, {size}",

@@ -1,30 +1,16 @@
 """What a study found: per arm the mean, the deviation, and the difference to the base with its error."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from golf.lab.contrasts import Difference, differences_to_base
 from golf.lab.study import Arm, Study
 from golf.lab.trials import Trial
 
-CONFIDENCE = 0.95
 Verdict = Literal["agrees", "contradicts", "not settled", ""]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An arm's mean less the base's, by Welch's t-test over seeds (two-sided)."""
-
-    mean: float
-    low: float
-    high: float
-    """Ends of the 95% interval."""
-    p: float
-    p_holm: float
-    """p, corrected for the number of arms that are compared with the base (Holm 1979)."""
 
 
 @dataclass(frozen=True)
@@ -70,32 +56,6 @@ class ArmOutcome:
         return "agrees" if (self.difference.mean < 0) == (self.arm.expects == "lower") else "contradicts"
 
 
-def compare(scores: tuple[float, ...], base: tuple[float, ...]) -> Difference | None:
-    """The difference of two arms, uncorrected (`p_holm` is p); None unless each has two scores.
-
-    Arms without any spread, as of equal networks, differ with certainty or not at all.
-    """
-    if min(len(scores), len(base)) < 2:
-        return None
-    mean = float(np.mean(scores) - np.mean(base))
-    if np.ptp(scores) == 0.0 and np.ptp(base) == 0.0:
-        p = 1.0 if mean == 0.0 else 0.0
-        return Difference(mean, mean, mean, p, p)
-    test = stats.ttest_ind(scores, base, equal_var=False)
-    interval = test.confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), float(test.pvalue))
-
-
-def holm(values: list[float]) -> list[float]:
-    """p-values corrected by Holm's step-down method, in the order they came in."""
-    order = np.argsort(values)
-    corrected, worst = [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = worst
-    return corrected
-
-
 def collect(study: Study, trials: list[Trial]) -> list[ArmOutcome]:
     """The outcome of every arm, in the study's order; runs that are not done count for nothing."""
     found = []
@@ -106,19 +66,9 @@ def collect(study: Study, trials: list[Trial]) -> list[ArmOutcome]:
         scores = tuple(o["validation_bpb"] for _, o in done)
         measured = tuple(o for _, o in done)
         found.append(ArmOutcome(arm, tuple(s for s, _ in done), scores, measured, failures, None))
-    compared = [compare(outcome.scores, found[0].scores) for outcome in found[1:]]
-    corrected = iter(holm([difference.p for difference in compared if difference is not None]))
-    return [
-        found[0],
-        *(
-            _with_difference(outcome, difference, next(corrected) if difference is not None else 1.0)
-            for outcome, difference in zip(found[1:], compared, strict=True)
-        ),
-    ]
-
-
-def _with_difference(outcome: ArmOutcome, difference: Difference | None, p_holm: float) -> ArmOutcome:
-    if difference is None:
-        return outcome
-    full = Difference(difference.mean, difference.low, difference.high, difference.p, p_holm)
-    return ArmOutcome(**{**vars(outcome), "difference": full})
+    seeds = sorted({trial.seed for trial in trials})
+    scores_AS = np.full((len(found), len(seeds)), math.nan)
+    for row, outcome in enumerate(found):
+        scores_AS[row, [seeds.index(seed) for seed in outcome.seeds]] = outcome.scores
+    differences = differences_to_base(scores_AS)
+    return [replace(one, difference=d) for one, d in zip(found, differences, strict=True)]

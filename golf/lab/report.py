@@ -73,15 +73,15 @@ def conditions(study: Study, outcomes: list[ArmOutcome]) -> str:
         )
     return (
         f"Each run trains for {budget}; {study.seeds} seeds an arm.{machine} Lower is better. `difference` "
-        "is to the first arm, with Welch's t-test over seeds; `p (Holm)` corrects it for the number of arms. "
-        "`held-out` is on training text that was kept back, `tokens/s` that of the fastest seed. `bytes` is "
-        f"the artifact at {STATED_BITS:g} bits a weight."
+        "is to the first arm, seed by seed, its error pooled over all arms; `p (Holm)` corrects p for the "
+        "number of arms. `held-out` is on training text that was kept back, `tokens/s` that of the fastest "
+        f"seed. `bytes` is the artifact at {STATED_BITS:g} bits a weight."
     )
 
 
-def markdown_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A table in Markdown; the first column is text, the others numbers."""
-    rule = "|---|" + "---:|" * (len(columns) - 1)
+def markdown_table(columns: tuple[str, ...], rows: list[tuple[str, ...]], rule: str = "---:") -> str:
+    """A table in Markdown; the first column is text, the others are aligned by `rule`, as numbers."""
+    rule = "|---|" + f"{rule}|" * (len(columns) - 1)
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [columns, *rows]]
     return "\n".join([lines[0], rule, *lines[1:]])
 
@@ -110,7 +110,7 @@ def write_report(study: Study, outcomes: list[ArmOutcome], command: str) -> None
     drawn = write_curves(study.folder / CURVES_NAME, outcomes)
     parts = [f"# {study.title}", study.intro, f"    {command}", how, markdown_table(COLUMNS, rows)]
     parts += [f"![held-out bits per byte along training]({CURVES_NAME})"] if drawn else []
-    parts += ["## Against what was claimed", markdown_table(CLAIM_COLUMNS, told)] if told else []
+    parts += ["## Against what was claimed", markdown_table(CLAIM_COLUMNS, told, "---")] if told else []
     parts += ["## Reading", study.reading] if study.reading else []
     with whole_file(study.folder / "README.md") as partial:
         partial.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")

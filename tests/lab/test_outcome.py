@@ -1,41 +1,18 @@
-"""Differences, intervals and corrected p-values against arithmetic of their own."""
+"""What an arm's runs come to, and whether they bear a claim out."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from golf.lab.outcome import ArmOutcome, collect, compare, holm
+from golf.lab.contrasts import Difference
+from golf.lab.outcome import ArmOutcome, collect
 from golf.lab.study import Arm, Study
 from golf.lab.trials import Trial
 from golf.presets import PRESETS
 
 A, B = (1.30, 1.34, 1.29), (1.40, 1.41, 1.39)
-
-
-def test_a_difference_is_welchs_with_its_interval():
-    found = compare(A, B)
-    variances = [np.var(side, ddof=1) / 3 for side in (A, B)]
-    error = math.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / sum(v**2 / 2 for v in variances)
-    reach = stats.t.isf(0.025, freedom) * error
-    assert found.mean == pytest.approx(np.mean(A) - np.mean(B))
-    assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
-    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.mean) / error, freedom))
-
-
-def test_one_seed_compares_with_nothing_and_no_spread_is_certain():
-    assert compare((1.0,), B) is None
-    assert compare((1.0, 1.0), (1.0, 1.0)).p == 1.0
-    assert compare((1.0, 1.0), (1.1, 1.1)).p == 0.0
-
-
-def test_holm_corrects_as_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def fake_study(expects):
@@ -61,7 +38,8 @@ def test_a_claim_is_judged_by_the_interval(expects, verdict):
     assert new.difference.p_holm == new.difference.p
     assert (new.mean, new.deviation) == pytest.approx((np.mean(A), np.std(A, ddof=1)))
     assert broken.failures == ("diverged",) * 3 and math.isnan(broken.mean)
-    blurred = ArmOutcome(new.arm, (1, 2), (1.3, 1.5), (), (), compare((1.3, 1.5), B))
+    unclear = Difference(-0.1, -0.3, 0.1, 0.2, 0.2)
+    blurred = ArmOutcome(new.arm, (1, 2), (1.3, 1.5), (), (), unclear)
     assert blurred.verdict == ("not settled" if expects else "")
 
 
