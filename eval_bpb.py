@@ -16,6 +16,7 @@ import tyro
 
 from golf.files import STANDARD_OUTPUT, name_standard_output
 from golf.log import RunLog
+from golf.program import run_program
 from golf.record.verify import print_verification, verify_entry
 from golf.score.audit import audit_path
 from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
@@ -59,14 +60,10 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command line; 0, 1 for a fault found, 2 on bad input."""
+    """Exit code: 0 done, 1 for a fault found, 2 bad input, 130 stopped."""
     command = tyro.cli(ScoreCommand, args=name_standard_output(arguments), description=__doc__)
     log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
-    try:
-        return 0 if run_command(command, log) else 1
-    except (ValueError, OSError) as error:
-        print(f"eval_bpb.py: {error}", file=sys.stderr)
-        return 2
+    return run_program("eval_bpb.py", lambda: int(not run_command(command, log)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from golf.pack.estimate import artifact_bytes_at, bits_that_fit
 from golf.pack.layout import count_elements, implied_shapes
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
 from golf.presets import PRESETS
+from golf.program import run_program
 from golf.record.closing import flattened_script
 from golf.run import load_calibration
 from golf.train.checkpoint import load_weights
@@ -164,24 +165,20 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
     }
 
 
+def run_command(log: RunLog) -> None:
+    """Runs the command line and writes its figures where it asks for them."""
+    config = tyro.cli(QuantizeConfig, description=__doc__)
+    if config.estimate:
+        report = estimate(str(config.preset), config.limit_bytes, log)
+    else:
+        report = quantize(Path(config.run or "."), config, log)
+    if config.json:
+        write_json(config.json, report)
+
+
 def main() -> int:
-    """Runs the command line; 0, 1 over the limit, 2 on bad input."""
-    log = RunLog()
-    try:
-        config = tyro.cli(QuantizeConfig, description=__doc__)
-        if config.estimate:
-            report = estimate(str(config.preset), config.limit_bytes, log)
-        else:
-            report = quantize(Path(config.run or "."), config, log)
-        if config.json:
-            write_json(config.json, report)
-    except BudgetError as error:
-        print(f"quantize.py: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"quantize.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Exit code: 0 done, 1 over the limit, 2 bad input, 130 stopped."""
+    return run_program("quantize.py", lambda: run_command(RunLog()), {BudgetError: 1})
 
 
 if __name__ == "__main__":

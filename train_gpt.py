@@ -27,6 +27,7 @@ from golf.files import write_json
 from golf.log import RunLog
 from golf.pack.budget import BudgetError
 from golf.presets import PRESETS
+from golf.program import STOPPED, run_program
 from golf.run import Run
 from golf.runtime import choose_runtime, device_kind, environment, read_world, release_memory
 from golf.score.evaluate import evaluate, print_scores
@@ -172,20 +173,18 @@ def score_artifact(command: ScoreCommand) -> int:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
-    try:
+
+    def work() -> int:
         if arguments == ["--doctor"]:
             return doctor()
         if any(argument.split("=")[0] == "--score" for argument in arguments):
             return score_artifact(tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY))
-        return whole_run(arguments)
-    except Interrupted:
-        return 130
-    except BudgetError as error:
-        print(f"train_gpt.py: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"train_gpt.py: {error}", file=sys.stderr)
-        return 2
+        try:
+            return whole_run(arguments)
+        except Interrupted:
+            return STOPPED
+
+    return run_program("train_gpt.py", work, {BudgetError: 1})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tyro
 
 from golf.files import STANDARD_OUTPUT, name_standard_output
 from golf.log import RunLog
+from golf.program import run_program
 from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
 from golf.score.locate import find_artifact, find_data
 
@@ -30,17 +31,17 @@ class TestTimeCommand:
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
 
 
+def run_command(command: TestTimeCommand, log: RunLog) -> None:
+    """Scores what the command names, and prints it."""
+    artifact, data = find_artifact(command.path), find_data(command.data, command.path)
+    print_scores(evaluate(artifact, data, command.config, log, plain=False, ttt=True), log)
+
+
 def main(arguments: list[str]) -> int:
-    """Runs the command line; 0, or 2 on bad input."""
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
     command = tyro.cli(TestTimeCommand, args=name_standard_output(arguments), description=__doc__)
     log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
-    try:
-        artifact, data = find_artifact(command.path), find_data(command.data, command.path)
-        print_scores(evaluate(artifact, data, command.config, log, plain=False, ttt=True), log)
-    except (ValueError, OSError) as error:
-        print(f"ttt.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program("ttt.py", lambda: run_command(command, log))
 
 
 if __name__ == "__main__":

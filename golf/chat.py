@@ -20,6 +20,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.examples import prompt_tokens
 from golf.finetune.template import ChatTemplate, stored_template
+from golf.program import run_program
 from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
 from golf.tasks.models import OpenedModel, open_model
 from golf.tasks.sampling import SamplingConfig, draw_tokens
@@ -186,32 +187,29 @@ def show_text(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command line; 0, 2 on bad input, 130 after Ctrl-C."""
-    command = tyro.cli(ChatCommand, args=arguments, description=__doc__)
-    try:
-        if command.max_tokens < 1:
-            raise ChatError(f"max_tokens is {command.max_tokens}; expected at least 1")
-        opened = open_model(command.model, command.tokenizer, command.device, command.context)
-        template = None if command.plain else stored_template(opened.header)
-        speaker = Speaker(opened, template, command)
-        if command.prompt is not None:
-            for piece in speaker.speak(speaker.hear(command.prompt)):
-                show_text(piece)
-            show_text("\n")
-            return 0
-        interactive = sys.stdin.isatty()
-        if interactive:
-            how = "goes on with what you type" if template is None else "answers"
-            show_text(f"{opened.describe()}\nIt {how}. An empty line starts afresh, Ctrl-D leaves.\n")
-        converse(speaker, read_lines(interactive), show_text)
-    except KeyboardInterrupt:
+def chat(command: ChatCommand) -> None:
+    """Answers the prompt that was given, or what is typed until Ctrl-D."""
+    if command.max_tokens < 1:
+        raise ChatError(f"max_tokens is {command.max_tokens}; expected at least 1")
+    opened = open_model(command.model, command.tokenizer, command.device, command.context)
+    template = None if command.plain else stored_template(opened.header)
+    speaker = Speaker(opened, template, command)
+    if command.prompt is not None:
+        for piece in speaker.speak(speaker.hear(command.prompt)):
+            show_text(piece)
         show_text("\n")
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"golf.chat: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return
+    interactive = sys.stdin.isatty()
+    if interactive:
+        how = "goes on with what you type" if template is None else "answers"
+        show_text(f"{opened.describe()}\nIt {how}. An empty line starts afresh, Ctrl-D leaves.\n")
+    converse(speaker, read_lines(interactive), show_text)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
+    command = tyro.cli(ChatCommand, args=arguments, description=__doc__)
+    return run_program("golf.chat", lambda: chat(command), when_stopped="bye")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 70
 
 FLOORS = {
-    "log": 0, "clock": 0, "runtime": 0, "world": 0, "files": 0,
+    "log": 0, "clock": 0, "runtime": 0, "world": 0, "files": 0, "program": 0,
     "data": 1, "kernels": 1,
     "model": 2,
     "train": 3, "pack": 3, "score": 3,
@@ -31,6 +31,7 @@ BUNDLED = (
     "runtime",
     "world",
     "files",
+    "program",
     "config",
     "presets",
     "run",

@@ -20,6 +20,7 @@ from golf.data.text import FINEWEB, stream_dataset, stream_files
 from golf.data.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
 from golf.data.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.log import RunLog
+from golf.program import run_program
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
 """At 512 pieces some 66,000 tokens of validation: two slow cores score them, learning, in a minute."""
@@ -194,15 +195,8 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
     options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.data.prepare")
     log = RunLog()
-    try:
-        describe(prepare(options, log), log)
-    except (ValueError, OSError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("prepare: stopped; the same command starts or goes on", file=sys.stderr)
-        return 130
-    return 0
+    stopped = "stopped; the same command starts or goes on"
+    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
 
 
 def _refuse_foreign_options(options: PrepareOptions) -> None:

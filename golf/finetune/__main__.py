@@ -21,6 +21,7 @@ from golf.finetune.stage import finetune
 from golf.finetune.stages import StagesCommand, run_stages
 from golf.log import RunLog
 from golf.pack.budget import BudgetError
+from golf.program import STOPPED, run_program
 from golf.tasks.results import Metric, TaskResult, print_results
 from golf.train.loop import Interrupted
 
@@ -73,21 +74,20 @@ def run_command(command: FinetuneCommand) -> None:
 def main(arguments: list[str]) -> int:
     """Runs the command line; 0, 1 over the limit, 2 on bad input, 130 when stopped."""
     wants_stages = any(argument.split("=")[0] == "--stages" for argument in arguments)
-    try:
-        if wants_stages:
-            run_stages(tyro.cli(StagesCommand, args=arguments, description=__doc__), RunLog())
-        else:
-            run_command(tyro.cli(FinetuneCommand, args=arguments, description=__doc__))
-    except Interrupted as stop:
-        print(f"golf.finetune: {stop}; the same command goes on with it", file=sys.stderr)
-        return 130
-    except BudgetError as error:
-        print(f"golf.finetune: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"golf.finetune: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    going_on = "the same command goes on with it"
+
+    def work() -> None:
+        try:
+            if wants_stages:
+                run_stages(tyro.cli(StagesCommand, args=arguments, description=__doc__), RunLog())
+            else:
+                run_command(tyro.cli(FinetuneCommand, args=arguments, description=__doc__))
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}; {going_on}") from stop
+
+    codes = {BudgetError: 1, Interrupted: STOPPED}
+    return run_program("golf.finetune", work, codes, f"stopped; {going_on}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from golf.lab.search import require_optuna, search
 from golf.lab.study import Study, load_study
 from golf.lab.trials import cores, plan_trials, run_trials
 from golf.log import RunLog
+from golf.program import run_program
 from golf.runtime import choose_runtime
 
 
@@ -82,18 +83,14 @@ def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> N
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 unusable input, 130 stopped."""
     options = tyro.cli(LabOptions, args=arguments, description=__doc__)
-    try:
+
+    def work() -> None:
         if options.search:
             require_optuna()
         command = shlex.join(["python", "-m", "golf.lab", *arguments])
         run_study(study_of(options), options, command, RunLog())
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"golf.lab: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_program("golf.lab", work, when_stopped="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

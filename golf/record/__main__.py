@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from golf.log import RunLog
+from golf.program import run_program
 from golf.record.build import build
 from golf.record.check import check_folders, exit_code, render, to_json
 from golf.record.compare import compare, read_scores, render_comparison
@@ -108,8 +109,21 @@ def run_report(command: Report) -> int:
     return 0
 
 
+def run_command(command: Check | Compare | Build | Report) -> int:
+    """Runs one subcommand; its exit code."""
+    match command:
+        case Check():
+            return run_check(command)
+        case Compare():
+            return run_compare(command)
+        case Build():
+            return run_build(command)
+        case Report():
+            return run_report(command)
+
+
 def main(arguments: list[str]) -> int:
-    """Runs one subcommand; 2 and one line on bad input."""
+    """The subcommand's exit code, 2 on bad input, 130 stopped."""
     command = tyro.cli(
         Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -119,19 +133,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m golf.record",
         description=__doc__,
     )
-    try:
-        match command:
-            case Check():
-                return run_check(command)
-            case Compare():
-                return run_compare(command)
-            case Build():
-                return run_build(command)
-            case Report():
-                return run_report(command)
-    except (ValueError, OSError) as error:
-        print(f"golf.record: {error}", file=sys.stderr)
-        return 2
+    return run_program("golf.record", lambda: run_command(command))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from golf.log import RunLog
+from golf.program import run_program
 from golf.runtime import environment
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
@@ -67,14 +68,9 @@ def run_command(command: TasksCommand, log: RunLog) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command line; 0, or 2 on bad input."""
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
     command = tyro.cli(TasksCommand, args=arguments, description=__doc__)
-    try:
-        run_command(command, RunLog())
-    except (ValueError, OSError) as error:
-        print(f"golf.tasks: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program("golf.tasks", lambda: run_command(command, RunLog()))
 
 
 if __name__ == "__main__":
