@@ -74,7 +74,6 @@ def run_command(command: FinetuneCommand) -> None:
 def main(arguments: list[str]) -> int:
     """Runs the command line; 0, 1 over the limit, 2 on bad input, 130 when stopped."""
     wants_stages = any(argument.split("=")[0] == "--stages" for argument in arguments)
-
     going_on = "the same command goes on with it"
 
     def work() -> None:
