@@ -191,6 +191,8 @@ def main() -> None:
     try:
         dataset, runtime = open_dataset(options.data), choose_runtime(options.device)
         runs = list(plan_runs(options))
+        for _, _, config in runs:
+            config.check(runtime.device.type)
     except ValueError as error:
         sys.exit(f"recipe: {error}")
     torch.set_num_threads(options.threads)

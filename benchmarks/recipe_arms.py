@@ -37,7 +37,6 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
 
 ADDITIONS: dict[str, dict[str, object]] = {
     "recurrence": {"model.loop_visits": 2},
-    "batch growth": {"schedule.batch_growth": (0.3,)},
     "no bigram": {"model.bigram_buckets": 0},
     "rates of ten minutes": {
         "optim.matrix_lr": H100_10.optim.matrix_lr,
@@ -134,4 +133,6 @@ def all_recipes(scale: Scale) -> dict[str, RunConfig]:
     seed, frontier = seed_recipe(scale), frontier_recipe(scale)
     arms = {"seed": seed, "frontier": frontier}
     arms |= {f"less {name}": without(name, frontier, seed) for name in TECHNIQUES}
-    return arms | {f"with {name}": with_fields(frontier, changes) for name, changes in ADDITIONS.items()}
+    arms |= {f"with {name}": with_fields(frontier, changes) for name, changes in ADDITIONS.items()}
+    half = {"schedule.batch_growth": (0.3,), "train.micro_batch_tokens": frontier.train.batch_tokens // 2}
+    return arms | {"with batch growth": with_fields(frontier, half)}
