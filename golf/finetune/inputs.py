@@ -113,7 +113,7 @@ def prepare_preferences(
     whole = choose_runtime(str(opened.device)).compiled
     batches = PreferenceBatches([pairs[n] for n in training], config.seed, whole)
     moved_P2 = torch.from_numpy(reference_P2[training]).float().to(opened.device)
-    loss = PreferenceLoss(moved_P2, config.beta, config.label_smoothing)
+    loss = PreferenceLoss(moved_P2, config.beta, config.label_smoothing, config.chosen_weight)
 
     def measure() -> list[Metric]:
         policy_P2 = pair_log_probs(opened.model, kept, log, "held-out pairs")

@@ -41,6 +41,8 @@ class FinetuneConfig:
     """DPO's beta: how dear it is to move away from the reference."""
     label_smoothing: float = 0.0
     """DPO's share of preferences that are taken to be the wrong way round."""
+    chosen_weight: float = 0.0
+    """Weight of the chosen answers' own loss, in nats per token, beside DPO's (arXiv:2404.19733)."""
     checkpoint_seconds: float = 60.0
     """Seconds of training between two checkpoints."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -51,11 +53,18 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise FinetuneError("epochs and steps are two budgets; give one of them")
-        if not 0 < self.held_out < 1 or not 0 <= self.label_smoothing < 0.5 or self.beta <= 0:
-            raise FinetuneError(
-                f"expected held_out between 0 and 1, label_smoothing from 0 to below 0.5 and beta above 0; "
-                f"got {self.held_out}, {self.label_smoothing}, {self.beta}"
-            )
+        in_range = {
+            "held_out": 0 < self.held_out < 1,
+            "label_smoothing": 0 <= self.label_smoothing < 0.5,
+            "beta": self.beta > 0,
+            "chosen_weight": self.chosen_weight >= 0,
+        }
+        for name, is_in in in_range.items():
+            if not is_in:
+                raise FinetuneError(
+                    f"{name} is {vars(self)[name]}; expected held_out between 0 and 1, label_smoothing from "
+                    "0 to below 0.5, beta above 0 and chosen_weight from 0 on"
+                )
         if self.pass_rows < 2 or self.rows % self.pass_rows or self.pass_rows % 2:
             raise FinetuneError(
                 f"rows {self.rows} must be a multiple of pass_rows {self.pass_rows}, and that of 2"

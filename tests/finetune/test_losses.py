@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from golf.finetune.examples import UNGRADED
 from golf.finetune.losses import PreferenceLoss, ResponseLoss, preference_losses
+from golf.finetune.settings import FinetuneConfig, FinetuneError
 
 
 class Unigram(nn.Module):
@@ -53,3 +54,22 @@ def test_a_batch_finds_its_references_by_the_pairs_numbers():
     first = math.log1p(math.exp(-2 * ((-2 + 1) * LN2 - (-3 + 3) * LN2)))
     second = math.log1p(math.exp(-2 * ((-2 * LN2 + 2) - (-4 * LN2 + 4))))
     assert float(loss) == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_the_chosen_answers_own_loss_is_by_token_and_weighed():
+    reference_P2 = torch.zeros(3, 2)
+    inputs_BT = torch.zeros(4, 2, dtype=torch.long)
+    targets_BT = torch.tensor([[2, UNGRADED, 1], [1, 0, 0], [2, UNGRADED, 2], [1, 3, 0]])
+    without, weighed = (
+        PreferenceLoss(reference_P2, 2.0, 0.0, weight)(Unigram(), inputs_BT, targets_BT)
+        for weight in (0.0, 0.3)
+    )
+    # Chosen: one token of 2 LN2 nats, and two of LN2 each.
+    assert float(weighed - without) == pytest.approx(0.3 * (2 + 1) * LN2 / 2, rel=1e-5)
+
+
+def test_a_setting_out_of_range_is_named():
+    with pytest.raises(FinetuneError, match="chosen_weight is -1"):
+        FinetuneConfig(chosen_weight=-1.0)
+    with pytest.raises(FinetuneError, match="beta is 0"):
+        FinetuneConfig(beta=0.0)
