@@ -1,6 +1,7 @@
 """Scores an artifact, or an entry that holds one, with test-time training: grade first, then learn from it.
 
     python ttt.py ARTIFACT_OR_ENTRY --data DIR [--method sgd|lora]
+    torchrun --standalone --nproc_per_node=8 ttt.py ...        lora shares the documents, sgd has one process
 
 The settings of the training, its method included, are the artifact's own unless said otherwise.
 Exit code 2 on bad input.
@@ -13,9 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from golf.files import STANDARD_OUTPUT, name_standard_output
-from golf.log import RunLog
-from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
+from golf.files import name_standard_output
+from golf.score.evaluate import EvaluateConfig, evaluate_and_say
 from golf.score.locate import find_artifact, find_data
 
 
@@ -33,10 +33,9 @@ class TestTimeCommand:
 def main(arguments: list[str]) -> int:
     """Runs the command line; 0, or 2 on bad input."""
     command = tyro.cli(TestTimeCommand, args=name_standard_output(arguments), description=__doc__)
-    log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
     try:
         artifact, data = find_artifact(command.path), find_data(command.data, command.path)
-        print_scores(evaluate(artifact, data, command.config, log, plain=False, ttt=True), log)
+        evaluate_and_say(artifact, data, command.config, plain=False, ttt=True)
     except (ValueError, OSError) as error:
         print(f"ttt.py: {error}", file=sys.stderr)
         return 2
