@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from score_toys import ToyVocabulary
+from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary
 from test_lora import WINDOWS, network
-from test_recipes import LORA, RECIPES, repetitive_stream
+from test_recipes import LORA, RECIPES
 
 from golf.log import RunLog
 from golf.score.adapt import TestTimeConfig
@@ -34,14 +34,26 @@ CASES: dict[str, tuple[TestTimeConfig, dict[str, Any]]] = {
 """Settings and limits; two documents share a forward pass, so that batches of four have two groups."""
 
 
+def wandering_stream() -> np.ndarray:
+    """Documents in the order of their grading; each text comes again in the other process's next document."""
+    draw = np.random.default_rng(3)
+    texts = draw.integers(2, VOCAB_SIZE, (4, 40))
+    numbers = [(place + 2 * batch) % 4 for batch in range(3) for place in range(4)]
+    lengths = [*range(34, 24, -1), 9, 3]
+    parts = [
+        np.append(BOS_ID, texts[number, : length - 1])
+        for number, length in zip(numbers, lengths, strict=True)
+    ]
+    return np.concatenate(parts).astype(np.uint16)
+
+
 def score_case(world: World, name: str, **limits: Any) -> dict[str, Any]:
     """What a process has of a score, and the targets that it graded itself."""
     ttt, usual = CASES[name]
     own: list[int] = []
-    tokens = np.concatenate([repetitive_stream(), repetitive_stream()])
     result = score_adapting(
         network(),
-        tokens,
+        wandering_stream(),
         ToyVocabulary(),
         replace(WINDOWS, batch_tokens=32),
         ttt,
