@@ -1,6 +1,6 @@
 """Scores an artifact, or an entry that holds one, in bits per byte; audits its scorer; verifies an entry.
 
-    python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR            the score
+    python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR            the score; by torchrun, of several processes
     python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR --audit    does its scorer keep the rules?
     python eval_bpb.py --verify ENTRY --data DIR               are its stated figures true?
 
@@ -18,8 +18,9 @@ from golf.files import STANDARD_OUTPUT, name_standard_output
 from golf.log import RunLog
 from golf.program import run_program
 from golf.record.verify import print_verification, verify_entry
+from golf.runtime import read_world
 from golf.score.audit import audit_path
-from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
+from golf.score.evaluate import EvaluateConfig, evaluate_and_say
 from golf.score.locate import find_artifact, find_data
 
 
@@ -48,14 +49,15 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         raise ValueError("--audit and --verify are two commands; give one of them")
     if command.sample is not None and not command.verify:
         raise ValueError("--sample belongs to --verify; a score of a prefix is --max-tokens")
+    if (command.audit or command.verify) and (size := read_world().size) > 1:
+        raise ValueError(f"--audit and --verify run in one process; torchrun started {size}")
     data = find_data(command.data, command.path)
     if command.audit:
         return audit_path(command.path, data, command.config, log, command.ttt)
     if command.verify:
         found = verify_entry(command.path, data, command.sample, command.config.device, log)
         return print_verification(found, log, command.config.json)
-    artifact = find_artifact(command.path)
-    print_scores(evaluate(artifact, data, command.config, log, ttt=command.ttt), log)
+    evaluate_and_say(find_artifact(command.path), data, command.config, ttt=command.ttt)
     return True
 
 

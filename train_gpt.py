@@ -30,7 +30,7 @@ from golf.presets import PRESETS
 from golf.program import STOPPED, run_program
 from golf.run import Run
 from golf.runtime import choose_runtime, device_kind, environment, read_world, release_memory
-from golf.score.evaluate import evaluate, print_scores
+from golf.score.evaluate import evaluate_and_say
 from golf.summary import cost, print_results
 from golf.train.budget import shards_to_read
 from golf.train.loop import Interrupted
@@ -160,17 +160,6 @@ def whole_run(arguments: list[str]) -> int:
     return 0
 
 
-def score_artifact(command: ScoreCommand) -> int:
-    """The figures of an artifact; of several processes the first says them."""
-    world = read_world()
-    log = RunLog(quiet=not world.is_first)
-    with world.joined(device_kind(command.how.device)):
-        figures = evaluate(command.score, command.data, command.how, log, ttt=command.ttt, world=world)
-    if world.is_first:
-        print_scores(figures, log)
-    return 0
-
-
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
 
@@ -178,7 +167,9 @@ def main(arguments: list[str]) -> int:
         if arguments == ["--doctor"]:
             return doctor()
         if any(argument.split("=")[0] == "--score" for argument in arguments):
-            return score_artifact(tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY))
+            command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
+            evaluate_and_say(command.score, command.data, command.how, ttt=command.ttt)
+            return 0
         try:
             return whole_run(arguments)
         except Interrupted:

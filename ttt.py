@@ -1,6 +1,7 @@
 """Scores an artifact, or an entry that holds one, with test-time training: grade first, then learn from it.
 
     python ttt.py ARTIFACT_OR_ENTRY --data DIR [--method sgd|lora]
+    torchrun --standalone --nproc_per_node=8 ttt.py ...        lora shares the documents, sgd has one process
 
 The settings of the training, its method included, are the artifact's own unless said otherwise.
 Exit code 2 on bad input.
@@ -13,10 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from golf.files import STANDARD_OUTPUT, name_standard_output
-from golf.log import RunLog
+from golf.files import name_standard_output
 from golf.program import run_program
-from golf.score.evaluate import EvaluateConfig, evaluate, print_scores
+from golf.score.evaluate import EvaluateConfig, evaluate_and_say
 from golf.score.locate import find_artifact, find_data
 
 
@@ -31,17 +31,15 @@ class TestTimeCommand:
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
 
 
-def run_command(command: TestTimeCommand, log: RunLog) -> None:
-    """Scores what the command names, and prints it."""
-    artifact, data = find_artifact(command.path), find_data(command.data, command.path)
-    print_scores(evaluate(artifact, data, command.config, log, plain=False, ttt=True), log)
-
-
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 bad input, 130 stopped."""
     command = tyro.cli(TestTimeCommand, args=name_standard_output(arguments), description=__doc__)
-    log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
-    return run_program("ttt.py", lambda: run_command(command, log))
+
+    def work() -> None:
+        artifact, data = find_artifact(command.path), find_data(command.data, command.path)
+        evaluate_and_say(artifact, data, command.config, plain=False, ttt=True)
+
+    return run_program("ttt.py", work)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,15 @@ class World:
         self.sum(values)()
         return float(values[0]), bool(values[1])
 
+    def least(self, value: int) -> int:
+        """The smallest of the processes' values."""
+        if self.size == 1:
+            return value
+        found = torch.tensor([value])
+        with _others_alive():
+            dist.all_reduce(found, dist.ReduceOp.MIN)
+        return int(found)
+
     def share(self, make: Callable[[], Shared]) -> Shared:
         """What `make` gives in the first process, everywhere."""
         if self.size == 1:

@@ -51,6 +51,10 @@ class Deadline:
                 self.stopped_after = num_graded
         return self.stopped_after is not None
 
+    def leave_out(self) -> None:
+        """Counts the time since `stops` was asked as no step: it went by waiting for other processes."""
+        self._last = self._clock()
+
     def notes(self) -> dict[str, float | int | None]:
         """What the record says: the limit, the forecast, and after how many tokens adaptation stopped."""
         return {

@@ -25,12 +25,13 @@ from golf.score.scorer import (
     ScoreResult,
     check_tokens,
     hand_over,
-    tally_targets,
     token_tensor,
 )
+from golf.score.sharing import DocumentGroup, add_documents, deal_batch, gather_nats, sum_events
 from golf.score.tally import Tally
 from golf.score.tilt import NgramTilt
 from golf.score.windows import WindowConfig
+from golf.world import World
 
 _DOCUMENT_SEAL = object()
 
@@ -89,6 +90,7 @@ def score_documents(
     tilt: NgramTilt | None = None,
     phases: PhaseLearner | None = None,
     deadline: Deadline | None = None,
+    world: World | None = None,
 ) -> ScoreResult:
     """Grades every target of the planned documents once, from its own document alone.
 
@@ -97,7 +99,12 @@ def score_documents(
     same passes are made. `tilt` and `phases` follow the same order. Once `deadline` stops, nothing adapts any
     more and the rest is graded in the windows' strides. Raises ValueError for a token outside the vocabulary
     and a loss that is not finite.
+
+    The processes of a `world` share the groups of documents (`deal_batch`), and all have the whole result.
+    Each counts for the tilt, in the one order, what the others grade, and makes every phase itself. Each asks
+    a deadline of its own; after one has stopped there is no phase.
     """
+    world = World() if world is None else world
     windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
     rows = windows.batch_tokens // windows.context
     num_graded = max(document.end for batch in batches for document in batch.documents)
@@ -110,40 +117,46 @@ def score_documents(
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
-            for slot in range(0, len(batch.documents), rows):
-                together = batch.documents[slot : slot + rows]
-                if grader.learner is not None:
-                    grader.learner.start(slot, len(together))
-                grader.grade(together, batch.chunk_tokens, f"batch {index}")
-            before = total.num_tokens
-            for start, end in batch.documents:
-                total += tally_targets(nats_N[start:end], tokens[start : end + 1], vocabulary)
+            for group in deal_batch(batch, rows, world.size):
+                if group.process == world.rank:
+                    grader.grade(group, batch.chunk_tokens, f"batch {index}")
+                    total = add_documents(total, group.documents, nats_N, tokens, vocabulary)
+                else:
+                    grader.pass_over(group.documents, batch.chunk_tokens, f"batch {index}, elsewhere")
             note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
-            bar.advance(total.num_tokens - before, note)
+            bar.advance(sum(document.num_targets for document in batch.documents), note)
             graded += batch.documents
+            if (tilt is None and phases is None) or index + 1 == len(batches):
+                continue
+            is_late = grader.wait_for_all(world)
             if tilt is not None:
                 tilt.finish_batch()
-            is_last = index + 1 == len(batches)
-            if phases is not None and not is_last and not grader.stops() and phases.due(len(graded)):
-                phases.learn(
-                    [
-                        hand_over(ledger, tokens, nats_N, span, (place, len(graded)), f"phase after {index}")
-                        for place, span in enumerate(graded)
-                    ]
-                )
+            if phases is not None and not is_late and phases.due(len(graded)):
+                known_N = gather_nats(nats_N, world)
+                phases.learn(_hand_over_documents(ledger, tokens, known_N, graded, f"phase after {index}"))
     ledger.close(num_graded)
+    if world.size > 1:
+        nats_N = gather_nats(nats_N, world)
+        # In the order of one process, so that the sum is its sum to the last bit.
+        total = add_documents(Tally(0.0, 0, 0), graded, nats_N, tokens, vocabulary)
+    fallbacks, num_tilted = learner.fallbacks if learner else 0, tilt.num_tilted if tilt else None
     notes = {
         "order": DOCUMENT_ORDER,
         "documents": len(graded),
         "batches": len(batches),
         "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
-        "unadapted_documents": 0 if learner is None else learner.fallbacks,
+        **sum_events(fallbacks, num_tilted, deadline, grader.num_graded, world),
     }
-    if tilt is not None:
-        notes["tilted_tokens"] = tilt.num_tilted
-    if deadline is not None:
-        notes |= deadline.notes()
     return ScoreResult(total, nats_N, num_graded < len(tokens) - 1, windows, ledger, notes)
+
+
+def _hand_over_documents(
+    ledger: Ledger, tokens: np.ndarray, nats_N: np.ndarray, graded: list[DocumentSpan], event: str
+) -> list[ScoredChunk]:
+    return [
+        hand_over(ledger, tokens, nats_N, span, (place, len(graded)), event)
+        for place, span in enumerate(graded)
+    ]
 
 
 class _DocumentGrader:
@@ -168,8 +181,18 @@ class _DocumentGrader:
             return True
         return False
 
-    def grade(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
+    def wait_for_all(self, world: World) -> bool:
+        """Until all have graded what each will learn from; whether one has no time left to adapt."""
+        _, is_late = world.agree(0.0, self.stops())
+        if self.deadline is not None:
+            self.deadline.leave_out()
+        return is_late
+
+    def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
+        documents = group.documents
+        if self.learner is not None:
+            self.learner.start(group.place, len(documents))
         chunk_tokens = min(chunk_tokens, self.context)
         self.past = PastInputs(self.model)
         first = 0
@@ -189,12 +212,22 @@ class _DocumentGrader:
                 self.learner.learn(ScoredDocuments(_DOCUMENT_SEAL, nats_BL[: len(going)]))
             first = end
 
+    def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
+        """Books documents that another process grades; the tilt learns from them in their turn."""
+        for start, end in documents:
+            self.ledger.grade(start, end, event)
+            self.nats_N[start:end] = 0.0
+        if self.tilt is None:
+            return
+        chunk_tokens = min(chunk_tokens, self.context)
+        for first in range(0, documents[0].num_targets, chunk_tokens):
+            left = [document for document in documents if document.num_targets > first]
+            starts_B1, _, targets_BL, graded_BL = _find_targets(left, first, first + chunk_tokens)
+            self.tilt.learn_elsewhere(starts_B1, targets_BL, graded_BL)
+
     def _grade_chunk(self, documents: list[DocumentSpan], first: int, end: int, event: str) -> Tensor:
         """Nats (B, L) of each document's targets `first` to `end`; those behind its own end mean nothing."""
-        starts_B1 = np.array([[document.start] for document in documents])
-        ends_B1 = np.array([[document.end] for document in documents])
-        targets_BL = starts_B1 + np.arange(first, end)
-        graded_BL = targets_BL < ends_B1
+        starts_B1, ends_B1, targets_BL, graded_BL = _find_targets(documents, first, end)
         logits_BLV = self._predict(documents, end, end - first)
         if self.tilt is not None:
             logits_BLV = self.tilt.apply(logits_BLV, starts_B1, targets_BL)
@@ -252,3 +285,13 @@ class _DocumentGrader:
             self._forward(past, forgotten, chunk_end, chunk_tokens)
             past.keep()
         self.past.put_back(rows, past)
+
+
+def _find_targets(
+    documents: list[DocumentSpan], first: int, end: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Starts and ends (B, 1), targets `first` to `end` of each document (B, L), and which are its own."""
+    starts_B1 = np.array([[document.start] for document in documents])
+    ends_B1 = np.array([[document.end] for document in documents])
+    targets_BL = starts_B1 + np.arange(first, end)
+    return starts_B1, ends_B1, targets_BL, targets_BL < ends_B1

@@ -11,12 +11,12 @@ import torch
 
 from golf.clock import PhaseClock
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import whole_file, write_json
+from golf.files import STANDARD_OUTPUT, whole_file, write_json
 from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import ArtifactError
-from golf.runtime import choose_runtime, environment
+from golf.runtime import choose_runtime, device_kind, environment, read_world
 from golf.score.adapt import TestTimeConfig
 from golf.score.document_plan import split_documents
 from golf.score.documents import per_document
@@ -81,9 +81,9 @@ def evaluate(
     """Scores an artifact under sliding windows as it is (`plain`), with test-time training (`ttt`), or both.
 
     Returns the figures, units in their names, those of test-time training with `ttt_` before them; writes
-    the files that `config` asks for. The processes of a `world` share the windows; the first one alone adapts
-    and writes, and has all figures. Raises ValueError for an artifact, data or sizes that do not go
-    together.
+    the files that `config` asks for. The processes of a `world` share the windows, and with method `lora` the
+    documents; with `sgd` the first alone adapts, and says so. It alone writes, and has the figures; the
+    others return none. Raises ValueError for an artifact, data or sizes that do not go together.
     """
     clock = PhaseClock()
     with clock.phase("score"):
@@ -103,7 +103,7 @@ def evaluate(
             tokens = sample_documents(whole, dataset.vocabulary.bos_id, config.sample_documents)
         if runtime.compiled:
             model.compile(dynamic=False)
-        methods = [""] * plain + ["ttt_"] * (ttt and world.is_first)
+        methods = [""] * plain + ["ttt_"] * ttt
         results, seconds = _score_by(
             methods, model, tokens, dataset, windows, ttt_config, config, log, clock, world
         )
@@ -139,15 +139,24 @@ def _score_by(
     clock: PhaseClock,
     world: World,
 ) -> tuple[dict[str, ScoreResult], dict[str, float]]:
-    """Results and seconds by method: "" for plain scoring, "ttt_" for test-time training, which goes last."""
+    """Results and seconds by method: "" for plain scoring, "ttt_" for test-time training, which goes last.
+
+    The first process of a `world` has them all; the others lack what it does alone.
+    """
     results: dict[str, ScoreResult] = {}
     seconds: dict[str, float] = {}
     text = (model, tokens, dataset.vocabulary, windows)
     for method in methods:
         started = clock.elapsed("score")
+        alone = method != "" and ttt.method == "sgd"
+        if alone and world.size > 1:
+            log.say(f"test-time training by sgd runs in the first of {world.size} processes alone")
+            if not world.is_first:
+                continue
         if method:
             limits = {"max_tokens": config.max_tokens, "max_seconds": config.max_seconds}
-            results[method] = score_adapting(*text, ttt, log, **limits)
+            group = World() if alone else world
+            results[method] = score_adapting(*text, ttt, log, **limits, world=group)
         else:
             results[method] = score(*text, log, ttt.chunk_tokens, config.max_tokens, world=world)
         seconds[method] = clock.elapsed("score") - started
@@ -221,6 +230,21 @@ def save_documents(path: Path, results: dict[str, ScoreResult], tokens: np.ndarr
         }
     with whole_file(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def evaluate_and_say(
+    artifact_path: Path, data_folder: Path, config: EvaluateConfig, plain: bool = True, ttt: bool = False
+) -> None:
+    """Scores an artifact in all processes that torchrun started, or in this one; the first says the figures.
+
+    Raises ValueError as `evaluate` does, WorldError where another process is gone.
+    """
+    world = read_world()
+    log = RunLog(quiet=not world.is_first or config.json == STANDARD_OUTPUT)
+    with world.joined(device_kind(config.device)):
+        figures = evaluate(artifact_path, data_folder, config, log, plain, ttt, world)
+    if world.is_first:
+        print_scores(figures, log)
 
 
 def print_scores(figures: dict[str, Any], log: RunLog) -> None:

@@ -18,12 +18,15 @@ class LoraMemoryError(ValueError):
     """Adapters that do not fit into memory even for one document at a time."""
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can be taken on the device; None where the system does not say."""
+def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
+    """Memory that a process can take on the device; None where the system does not say.
+
+    Each of `num_processes` on this machine has a GPU of its own, or an equal part of the machine's memory.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
     except (AttributeError, ValueError):
         return None
 

@@ -16,8 +16,10 @@ from golf.score.lora import LoraConfig, LoraLearner
 from golf.score.memory import free_bytes, plan_documents_at_once
 from golf.score.phases import PhaseTrainer
 from golf.score.scorer import Observer, ScoredChunk, ScoreResult, score
+from golf.score.sharing import count_shares, even_groups
 from golf.score.tilt import NgramTilt
 from golf.score.windows import WindowConfig
+from golf.world import World
 
 
 def score_adapting(
@@ -30,39 +32,69 @@ def score_adapting(
     max_tokens: int | None = None,
     observe: Observer | None = None,
     max_seconds: float | None = None,
+    world: World | None = None,
 ) -> ScoreResult:
     """Grades every target once, learning only from what was graded; `sgd` and phases leave the model changed.
 
     With `lora`, `max_tokens` cuts the stream, and the document that it falls in. With `max_seconds`
-    adaptation stops in time for the rest to be scored without. ValueError as from `score` and
+    adaptation stops in time for the rest to be scored without. The processes of a `world` share the documents
+    of `lora`, all within the same time, and have the whole result: on a CPU that of one process to the last
+    bit if as many documents are graded at once. ValueError as from `score` (`sgd` has one process) and
     `score_documents`, for a limit shorter than plain scoring, and for adapters that memory cannot hold.
     """
-    device = next(model.parameters()).device
-    windows = windows.resolve(model.config.context, device.type)
-    deadline = None
-    if max_seconds is not None:
-        num_targets = len(tokens) - 1 if max_tokens is None else min(max_tokens, len(tokens) - 1)
-        deadline = Deadline(max_seconds, num_targets, measure_plain(model, windows))
+    world = World() if world is None else world
+    windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
+    target_seconds = 0.0 if max_seconds is None else world.agree(measure_plain(model, windows), False)[0]
     if ttt.method == "sgd":
+        num_targets = len(tokens) - 1 if max_tokens is None else min(max_tokens, len(tokens) - 1)
+        deadline = None if max_seconds is None else Deadline(max_seconds, num_targets, target_seconds)
         adapter = StoppedAdapter(ChunkAdapter(model, ttt), deadline)
-        result = score(
-            model, tokens, vocabulary, windows, log, ttt.chunk_tokens, max_tokens, adapter, observe
-        )
+        text = (model, tokens, vocabulary, windows)
+        result = score(*text, log, ttt.chunk_tokens, max_tokens, adapter, observe, world)
         return result if deadline is None else replace(result, notes=result.notes | deadline.notes())
     batches = plan_lora(tokens, vocabulary.bos_id, ttt.lora, max_tokens)
-    at_once = plan_documents_at_once(model, windows, ttt.lora, batches, free_bytes(device))
-    wanted = min(windows.batch_tokens // windows.context, ttt.lora.batch_documents)
-    windows = replace(windows, batch_tokens=min(windows.batch_tokens, at_once * windows.context))
-    if log is not None and at_once < min(wanted, max(len(batch.documents) for batch in batches)):
-        log.say(f"{at_once} documents at once instead of {wanted}: more do not fit into memory")
-    learner = LoraLearner(model, ttt.lora, at_once)
+    at_once, places = plan_groups(model, windows, ttt.lora, batches, log, world)
+    windows = replace(windows, batch_tokens=at_once * windows.context)
+    # The largest for every process, so that all are refused or none.
+    share = max(count_shares(batches, at_once, world.size))
+    deadline = None if max_seconds is None else Deadline(max_seconds, share, target_seconds)
+    learner = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once)
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
     phases = PhaseTrainer(model, ttt) if ttt.phases else None
     with nullcontext() if phases is None else phases.attached():
         result = score_documents(
-            model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline
+            model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
         )
     return result if phases is None else replace(result, notes=result.notes | {"phases": phases.phases_done})
+
+
+def plan_groups(
+    model: GPT,
+    windows: WindowConfig,
+    config: LoraConfig,
+    batches: list[DocumentBatch],
+    log: RunLog | None,
+    world: World,
+) -> tuple[int, int]:
+    """How many documents are graded at once, and how many places of a batch a process has.
+
+    What memory, or the number of processes, makes of it is said. LoraMemoryError as `plan_documents_at_once`.
+    """
+    device = next(model.parameters()).device
+    widest = max(len(batch.documents) for batch in batches)
+    share = -(-widest // world.size)
+    wanted = min(windows.batch_tokens // windows.context, share)
+    memory = free_bytes(device, world.local_size)
+    most = plan_documents_at_once(model, windows, replace(config, batch_documents=share), batches, memory)
+    most = world.least(min(most, wanted))
+    at_once = even_groups(share, most)
+    num_groups = -(-widest // at_once)
+    if log is not None and most < wanted:
+        log.say(f"{at_once} documents at once, since {wanted} do not fit into memory")
+    if log is not None and world.size > 1:
+        sharing = min(num_groups, world.size)
+        log.say(f"{sharing} of {world.size} processes learn from documents, {at_once} at once in each")
+    return at_once, -(-num_groups // world.size) * at_once
 
 
 class StoppedAdapter:

@@ -133,9 +133,19 @@ class NgramTilt:
     def learn(self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
         """Counts the targets that `apply` was last asked about, now that they are graded."""
         self.num_tilted += int(self._tilts[graded_BL].sum())
+        self._count(self._shared, starts_B1, targets_BL, graded_BL)
+
+    def learn_elsewhere(self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
+        """Counts targets that another process grades, so that the table is what it is in one process."""
+        keys_BL = context_keys(self._tokens, starts_B1, targets_BL, self.config.context_tokens)
+        self._count(keys_BL, starts_B1, targets_BL, graded_BL)
+
+    def _count(
+        self, keys_BL: np.ndarray, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray
+    ) -> None:
         tokens_N = self._tokens[targets_BL[graded_BL] + 1].astype(np.int32)
-        self._table.add(_own_keys(self._shared, starts_B1)[graded_BL], tokens_N)
-        self._finished.append((self._shared[graded_BL], tokens_N))
+        self._table.add(_own_keys(keys_BL, starts_B1)[graded_BL], tokens_N)
+        self._finished.append((keys_BL[graded_BL], tokens_N))
 
     def finish_batch(self) -> None:
         """Makes what was graded since the last call known to other documents."""

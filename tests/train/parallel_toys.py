@@ -1,16 +1,12 @@
-"""What a process of several does in the tests, and the processes; importing it costs what the work needs."""
+"""What a process of several does in the tests; importing it costs what the work needs."""
 
-import multiprocessing
-import os
 import signal
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from golf.clock import PhaseClock
 from golf.data.batches import TrainBatches
@@ -111,50 +107,10 @@ def work_together(world: World, folder: Path) -> dict[str, Any]:
     except Interrupted as stop:
         found["stopped"] = str(stop)
     found["agreed"] = world.agree(5.0 + world.rank, world.rank == 1)
+    found["least"] = world.least(7 - world.rank)
     found["shared"] = world.share(lambda: f"from {world.rank}")
     try:
         world.require_same({"model.width": 16 + world.rank, "seed": 1})
     except WorldError as error:
         found["refused"] = str(error)
     return found
-
-
-def _process(rank: int, size: int, port: int, results: Any, function: Any, arguments: tuple) -> None:
-    torch.set_num_threads(1)
-    world = World(rank, size, rank, size)
-    store = dist.TCPStore("127.0.0.1", port, size, is_master=world.is_first)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    found = function(world, *arguments)
-    dist.barrier()
-    if rank == size - 1:
-        results.put((rank, found))
-        results.close()
-        results.join_thread()
-        os._exit(1)
-    try:
-        world.agree(0.0, False)
-    except WorldError as error:
-        found["lost"] = str(error)
-    results.put((rank, found))
-
-
-def run_together(function: Any, size: int, *arguments: Any) -> list[Any]:
-    """What `function(world, *arguments)` gives in each of `size` new processes, in the order of ranks.
-
-    The last one then dies, and the others note as `lost` what they learn of it.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [
-        context.Process(target=_process, args=(rank, size, port, results, function, arguments))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    found = dict(results.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
-    return [found[rank] for rank in range(size)]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parallel_toys import MODEL, STEPS, losses_of, run_together, score_toy, toy_trainer, work_together
+from parallel_toys import MODEL, STEPS, losses_of, score_toy, toy_trainer, work_together
+from processes import run_together
 
 from golf.train.exchange import GradientExchange, plan_buckets
 from golf.train.loop import mean_nats
@@ -61,6 +62,7 @@ def test_a_stop_asked_of_one_process_stops_all_and_one_process_goes_on_from_ther
 
 def test_processes_follow_the_first_ones_clock_and_values(two):
     assert [found["agreed"] for found in two] == [(5.0, True)] * 2
+    assert [found["least"] for found in two] == [6] * 2
     assert [found["shared"] for found in two] == ["from 0"] * 2
 
 
