@@ -10,7 +10,7 @@ import torch
 from parallel_toys import MODEL, STEPS, losses_of, run_together, score_toy, toy_trainer, work_together
 
 from golf.train.exchange import GradientExchange, plan_buckets
-from golf.train.loop import mean_nats
+from golf.train.objective import mean_nats
 from golf.world import World, nothing_to_wait_for
 
 
