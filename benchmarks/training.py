@@ -21,6 +21,7 @@ import tyro
 from benchmarks.training_rows import PARTS, Case, measure
 from golf.files import write_json
 from golf.kernels.attention import present_kernels
+from golf.kernels.fused import present_training_kernels
 from golf.log import RunLog
 from golf.runtime import choose_runtime, environment
 
@@ -42,8 +43,8 @@ class TrainingBenchmark:
 def plan_cases(device: torch.device, quick: bool) -> list[Case]:
     """The rows: seed and frontier by context, eager and compiled (on a CPU only eager), with recurrence.
 
-    Unless `quick`, then each of the machine's attention kernels, and 2, 4, 8 processes as far as it has GPUs,
-    two on a CPU.
+    Unless `quick`, then each of the machine's attention kernels, a GPU's fused kernels if it has them, and 2,
+    4, 8 processes as far as it has GPUs, two on a CPU.
     """
     cuda = device.type == "cuda"
     contexts = (1024,) if quick else (1024, 2048)
@@ -59,6 +60,8 @@ def plan_cases(device: torch.device, quick: bool) -> list[Case]:
         return cases
     most = torch.cuda.device_count() if cuda else 2
     cases += [Case("seed", 1024, cuda, False, attention=name) for name in present_kernels(device)]
+    if cuda and "triton" in present_training_kernels(device):
+        cases += [Case(shape, 1024, cuda, False, kernels="triton") for shape in ("seed", "frontier")]
     return cases + [Case("seed", 1024, cuda, False, processes=n) for n in (2, 4, 8) if n <= most]
 
 
@@ -91,6 +94,9 @@ def main() -> None:
     device = choose_runtime(options.device).device
     log, rows = RunLog(), []
     cases = plan_cases(device, options.quick)
+    if not any(case.kernels == "triton" for case in cases):
+        reason = "--quick leaves them out" if options.quick else "they need a GPU and Triton"
+        log.say(f"fused kernels are not measured: {reason}")
     seconds = 4.0 if options.quick else 60 * options.minutes / len(cases)
     for case in cases:
         log.say(f"measuring {case}")
@@ -98,6 +104,7 @@ def main() -> None:
     names = [
         f"{row['shape']}{', loops' * row['recurrence']}, T {row['context']}, "
         f"{'compiled' if row['compiled'] else 'eager'}, {row['attention'][0]}"
+        f"{', triton' * (row['kernels'] == 'triton')}"
         f"{', {} processes'.format(row['processes']) * (row['processes'] > 1)}"
         for row in rows
     ]

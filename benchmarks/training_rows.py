@@ -40,6 +40,7 @@ class Case:
     looping: bool
     attention: str = "auto"
     processes: int = 1
+    kernels: str = "torch"
 
     def config(self, device_type: str) -> RunConfig:
         """Its network and recipe, with one stage that lasts the whole run."""
@@ -51,13 +52,14 @@ class Case:
             config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)
             sizes = {}
         loop_visits = 3 if self.looping else 1
+        ways = {"attention": self.attention, "kernels": self.kernels}
         return replace(
             config,
             steps=10**6,
             minutes=None,
             model=replace(config.model, context=self.context, loop_visits=loop_visits),
             schedule=replace(config.schedule, context_growth=(), loop_start=0.0),
-            train=replace(config.train, held_out_tokens=0, warmup_steps=1, attention=self.attention, **sizes),
+            train=replace(config.train, held_out_tokens=0, warmup_steps=1, **ways, **sizes),
         )
 
 
@@ -193,6 +195,7 @@ def measure(
             "context": case.context,
             "compiled": case.compiled,
             "attention": list(trainer.attention),
+            "kernels": trainer.kernels,
             "processes": case.processes,
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             "batch_tokens": config.train.batch_tokens,

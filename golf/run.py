@@ -78,6 +78,7 @@ class Run:
             self.log.say(f"resumed at step {trainer.steps}")
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
+        self.log.event("kernels", training=trainer.kernels)
         with self.clock.phase("warm-up"):
             trainer.warm_up()
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
@@ -99,6 +100,7 @@ class Run:
             "epochs": trainer.feed.epoch,
             "micro_batch_tokens": trainer.micro_batch_tokens,
             "attention": trainer.attention,
+            "kernels": trainer.kernels,
             "tokens_per_second": trainer.tokens / self.clock.elapsed("train"),
             "averaging": {"output": output, "held_out_bpb": held_out},
             "seconds": self.clock.seconds,

@@ -51,6 +51,11 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
 
 
+def triton_is_interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU and slowly: TRITON_INTERPRET=1."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def read_world() -> World:
     """This process's place among those that torchrun started; alone without torchrun."""
     values = [int(os.environ.get(name, other)) for name, other in TORCHRUN]

@@ -88,6 +88,8 @@ def test_one_command_leaves_a_complete_entry(whole):
     sizes = [(entry / name).stat().st_size for name in ("train_gpt.py", "artifact_seed42.bin")]
     assert claimed["bytes_total"] == sum(sizes) <= 16_000_000
     assert claimed["tokens_scored"] > 5000
+    results = json.loads((whole / "run" / "results.json").read_text())
+    assert results["kernels"] == "torch" and results["attention"], "what the run chose is recorded"
 
 
 def test_the_entrys_own_script_scores_its_artifact_to_the_same_digits(whole, data, tmp_path):

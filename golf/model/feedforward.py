@@ -1,8 +1,9 @@
 """The feed-forward sublayer."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.kernels.fused import FUSED
+from golf.kernels.up_activation import fused_feedforward, squared_leaky
 from golf.model.layers import Linear
 
 
@@ -20,4 +21,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Maps (B, T, width) to (B, T, width)."""
-        return self.down(F.leaky_relu(self.up(x_BTD), self.slope).square())
+        if FUSED.is_open:
+            up_FD, down_DF = (matrix.weight.to(x_BTD.dtype) for matrix in (self.up, self.down))
+            return fused_feedforward(x_BTD, up_FD, down_DF, self.slope)
+        return self.down(squared_leaky(self.up(x_BTD), self.slope))

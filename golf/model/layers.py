@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.kernels.softcap_loss import softcap
+
 GATE_INPUTS = 12
 """Channels of the stream that a learned gate reads."""
 
@@ -58,7 +60,7 @@ class Softcap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
-        return self.cap * torch.tanh(x / self.cap) if self.cap else x
+        return softcap(x, self.cap)
 
 
 def rms_norm(x: Tensor) -> Tensor:

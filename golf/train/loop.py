@@ -9,21 +9,21 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from golf.clock import PhaseClock
 from golf.data.batches import TrainBatches
 from golf.kernels.attention import attention_kernels, choose_kernels, present_kernels
+from golf.kernels.fused import choose_training_kernels, present_training_kernels, training_kernels
 from golf.log import ProgressBar, RunLog
 from golf.model.gpt import GPT
-from golf.model.loss import token_nats
 from golf.runtime import Runtime, release_memory, synchronize
 from golf.train.averaging import AveragingConfig, WeightAverage
 from golf.train.budget import Budget, TrainConfig, fit_passes, halve_passes
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from golf.train.exchange import GradientExchange
 from golf.train.feed import BatchFeed
-from golf.train.objective import Objective
+from golf.train.objective import Objective, mean_nats
 from golf.train.optim import OptimConfig, Optimizers
 from golf.train.reports import LaunchedStep, StepReports
 from golf.train.schedule import ScheduleConfig, learning_rate_scale, muon_momentum
@@ -36,11 +36,6 @@ class Interrupted(Exception):
 
 class DeviceMemoryError(ValueError):
     """Not even the smallest pass fits the device's memory."""
-
-
-def mean_nats(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """The training loss: mean nats per token."""
-    return token_nats(model(inputs_BT), targets_BT).mean()
 
 
 class Trainer:
@@ -79,6 +74,8 @@ class Trainer:
         self.exchange = GradientExchange(model, self.world)
         self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
         """Attention kernels in the order to try them."""
+        self.kernels = choose_training_kernels(config.kernels, present_training_kernels(runtime.device))
+        """Those of the loss and of the feed-forward, for training's own passes alone."""
         self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
         self.reports = StepReports(budget, config, self.stages, model.num_visits, clock, log)
@@ -143,11 +140,15 @@ class Trainer:
     def _fits(self, tokens_BT: Tensor) -> bool:
         try:
             with attention_kernels(self.attention):
-                self.loss(self.model, tokens_BT, tokens_BT).backward()
+                self._loss_of(tokens_BT, tokens_BT).backward()
                 synchronize(self.runtime.device)
         except torch.OutOfMemoryError:
             return False
         return True
+
+    def _loss_of(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        with training_kernels(self.kernels):
+            return self.loss(self.model, inputs_BT, targets_BT)
 
     def train(self, checkpoint_path: Path) -> None:
         """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
@@ -206,7 +207,7 @@ class Trainer:
         total = torch.zeros((), device=self.runtime.device)
         for left in reversed(range(num_passes // self.world.size)):
             tokens = self.feed.next(self.micro_batch_tokens // stage.context, stage.context)
-            loss = self.loss(self.model, *tokens) / num_passes
+            loss = self._loss_of(*tokens) / num_passes
             if not left:
                 self.exchange.begin()
             loss.backward()

@@ -10,7 +10,7 @@ import torch
 from model_switches import ALONE, CONFIGS, GPT2_LIKE, TINY, TOGETHER
 
 from golf.model.gpt import GPT, ModelConfig
-from golf.train.loop import mean_nats
+from golf.train.objective import mean_nats
 
 every_switch = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 

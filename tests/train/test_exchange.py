@@ -11,7 +11,7 @@ from parallel_toys import MODEL, STEPS, losses_of, score_toy, toy_trainer, work_
 from processes import run_together
 
 from golf.train.exchange import GradientExchange, plan_buckets
-from golf.train.loop import mean_nats
+from golf.train.objective import mean_nats
 from golf.world import World, nothing_to_wait_for
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +12,10 @@ import torch
 
 from golf.clock import PhaseClock
 from golf.data.batches import TrainBatches
+from golf.kernels.attention import KernelError
 from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
-from golf.runtime import Runtime
+from golf.runtime import Runtime, triton_is_interpreted
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import CheckpointError
@@ -64,6 +67,33 @@ def make_trainer(
 def all_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     outputs = trainer.average.outputs()
     return {f"{kind}/{name}": weight for kind, weights in outputs.items() for name, weight in weights.items()}
+
+
+def test_training_passes_and_nothing_else_go_through_the_kernels_that_were_chosen(tmp_path, monkeypatch):
+    inside, passes, scores = [], [], []
+
+    @contextmanager
+    def kernels(name: str) -> Iterator[None]:
+        inside.append(name)
+        yield
+        inside.pop()
+
+    monkeypatch.setattr("golf.train.loop.training_kernels", kernels)
+    monkeypatch.setattr("golf.train.loop.present_training_kernels", lambda device: ["torch", "triton"])
+    trainer = make_trainer(Budget(steps=2), replace(CONFIG, kernels="triton"))
+    loss = trainer.loss
+    trainer.loss = lambda *arguments: passes.append(list(inside)) or loss(*arguments)
+    trainer.held_out_bpb = lambda: scores.append(list(inside)) or 1.0
+    trainer.warm_up()
+    trainer.train(tmp_path / "c.pt")
+    assert trainer.kernels == "triton" and passes == [["triton"]] * (2 + 2 * 2)
+    assert scores and not any(scores)
+
+
+@pytest.mark.skipif(triton_is_interpreted(), reason="the interpreter makes Triton's kernels present")
+def test_kernels_that_are_not_there_are_refused_before_training():
+    with pytest.raises(KernelError, match="this machine has torch"):
+        make_trainer(Budget(steps=2), replace(CONFIG, kernels="triton"))
 
 
 def test_training_lowers_the_loss(tmp_path):

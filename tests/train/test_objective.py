@@ -11,8 +11,7 @@ from model_switches import GPT2_LIKE, TINY
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.train.budget import TrainConfig
-from golf.train.loop import mean_nats
-from golf.train.objective import SIGREG_DIRECTIONS, Objective, future_nats, sigreg
+from golf.train.objective import SIGREG_DIRECTIONS, Objective, future_nats, mean_nats, sigreg
 
 CONFIG = replace(GPT2_LIKE, future_tokens=2)
 
