@@ -1,6 +1,7 @@
 """The study as one HTML page: no file beside it, tables that sort by a click."""
 
 import base64
+import re
 from html import escape
 from pathlib import Path
 
@@ -16,7 +17,7 @@ pre { overflow-x: auto; padding: .6rem; border: 1px solid #8884; border-radius: 
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #8884; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .text td { text-align: left; }
+th:first-child, td:first-child, .text th, .text td { text-align: left; }
 .text td { white-space: normal; min-width: 7rem; }
 th { cursor: pointer; user-select: none; }
 th[aria-sort=ascending]::after { content: " \\2191"; }
@@ -49,6 +50,12 @@ for (const table of document.querySelectorAll("table")) {
 """
 
 
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs of a text with empty lines between them, what stands between `backticks` as code."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return [f"<p>{paragraph}</p>" for paragraph in marked.split("\n\n") if paragraph]
+
+
 def html_table(table: Table, kind: str = "") -> str:
     """A table whose heads sort it."""
     columns, rows = table
@@ -67,8 +74,8 @@ def write_page(
 ) -> None:
     """Writes index.html into the study's folder, the picture inside it."""
     parts = [f"<h1>{escape(study.title)}</h1>"]
-    parts += [f"<p>{escape(paragraph)}</p>" for paragraph in study.intro.split("\n\n") if paragraph]
-    parts += [f"<pre>{escape(command)}</pre>", f"<p>{escape(conditions)}</p>", html_table(results)]
+    parts += paragraphs(study.intro)
+    parts += [f"<pre>{escape(command)}</pre>", *paragraphs(conditions), html_table(results)]
     if picture is not None:
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         parts.append(
@@ -77,8 +84,7 @@ def write_page(
     if claims[1]:
         parts += ["<h2>Against what was claimed</h2>", html_table(claims, "text")]
     if study.reading:
-        parts += ["<h2>Reading</h2>"]
-        parts += [f"<p>{escape(paragraph)}</p>" for paragraph in study.reading.split("\n\n")]
+        parts += ["<h2>Reading</h2>", *paragraphs(study.reading)]
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
