@@ -120,9 +120,12 @@ class Trainer:
         for context, looping in sorted(kinds, reverse=True):
             self.model.looping = looping
             shape = (self.micro_batch_tokens // context, context)
-            tokens_BT = torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device)
+            # Two tensors, as in training: a graph compiled for one that is both would not serve there.
+            inputs_BT, targets_BT = (
+                torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device) for _ in range(2)
+            )
             for _ in range(self.config.warmup_steps):
-                if self.world.agree(0.0, not self._fits(tokens_BT))[1]:
+                if self.world.agree(0.0, not self._fits(inputs_BT, targets_BT))[1]:
                     optimizers.zero_grad()
                     release_memory(self.runtime.device)
                     return False
@@ -140,10 +143,10 @@ class Trainer:
         # Graphs of the larger passes would count against the number that are kept.
         torch.compiler.reset()
 
-    def _fits(self, tokens_BT: Tensor) -> bool:
+    def _fits(self, inputs_BT: Tensor, targets_BT: Tensor) -> bool:
         try:
             with attention_kernels(self.attention):
-                self.loss(self.model, tokens_BT, tokens_BT).backward()
+                self.loss(self.model, inputs_BT, targets_BT).backward()
                 synchronize(self.runtime.device)
         except torch.OutOfMemoryError:
             return False
@@ -180,6 +183,8 @@ class Trainer:
             self._step_seconds = self._seconds - started
             if self.progress >= next_look:
                 next_look += 1 / self.config.held_out_looks
+                # The step that the device still works on is training.
+                synchronize(self.runtime.device)
                 with self.clock.paused():
                     self.log.event("held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb())
             if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
