@@ -19,7 +19,7 @@ from golf.data.manifest import Dataset, open_dataset
 from golf.files import write_json
 from golf.log import RunLog
 from golf.model.gpt import GPT
-from golf.runtime import choose_runtime, environment
+from golf.runtime import choose_runtime, environment, repeatable_kernels
 from golf.score.adapt import TestTimeConfig
 from golf.score.audit_streams import AuditConfig, choose_documents, choose_stream, choose_targets
 from golf.score.document_plan import DOCUMENT_ORDER
@@ -148,9 +148,10 @@ def audit_artifact(
     scorers = {"sliding windows": ArtifactScorer(model, dataset, windows, None, chunk_tokens)}
     if ttt or ttt_config.enabled:
         scorers["test-time training"] = ArtifactScorer(model, dataset, windows, ttt_config, chunk_tokens)
-    for name, scorer in scorers.items():
-        log.say(f"probing: {name}")
-        reports[name] = audit_scorer(scorer, streams[name], how, GPU_TOLERANCE_NATS if on_gpu else 0.0)
+    with repeatable_kernels(device):
+        for name, scorer in scorers.items():
+            log.say(f"probing: {name}")
+            reports[name] = audit_scorer(scorer, streams[name], how, GPU_TOLERANCE_NATS if on_gpu else 0.0)
     flat = [{"scorer": name, **asdict(report)} for name, found in reports.items() for report in found]
     return {
         "passed": all(not report["violations"] for report in flat),

@@ -13,6 +13,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
 from golf.model.embeddings import SmearGate
 from golf.model.gpt import GPT
+from golf.score import audit as auditing
 from golf.score.audit import AuditConfig, audit_artifact
 from golf.score.document_scorer import ScoredDocuments, _DocumentGrader
 from golf.score.evaluate import EvaluateConfig
@@ -165,3 +166,19 @@ def test_a_folder_without_an_artifact_is_one_line_and_exit_code_2(
 ) -> None:
     assert eval_bpb.main([str(tmp_path), "--data", str(dataset_folder), "--audit"]) == 2
     assert "holds no artifact" in capsys.readouterr().err
+
+
+def test_a_gpus_kernels_repeat_themselves_while_a_scorer_is_probed(
+    artifact_path: Path, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed, sound = [], auditing.repeatable_kernels
+
+    def probe(*arguments: object) -> list:
+        probed.append(torch.are_deterministic_algorithms_enabled())
+        return []
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(auditing, "audit_scorer", probe)
+    monkeypatch.setattr(auditing, "repeatable_kernels", lambda device: sound(torch.device("cuda")))
+    audit(artifact_path, dataset_folder)
+    assert probed == [True, True] and not torch.are_deterministic_algorithms_enabled()
