@@ -119,9 +119,6 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
             )
         name = f"cuda:{world.local_rank}"
     chosen = torch.device(name)
-    if compute_dtype == "auto":
-        half = gpu_has_bfloat16(chosen) if kind == "cuda" else kind == "cpu" and cpu_has_bfloat16()
-        compute_dtype = "bfloat16" if half else "float32"
     if kind == "cuda":
         if chosen.index is not None:
             # What asks for the current GPU (the choice of kernels, Triton) must find the one that is used.
@@ -130,6 +127,9 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
         # Under a mask cuDNN's attention has given wrong numbers (pytorch #196678, #193893), and it builds a
         # graph anew for each of the many shapes of scoring; training turns it on by name.
         torch.backends.cuda.enable_cudnn_sdp(False)
+    if compute_dtype == "auto":
+        half = gpu_has_bfloat16(chosen) if kind == "cuda" else kind == "cpu" and cpu_has_bfloat16()
+        compute_dtype = "bfloat16" if half else "float32"
     return Runtime(chosen, getattr(torch, compute_dtype), kind == "cuda", world)
 
 

@@ -100,7 +100,8 @@ class ArtifactScorer:
         """What enters the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
         self.model.load_state_dict(self._weights)
         caught: list[Tensor] = []
-        hook = self.model.smear.register_forward_hook(lambda module, inputs, output: caught.append(output))
+        first = self.model.blocks[0]
+        hook = first.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[1]))
         try:
             device = next(self.model.parameters()).device
             with torch.no_grad():
