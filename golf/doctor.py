@@ -13,7 +13,7 @@ import torch
 from golf.command import default_preset
 from golf.log import RunLog
 from golf.presets import PRESETS
-from golf.runtime import OLDEST_TORCH, cpu_has_bfloat16, processor_name
+from golf.runtime import OLDEST_TORCH, cpu_has_bfloat16, gpu_has_bfloat16, processor_name
 
 Row = tuple[str, str, str]
 """What was looked at, what was found, what follows."""
@@ -53,11 +53,14 @@ def _machine() -> Iterator[Row]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
+            dtype = "bfloat16" if gpu_has_bfloat16(torch.device("cuda", index)) else "float32"
             yield (
                 f"cuda:{index}",
                 f"{card.name}, {card.total_memory / 2**30:.0f} GiB",
-                "bfloat16, torch.compile",
+                f"{dtype}, torch.compile",
             )
+        compilers = [name for name in ("gcc", "clang") if shutil.which(name)]
+        yield "C compiler", compilers[0] if compilers else "none", "needed by torch.compile on CUDA"
     else:
         yield "CUDA", "none", "runs on the CPU, eager"
     if torch.backends.mps.is_available():

@@ -26,8 +26,8 @@ from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
-from golf.pack.calibrate import Calibration, calibrate
-from golf.runtime import Runtime, dtype_name, lone_environment, seed_everything
+from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
+from golf.runtime import Runtime, dtype_name, lone_environment, release_memory, seed_everything
 from golf.score.scorer import score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
@@ -159,6 +159,8 @@ class Run:
                 stages[stage] = self._score_weights(weights, tokens, max_tokens)
                 self.log.event("stage", name=stage, **stages[stage])
             stages["averaged"]["output"] = averaged
+            # What training leaves of this process's memory would be missing to the fresh one.
+            release_memory(self.runtime.device)
             figures = self._score_in_fresh_process(device, max_tokens)
         for stage, prefix in (("quantized", ""), ("test_time_trained", "ttt_")):
             if f"{prefix}val_bpb" in figures:
@@ -207,10 +209,10 @@ class Run:
         )
 
         def held_out_bpb() -> float:
-            world = self.runtime.world
-            return self._disjoint_score(model, batches.held_out, None, world).bits_per_byte
+            how = None, trainer.micro_batch_tokens, self.runtime.world
+            return self._disjoint_score(model, batches.held_out, *how).bits_per_byte
 
-        return Trainer(
+        trainer = Trainer(
             model,
             batches,
             self.config.budget(),
@@ -223,12 +225,13 @@ class Run:
             self.config.schedule,
             self.config.averaging,
         )
+        return trainer
 
     def _calibrate(self, trainer: Trainer, weights: dict[str, Tensor]) -> Calibration:
         """Measures on the next training batches what the loss feels of the chosen weights' errors."""
         trainer.model.load_state_dict(weights)
         context = self.config.model.context
-        num_sequences = self.config.train.micro_batch_tokens // context
+        num_sequences = max(1, min(trainer.micro_batch_tokens, CALIBRATION_PASS_TOKENS) // context)
         num_batches = -(-self.config.pack.calibration_tokens // (num_sequences * context))
         batches = (trainer.batches.next(num_sequences, context) for _ in range(num_batches))
         device = self.runtime.device
@@ -240,7 +243,8 @@ class Run:
         model = GPT(served_config(self.config.model))
         model.load_state_dict(served_weights(weights))
         model.compute_dtype = self.runtime.compute_dtype
-        tally = self._disjoint_score(model.to(self.runtime.device), tokens, max_tokens)
+        model.to(self.runtime.device)
+        tally = self._disjoint_score(model, tokens, max_tokens, self.config.train.micro_batch_tokens)
         return {
             "val_bpb": tally.bits_per_byte,
             "val_loss": tally.nats_per_token,
@@ -250,11 +254,12 @@ class Run:
         }
 
     def _disjoint_score(
-        self, model: GPT, tokens: np.ndarray, max_tokens: int | None, world: World | None = None
+        self, model: GPT, tokens: np.ndarray, limit: int | None, pass_tokens: int, world: World | None = None
     ) -> Tally:
-        windows = WindowConfig(stride=self.config.model.context)
+        # In training's passes, of which it is known that they fit the device.
+        windows = WindowConfig(None, self.config.model.context, max(self.config.model.context, pass_tokens))
         vocabulary = self.dataset.vocabulary
-        return score(model, tokens, vocabulary, windows, self.log, max_tokens=max_tokens, world=world).tally
+        return score(model, tokens, vocabulary, windows, self.log, max_tokens=limit, world=world).tally
 
     def _launcher(self) -> list[str]:
         """The interpreter alone, or on a machine of several processes as many of them by torchrun."""

@@ -1,9 +1,12 @@
 """What this machine has, and what the run therefore uses: chosen once, said aloud, recorded."""
 
+import gc
 import os
 import platform
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +57,11 @@ def cpu_has_bfloat16() -> bool:
 def triton_is_interpreted() -> bool:
     """Whether Triton's kernels run in its interpreter, on the CPU and slowly: TRITON_INTERPRET=1."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def gpu_has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU multiplies bfloat16 natively, as all do since Ampere; others cannot compile it."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def read_world() -> World:
@@ -108,9 +116,6 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
         raise DeviceError(f"device {device!r} was asked for; this machine has {found_devices}")
     if compute_dtype not in ("auto", "float32", "bfloat16"):
         raise DeviceError(f"compute dtype is {compute_dtype!r}; expected auto, float32 or bfloat16")
-    if compute_dtype == "auto":
-        half = kind == "cuda" or (kind == "cpu" and cpu_has_bfloat16())
-        compute_dtype = "bfloat16" if half else "float32"
     if kind == "cuda" and world.size > 1:
         if world.local_rank >= torch.cuda.device_count():
             raise DeviceError(
@@ -118,10 +123,19 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
                 f"{torch.cuda.device_count()}: torchrun --nproc_per_node={torch.cuda.device_count()}"
             )
         name = f"cuda:{world.local_rank}"
-        torch.cuda.set_device(world.local_rank)
+    chosen = torch.device(name)
     if kind == "cuda":
+        if chosen.index is not None:
+            # What asks for the current GPU (the choice of kernels, Triton) must find the one that is used.
+            torch.cuda.set_device(chosen)
         keep_compiled_code()
-    return Runtime(torch.device(name), getattr(torch, compute_dtype), kind == "cuda", world)
+        # Under a mask cuDNN's attention has given wrong numbers (pytorch #196678, #193893), and it builds a
+        # graph anew for each of the many shapes of scoring; training turns it on by name.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    if compute_dtype == "auto":
+        half = gpu_has_bfloat16(chosen) if kind == "cuda" else kind == "cpu" and cpu_has_bfloat16()
+        compute_dtype = "bfloat16" if half else "float32"
+    return Runtime(chosen, getattr(torch, compute_dtype), kind == "cuda", world)
 
 
 def seed_everything(seed: int) -> None:
@@ -139,8 +153,27 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+@contextmanager
+def repeatable_kernels(device: torch.device) -> Iterator[None]:
+    """Within the block a GPU's kernels add up in the same order each time, as far as torch has such ones."""
+    if device.type != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def release_memory(device: torch.device) -> None:
-    """Gives memory that is held for reuse back to the device."""
+    """Gives memory that nothing needs any more back to the device, for other processes."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -65,3 +65,20 @@ def test_torchrun_tells_a_process_its_place_and_lone_processes_hear_nothing_of_i
 
 def test_hardware_of_several_processes_says_how_many():
     assert environment(torch.device("cpu"), World(size=8))["hardware"].startswith("8 x ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "dtype"),
+    [("cuda", (9, 0), torch.bfloat16), ("cuda:1", (8, 6), torch.bfloat16), ("cuda", (7, 5), torch.float32)],
+)
+def test_a_gpu_computes_in_what_it_has_and_is_the_current_one(monkeypatch, asked, capability, dtype):
+    current, cudnn = [], []
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", cudnn.append)
+    runtime = choose_runtime(asked)
+    assert runtime.device == torch.device(asked) and runtime.compute_dtype == dtype and runtime.compiled
+    assert current == ([torch.device("cuda:1")] if asked == "cuda:1" else [])
+    assert cudnn == [False], "attention under a mask goes to other kernels than cuDNN's"

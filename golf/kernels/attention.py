@@ -20,6 +20,8 @@ FUSED_KERNELS = {
     "math": SDPBackend.MATH,
 }
 """torch's own, by the names that options have."""
+SOUND_CUDNN = 91501
+"""9.15.1: earlier ones reach beyond their tensors where 128 does not divide the length (pytorch #169849)."""
 
 
 class KernelError(ValueError):
@@ -30,6 +32,10 @@ class AttentionRoute:
     """Where equally many queries and keys go in place of torch's own kernels, while a block says so."""
 
     outside: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    attend: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
+    """The package's function behind it, imported before: code that is being compiled cannot import."""
+    repeats_heads: bool = False
+    """Whether key/value heads are repeated first, for kernels that do not share them."""
 
 
 ROUTE = AttentionRoute()
@@ -45,30 +51,53 @@ def causal_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
     if num_queries == num_keys:
         if ROUTE.outside is not None:
             return ROUTE.outside(q_BHLE, k_BKTE, v_BKTE)
+        if ROUTE.repeats_heads:
+            k_BKTE, v_BKTE = repeat_heads(q_BHLE, k_BKTE, v_BKTE)
         return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
     keys_T = torch.arange(num_keys, device=q_BHLE.device)
     visible_LT = keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
-    return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, attn_mask=visible_LT, enable_gqa=True)
+    return masked_attention(q_BHLE, k_BKTE, v_BKTE, visible_LT)
+
+
+def masked_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Tensor) -> Tensor:
+    """Attention where `visible`, boolean and broadcast to (B, H, L, T), says so.
+
+    On a GPU key/value heads are repeated: torch's efficient kernel takes a mask, but shared heads only since
+    2.14 (pytorch #191085), and what is left without it keeps all weights and fp32 copies of the keys.
+    """
+    if q_BHLE.device.type == "cuda":
+        k_BKTE, v_BKTE = repeat_heads(q_BHLE, k_BKTE, v_BKTE)
+    return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, attn_mask=visible, enable_gqa=True)
+
+
+def repeat_heads(q_BHLE: Tensor, *shared_BKTE: Tensor) -> tuple[Tensor, ...]:
+    """Key or value heads as often as queries share them, (B, H, T, E)."""
+    group = q_BHLE.size(1) // shared_BKTE[0].size(1)
+    return tuple(x_BKTE.repeat_interleave(group, dim=1) for x_BKTE in shared_BKTE)
 
 
 def flash_attention_3(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
     """The package `flash_attn_interface` (FlashAttention 3, for Hopper), which puts heads behind time."""
-    attend = import_module("flash_attn_interface").flash_attn_func
-    found = attend(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), causal=True)
+    found = ROUTE.attend(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), causal=True)
     y_BTHE = found[0] if isinstance(found, tuple) else found
     return y_BTHE.transpose(1, 2)
 
 
-def kernel_order(capability: tuple[int, int] | None, has_flash_3: bool) -> list[str]:
+def kernel_order(
+    capability: tuple[int, int] | None, has_flash_3: bool, cudnn_version: int = SOUND_CUDNN
+) -> list[str]:
     """The kernels of a GPU of that capability, or of a CPU (None), in the order to try them.
 
     On Hopper cuDNN's are 1.7 to 2.3 times as fast as torch's flash kernels for training shapes, on Ampere and
-    Blackwell slower (transformers #48163); FlashAttention 3 is written for Hopper.
+    Blackwell slower (transformers #48163); FlashAttention 3 is written for Hopper. GPUs before Ampere have
+    neither torch's flash kernels nor cuDNN's.
     """
     if capability is None:
         return ["flash", "math"]
+    if capability[0] < 8:
+        return ["efficient", "math"]
     hopper = capability[0] == 9
-    fastest = ["cudnn", "flash"] if hopper else ["flash", "cudnn"]
+    fastest = ["cudnn", "flash"] if hopper and cudnn_version >= SOUND_CUDNN else ["flash", "cudnn"]
     return ["fa3"] * (hopper and has_flash_3) + [*fastest, "efficient", "math"]
 
 
@@ -77,7 +106,8 @@ def present_kernels(device: torch.device) -> list[str]:
     if device.type != "cuda":
         return kernel_order(None, False)
     has_flash_3 = find_spec("flash_attn_interface") is not None
-    return kernel_order(torch.cuda.get_device_capability(device), has_flash_3)
+    version = torch.backends.cudnn.version() or 0
+    return kernel_order(torch.cuda.get_device_capability(device), has_flash_3, version)
 
 
 def choose_kernels(asked: str, present: list[str]) -> tuple[str, ...]:
@@ -101,9 +131,12 @@ def attention_kernels(names: tuple[str, ...]) -> Iterator[None]:
     FlashAttention 3 does training's shapes alone: for others the next one is taken, or torch's own choice.
     """
     fused = [FUSED_KERNELS[name] for name in names if name in FUSED_KERNELS]
-    before, ROUTE.outside = ROUTE.outside, flash_attention_3 if "fa3" in names else None
+    attend = import_module("flash_attn_interface").flash_attn_func if "fa3" in names else None
+    before = ROUTE.outside, ROUTE.attend, ROUTE.repeats_heads
+    ROUTE.outside, ROUTE.attend = flash_attention_3 if "fa3" in names else None, attend
+    ROUTE.repeats_heads = "efficient" in names and not {"cudnn", "flash"} & set(names)
     try:
         with sdpa_kernel(fused or list(FUSED_KERNELS.values()), set_priority=True):
             yield
     finally:
-        ROUTE.outside = before
+        ROUTE.outside, ROUTE.attend, ROUTE.repeats_heads = before

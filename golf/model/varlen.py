@@ -8,8 +8,9 @@ import inspect
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from golf.kernels.attention import masked_attention, repeat_heads
 
 _SLOT_TOKENS = 64
 _LEAST_SLOTS = 16
@@ -78,13 +79,12 @@ class DocumentAttention:
         if visible is None:
             visible = _visible(documents.numbers_BT, num_queries)
         mask_B1LT = visible[:, :, -num_queries:]
-        return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, attn_mask=mask_B1LT, enable_gqa=True)
+        return masked_attention(q_BHLE, k_BKTE, v_BKTE, mask_B1LT)
 
     def _packed(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bounds_S: Tensor) -> Tensor:
         length = q_BHTE.size(2)
         if not self._shares_keys:
-            group = q_BHTE.size(1) // k_BKTE.size(1)
-            k_BKTE, v_BKTE = (x.repeat_interleave(group, dim=1) for x in (k_BKTE, v_BKTE))
+            k_BKTE, v_BKTE = repeat_heads(q_BHTE, k_BKTE, v_BKTE)
         q_NHE, k_NKE, v_NKE = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BKTE, v_BKTE))
         y_NHE = self._kernel(q_NHE, k_NKE, v_NKE, bounds_S, bounds_S, length, length, **self._options)
         return y_NHE.unflatten(0, (-1, length)).transpose(1, 2)

@@ -18,6 +18,8 @@ from golf.model.loss import token_nats
 
 EMBEDDING_WEIGHT = "embedding.weight"
 """Used twice, as the input table and as the head; both uses count."""
+CALIBRATION_PASS_TOKENS = 16_384
+"""Most tokens of a pass: it is not compiled, and keeps some 0.7 MB a token of the frontier's network."""
 
 
 @dataclass

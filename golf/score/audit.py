@@ -19,7 +19,7 @@ from golf.data.manifest import Dataset, open_dataset
 from golf.files import write_json
 from golf.log import RunLog
 from golf.model.gpt import GPT
-from golf.runtime import choose_runtime, environment
+from golf.runtime import choose_runtime, environment, repeatable_kernels
 from golf.score.adapt import TestTimeConfig
 from golf.score.audit_streams import AuditConfig, choose_documents, choose_stream, choose_targets
 from golf.score.document_plan import DOCUMENT_ORDER
@@ -100,7 +100,8 @@ class ArtifactScorer:
         """What enters the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
         self.model.load_state_dict(self._weights)
         caught: list[Tensor] = []
-        hook = self.model.smear.register_forward_hook(lambda module, inputs, output: caught.append(output))
+        first = self.model.blocks[0]
+        hook = first.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[1]))
         try:
             device = next(self.model.parameters()).device
             with torch.no_grad():
@@ -148,9 +149,10 @@ def audit_artifact(
     scorers = {"sliding windows": ArtifactScorer(model, dataset, windows, None, chunk_tokens)}
     if ttt or ttt_config.enabled:
         scorers["test-time training"] = ArtifactScorer(model, dataset, windows, ttt_config, chunk_tokens)
-    for name, scorer in scorers.items():
-        log.say(f"probing: {name}")
-        reports[name] = audit_scorer(scorer, streams[name], how, GPU_TOLERANCE_NATS if on_gpu else 0.0)
+    with repeatable_kernels(device):
+        for name, scorer in scorers.items():
+            log.say(f"probing: {name}")
+            reports[name] = audit_scorer(scorer, streams[name], how, GPU_TOLERANCE_NATS if on_gpu else 0.0)
     flat = [{"scorer": name, **asdict(report)} for name, found in reports.items() for report in found]
     return {
         "passed": all(not report["violations"] for report in flat),

@@ -12,6 +12,8 @@ from golf.score.windows import WindowConfig
 _USABLE_SHARE = 0.8
 _ACTIVATIONS_PER_CHANNEL = 24
 """Numbers that a block keeps for its backward pass, for each position of a chunk and channel of the width."""
+_KEYS_KEPT = 3
+"""Tensors as large as a window's keys that attention keeps for it; two more have a head for each query."""
 
 
 class LoraMemoryError(ValueError):
@@ -35,7 +37,8 @@ def lora_bytes(model: GPT, windows: WindowConfig, config: LoraConfig, chunk_toke
     """Bytes that adapters take whatever is done, and further bytes for each document that learns.
 
     Kept are the adapters of every place in a batch; a document adds moments and gradients, the inputs of
-    every visit's attention over two windows, and what the backward pass of a chunk needs, estimated.
+    every visit's attention over two windows, and what the backward pass of a chunk needs, estimated: the
+    chunk's activations, and the keys and values of its window.
     """
     adapters = sum(
         matrix.visits * config.rank * sum(matrix.shape) for matrix in find_matrices(model, config.projections)
@@ -43,10 +46,13 @@ def lora_bytes(model: GPT, windows: WindowConfig, config: LoraConfig, chunk_toke
     number_bytes = model.compute_dtype.itemsize
     width, visits = model.config.width, len(model.plan)
     windows_bytes = 2 * visits * windows.context * width * number_bytes
+    shared_width = width // model.config.num_heads * model.config.num_kv_heads
+    keys_bytes = visits * windows.context * (_KEYS_KEPT * shared_width + 2 * width) * number_bytes
     chunk_bytes = visits * chunk_tokens * width * _ACTIVATIONS_PER_CHANNEL * number_bytes
     logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
     moments_bytes = 4 * adapters * (2 + bool(config.beta_first))
-    return 4 * adapters * config.batch_documents, moments_bytes + windows_bytes + chunk_bytes + logits_bytes
+    each = moments_bytes + windows_bytes + keys_bytes + chunk_bytes + logits_bytes
+    return 4 * adapters * config.batch_documents, each
 
 
 def plan_documents_at_once(

@@ -5,6 +5,7 @@ Shapes: B batch, T time.
 
 import signal
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +29,9 @@ from golf.train.optim import OptimConfig, Optimizers
 from golf.train.reports import LaunchedStep, StepReports
 from golf.train.schedule import ScheduleConfig, learning_rate_scale, muon_momentum
 from golf.train.stages import plan_stages, stage_at
+
+MOST_GRAPHS = 64
+"""Far more than a run has kinds of steps; torch's own limit is 8."""
 
 
 class Interrupted(Exception):
@@ -88,7 +92,11 @@ class Trainer:
         self.objective = Objective(config)
         plain = not self.objective.regularizing and not len(model.future)
         loss = mean_nats if plain else self.objective.mean_nats
-        self.loss = torch.compile(loss, dynamic=False, fullgraph=True) if runtime.compiled else loss
+        self.loss = loss
+        if runtime.compiled:
+            # Every kind of step is a graph of one function, and one more than the limit is an error.
+            torch._dynamo.config.recompile_limit = MOST_GRAPHS
+            self.loss = torch.compile(loss, dynamic=False, fullgraph=True)
 
     @property
     def progress(self) -> float:
@@ -114,12 +122,19 @@ class Trainer:
         """Whether all kinds of passes fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
         kinds = {(stage.context, stage.looping) for stage in self.stages}
-        for context, looping in sorted(kinds, reverse=True):
+        ends = (
+            [self.config.sigreg_until] if self.config.sigreg_weight and self.config.sigreg_until < 1 else []
+        )
+        for (context, looping), progress in product(sorted(kinds, reverse=True), [0.0, *ends]):
             self.model.looping = looping
+            self.objective.set_progress(progress)
             shape = (self.micro_batch_tokens // context, context)
-            tokens_BT = torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device)
+            # Two tensors, as in training: a graph compiled for one that is both would not serve there.
+            inputs_BT, targets_BT = (
+                torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device) for _ in range(2)
+            )
             for _ in range(self.config.warmup_steps):
-                if self.world.agree(0.0, not self._fits(tokens_BT))[1]:
+                if self.world.agree(0.0, not self._fits(inputs_BT, targets_BT))[1]:
                     optimizers.zero_grad()
                     release_memory(self.runtime.device)
                     return False
@@ -137,10 +152,10 @@ class Trainer:
         # Graphs of the larger passes would count against the number that are kept.
         torch.compiler.reset()
 
-    def _fits(self, tokens_BT: Tensor) -> bool:
+    def _fits(self, inputs_BT: Tensor, targets_BT: Tensor) -> bool:
         try:
             with attention_kernels(self.attention):
-                self._loss_of(tokens_BT, tokens_BT).backward()
+                self._loss_of(inputs_BT, targets_BT).backward()
                 synchronize(self.runtime.device)
         except torch.OutOfMemoryError:
             return False
@@ -181,6 +196,8 @@ class Trainer:
             self._step_seconds = self._seconds - started
             if self.progress >= next_look:
                 next_look += 1 / self.config.held_out_looks
+                # The step that the device still works on is training.
+                synchronize(self.runtime.device)
                 with self.clock.paused():
                     self.log.event("held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb())
             if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:

@@ -117,3 +117,25 @@ def test_counts_below_one_are_refused(field: str) -> None:
 def test_a_negative_learning_rate_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ttt.learning_rate is -0.1"):
         adapting.TestTimeConfig(learning_rate=-0.1)
+
+
+def test_a_batch_of_several_passes_takes_the_step_of_one(
+    tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, passes = {}, []
+
+    def note(module: ToyModel, inputs: tuple[torch.Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            passes.append(inputs[0].numel())
+
+    for most in (48, 32, 1):
+        monkeypatch.setattr(adapting, "ADAPTING_PASS_TOKENS", most)
+        model = toy_model()
+        model.register_forward_pre_hook(note)
+        adapted_score(tokens, model=model)
+        weights[most] = model.state_dict()
+        assert max(passes) == max(most, 16)
+        passes.clear()
+    for most in (32, 1):
+        for name, weight in weights[48].items():
+            torch.testing.assert_close(weights[most][name], weight, atol=1e-5, rtol=1e-4)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from golf.data.vocabulary import Vocabulary
 from golf.log import RunLog
 from golf.model.embeddings import SmearGate
 from golf.model.gpt import GPT
+from golf.pack.artifact import PackConfig, pack
+from golf.score import audit as auditing
 from golf.score.audit import AuditConfig, audit_artifact
 from golf.score.document_scorer import ScoredDocuments, _DocumentGrader
 from golf.score.evaluate import EvaluateConfig
@@ -165,3 +168,30 @@ def test_a_folder_without_an_artifact_is_one_line_and_exit_code_2(
 ) -> None:
     assert eval_bpb.main([str(tmp_path), "--data", str(dataset_folder), "--audit"]) == 2
     assert "holds no artifact" in capsys.readouterr().err
+
+
+def test_a_gpus_kernels_repeat_themselves_while_a_scorer_is_probed(
+    artifact_path: Path, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed, sound = [], auditing.repeatable_kernels
+
+    def probe(*arguments: object) -> list:
+        probed.append(torch.are_deterministic_algorithms_enabled())
+        return []
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(auditing, "audit_scorer", probe)
+    monkeypatch.setattr(auditing, "repeatable_kernels", lambda device: sound(torch.device("cuda")))
+    audit(artifact_path, dataset_folder)
+    assert probed == [True, True] and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_network_without_smear_is_audited_as_any_other(dataset_folder: Path, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
+    model = write_tiny_artifact(tmp_path / "other.bin", vocabulary)
+    config = replace(model.config, smear="off")
+    weights = {name: weight for name, weight in model.state_dict().items() if not name.startswith("smear.")}
+    header = {"model": asdict(config), "compute_dtype": "float32", "tokenizer_sha256": vocabulary.sha256}
+    header |= {"score": {"stride": 8}, "ttt": {"enabled": False}}
+    (tmp_path / "plain.bin").write_bytes(pack(weights, header, PackConfig(), 1_000_000).artifact)
+    assert audit(tmp_path / "plain.bin", dataset_folder, ttt=False)["passed"]

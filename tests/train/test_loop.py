@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def make_trainer(
     optim: OptimConfig | None = None,
     model_config: ModelConfig = MODEL,
     schedule: ScheduleConfig | None = None,
+    compiled: bool = False,
 ) -> Trainer:
     torch.manual_seed(0)
     model = GPT(model_config)
@@ -53,7 +55,7 @@ def make_trainer(
         model,
         TrainBatches([make_text()], seed=0, held_out_tokens=64),
         budget,
-        Runtime(torch.device("cpu"), torch.float32, compiled=False),
+        Runtime(torch.device("cpu"), torch.float32, compiled),
         PhaseClock(),
         RunLog(quiet=True),
         lambda: 1.0,
@@ -293,3 +295,49 @@ def test_a_memory_that_holds_no_sequence_ends_the_run():
     trainer.loss = run_out
     with pytest.raises(DeviceMemoryError, match="a pass of 16 tokens"):
         trainer.warm_up()
+
+
+SIGREG = replace(CONFIG, sigreg_weight=0.1, sigreg_until=0.6)
+MANY = replace(CONFIG, batch_tokens=2520, micro_batch_tokens=2520)
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "config", "num_graphs"),
+    [
+        (LOOPING, STAGED, CONFIG, 3),
+        (LOOPING, STAGED, SIGREG, 6),
+        (
+            replace(MODEL, context=9),
+            ScheduleConfig(context_growth=tuple(n / 9 for n in range(1, 9))),
+            MANY,
+            9,
+        ),
+    ],
+    ids=["staged", "sigreg", "nine contexts"],
+)
+def test_all_graphs_of_a_compiled_run_are_made_by_its_warm_up(
+    tmp_path, monkeypatch, model, schedule, config, num_graphs
+):
+    graphs, compile_with = [], torch.compile
+
+    def note(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(compile_with, backend=note))
+    trainer = make_trainer(Budget(steps=9), config, None, model, schedule, compiled=True)
+    trainer.warm_up()
+    assert len(graphs) == num_graphs
+    trainer.train(tmp_path / "c.pt")
+    assert len(graphs) == num_graphs
+
+
+def test_a_look_at_held_out_text_waits_for_the_step_before_it(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("golf.train.loop.synchronize", lambda device: done.append("waited"))
+    trainer = make_trainer(Budget(steps=4), replace(CONFIG, held_out_looks=2))
+    trainer.held_out_bpb = lambda: done.append("looked") or 1.0
+    trainer.train(tmp_path / "c.pt")
+    looks = [place for place, what in enumerate(done) if what == "looked"]
+    assert len(looks) == 2 and all(done[place - 1] == "waited" for place in looks)

@@ -1,0 +1,101 @@
+"""What a run asks of its device beside training: passes that fit, and memory for the process that scores."""
+
+import gc
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_samples import tiny_tokenizer, write_tiny_dataset
+
+from golf import run as running
+from golf.config import RunConfig
+from golf.data.manifest import Dataset, open_dataset
+from golf.log import RunLog
+from golf.model.gpt import GPT, ModelConfig
+from golf.pack.artifact import PackConfig
+from golf.runtime import Runtime
+from golf.score.tally import Tally
+from golf.score.windows import WindowConfig
+from golf.train.budget import TrainConfig
+from golf.train.loop import Trainer
+
+MODEL = ModelConfig(320, 2, 16, 2, 1, 24, 16, rotary_dims=4, bigram_buckets=16, bigram_width=4)
+CONFIG = RunConfig(
+    steps=2,
+    model=MODEL,
+    train=TrainConfig(batch_tokens=64, micro_batch_tokens=64, warmup_steps=0, held_out_tokens=64, reports=1),
+    pack=PackConfig(calibration_tokens=128),
+)
+RUNTIME = Runtime(torch.device("cpu"), torch.float32, compiled=False)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    write_tiny_dataset(tmp_path / "data", tiny_tokenizer(), num_documents=30)
+    return open_dataset(tmp_path / "data")
+
+
+def make_run(folder: Path, dataset: Dataset, config: RunConfig = CONFIG) -> running.Run:
+    folder.mkdir(exist_ok=True)
+    return running.Run(folder, config, dataset, RUNTIME, RunLog(quiet=True))
+
+
+def test_the_process_that_scores_finds_what_training_held_given_back(tmp_path, dataset, monkeypatch):
+    run, done, held = make_run(tmp_path / "run", dataset), [], []
+    build = run._trainer
+
+    def remembered() -> Trainer:
+        trainer = build()
+        held.extend((weakref.ref(trainer), weakref.ref(trainer.model)))
+        return trainer
+
+    def released(device: torch.device) -> None:
+        gc.collect()
+        done.append((device, [one() for one in held]))
+
+    def fresh_process(device: str, max_tokens: int | None) -> None:
+        done.append("scored")
+        raise InterruptedError
+
+    monkeypatch.setattr(run, "_trainer", remembered)
+    run.train()
+    monkeypatch.setattr(running, "release_memory", released)
+    monkeypatch.setattr(run, "_score_in_fresh_process", fresh_process)
+    with pytest.raises(InterruptedError):
+        run.score("last", "cpu", None)
+    assert done == [(torch.device("cpu"), [None, None]), "scored"]
+
+
+@pytest.mark.parametrize(("fits", "bound", "rows"), [(64, 1000, 4), (32, 1000, 2), (64, 40, 2), (64, 8, 1)])
+def test_calibration_takes_passes_that_fit_without_compilation(
+    tmp_path, dataset, monkeypatch, fits, bound, rows
+):
+    run, shapes = make_run(tmp_path / "run", dataset), []
+
+    def note(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        shapes.extend(tuple(inputs_BT.shape) for inputs_BT, _ in batches)
+
+    monkeypatch.setattr(running, "calibrate", note)
+    monkeypatch.setattr(running, "CALIBRATION_PASS_TOKENS", bound)
+    trainer = run._trainer()
+    trainer.micro_batch_tokens = fits
+    run._calibrate(trainer, trainer.model.state_dict())
+    assert shapes == [(rows, 16)] * (8 // rows)
+
+
+def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, monkeypatch):
+    run, seen = make_run(tmp_path / "run", dataset), []
+
+    def note(model, tokens, vocabulary, windows: WindowConfig, log, max_tokens, world) -> SimpleNamespace:
+        seen.append((windows.stride, windows.batch_tokens))
+        return SimpleNamespace(tally=Tally(1.0, 1, 1))
+
+    monkeypatch.setattr(running, "score", note)
+    trainer = run._trainer()
+    trainer.micro_batch_tokens = 32
+    trainer.held_out_bpb()
+    run._score_weights(trainer.model.state_dict(), trainer.batches.held_out, None)
+    assert seen == [(16, 32), (16, 64)]
