@@ -183,7 +183,8 @@ def hardware_name(device: torch.device, world: World | None = None) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{processor_name()} ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        name = f"{processor_name()} ({threads} thread{'s' * (threads != 1)})"
     return name if world is None or world.size == 1 else f"{world.size} x {name}"
 
 
