@@ -179,21 +179,21 @@ def measure_stage(
 
 
 def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
-    """A row a stage and score: mean over seeds, 95% interval, and the paired difference to pretraining.
+    """A row a stage and score: mean over seeds, 95% interval, and the paired differences to what came before.
 
-    The interval is Student's over seeds; with one seed, the score's own over items.
+    These are to pretraining and to the stage before. The interval is Student's over seeds; with one seed, the
+    score's own over items.
     """
     rows = []
-    first = {metric.name: [] for metric in measured[STAGES[0]][0]}
-    for metrics in measured[STAGES[0]]:
-        for metric in metrics:
-            first[metric.name].append(metric.value)
+    first: dict[str, np.ndarray] = {}
+    before: dict[str, np.ndarray] = {}
     for stage, by_seed in measured.items():
+        here = {
+            same[0].name: np.array([metric.value for metric in same]) for same in zip(*by_seed, strict=True)
+        }
         for same in zip(*by_seed, strict=True):
-            values, metric = np.array([metric.value for metric in same]), same[0]
-            several, gains = len(values) > 1, None
-            if metric.name in first and stage != STAGES[0]:
-                gains = values - np.array(first[metric.name])
+            metric = same[0]
+            values, several = here[metric.name], len(same) > 1
             low, high = student_interval(values) if several else (metric.low, metric.high)
             rows.append(
                 {
@@ -205,13 +205,23 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
                     "interval_over": "seeds" if several else "items",
                     "by_seed": values.tolist(),
                     "chance": float(np.mean([metric.chance for metric in same])),
-                    "difference": None if gains is None else float(gains.mean()),
-                    "difference_interval": student_interval(gains) if several and gains is not None else None,
+                    **differences("difference", values, first.get(metric.name)),
+                    **differences("difference_to_stage_before", values, before.get(metric.name)),
                     "items": metric.num_items,
                     "convention": metric.convention.split(";")[0],
                 }
             )
+        first, before = first or here, here
     return rows
+
+
+def differences(name: str, values: np.ndarray, others: np.ndarray | None) -> dict[str, Any]:
+    """The mean difference, seed by seed, under `name` and its interval; None where there is none."""
+    if others is None:
+        return {name: None, f"{name}_interval": None}
+    gains = values - others
+    interval = student_interval(gains) if len(gains) > 1 else None
+    return {name: float(gains.mean()), f"{name}_interval": interval}
 
 
 def student_interval(values: np.ndarray) -> tuple[float, float]:
@@ -222,12 +232,6 @@ def student_interval(values: np.ndarray) -> tuple[float, float]:
 
 def row_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row as it is printed."""
-    change = ""
-    if row["difference"] is not None:
-        change = f"{row['difference']:+.4f}"
-        if row["difference_interval"]:
-            low, high = row["difference_interval"]
-            change += f" ({low:+.4f} to {high:+.4f})"
     return (
         row["stage"],
         row["score"],
@@ -235,12 +239,25 @@ def row_cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['low']:.4f} to {row['high']:.4f}",
         row["interval_over"],
         f"{row['chance']:.4f}",
-        change,
+        change_cell(row, "difference"),
     )
+
+
+def change_cell(row: dict[str, Any], name: str) -> str:
+    """A difference with its interval, nothing where there is none."""
+    if row[name] is None:
+        return ""
+    change = f"{row[name]:+.4f}"
+    if row[f"{name}_interval"]:
+        low, high = row[f"{name}_interval"]
+        change += f" ({low:+.4f} to {high:+.4f})"
+    return change
 
 
 def stages_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     head = ("stage", "score", "mean", "95% interval", "over", "chance", "difference to pretraining (95%)")
-    lines = [head, tuple("---" for _ in head), *(row_cells(row) for row in rows)]
+    head = (*head, "to the stage before (95%)")
+    cells_of_rows = [(*row_cells(row), change_cell(row, "difference_to_stage_before")) for row in rows]
+    lines = [head, tuple("---" for _ in head), *cells_of_rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
