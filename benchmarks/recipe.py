@@ -15,6 +15,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -154,21 +155,30 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compare_budget(rows: list[dict[str, Any]], budget: str) -> list[dict[str, Any]]:
-    """The lines of the arms that trained for equal `budget`, the best first."""
-    runs = {(row["arm"], row["seed"]): row for row in rows if row["budget"] == budget}
+    """The lines of the arms that trained for equal `budget`, the best first.
+
+    Of a run that was made several times the mean counts.
+    """
+    runs: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["budget"] == budget:
+            runs[row["arm"], row["seed"]].append(row)
     arms = list(dict.fromkeys(sorted((arm for arm, _ in runs), key=lambda arm: arm != "frontier")))
     seeds = sorted({seed for _, seed in runs})
-    scores_AS = np.array([[runs.get((arm, s), {"bpb": np.nan})["bpb"] for s in seeds] for arm in arms])
+    scores_AS = np.full((len(arms), len(seeds)), np.nan)
+    for (arm, seed), same in runs.items():
+        scores_AS[arms.index(arm), seeds.index(seed)] = np.mean([row["bpb"] for row in same])
     has_base = arms[:1] == ["frontier"]
     differences = differences_to_base(scores_AS) if has_base else [None] * len(arms)
     lines = []
     for arm, scores_S, difference in zip(arms, scores_AS, differences, strict=True):
         own_S = scores_S[~np.isnan(scores_S)]
+        own = [row for (name, _), same in runs.items() if name == arm for row in same]
         lines.append(
             {
                 "arm": arm,
                 "budget": budget,
-                "n": len(own_S),
+                "n": len(own),
                 "mean_bpb": float(own_S.mean()),
                 "deviation_bpb": float(own_S.std(ddof=1)) if len(own_S) > 1 else None,
                 "minus_frontier_bpb": None if difference is None else difference.mean,
@@ -176,9 +186,7 @@ def compare_budget(rows: list[dict[str, Any]], budget: str) -> list[dict[str, An
                 "high": None if difference is None else difference.high,
                 "p": None if difference is None else difference.p,
                 "p_holm": None if difference is None else difference.p_holm,
-                "mean_steps": float(
-                    np.mean([runs[arm, seed]["steps"] for seed in seeds if (arm, seed) in runs])
-                ),
+                "mean_steps": float(np.mean([row["steps"] for row in own])),
             }
         )
     return sorted(lines, key=lambda line: line["mean_bpb"])
