@@ -66,8 +66,10 @@ class StagesCommand:
     """Conversations and items longer than the context, as in the other commands."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
-    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """Of both stages; what is left open has the stage's usual value."""
+    sft_tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """How conversations are learned. Seed and `long` are the study's, here and below."""
+    dpo_tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """How preferences are learned."""
 
 
 def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
@@ -83,8 +85,12 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
     for seed in seeds:
         folder = command.stages / f"seed{seed}"
         pretrain(command, seed, folder / "pretrain", dataset)
-        tuning = replace(command.tuning, seed=seed, long=command.long)
-        for stage, files, before in (("sft", command.sft, "pretrain"), ("dpo", command.preferences, "sft")):
+        stages = (
+            ("sft", command.sft, "pretrain", command.sft_tuning),
+            ("dpo", command.preferences, "sft", command.dpo_tuning),
+        )
+        for stage, files, before, settings in stages:
+            tuning = replace(settings, seed=seed, long=command.long)
             source = folder / before / "weights.safetensors"
             (folder / stage).mkdir(parents=True, exist_ok=True)
             stage_log = RunLog(folder / stage / "run")
@@ -162,11 +168,11 @@ def measure_stage(
     ]
     template = stored_template(opened.header) or template_of(opened.vocabulary, str(tokenizer))
     conversations, _ = read_examples("sft", command.sft, opened, template, command.long)
-    _, held_out = split_held_out(len(conversations), command.tuning.held_out, seed)
+    _, held_out = split_held_out(len(conversations), command.sft_tuning.held_out, seed)
     kept = [conversations[number] for number in held_out]
     metrics.append(score_responses(opened.model, kept, opened.vocabulary.size, log).loss)
     pairs, _ = read_examples("dpo", command.preferences, opened, template, command.long)
-    _, held_out = split_held_out(len(pairs), command.tuning.held_out, seed)
+    _, held_out = split_held_out(len(pairs), command.dpo_tuning.held_out, seed)
     kept_pairs = [pairs[number] for number in held_out]
     policy_P2 = pair_log_probs(opened.model, kept_pairs, log, "held-out pairs")
     metrics += score_preferences(policy_P2, kept_pairs, None)

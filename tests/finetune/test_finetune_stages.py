@@ -44,9 +44,12 @@ def command(tokenizer_path, conversations_file, preferences_file, tmp_path, monk
         "evals": tmp_path / "evals",
         "tasks": "sst2",
         "seeds": "1,2",
-        "tuning.steps": 3,
-        "tuning.rows": 4,
-        "tuning.pass-rows": 4,
+        **{
+            f"{stage}-tuning.{name}": value
+            for stage in ("sft", "dpo")
+            for name, value in (("steps", 3), ("rows", 4), ("pass-rows", 4))
+        },
+        "dpo-tuning.chosen-weight": 0.2,
     }
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
@@ -65,6 +68,11 @@ def test_the_table_has_every_score_after_every_stage(command, tmp_path, vocabula
     assert table.count("\n") == 2 + len(facts["rows"]) and "| 0.5000 |" in table
     header = json.loads((tmp_path / "study" / "seed1" / "dpo" / "config.json").read_text())["header"]
     assert header["stages"] == ["sft", "dpo"]
+    weights = {
+        stage: json.loads((tmp_path / "study" / "seed1" / stage / "finetune.json").read_text())["config"]
+        for stage in ("sft", "dpo")
+    }
+    assert [weights[stage]["chosen_weight"] for stage in ("sft", "dpo")] == [0.0, 0.2]
     assert header["chat"] == vars(template_of(vocabulary, "tiny"))
     before = (tmp_path / "study" / "seed2" / "dpo" / "weights.safetensors").stat().st_mtime_ns
     assert main(command) == 0
