@@ -144,7 +144,7 @@ CPU = RunConfig(
     ttt=TestTimeConfig(method="lora", chunk_tokens=16_384),
 )
 """Two blocks take twice the steps of four: 2.19 and 2.14 bits per byte against 2.30 and 2.32 before packing
-(documentation, a minute on one core of an AMD EPYC, seeds 1 and 2; in 1.7 minutes 2.00 against 2.13, n = 1)."""
+(documentation, a minute on one core of an AMD EPYC, seeds 1 and 2; in 1.7 minutes 2.00 against 2.13)."""
 CPU_10 = replace(
     CPU,
     minutes=10.0,
