@@ -83,6 +83,7 @@ def reproduce_options(results: Results) -> str:
     default = flat_config(config_to_dict(preset.config)) if preset else {}
     options = [f"--preset {results.preset}", f"--seed {results.seed}"]
     for name, value in flat_config(results.config).items():
+        value = tuple(value) if isinstance(value, list) else value
         if name in _GIVEN_ELSEWHERE or value is None or value == default.get(name):
             continue
         flag = name.replace("_", "-")
@@ -90,7 +91,8 @@ def reproduce_options(results: Results) -> str:
             part, _, last = flag.rpartition(".")
             options.append(f"--{flag}" if value else f"--{part}.no-{last}" if part else f"--no-{last}")
         else:
-            options.append(f"--{flag} {value}")
+            values = value if isinstance(value, tuple) else (value,)
+            options.append(" ".join((f"--{flag}", *map(str, values))))
     return " ".join(options)
 
 

@@ -2,6 +2,7 @@ import datetime
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_documents
 
 import train_gpt
+from golf.command import parse_run
+from golf.config import config_to_dict
+from golf.presets import PRESETS
 from golf.record.bundle import pack_script
 from golf.record.entry import slug, write_entry
 from golf.record.readme import reproduce_options
@@ -353,3 +357,22 @@ def test_the_projects_submission_is_that_of_its_best_entry():
         assert set(stored) == {"author", "github_id"}
     else:
         assert stored == submission_of(best)
+
+
+@pytest.mark.parametrize("preset", ["cpu", "cpu-10min", "h100-107min"])
+def test_the_options_are_a_command_line_that_makes_the_same_configuration(run, preset):
+    asked = f"--preset {preset} --steps 30 --seed 7 --schedule.context-growth --ttt.lora.projections up down"
+    config = parse_run(shlex.split(asked)).config
+    figures = json.loads((run / "results.json").read_text())
+    stored = {**figures, "preset": preset, "config": config_to_dict(config)}
+    (run / "results.json").write_text(json.dumps(stored))
+    options = reproduce_options(read_results(run)[0])
+    assert parse_run(shlex.split(options)).config == config
+    assert "[" not in options and "chunk-lengths" not in options
+
+
+def test_a_preset_repeated_as_it_is_needs_no_options(run):
+    figures = json.loads((run / "results.json").read_text())
+    stored = {**figures, "preset": "cpu", "config": config_to_dict(PRESETS["cpu"].config)}
+    (run / "results.json").write_text(json.dumps(stored))
+    assert reproduce_options(read_results(run)[0]) == "--preset cpu --seed 7"
