@@ -9,7 +9,7 @@ from golf.record.entry import write_runs
 from golf.record.readme import flat_config
 from golf.record.results import EntryError, Results, read_results
 from golf.record.runs import SeedRun, read_run
-from golf.record.summary import Identity
+from golf.record.summary import SUBMISSION_NAME, Identity, adopt_best
 
 
 def build(
@@ -23,14 +23,18 @@ def build(
     """Makes one entry of finished runs that differ in their seed alone, and returns its folder.
 
     Scores are means with sample deviations; the largest artifact counts for the limit. Finished runs of the
-    same configuration that lie beside these and are not among them are named in the entry. Raises EntryError
-    for a seed given twice, and for runs whose code, configuration or data differ, naming the field.
+    same configuration that lie beside these and are not among them are named in the entry. Where it is the
+    best of the record tracks, the submission.json beside `records_root` becomes its. Raises EntryError for a
+    seed given twice, and for runs whose code, configuration or data differ, naming the field.
     """
     if not runs:
         raise EntryError("no run was given; an entry needs at least one")
     read = [read_run(folder) for folder in runs]
     check_alike(read)
-    return write_runs(read, records_root, track, blurb, identity, date, other_runs(read))
+    entry = write_runs(read, records_root, track, blurb, identity, date, other_runs(read))
+    if (records_root.parent / SUBMISSION_NAME).is_file():
+        adopt_best(records_root)
+    return entry
 
 
 def check_alike(runs: Sequence[SeedRun]) -> None:

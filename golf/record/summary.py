@@ -120,10 +120,10 @@ def best_entry(records_root: Path) -> Path | None:
     return min(scores, key=scores.__getitem__) if scores else None
 
 
-def adopt_best(project_root: Path) -> Path | None:
-    """Makes the project's submission.json that of its best committed entry, which is returned."""
-    best = best_entry(project_root / "records")
+def adopt_best(records_root: Path) -> Path | None:
+    """Makes the submission.json beside `records_root` that of the best entry in it, which is returned."""
+    best = best_entry(records_root)
     if best is not None:
-        with whole_file(project_root / SUBMISSION_NAME) as partial:
+        with whole_file(records_root.parent / SUBMISSION_NAME) as partial:
             partial.write_bytes((best / SUBMISSION_NAME).read_bytes())
     return best

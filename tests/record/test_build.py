@@ -114,3 +114,22 @@ def test_an_audit_of_some_seeds_is_none(runs, tmp_path):
     audit(runs[0])
     entry = build(runs, tmp_path / "records", "local")
     assert not (entry / "audit.json").exists() and "Not audited" in (entry / "README.md").read_text()
+
+
+def test_the_submission_beside_the_records_follows_the_best_entry_of_a_track(runs, tmp_path):
+    for run in runs:
+        audit(run)
+    submission = tmp_path / "submission.json"
+    build(runs[:1], tmp_path / "records", "track_non_record_16mb")
+    assert not submission.exists()
+    submission.write_text('{"author": "Ada", "github_id": "ada"}')
+    build(runs[1:2], tmp_path / "records", "local")
+    first = json.loads(submission.read_text())
+    assert first["seeds"] == [42]
+    entry = build(runs, tmp_path / "records", "track_non_record_16mb")
+    scores = {
+        path.parent: json.loads(path.read_text())["val_bpb"]
+        for path in (tmp_path / "records" / "track_non_record_16mb").glob("*/submission.json")
+    }
+    best = min(scores, key=scores.__getitem__)
+    assert submission.read_bytes() == (best / "submission.json").read_bytes() and entry in scores

@@ -340,13 +340,13 @@ def test_the_author_comes_from_the_projects_submission(tmp_path, run, records):
 
 
 def test_the_best_committed_entry_becomes_the_projects_submission(tmp_path, records):
-    assert adopt_best(tmp_path) is None
+    assert adopt_best(records) is None
     for name, seed in (("a", 9), ("b", 2)):
         audit(make_run(tmp_path / name, seed=seed))
     worse = write_entry(tmp_path / "a", records, "track_non_record_16mb")
     better = write_entry(tmp_path / "b", records, "track_non_record_16mb")
     write_entry(make_run(tmp_path / "c", seed=1), records, "local")
-    assert worse != better == adopt_best(tmp_path)
+    assert worse != better == adopt_best(records)
     assert (tmp_path / "submission.json").read_bytes() == (better / "submission.json").read_bytes()
 
 
