@@ -174,6 +174,7 @@ def compare_budget(rows: list[dict[str, Any]], budget: str) -> list[dict[str, An
     for arm, scores_S, difference in zip(arms, scores_AS, differences, strict=True):
         own_S = scores_S[~np.isnan(scores_S)]
         own = [row for (name, _), same in runs.items() if name == arm for row in same]
+        found = {} if difference is None else vars(difference)
         lines.append(
             {
                 "arm": arm,
@@ -181,11 +182,8 @@ def compare_budget(rows: list[dict[str, Any]], budget: str) -> list[dict[str, An
                 "n": len(own),
                 "mean_bpb": float(own_S.mean()),
                 "deviation_bpb": float(own_S.std(ddof=1)) if len(own_S) > 1 else None,
-                "minus_frontier_bpb": None if difference is None else difference.mean,
-                "low": None if difference is None else difference.low,
-                "high": None if difference is None else difference.high,
-                "p": None if difference is None else difference.p,
-                "p_holm": None if difference is None else difference.p_holm,
+                "minus_frontier_bpb": found.get("mean"),
+                **{name: found.get(name) for name in ("low", "high", "p", "p_holm")},
                 "mean_steps": float(np.mean([row["steps"] for row in own])),
             }
         )

@@ -194,12 +194,10 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
     first: dict[str, np.ndarray] = {}
     before: dict[str, np.ndarray] = {}
     for stage, by_seed in measured.items():
-        here = {
-            same[0].name: np.array([metric.value for metric in same]) for same in zip(*by_seed, strict=True)
-        }
+        here: dict[str, np.ndarray] = {}
         for same in zip(*by_seed, strict=True):
-            metric = same[0]
-            values, several = here[metric.name], len(same) > 1
+            metric, several = same[0], len(same) > 1
+            values = here[metric.name] = np.array([metric.value for metric in same])
             low, high = student_interval(values) if several else (metric.low, metric.high)
             rows.append(
                 {
@@ -211,8 +209,8 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
                     "interval_over": "seeds" if several else "items",
                     "by_seed": values.tolist(),
                     "chance": float(np.mean([metric.chance for metric in same])),
-                    **differences("difference", values, first.get(metric.name)),
-                    **differences("difference_to_stage_before", values, before.get(metric.name)),
+                    **difference_fields("difference", values, first.get(metric.name)),
+                    **difference_fields("difference_to_stage_before", values, before.get(metric.name)),
                     "items": metric.num_items,
                     "convention": metric.convention.split(";")[0],
                 }
@@ -221,7 +219,7 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
     return rows
 
 
-def differences(name: str, values: np.ndarray, others: np.ndarray | None) -> dict[str, Any]:
+def difference_fields(name: str, values: np.ndarray, others: np.ndarray | None) -> dict[str, Any]:
     """The mean difference, seed by seed, under `name` and its interval; None where there is none."""
     if others is None:
         return {name: None, f"{name}_interval": None}

@@ -7,8 +7,9 @@ from golf.files import whole_file, write_json
 from golf.lab.curves import write_curves
 from golf.lab.outcome import ArmOutcome
 from golf.lab.page import write_page
-from golf.lab.study import Study, flat_fields
+from golf.lab.study import Study
 from golf.lab.trial import STATED_BITS
+from golf.world import flat_fields
 
 COLUMNS = (
     "arm", "bits per byte", "deviation", "difference", "95% interval", "p", "p (Holm)", "runs",

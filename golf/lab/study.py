@@ -204,11 +204,3 @@ def _flat(values: dict[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
         is_range = set(value) & {"low", "high", "choices"}
         found |= {where + name: value} if is_range else _flat(value, f"{where}{name}.")
     return found
-
-
-def flat_fields(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """A config's fields (as config_to_dict gives them) by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flat_fields(value, f"{where}{name}.") if isinstance(value, dict) else {where + name: value}
-    return flat

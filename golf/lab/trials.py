@@ -13,8 +13,9 @@ from typing import Any
 from golf.config import RunConfig, config_to_dict, fit_to_vocabulary
 from golf.data.manifest import Dataset
 from golf.files import write_json
-from golf.lab.study import Study, flat_fields
+from golf.lab.study import Study
 from golf.log import RunLog
+from golf.world import flat_fields
 
 FIRST_SEED = 1
 _POLL_SECONDS = 0.1

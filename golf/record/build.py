@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from golf.record.entry import write_runs
-from golf.record.readme import flat_config
 from golf.record.results import EntryError, Results, read_results
 from golf.record.runs import SeedRun, read_run
 from golf.record.summary import SUBMISSION_NAME, Identity, adopt_best
+from golf.world import flat_fields
 
 
 def build(
@@ -63,7 +63,7 @@ def differences(first: Results, second: Results) -> Iterator[tuple[str, Any, Any
 def identity_of(results: Results) -> dict[str, Any]:
     """Everything that decides a run's score, its seed aside, by field."""
     config = {
-        f"config.{name}": value for name, value in flat_config(results.config).items() if name != "seed"
+        f"config.{name}": value for name, value in flat_fields(results.config).items() if name != "seed"
     }
     final = results.stages.final
     return {

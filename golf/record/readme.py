@@ -12,6 +12,7 @@ from golf.record.ladder import Text, ladder_rows, what_compares
 from golf.record.results import DataFacts, Results, StageScore
 from golf.record.runs import SeedRun
 from golf.record.summary import mean_and_deviation, versions
+from golf.world import flat_fields
 
 VALIDATION_BYTES: dict[Text, tuple[int, int]] = {
     "challenge": (150_900_000, 151_200_000),
@@ -55,7 +56,7 @@ def render_readme(page: Page) -> str:
         "Text": _text(first.data),
         "Machine": _machine(first),
         "Configuration": "```\n"
-        + "\n".join(f"{k} = {v}" for k, v in flat_config(first.config).items())
+        + "\n".join(f"{k} = {v}" for k, v in flat_fields(first.config).items())
         + "\n```",
         "Reproduce": _commands(page),
         "What to know before comparing": "\n".join(f"- {caveat}" for caveat in caveats(page)),
@@ -69,20 +70,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration by dotted names, as the command line spells them."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flat_config(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
 def reproduce_options(results: Results) -> str:
     """The options under which train_gpt.py repeats the run, as they differ from its preset's."""
     preset = PRESETS.get(results.preset)
-    default = flat_config(config_to_dict(preset.config)) if preset else {}
+    default = flat_fields(config_to_dict(preset.config)) if preset else {}
     options = [f"--preset {results.preset}", f"--seed {results.seed}"]
-    for name, value in flat_config(results.config).items():
+    for name, value in flat_fields(results.config).items():
         value = tuple(value) if isinstance(value, list) else value
         if name in _GIVEN_ELSEWHERE or value is None or value == default.get(name):
             continue
