@@ -94,6 +94,15 @@ def keep_compiled_code() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "parameter-golf"))
 
 
+def tag_compiled_code(attention: tuple[str, ...]) -> None:
+    """Keeps compiled code of different attention kernels apart in the cache.
+
+    AOTAutograd's key leaves the kernels out (pytorch #185449), so that a run with others would silently run
+    those of the run before it.
+    """
+    torch.compiler.config.cache_key_tag = "+".join(attention)
+
+
 def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: World | None = None) -> Runtime:
     """Picks device and dtype by what the machine says it has.
 

@@ -176,7 +176,7 @@ class GPT(nn.Module):
             )
             for visits in (1, config.loop_visits)
         ]
-        skips = (sum(visit.keeps for visit in self._plans[True]), config.width)
+        skips = (sum(visit.keeps for visit in self._plans[1]), config.width)
         self.embedding = Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
         self.positions = Embedding(config.context, config.width) if learned else None
@@ -192,12 +192,13 @@ class GPT(nn.Module):
     @property
     def plan(self) -> tuple[Visit, ...]:
         """The visits of a forward pass as the model stands."""
-        return self._plans[self.looping]
+        # int(): Dynamo of torch 2.10 and 2.11 cannot index a list with a bool.
+        return self._plans[int(self.looping)]
 
     @property
     def num_visits(self) -> tuple[int, int]:
         """Visits of a forward pass without and with recurrence."""
-        return len(self._plans[False]), len(self._plans[True])
+        return len(self._plans[0]), len(self._plans[1])
 
     def initialize(self) -> None:
         """Draws all weights from torch's global generator: orthogonal matrices, normal embeddings."""
