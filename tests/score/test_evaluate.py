@@ -111,7 +111,7 @@ def test_adapters_are_scored_recorded_and_repeatable(artifact_path: Path, datase
 def test_a_prefix_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
     config = EvaluateConfig(method="lora", max_tokens=101)
     figures = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
-    assert figures["partial"] is True and figures["tokens_scored"] == 101
+    assert figures["partial"] is True and figures["ttt_tokens_scored"] == 101
 
 
 def test_a_sample_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
@@ -165,11 +165,28 @@ def test_what_is_asked_for_stands_before_what_the_artifact_says(
     assert (windows["context"], windows["stride"]) == (16, 16)
 
 
-def test_the_dtype_is_the_artifacts(dataset_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", torch.float32),
+        ("meta", torch.bfloat16),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+    ],
+)
+def test_a_cpu_scores_in_float32_and_other_devices_in_the_artifacts_dtype(
+    dataset_folder: Path, tmp_path: Path, device: str, expected: torch.dtype
+) -> None:
     vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
     write_tiny_artifact(tmp_path / "a.bin", vocabulary, compute_dtype="bfloat16")
-    model, _ = load_model((tmp_path / "a.bin").read_bytes(), torch.device("cpu"))
-    assert model.compute_dtype is torch.bfloat16
+    model, _ = load_model((tmp_path / "a.bin").read_bytes(), torch.device(device))
+    assert model.compute_dtype is expected
+    if device == "cpu":
+        figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(), QUIET)
+        assert figures["compute_dtype"] == "float32"
+
+
+def test_an_unknown_dtype_is_refused(dataset_folder: Path, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
     write_tiny_artifact(tmp_path / "b.bin", vocabulary, compute_dtype="float8")
     with pytest.raises(ArtifactError, match="compute_dtype is 'float8'; expected float32 or bfloat16"):
         load_model((tmp_path / "b.bin").read_bytes(), torch.device("cpu"))
@@ -228,7 +245,8 @@ def test_json_without_a_file_is_all_that_is_printed(
     program: ModuleType, artifact_path: Path, dataset_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert program.main([str(artifact_path), "--json", "--data", str(dataset_folder)]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens_scored"] > 0
+    prefix = "ttt_" if program is ttt else ""
+    assert json.loads(capsys.readouterr().out)[f"{prefix}tokens_scored"] > 0
 
 
 @pytest.mark.parametrize("program", [eval_bpb, ttt])
