@@ -9,6 +9,8 @@ is there; DIR/report.md has the tables. Without a GPU everything is tiny, and th
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -39,12 +41,21 @@ print(json.dumps({"kind": device.type, "hardware": hardware_name(device), "memor
 
 
 def find_machine(device: str) -> Machine:
-    """Asks torch, in a process that lets go of the card; GpuBenchmarkError if it cannot be used."""
+    """Asks torch, in a process that lets go of the card.
+
+    GpuBenchmarkError if it does not start, or sees no card where the driver has one.
+    """
     command = [sys.executable, "-c", PROBE, device]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
     if done.returncode:
         raise GpuBenchmarkError((done.stderr.strip().splitlines() or ["torch does not start"])[-1])
-    return Machine(**json.loads(done.stdout.splitlines()[-1]))
+    machine = Machine(**json.loads(done.stdout.splitlines()[-1]))
+    if device == "auto" and machine.kind == "cpu" and shutil.which("nvidia-smi"):
+        cards = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+        if cards.returncode == 0 and cards.stdout.strip():
+            card = cards.stdout.splitlines()[0]
+            raise GpuBenchmarkError(f"this torch cannot use the card that the driver has: {card}")
+    return machine
 
 
 def chosen_stages(options: GpuBenchmark) -> tuple[str, ...]:
@@ -129,6 +140,7 @@ def work_for(arguments: list[str]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 when the time was used, whatever became of the stages; 2 bad input; 130 stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_program("benchmarks.gpu", lambda: work_for(arguments))
 
 

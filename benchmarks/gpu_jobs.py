@@ -121,22 +121,24 @@ class TimingLock:
         self._mark = reserved_mark(work)
         self._mark.unlink(missing_ok=True)
         self._file = open(work / "timing.lock", "w")
-        self.holder: str | None = None
+        self._asked_by: str | None = None
+        self._is_held = False
 
-    def take(self, holder: str) -> bool:
-        """Whether the lock is the holder's now; if not, nobody else is given it before it is asked again."""
-        if self.holder is None:
+    def take(self, job: str) -> bool:
+        """Whether the lock is that job's now; if another process has it, the job is the next to get it."""
+        if self._asked_by is None:
+            self._asked_by = job
             self._mark.touch()
-            if try_lock(self._file.fileno()):
-                self.holder = holder
-        return self.holder == holder
+        if self._asked_by == job and not self._is_held:
+            self._is_held = try_lock(self._file.fileno())
+        return self._asked_by == job and self._is_held
 
-    def release(self, holder: str) -> None:
-        """Gives back what the holder has or has asked for."""
-        if self.holder in (None, holder):
+    def release(self, job: str) -> None:
+        """Gives back what the job has or has asked for."""
+        if self._asked_by == job:
             self._mark.unlink(missing_ok=True)
             fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
-            self.holder = None
+            self._asked_by, self._is_held = None, False
 
 
 @dataclass
@@ -150,8 +152,6 @@ class Job:
     """Seconds of its own work; waiting for the lock is not counted."""
     folder: Path = ROOT
     """Where it starts."""
-    needs: tuple[str, ...] = ()
-    """Jobs without whose success it makes no sense."""
     after: tuple[str, ...] = ()
     """Jobs that must have ended, in whatever way."""
     exclusive: bool = False

@@ -121,7 +121,7 @@ class Plan:
             tests,
             *late,
         ]
-        return jobs + self.score_jobs()
+        return jobs + self.score_jobs(tuple(job.name for job in (*rows, tests)))
 
     def light_job(self, name: str, command: list[str], **how: object) -> Job:
         """A job that takes next to nothing of a card's memory; on a CPU each waits for its turn."""
@@ -169,7 +169,7 @@ class Plan:
             for path in sorted((ROOT / "tests").rglob("test_*.py"))
             if "mark.gpu" in path.read_text(encoding="utf-8")
         ]
-        how = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junit-xml={self.junit}"]
+        how = ["-m", "gpu", "-v", "-p", "no:cacheprovider", f"--junit-xml={self.junit}"]
         return [
             sys.executable,
             "-u",
@@ -217,14 +217,14 @@ class Plan:
             changes = (*changes, "--minutes", "1")
         return self.run_job(name, *changes)
 
-    def score_jobs(self) -> list[Job]:
-        """Scoring and test-time training by themselves, on a part of the text."""
+    def score_jobs(self, after: tuple[str, ...]) -> list[Job]:
+        """Scoring and test-time training by themselves, on a part of the text, where time is left."""
         jobs = []
         for name, script in (("score.plain", "eval_bpb.py"), ("score.ttt", "ttt.py")):
             command = [sys.executable, "-u", str(ROOT / script), str(self.artifact), "--data", str(self.data)]
             command += ["--max-tokens", "100352" if self.on_card else "2000", "--device", self.machine.kind]
             command += ["--json", str(self.score_file(name))]
-            jobs.append(Job(name, command, LIMITS["score"], self.work, exclusive=True, memory_slots=1))
+            jobs.append(Job(name, command, LIMITS["score"], self.work, after, exclusive=True, memory_slots=1))
         return jobs
 
     def score_file(self, name: str) -> Path:

@@ -21,15 +21,19 @@ class RunWatch:
     def __init__(self, folder: Path, post: Post, job: str):
         self.folder, self.post = folder, replace(post, job=job)
         self._num_lines = 0
+        self.shared_seconds = 0.0
+        """In which it wanted the card alone and another process of this command had it, too."""
         self.warms_up = False
         """Whether it is about to compile, so that training comes within a minute."""
 
     def look(self) -> None:
-        """Repeats what is new in the log."""
+        """Repeats what is new in the log; what a line calls seconds is the stage's."""
         lines = read_results(self.folder / "run.jsonl")
         for line in lines[self._num_lines :]:
             kind = line.pop("event")
             self.warms_up |= kind == "attention"
+            if "seconds" in line:
+                line["stage_seconds"] = line.pop("seconds")
             if kind in REPEATED:
                 self.post.add(f"run {kind}", **line)
         self._num_lines = len(lines)
@@ -52,11 +56,15 @@ class RunWatch:
     def close(self, entry: Path | None) -> None:
         """Writes the line of figures of a run that has ended, as far as it came."""
         self.look()
-        figures: dict[str, Any] = {"entry": None if entry is None else entry.name}
+        figures: dict[str, Any] = {
+            "entry": None if entry is None else entry.name,
+            "card_shared_seconds": round(self.shared_seconds, 1),
+        }
         for name in ("training.json", "results.json"):
             if (self.folder / name).is_file():
                 found = json.loads((self.folder / name).read_text(encoding="utf-8"))
                 figures |= {key: found[key] for key in KEPT if key in found}
+                figures["phase_seconds"] = found["seconds"]
         for stage in figures.get("stages", {}).values():
             if stage.get("seconds"):
                 stage["tokens_per_second"] = stage["tokens_scored"] / stage["seconds"]
@@ -64,7 +72,7 @@ class RunWatch:
 
 
 KEPT = (
-    "seconds", "tokens_per_second", "steps", "train_tokens", "epochs", "micro_batch_tokens", "attention",
+    "tokens_per_second", "steps", "train_tokens", "epochs", "micro_batch_tokens", "attention",
     "kernels", "model_parameters", "averaging", "stages", "bytes", "partial", "load_seconds", "pack",
     "artifact_sha256",
 )  # fmt: skip

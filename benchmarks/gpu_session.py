@@ -58,13 +58,18 @@ class Session:
                 now = time.monotonic()
                 for job in [job for job in self.jobs if job.status == "running"]:
                     job.look(self.work, now - last)
-                    self._follow(job)
+                    self._follow(job, now - last)
                 last = now
         finally:
             for job in self.jobs:
                 if not job.ended:
-                    reason = f"after {job.worked:.0f} s" if job.process else "not started"
-                    job.stop("out of time", f"the {self.plan.options.minutes:g} minutes are over; {reason}")
+                    over = (
+                        f"the {self.plan.options.minutes:g} minutes are over"
+                        if self.left() <= 0
+                        else "stopped"
+                    )
+                    how_far = f"after {job.worked:.0f} s" if job.process else "not started"
+                    job.stop("out of time", f"{over}, {how_far}")
                     self._close(job)
         self._write_home()
 
@@ -134,17 +139,20 @@ class Session:
                 self._say(job, "start", limit_seconds=round(job.limit, 1), command=job.command)
 
     def _has_room(self, job: Job) -> bool:
+        # A run reads data and flattens its script first; until it warms up, one of the rows has ended.
+        if self.plan.on_card and job.stage == "run":
+            return True
         return not job.memory_slots or self._slots_in_use() + job.memory_slots <= self.plan.machine.slots
 
-    def _follow(self, job: Job) -> None:
+    def _follow(self, job: Job, seconds: float) -> None:
         """What a job that runs, or has just ended, asks of the others."""
         watch = self.watches.get(job.name)
         if watch is not None and not job.ended:
             watch.look()
-            if watch.wants_card:
-                self.lock.take(job.name)
-            else:
+            if not watch.wants_card:
                 self.lock.release(job.name)
+            elif not self.lock.take(job.name):
+                watch.shared_seconds += seconds
         if job.ended:
             self._close(job)
 
@@ -195,7 +203,8 @@ class Session:
 def score_figures(path: Path) -> dict[str, object]:
     """Bits per byte and tokens a second of a score, by the names that its file has."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    figures = {key: found[key] for key in ("tokens_scored", "bytes_scored", "partial", "windows", "seconds")}
+    figures = {key: found[key] for key in ("tokens_scored", "bytes_scored", "partial", "windows")}
+    figures["command_seconds"] = found["seconds"]
     for prefix in ("", "ttt_"):
         if f"{prefix}val_bpb" in found:
             seconds = found[f"{prefix}score_seconds"]

@@ -4,6 +4,7 @@ A stage's process of `benchmarks.gpu`. Tokens are random: they do not change the
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_environment import CLOCK_FIELDS, card_state, noise_of_a_pass, seconds_of
@@ -20,6 +22,7 @@ from benchmarks.scoring import peak_bytes
 from benchmarks.training_rows import flops_per_token, make_trainer, matmul_flops, time_steps
 from golf.config import RunConfig
 from golf.kernels.attention import KernelError, attention_kernels
+from golf.kernels.fused import training_kernels
 from golf.presets import PRESETS
 from golf.runtime import choose_runtime, release_memory
 from golf.train.loop import Trainer
@@ -77,11 +80,21 @@ def row_trainer(stage: SpeedStage, config: RunConfig, trainer: Trainer, device_t
     return trainer
 
 
-def optimiser_seconds(trainer: Trainer) -> float:
-    """Median seconds of an optimiser step by itself, on the gradients of one pass."""
+def next_loss(trainer: Trainer) -> Callable[[], Tensor]:
+    """The loss of the next pass's batch, by the kernels of training, as often as it is called."""
     context = trainer.stages[0].context
     tokens = trainer.feed.next(trainer.micro_batch_tokens // context, context)
-    trainer._loss_of(*tokens).backward()
+
+    def loss() -> Tensor:
+        with attention_kernels(trainer.attention), training_kernels(trainer.kernels):
+            return trainer.loss(trainer.model, *tokens)
+
+    return loss
+
+
+def optimiser_seconds(trainer: Trainer) -> float:
+    """Median seconds of an optimiser step by itself, on the gradients of one pass."""
+    next_loss(trainer)().backward()
     middle = seconds_of(trainer.optimizers.step, trainer.runtime.device, 10)[1]
     trainer.optimizers.zero_grad()
     return middle
@@ -161,11 +174,7 @@ def measure(stage: SpeedStage) -> None:
 
 def repeat_pass(trainer: Trainer) -> dict[str, float]:
     """Loss and gradients of the same batch, twice, by the pass as it is trained with."""
-    context = trainer.stages[0].context
-    tokens = trainer.feed.next(trainer.micro_batch_tokens // context, context)
-    with attention_kernels(trainer.attention):
-        parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-        return noise_of_a_pass(lambda: trainer._loss_of(*tokens), parameters)
+    return noise_of_a_pass(next_loss(trainer), list(trainer.model.parameters()))
 
 
 def main() -> None:
