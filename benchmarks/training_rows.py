@@ -1,5 +1,6 @@
 """One row of the benchmark of training: a network's step on a device, timed whole and by its parts."""
 
+import itertools
 import math
 import multiprocessing
 import time
@@ -17,6 +18,7 @@ from benchmarks.scoring import peak_bytes
 from golf.clock import PhaseClock
 from golf.config import RunConfig
 from golf.data.batches import TrainBatches
+from golf.kernels.attention import attention_kernels
 from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
@@ -146,21 +148,44 @@ def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
 
 
 def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:
-    """Seconds of each step until `seconds` have passed; the last one is waited for."""
-    device, durations = trainer.runtime.device, []
+    """Seconds of each step until `seconds` have passed; the last one is waited for.
+
+    On a GPU by its own clock, from the end of one step to the end of the next; the host is kept at most two
+    steps ahead.
+    """
+    device = trainer.runtime.device
     synchronize(device)
-    started = last = time.perf_counter()
-    with trainer.log.progress("steps", 1.0, "of the run") as bar:
+    started, marks = time.perf_counter(), [mark_time(device)]
+    with trainer.log.progress("steps", 1.0, "of the run") as bar, attention_kernels(trainer.attention):
         while not trainer.world.agree(
-            0.0, trainer.world.is_first and len(durations) >= at_least and last - started >= seconds
+            0.0,
+            trainer.world.is_first and len(marks) > at_least and time.perf_counter() - started >= seconds,
         )[1]:
             trainer.reports.launched(trainer.step(), bar)
-            now = time.perf_counter()
-            durations.append(now - last)
-            last = now
+            marks.append(mark_time(device))
+            earlier = marks[max(0, len(marks) - 3)]
+            if isinstance(earlier, torch.cuda.Event):
+                earlier.synchronize()
     synchronize(device)
-    durations[-1] += time.perf_counter() - last
-    return durations
+    if isinstance(marks[0], float):
+        marks[-1] = time.perf_counter()
+    return [seconds_between(*pair) for pair in itertools.pairwise(marks)]
+
+
+def mark_time(device: torch.device) -> float | torch.cuda.Event:
+    """Where the device's queue, or the clock, stands now."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(first: float | torch.cuda.Event, second: float | torch.cuda.Event) -> float:
+    """The time between two marks of one kind, which the device has passed."""
+    if isinstance(first, float):
+        return second - first
+    return first.elapsed_time(second) / 1e3
 
 
 def measure(

@@ -1,0 +1,102 @@
+"""What a run of train_gpt.py has reached, read from its folder while it goes on, for `benchmarks.gpu`."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_jobs import Post, read_results
+
+REPEATED = (
+    "attention", "kernels", "model_params", "forecast", "held_out", "train_seconds", "average", "code",
+    "size", "stage", "compressors", "audit",
+)  # fmt: skip
+"""Events of the run's log that become lines of results as they come."""
+
+
+class RunWatch:
+    """A run's folder and how much of its log has been repeated."""
+
+    def __init__(self, folder: Path, post: Post, job: str):
+        self.folder, self.post = folder, replace(post, job=job)
+        self._num_lines = 0
+        self.shared_seconds = 0.0
+        """In which it wanted the card alone and another process of this command had it, too."""
+        self.warms_up = False
+        """Whether it is about to compile, so that training comes within a minute."""
+
+    def look(self) -> None:
+        """Repeats what is new in the log; what a line calls seconds is the stage's."""
+        lines = read_results(self.folder / "run.jsonl")
+        for line in lines[self._num_lines :]:
+            kind = line.pop("event")
+            self.warms_up |= kind == "attention"
+            if "seconds" in line:
+                line["stage_seconds"] = line.pop("seconds")
+            if kind in REPEATED:
+                self.post.add(f"run {kind}", **line)
+        self._num_lines = len(lines)
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether its training has ended."""
+        return (self.folder / "training.json").is_file()
+
+    @property
+    def wants_card(self) -> bool:
+        """Whether the card should be the run's alone: while it trains, and from its packing's end."""
+        return self.is_packed if self.has_trained else self.warms_up
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether there is an artifact, which is then scored."""
+        return (self.folder / "artifact.bin").is_file()
+
+    def close(self, entry: Path | None) -> None:
+        """Writes the line of figures of a run that has ended, as far as it came."""
+        self.look()
+        figures: dict[str, Any] = {
+            "entry": None if entry is None else entry.name,
+            "card_shared_seconds": round(self.shared_seconds, 1),
+        }
+        for name in ("training.json", "results.json"):
+            if (self.folder / name).is_file():
+                found = json.loads((self.folder / name).read_text(encoding="utf-8"))
+                figures |= {key: found[key] for key in KEPT if key in found}
+                figures["phase_seconds"] = found["seconds"]
+        for stage in figures.get("stages", {}).values():
+            if stage.get("seconds"):
+                stage["tokens_per_second"] = stage["tokens_scored"] / stage["seconds"]
+        self.post.add("figures", **figures)
+
+
+KEPT = (
+    "tokens_per_second", "steps", "train_tokens", "epochs", "micro_batch_tokens", "attention",
+    "kernels", "model_parameters", "averaging", "stages", "bytes", "partial", "load_seconds", "pack",
+    "artifact_sha256",
+)  # fmt: skip
+
+
+def find_entry(records: Path) -> Path | None:
+    """The newest entry below a folder of records."""
+    entries = sorted(records.glob("*/*/submission.json"), key=lambda path: path.stat().st_mtime)
+    return entries[-1].parent if entries else None
+
+
+def junit_figures(path: Path) -> dict[str, Any]:
+    """Counts and the names of tests that failed, from pytest's file."""
+    if not path.is_file():
+        return {"junit": None}
+    suite = ElementTree.parse(path).getroot()
+    suite = suite if suite.tag == "testsuite" else suite[0]
+    cases = list(suite.iter("testcase"))
+    failed = [case.get("name") for case in cases if {"failure", "error"} & {child.tag for child in case}]
+    counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+    slowest = sorted(cases, key=lambda case: -float(case.get("time", "0")))[:5]
+    return {
+        **counts,
+        "pytest_seconds": float(suite.get("time", "0")),
+        "failed": failed,
+        "slowest": {case.get("name"): float(case.get("time", "0")) for case in slowest},
+    }
