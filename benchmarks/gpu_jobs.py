@@ -92,7 +92,16 @@ def plain(value: Any) -> Any:
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of results; a last one that a kill cut short is left out."""
     whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in whole if line]
+    return [read_line(line) for line in whole if line]
+
+
+def read_line(text: str) -> dict[str, Any]:
+    """One line's fields; a line that is no JSON becomes one that says so."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        nowhere = dict.fromkeys(("stage", "job", "event"), "unreadable")
+        return {**nowhere, "seconds": 0.0, "text": text[:200]}
 
 
 def waiting_mark(work: Path, job: str) -> Path:

@@ -2,7 +2,7 @@
 
 import shutil
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +63,29 @@ def environment_table(lines: Sequence[dict[str, Any]]) -> str:
 
 def speed_table(lines: Sequence[dict[str, Any]]) -> str:
     """A row of the table for each network, context and kernels."""
-    rows = []
-    for line in lines:
-        if line["stage"] == "speed" and line["event"] == "figures":
-            steps = "/".join(f"{line[f'step_ms_p{point}']:.1f}" for point in (10, 50, 90))
-            rows.append(
-                (
-                    f"{line['network']}, T {line['context']}",
-                    line["attention"][0],
-                    line["kernels"],
-                    f"{line['tokens_per_second']:,.0f}",
-                    steps,
-                    line["steps"],
-                    f"{line['optimiser_ms']:.1f}",
-                    f"{line['matmul_share']:.1%}",
-                    f"{line['peak_memory_bytes'] / 1e9:.1f}",
-                    f"{line['warm_up_seconds']:.0f}",
-                )
-            )
-    columns = ("network", "attention", "kernels", "tokens/s", "step ms p10/p50/p90", "steps")
-    columns += ("optimiser ms", "of matmul rate", "peak GB", "warm-up s")
+    rows = [
+        [form(line) if key in line else "-" for _, key, form in SPEED_COLUMNS]
+        for line in lines
+        if line["stage"] == "speed" and line["event"] == "figures"
+    ]
+    columns = [name for name, _, _ in SPEED_COLUMNS]
     return "## A training step\n\n" + markdown(columns, rows) if rows else ""
+
+
+SPEED_COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
+    ("network", "network", lambda line: f"{line['network']}, T {line['context']}"),
+    ("attention", "attention", lambda line: line["attention"][0]),
+    ("kernels", "kernels", lambda line: line["kernels"]),
+    ("tokens/s", "tokens_per_second", lambda line: f"{line['tokens_per_second']:,.0f}"),
+    ("step ms p10/p50/p90", "step_ms_p50", lambda line: "/".join(f"{line[key]:.1f}" for key in STEP_POINTS)),
+    ("steps", "steps", lambda line: str(line["steps"])),
+    ("optimiser ms", "optimiser_ms", lambda line: f"{line['optimiser_ms']:.1f}"),
+    ("of matmul rate", "matmul_share", lambda line: f"{line['matmul_share']:.1%}"),
+    ("peak GB", "peak_memory_bytes", lambda line: f"{line['peak_memory_bytes'] / 1e9:.1f}"),
+    ("warm-up s", "warm_up_seconds", lambda line: f"{line['warm_up_seconds']:.0f}"),
+)
+"""Title, the figure that must be there, and how it is shown."""
+STEP_POINTS = ("step_ms_p10", "step_ms_p50", "step_ms_p90")
 
 
 def run_table(lines: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.gpu_jobs import POLL_SECONDS, Job, TimingLock, read_results
+from benchmarks.gpu_jobs import POLL_SECONDS, Job, Post, TimingLock, read_results
 from benchmarks.gpu_plan import ARCHIVE_SECONDS, NUM_FIRST_ROWS, Plan
 from benchmarks.gpu_report import archive, write_report
 from benchmarks.gpu_run import RunWatch, find_entry, junit_figures
@@ -25,6 +25,8 @@ class Verdict:
     reason: str = ""
 
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What a file of another program raises that is not as it was when this was written."""
 START, WAIT = Verdict("start"), Verdict("wait")
 
 
@@ -148,13 +150,19 @@ class Session:
         """What a job that runs, or has just ended, asks of the others."""
         watch = self.watches.get(job.name)
         if watch is not None and not job.ended:
-            watch.look()
+            self._look(watch)
             if not watch.wants_card:
                 self.lock.release(job.name)
             elif not self.lock.take(job.name):
                 watch.shared_seconds += seconds
         if job.ended:
             self._close(job)
+
+    def _look(self, watch: RunWatch) -> None:
+        try:
+            watch.look()
+        except UNREADABLE as error:
+            watch.post.add("unreadable", error=repr(error))
 
     def _close(self, job: Job) -> None:
         """Writes of a job that has ended; lets others have what it had; puts a fallback on the list."""
@@ -172,7 +180,14 @@ class Session:
         self._write_home()
 
     def _add_figures(self, job: Job) -> None:
+        """The figures that a job leaves in files of its own."""
         post = replace(self.plan.post, job=job.name)
+        try:
+            self._read_figures(job, post)
+        except UNREADABLE as error:
+            post.add("unreadable", error=repr(error))
+
+    def _read_figures(self, job: Job, post: Post) -> None:
         if job.stage == "tests" and self.plan.on_card:
             post.add("figures", **junit_figures(self.plan.junit))
         if job.stage == "score" and self.plan.score_file(job.name).is_file():
@@ -181,14 +196,21 @@ class Session:
             post.add("figures", **data_figures(self.plan.data / "manifest.json"))
         watch = self.watches.get(job.name)
         if watch is not None:
-            watch.close(find_entry(self.work / "records"))
             if watch.is_packed:
                 shutil.copyfile(watch.folder / "artifact.bin", self.plan.artifact)
+            watch.close(find_entry(self.work / "records"))
 
     def _say(self, job: Job, event: str, **fields: object) -> None:
         replace(self.plan.post, job=job.name).add(event, **fields)
 
     def _write_home(self) -> None:
+        """Report and archive as they stand; a fault there must not end what still runs."""
+        try:
+            self._write_files()
+        except UNREADABLE as error:
+            print(f"report or archive cannot be written: {error!r}", flush=True)
+
+    def _write_files(self) -> None:
         lines = read_results(self.plan.results)
         title = f"benchmarks.gpu on {self.plan.machine.hardware}"
         write_report(self.plan.out / "report.md", title, self.jobs, lines)
@@ -222,4 +244,4 @@ def data_figures(path: Path) -> dict[str, object]:
         f"{split}_tokens": sum(file["num_tokens"] for file in found["files"] if file["split"] == split)
         for split in ("train", "val")
     }
-    return {**tokens, **{name: found[name] for name in names}}
+    return {**tokens, **{name: found[name] for name in names if name in found}}
