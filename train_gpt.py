@@ -124,10 +124,8 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     log.record("environment", **environment(runtime.device, world))
     log.record("config", **described["config"])
     code = charged_script(options.form or ("packed" if preset.source == "challenge" else "readable"), log)
-    if not (folder / "training.json").is_file():
-        run.check_fresh_process(code)
     try:
-        training = run.train()
+        training = run.train(code)
     except Interrupted as stop:
         log.say(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
         raise

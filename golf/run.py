@@ -11,6 +11,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +93,10 @@ class Run:
             "ttt": dataclasses.asdict(config.ttt),
         }
 
-    def train(self) -> dict[str, Any]:
+    def train(self, code: bytes | None = None) -> dict[str, Any]:
         """Trains, or goes on from the folder's checkpoint, and keeps the chosen weights; says what was done.
 
+        With the `code` that is charged for, the process that will score is tried before the first step.
         All processes of the runtime's world train; the first alone writes. Raises WorldError unless they
         agree on configuration, data and versions; DivergenceError, Interrupted and CheckpointError as the
         trainer does.
@@ -113,7 +116,8 @@ class Run:
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
         self.log.event("kernels", training=trainer.kernels)
-        with self.clock.phase("warm-up"):
+        trying = nullcontext() if code is None else self.fresh_process_starting(code)
+        with self.clock.phase("warm-up"), trying:
             trainer.warm_up()
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self.log.event("model_params", model_params=num_parameters)
@@ -151,21 +155,26 @@ class Run:
         versions = {"torch": torch.__version__, "compute dtype": dtype_name(self.runtime.compute_dtype)}
         return {**flat_fields(dataclasses.asdict(self.config)), **files, **versions}
 
-    def check_fresh_process(self, code: bytes) -> None:
-        """Starts the process that will score the artifact, as it will be started then, to import only.
+    @contextmanager
+    def fresh_process_starting(self, code: bytes) -> Iterator[None]:
+        """Beside the block, starts the process that will score the artifact, to import only.
 
-        FreshProcessError, before anything was trained, where it cannot: it is isolated and does not see
-        packages that come by PYTHONPATH or lie in the user's own site.
+        FreshProcessError at the block's end where it cannot: it is isolated and does not see packages that
+        come by PYTHONPATH or lie in the user's own site.
         """
         with tempfile.TemporaryDirectory() as empty:
             script = Path(empty) / SCRIPT_NAME
             script.write_bytes(code)
             command = [sys.executable, "-I", str(script), "--score", "-", "--data", "-", "--help"]
-            done = subprocess.run(
-                command, cwd=empty, env=lone_environment(), capture_output=True, text=True, check=False
-            )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(command, cwd=empty, env=lone_environment(), **pipes)
+            try:
+                yield
+                _, errors = process.communicate()
+            finally:
+                process.kill()
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
             raise FreshProcessError(
                 f"the process that scores the artifact cannot start: {last}. It runs isolated (python -I): "
                 "packages of PYTHONPATH and of the user's site are not seen; install requirements.txt into "

@@ -100,3 +100,17 @@ def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, 
     run.trainer = None
     run._score_weights(trainer.model.state_dict(), trainer.batches.held_out, None)
     assert seen == [(16, 32), (16, 64)]
+
+
+def test_a_process_that_cannot_score_ends_the_run_before_its_first_step(tmp_path, dataset):
+    run = make_run(tmp_path / "run", dataset)
+    with pytest.raises(running.FreshProcessError, match="No module named 'not_installed_anywhere'"):
+        run.train(b"import not_installed_anywhere")
+    assert not (tmp_path / "run" / "training.json").exists()
+    assert run.clock.elapsed("train") == 0.0
+
+
+def test_a_damaged_result_of_a_stage_is_named(tmp_path):
+    (tmp_path / "pack.json").write_text('{"bytes": ')
+    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
+        running.read_stage(tmp_path / "pack.json")

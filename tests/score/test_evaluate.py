@@ -11,6 +11,7 @@ import torch
 from tiny_samples import tiny_tokenizer, write_tiny_artifact, write_tiny_dataset
 
 import eval_bpb
+import train_gpt
 import ttt
 from golf.clock import PhaseClock
 from golf.data.manifest import open_dataset
@@ -261,3 +262,49 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
     assert program.main([str(tmp_path / "none"), "--data", str(dataset_folder)]) == 2
     assert capsys.readouterr().err.endswith("none: no such file or folder\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (eval_bpb, ["--method", "lora"], "--method belongs to test-time training"),
+        (eval_bpb, ["--max-seconds", "5"], "--max-seconds belongs to test-time training"),
+        (eval_bpb, ["--audit", "--max-tokens", "100"], "--max-tokens does not go with --audit"),
+        (eval_bpb, ["--audit", "--json", "figures.json"], "--json does not go with --audit"),
+        (eval_bpb, ["--audit", "--sample-documents", "2"], "--sample-documents does not go with --audit"),
+        (eval_bpb, ["--audit", "--max-seconds", "5"], "--max-seconds does not go with --audit"),
+        (eval_bpb, ["--audit", "--per-document", "a.npz"], "--per-document does not go with --audit"),
+        (eval_bpb, ["--verify", "--stride", "8"], "--stride does not go with --verify"),
+        (eval_bpb, ["--verify", "--max-tokens", "100"], "--max-tokens does not go with --verify"),
+        (eval_bpb, ["--verify", "--ttt"], "--ttt does not go with --verify"),
+        (train_gpt, ["--method", "lora"], "--method belongs to test-time training"),
+        (train_gpt, ["--no-plain"], "nothing to score"),
+    ],
+)
+def test_an_option_that_would_not_be_read_is_refused(
+    program: ModuleType,
+    arguments: list[str],
+    message: str,
+    artifact_path: Path,
+    dataset_folder: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    path = ["--score", str(artifact_path)] if program is train_gpt else [str(artifact_path)]
+    assert program.main([*path, "--data", str(dataset_folder), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+
+
+def test_each_method_states_the_tokens_that_it_scored(dataset_folder: Path, tmp_path: Path) -> None:
+    # Sliding windows end at a window's edge, documents at the token that was asked for.
+    vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
+    write_tiny_artifact(
+        tmp_path / "a.bin", vocabulary, ttt={"method": "lora", "lora": {"batch_documents": 3}}
+    )
+    figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(max_tokens=101), QUIET, ttt=True)
+    for prefix in ("", "ttt_"):
+        tokens, num_bytes = figures[f"{prefix}tokens_scored"], figures[f"{prefix}bytes_scored"]
+        nats = figures[f"{prefix}val_loss_nats_per_token"] * tokens
+        assert nats / np.log(2.0) / num_bytes == pytest.approx(figures[f"{prefix}val_bpb"], rel=1e-12)
+    assert figures["ttt_tokens_scored"] > figures["tokens_scored"]
+    assert figures["partial"] is True
