@@ -123,13 +123,17 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     write_json(folder / "config.json", {**described, "header": run.header})
     log.record("environment", **environment(runtime.device, world))
     log.record("config", **described["config"])
-    code = charged_script(options.form or ("packed" if preset.source == "challenge" else "readable"), log)
+    packed = run.packed()
+    code = b""
+    if packed is None:
+        form = options.form or ("packed" if preset.source == "challenge" else "readable")
+        code = charged_script(form, log)
     try:
         training = run.train(code)
     except Interrupted as stop:
         log.say(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
         raise
-    packed = run.pack(code)
+    packed = packed or run.pack(code)
     how = ScoringOptions(options.device, options.max_tokens, options.eager)
     scores = run.score(training["averaging"]["output"], how)
     results = {

@@ -105,7 +105,7 @@ class Run:
         if world.share(done.is_file):
             self.log.say("the training is done already")
             summary = world.share(lambda: json.loads(done.read_text(encoding="utf-8")))
-            self.clock.restore(summary["seconds"])
+            self.clock.restore(self.clock.seconds | summary["seconds"])
             return summary
         world.require_same(self._inputs())
         trainer = self.trainer = self._trainer()
@@ -181,20 +181,25 @@ class Run:
                 f"{sys.prefix}"
             )
 
+    def packed(self) -> dict[str, Any] | None:
+        """What an earlier `pack` found, if the files it wrote are still there; None otherwise."""
+        done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
+        if not done.is_file():
+            return None
+        stored = read_stage(done)
+        hashes = {script: stored["code_sha256"], artifact: stored["artifact_sha256"]}
+        if not all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
+            return None
+        self.log.say("the packing is done already")
+        self._restore_clock("pack", stored.pop("seconds"))
+        return stored
+
     def pack(self, code: bytes) -> dict[str, Any]:
         """Writes train_gpt.py, the file that is charged for, artifact.bin and pack.json; returns the last.
 
-        Packing that is done already is kept, with the script of then. BudgetError when the two files do not
-        fit LIMIT_BYTES together.
+        BudgetError when the first two do not fit LIMIT_BYTES together.
         """
         done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
-        if done.is_file():
-            stored = read_stage(done)
-            hashes = {script: stored["code_sha256"], artifact: stored["artifact_sha256"]}
-            if all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
-                self.log.say("the packing is done already")
-                self._restore_clock("pack", stored.pop("seconds"))
-                return stored
         with whole_file(script) as partial:
             partial.write_bytes(code)
         with self.clock.phase("pack"):
