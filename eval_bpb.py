@@ -51,6 +51,14 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         raise ValueError("--sample belongs to --verify; a score of a prefix is --max-tokens")
     if (command.audit or command.verify) and (size := read_world().size) > 1:
         raise ValueError(f"--audit and --verify run in one process; torchrun started {size}")
+    if command.audit:
+        unread = ("max_tokens", "max_seconds", "sample_documents", "json", "per_document")
+        command.config.require_unused(unread, "does not go with --audit")
+    if command.verify:
+        unread = ("context", "stride", "method", "max_tokens", "max_seconds", "sample_documents")
+        command.config.require_unused((*unread, "per_document", "eager"), "does not go with --verify")
+        if command.ttt:
+            raise ValueError("--ttt does not go with --verify, which scores as the entry states")
     data = find_data(command.data, command.path)
     if command.audit:
         return audit_path(command.path, data, command.config, log, command.ttt)

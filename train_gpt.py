@@ -7,6 +7,7 @@ python train_gpt.py --score artifact.bin --data DIR  scores an artifact in this 
 
 import shlex
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,10 +29,11 @@ from golf.log import RunLog
 from golf.pack.budget import BudgetError
 from golf.presets import PRESETS
 from golf.program import STOPPED, run_program
-from golf.run import Run
+from golf.run import Run, ScoringOptions, read_stage
 from golf.runtime import choose_runtime, device_kind, environment, read_world, release_memory
-from golf.score.evaluate import evaluate_and_say
+from golf.score.evaluate import EvaluateConfig, evaluate_and_say
 from golf.summary import cost, print_results
+from golf.time_plan import TimePlan
 from golf.train.budget import shards_to_read
 from golf.train.loop import Interrupted
 from golf.world import World, flat_fields
@@ -79,13 +81,29 @@ def doctor() -> int:
     return 0
 
 
+def time_plan(options: RunOptions, folder: Path) -> TimePlan:
+    """The bound of --total-minutes, less what an earlier process of the same run has spent."""
+    done = folder / "training.json"
+    spent = sum(read_stage(done)["seconds"].values()) if done.is_file() else 0.0
+    return TimePlan(None if options.total_minutes is None else 60 * options.total_minutes, spent)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether nothing of a run is left to do: its results are there, and its audit passed."""
+    if not (folder / "results.json").is_file():
+        return False
+    audit = folder / "audit.json"
+    return not has_toolkit() or (audit.is_file() and read_stage(audit).get("passed") is True)
+
+
 def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     """One run in one folder, from text to results.json and audit.json; goes on with what the folder holds.
 
     Of several processes all train, and the first does the rest.
     """
     options, config = command.options, command.config
-    runtime = choose_runtime(options.device, world=world)
+    plan = time_plan(options, folder)
+    runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config.check(runtime.device.type)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]
     console.say(f"preset {options.preset}: {preset.purpose}")
@@ -93,25 +111,27 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     dataset = world.first_on_each_machine(lambda: open_or_prepare(options, config, console))
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
     if not world.is_first:
-        Run(folder, config, dataset, runtime, console).train()
+        Run(folder, config, dataset, runtime, console, plan).train()
         release_memory(runtime.device)
         return
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder / "run")
     log.say(f"run {folder}, seed {config.seed}")
-    run = Run(folder, config, dataset, runtime, log)
+    plan.say_start(config.minutes, log)
+    run = Run(folder, config, dataset, runtime, log, plan)
     described = {"options": stored_options(options), "config": config_to_dict(config)}
     write_json(folder / "config.json", {**described, "header": run.header})
     log.record("environment", **environment(runtime.device, world))
     log.record("config", **described["config"])
     code = charged_script(options.form or ("packed" if preset.source == "challenge" else "readable"), log)
     try:
-        training = run.train()
+        training = run.train(code)
     except Interrupted as stop:
         log.say(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
         raise
     packed = run.pack(code)
-    scores = run.score(training["averaging"]["output"], options.device, options.max_tokens)
+    how = ScoringOptions(options.device, options.max_tokens, options.eager)
+    scores = run.score(training["averaging"]["output"], how)
     results = {
         "name": options.name or options.preset,
         "preset": options.preset,
@@ -129,7 +149,7 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     if has_toolkit():
         from golf.record.closing import close_run
 
-        close_run(folder, results, dataset, options.device, log)
+        close_run(folder, results, dataset, EvaluateConfig(device=options.device, eager=options.eager), log)
     else:
         write_json(folder / "results.json", results)
     log.close()
@@ -147,7 +167,7 @@ def whole_run(arguments: list[str]) -> int:
             for command, _ in runs:
                 check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
         for command, folder in runs:
-            if not world.share((folder / "results.json").is_file):
+            if not world.share(partial(is_finished, folder)):
                 train_pack_score(command, folder, world)
     if not world.is_first:
         return 0
@@ -168,7 +188,7 @@ def main(arguments: list[str]) -> int:
             return doctor()
         if any(argument.split("=")[0] == "--score" for argument in arguments):
             command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
-            evaluate_and_say(command.score, command.data, command.how, ttt=command.ttt)
+            evaluate_and_say(command.score, command.data, command.how, command.plain, command.ttt)
             return 0
         try:
             return whole_run(arguments)

@@ -226,14 +226,15 @@ class Session:
 def score_figures(path: Path) -> dict[str, object]:
     """Bits per byte and tokens a second of a score, by the names that its file has."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    figures = {key: found[key] for key in ("tokens_scored", "bytes_scored", "partial", "windows")}
+    figures = {key: found[key] for key in ("partial", "windows")}
     figures["command_seconds"] = found["seconds"]
     for prefix in ("", "ttt_"):
         if f"{prefix}val_bpb" in found:
             seconds = found[f"{prefix}score_seconds"]
             figures[f"{prefix}val_bpb"] = found[f"{prefix}val_bpb"]
             figures[f"{prefix}score_seconds"] = seconds
-            figures[f"{prefix}tokens_per_second"] = found["tokens_scored"] / seconds
+            figures[f"{prefix}tokens_scored"] = found[f"{prefix}tokens_scored"]
+            figures[f"{prefix}tokens_per_second"] = found[f"{prefix}tokens_scored"] / seconds
     return figures
 
 

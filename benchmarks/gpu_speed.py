@@ -15,7 +15,13 @@ import tyro
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_environment import CLOCK_FIELDS, card_state, noise_of_a_pass, seconds_of
+from benchmarks.gpu_environment import (
+    CLOCK_FIELDS,
+    card_state,
+    noise_of_a_pass,
+    seconds_of,
+    share_processor,
+)
 from benchmarks.gpu_jobs import SKIPPED, Post
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from benchmarks.scoring import peak_bytes
@@ -180,6 +186,7 @@ def repeat_pass(trainer: Trainer) -> dict[str, float]:
 def main() -> None:
     """Measures one row; kernels that the machine lacks leave it out, with a word."""
     stage = tyro.cli(SpeedStage, description=__doc__)
+    share_processor()
     try:
         measure(stage)
     except KernelError as missing:

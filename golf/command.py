@@ -14,6 +14,7 @@ import tyro
 from golf.config import ConfigError, RunConfig, config_from_dict
 from golf.presets import PRESETS
 from golf.score.evaluate import EvaluateConfig
+from golf.time_plan import planned_train_minutes
 
 RUN_SUMMARY = (
     "Trains a language model, packs it with its code into at most 16,000,000 bytes, and scores the packed "
@@ -49,6 +50,11 @@ class RunOptions:
     packed for the presets of the challenge, whose bytes are all needed, and readable for the others."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
+    eager: bool = False
+    """Without torch.compile, at a fraction of a GPU's speed: for machines without a C compiler."""
+    total_minutes: float | None = None
+    """Bound on the whole run: compiling, training, packing, scoring, audit. Training gets at most 60% of it
+    unless --minutes says otherwise, and test-time training stops in time for the audit."""
     max_tokens: int | None = None
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
@@ -73,6 +79,8 @@ class ScoreCommand:
     """Dataset folder with the validation text and its tokenizer."""
     ttt: bool = False
     """Score with test-time training, too."""
+    plain: bool = True
+    """Score without test-time training."""
     how: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
 
 
@@ -90,8 +98,16 @@ def parse_run(arguments: list[str]) -> RunCommand:
     config = command.config
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
+    total = command.options.total_minutes
+    if total is not None and not total > 0:
+        raise ConfigError(f"--total-minutes is {total:g}; expected more than 0")
+    if total is not None and config.minutes is not None and config.minutes >= total:
+        raise ConfigError(f"--minutes {config.minutes:g} leave nothing of --total-minutes {total:g}")
     if config.minutes is None and config.steps is None:
-        config = dataclasses.replace(config, minutes=default.minutes, steps=default.steps)
+        minutes = default.minutes
+        if total is not None and minutes is not None:
+            minutes = planned_train_minutes(total, minutes)
+        config = dataclasses.replace(config, minutes=minutes, steps=default.steps)
     return dataclasses.replace(command, config=config)
 
 

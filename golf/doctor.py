@@ -13,7 +13,14 @@ import torch
 from golf.command import default_preset
 from golf.log import RunLog
 from golf.presets import PRESETS
-from golf.runtime import OLDEST_TORCH, cpu_has_bfloat16, gpu_has_bfloat16, processor_name
+from golf.runtime import (
+    OLDEST_TORCH,
+    c_compiler,
+    cpu_has_bfloat16,
+    driver_version,
+    gpu_has_bfloat16,
+    processor_name,
+)
 
 Row = tuple[str, str, str]
 """What was looked at, what was found, what follows."""
@@ -59,10 +66,11 @@ def _machine() -> Iterator[Row]:
                 f"{card.name}, {card.total_memory / 2**30:.0f} GiB",
                 f"{dtype}, torch.compile",
             )
-        compilers = [name for name in ("gcc", "clang") if shutil.which(name)]
-        yield "C compiler", compilers[0] if compilers else "none", "needed by torch.compile on CUDA"
+        yield "C compiler", c_compiler() or "none", "needed by torch.compile on CUDA"
     else:
-        yield "CUDA", "none", "runs on the CPU, eager"
+        driver = driver_version()
+        found = "none" if driver is None else f"driver {driver}, which this torch cannot use"
+        yield "CUDA", found, "runs on the CPU, eager" if driver is None else "only by --device cpu"
     if torch.backends.mps.is_available():
         yield "MPS", "yes", "only by --device mps; untested"
 

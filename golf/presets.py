@@ -43,7 +43,16 @@ FRONTIER_TTT = TestTimeConfig(
     cap_rate=1e-4,
 )
 """Adapters, tilt and one phase of openai/parameter-golf #2135, chunks of #2014; no GPU has measured it."""
-SEED = RunConfig(minutes=10.0, train=TrainConfig(reserve_seconds=5.0), ttt=FRONTIER_TTT)
+SEED = RunConfig(
+    minutes=10.0,
+    train=TrainConfig(reserve_seconds=5.0),
+    averaging=AveragingConfig(output="ema+swa"),
+    pack=PackConfig(scheme="int5"),
+    ttt=TestTimeConfig(method="sgd", epochs=3, frozen_blocks=2),
+)
+"""The card of openai/parameter-golf #334, item by item: 11 layers of width 512, orthogonal initialisation,
+Muon and AdamW, cosine warmdown, the mean of EMA samples as output, int5 under zstd-22, sliding windows of
+stride 64, and SGD on the whole model but its first two blocks, on graded text, three epochs a chunk."""
 FRONTIER_MODEL = ModelConfig(
     vocab_size=8192,
     mlp_hidden=2048,

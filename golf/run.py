@@ -1,7 +1,8 @@
 """A run folder and the stages that fill it: train, pack, score.
 
-Each stage leaves files from which the next one, or a resumed run, goes on:
-checkpoint.pt, weights.safetensors and training.json; artifact.bin; score.json and per_document.npz.
+Each stage leaves files from which the next one, or a resumed run, goes on: checkpoint.pt,
+weights.safetensors and training.json; train_gpt.py, artifact.bin and pack.json; score_weights.json;
+score_quantized.json and score_test_time_trained.json with the .npz of their documents.
 """
 
 import dataclasses
@@ -10,6 +11,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +31,59 @@ from golf.model.gpt import GPT
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
-from golf.runtime import Runtime, dtype_name, lone_environment, release_memory, seed_everything
-from golf.score.scorer import score
+from golf.runtime import (
+    Runtime,
+    dtype_name,
+    lone_environment,
+    release_memory,
+    scoring_dtype,
+    seed_everything,
+)
+from golf.score.scorer import CHUNK_TOKENS, Grade, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
+from golf.time_plan import TimePlan
 from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
 from golf.train.choice import choose_output, weights_sum
 from golf.train.loop import Trainer
 from golf.train.objective import served_config, served_weights
 from golf.world import World, flat_fields
 
+ARTIFACT_NAME, SCRIPT_NAME, PACK_NAME = "artifact.bin", "train_gpt.py", "pack.json"
+
 
 class FreshProcessError(ValueError):
     """The process that scores the artifact from its bytes alone failed; it has said why."""
 
 
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a run's scores are made."""
+
+    device: str = "auto"
+    max_tokens: int | None = None
+    """Score this many validation tokens only."""
+    eager: bool = False
+    """Without torch.compile."""
+
+
 class Run:
     """The stages of a run on one dataset; the configuration is resolved, the folder exists."""
 
-    def __init__(self, folder: Path, config: RunConfig, dataset: Dataset, runtime: Runtime, log: RunLog):
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        dataset: Dataset,
+        runtime: Runtime,
+        log: RunLog,
+        plan: TimePlan | None = None,
+    ):
         self.folder, self.config, self.dataset = folder, config, dataset
         self.runtime, self.log = runtime, log
+        self.plan = TimePlan(None) if plan is None else plan
+        self.trainer: Trainer | None = None
+        """While it is there, its compiled forward pass grades."""
         self.clock = PhaseClock()
         self.header = {
             "model": dataclasses.asdict(served_config(config.model)),
@@ -57,9 +93,10 @@ class Run:
             "ttt": dataclasses.asdict(config.ttt),
         }
 
-    def train(self) -> dict[str, Any]:
+    def train(self, code: bytes | None = None) -> dict[str, Any]:
         """Trains, or goes on from the folder's checkpoint, and keeps the chosen weights; says what was done.
 
+        With the `code` that is charged for, the process that will score is tried before the first step.
         All processes of the runtime's world train; the first alone writes. Raises WorldError unless they
         agree on configuration, data and versions; DivergenceError, Interrupted and CheckpointError as the
         trainer does.
@@ -71,7 +108,7 @@ class Run:
             self.clock.restore(summary["seconds"])
             return summary
         world.require_same(self._inputs())
-        trainer = self._trainer()
+        trainer = self.trainer = self._trainer()
         checkpoint = self.folder / "checkpoint.pt"
         if world.share(checkpoint.is_file):
             trainer.resume(checkpoint)
@@ -79,7 +116,8 @@ class Run:
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
         self.log.event("kernels", training=trainer.kernels)
-        with self.clock.phase("warm-up"):
+        trying = nullcontext() if code is None else self.fresh_process_starting(code)
+        with self.clock.phase("warm-up"), trying:
             trainer.warm_up()
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self.log.event("model_params", model_params=num_parameters)
@@ -108,6 +146,7 @@ class Run:
         if world.is_first:
             save_weights(self.folder / "weights.safetensors", served_weights(weights))
             write_json(done, summary)
+        self.plan.say_left("training", self.log)
         return summary
 
     def _inputs(self) -> dict[str, Any]:
@@ -116,24 +155,62 @@ class Run:
         versions = {"torch": torch.__version__, "compute dtype": dtype_name(self.runtime.compute_dtype)}
         return {**flat_fields(dataclasses.asdict(self.config)), **files, **versions}
 
-    def pack(self, code: bytes) -> dict[str, Any]:
-        """Writes train_gpt.py, the file that is charged for, and artifact.bin; their bytes and hashes.
+    @contextmanager
+    def fresh_process_starting(self, code: bytes) -> Iterator[None]:
+        """Beside the block, starts the process that will score the artifact, to import only.
 
-        BudgetError when the two do not fit LIMIT_BYTES together.
+        FreshProcessError at the block's end where it cannot: it is isolated and does not see packages that
+        come by PYTHONPATH or lie in the user's own site.
         """
-        with whole_file(self.folder / "train_gpt.py") as partial:
+        with tempfile.TemporaryDirectory() as empty:
+            script = Path(empty) / SCRIPT_NAME
+            script.write_bytes(code)
+            command = [sys.executable, "-I", str(script), "--score", "-", "--data", "-", "--help"]
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(command, cwd=empty, env=lone_environment(), **pipes)
+            try:
+                yield
+                _, errors = process.communicate()
+            finally:
+                process.kill()
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            raise FreshProcessError(
+                f"the process that scores the artifact cannot start: {last}. It runs isolated (python -I): "
+                "packages of PYTHONPATH and of the user's site are not seen; install requirements.txt into "
+                f"{sys.prefix}"
+            )
+
+    def pack(self, code: bytes) -> dict[str, Any]:
+        """Writes train_gpt.py, the file that is charged for, artifact.bin and pack.json; returns the last.
+
+        Packing that is done already is kept, with the script of then. BudgetError when the two files do not
+        fit LIMIT_BYTES together.
+        """
+        done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
+        if done.is_file():
+            stored = read_stage(done)
+            hashes = {script: stored["code_sha256"], artifact: stored["artifact_sha256"]}
+            if all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
+                self.log.say("the packing is done already")
+                self._restore_clock("pack", stored.pop("seconds"))
+                return stored
+        with whole_file(script) as partial:
             partial.write_bytes(code)
         with self.clock.phase("pack"):
             weights = load_weights(self.folder / "weights.safetensors")
-            calibration = load_calibration(self.folder) if self.config.pack.scheme == "entropy" else None
+            calibration = None
+            if self.config.pack.scheme == "entropy":
+                # Factorising and rounding happen where the calibration is.
+                calibration = load_calibration(self.folder).to(self.runtime.device)
             room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
             packed = pack(weights, self.header, self.config.pack, room_bytes, calibration)
-        with whole_file(self.folder / "artifact.bin") as partial:
+        with whole_file(artifact) as partial:
             partial.write_bytes(packed.artifact)
         total = len(code) + len(packed.artifact)
         self.log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
         self.log.say(f"Total submission size: {total} bytes")
-        return {
+        summary = {
             "bytes": {
                 "code": len(code),
                 "artifact": len(packed.artifact),
@@ -144,40 +221,42 @@ class Run:
             "code_sha256": hashlib.sha256(code).hexdigest(),
             "artifact_sha256": hashlib.sha256(packed.artifact).hexdigest(),
         }
+        write_json(done, summary | {"seconds": self.clock.elapsed("pack")})
+        self.plan.say_left("pack", self.log)
+        return summary
 
-    def score(self, averaged: str, device: str, max_tokens: int | None) -> dict[str, Any]:
-        """Scores by stage: the weights before packing here, the artifact in a fresh process.
+    def score(self, averaged: str, how: ScoringOptions) -> dict[str, Any]:
+        """Scores by stage: the weights before packing here, the artifact in fresh processes.
 
-        The former by disjoint windows, the latter as the artifact's own configuration says.
+        The former by disjoint windows, the latter as the artifact's own configuration says. Each stage leaves
+        a file; one that is there already is not scored again.
         """
-        stages: dict[str, dict[str, Any]] = {}
-        with self.clock.phase("score"):
-            tokens = self.dataset.validation_tokens(self.clock)
-            last = load_checkpoint(self.folder / "checkpoint.pt")["model"]
-            chosen = load_weights(self.folder / "weights.safetensors")
-            for stage, weights in (("last", last), ("averaged", chosen)):
-                stages[stage] = self._score_weights(weights, tokens, max_tokens)
-                self.log.event("stage", name=stage, **stages[stage])
-            stages["averaged"]["output"] = averaged
-            # What training leaves of this process's memory would be missing to the fresh one.
-            release_memory(self.runtime.device)
-            figures = self._score_in_fresh_process(device, max_tokens)
-        for stage, prefix in (("quantized", ""), ("test_time_trained", "ttt_")):
-            if f"{prefix}val_bpb" in figures:
-                stages[stage] = {
-                    "val_bpb": figures[f"{prefix}val_bpb"],
-                    "val_loss": figures[f"{prefix}val_loss_nats_per_token"],
-                    **self._windows(figures, by_document=prefix != "" and self.config.ttt.method == "lora"),
-                    **{key: figures[key] for key in ("tokens_scored", "bytes_scored")},
-                    "seconds": figures[f"{prefix}score_seconds"],
-                }
-                self.log.record("stage", name=stage, **stages[stage])
+        stages = self._score_weights_stages(averaged, how.max_tokens)
+        # What training leaves of this process's memory would be missing to the fresh one.
+        self.trainer = None
+        release_memory(self.runtime.device)
+        plain = self._score_artifact("quantized", how, None)
+        stages["quantized"] = self._stage("quantized", plain)
+        found = {"quantized": plain}
+        if self.config.ttt.enabled:
+            limit = self.plan.ttt_seconds(plain["score_seconds"], self.config.ttt.max_seconds)
+            if limit == 0.0:
+                self.log.say("too little of --total-minutes is left for test-time training: left out")
+            else:
+                trained = found["test_time_trained"] = self._score_artifact("test_time_trained", how, limit)
+                stages["test_time_trained"] = self._stage("test_time_trained", trained)
+        self._join_documents(list(found))
+        loading = (
+            one["seconds"] - one["score_seconds" if name == "quantized" else "ttt_score_seconds"]
+            for name, one in found.items()
+        )
         return {
             "stages": stages,
-            "partial": figures["partial"],
-            "scored_artifact_sha256": figures["artifact_sha256"],
-            "load_seconds": figures["seconds"] - sum(stage.get("seconds", 0.0) for stage in stages.values()),
-            "data": self.data_facts() | {"validation_sha256": figures["validation_sha256"]},
+            "partial": plain["partial"],
+            "scored_artifact_sha256": plain["artifact_sha256"],
+            "score_compute_dtype": plain["compute_dtype"],
+            "load_seconds": sum(loading),
+            "data": self.data_facts() | {"validation_sha256": plain["validation_sha256"]},
         }
 
     def data_facts(self) -> dict[str, Any]:
@@ -209,8 +288,11 @@ class Run:
         )
 
         def held_out_bpb() -> float:
-            how = None, trainer.micro_batch_tokens, self.runtime.world
-            return self._disjoint_score(model, batches.held_out, *how).bits_per_byte
+            grade = trainer.grade if trainer.can_grade(self.config.model.context) else None
+            pass_tokens, world = trainer.micro_batch_tokens, self.runtime.world
+            return self._disjoint_score(
+                model, batches.held_out, None, pass_tokens, world, grade
+            ).bits_per_byte
 
         trainer = Trainer(
             model,
@@ -237,14 +319,48 @@ class Run:
         device = self.runtime.device
         return calibrate(trainer.model, ((x.to(device), y.to(device)) for x, y in batches))
 
+    def _score_weights_stages(self, averaged: str, max_tokens: int | None) -> dict[str, dict[str, Any]]:
+        """Scores of the last and of the averaged weights, by stage."""
+        done = self.folder / "score_weights.json"
+        if done.is_file() and (stored := read_stage(done))["max_tokens"] == max_tokens:
+            self.log.say("the weights are scored already")
+            self._restore_clock("score", stored["seconds"])
+            return stored["stages"]
+        stages: dict[str, dict[str, Any]] = {}
+        with self.clock.phase("score"):
+            tokens = self.dataset.validation_tokens(self.clock)
+            last = load_checkpoint(self.folder / "checkpoint.pt")["model"]
+            stages["last"] = self._score_weights(last, tokens, max_tokens)
+            self.log.event("stage", name="last", **stages["last"])
+            if averaged == "last":
+                stages["averaged"] = dict(stages["last"])
+            else:
+                chosen = load_weights(self.folder / "weights.safetensors")
+                stages["averaged"] = self._score_weights(chosen, tokens, max_tokens)
+            self.log.event("stage", name="averaged", **stages["averaged"])
+        stages["averaged"]["output"] = averaged
+        seconds = self.clock.elapsed("score")
+        write_json(done, {"stages": stages, "max_tokens": max_tokens, "seconds": seconds})
+        self.plan.say_left("scoring the weights", self.log)
+        return stages
+
     def _score_weights(
         self, weights: dict[str, Tensor], tokens: np.ndarray, max_tokens: int | None
     ) -> dict[str, Any]:
-        model = GPT(served_config(self.config.model))
-        model.load_state_dict(served_weights(weights))
-        model.compute_dtype = self.runtime.compute_dtype
-        model.to(self.runtime.device)
-        tally = self._disjoint_score(model, tokens, max_tokens, self.config.train.micro_batch_tokens)
+        trainer, context = self.trainer, self.config.model.context
+        if trainer is not None:
+            trainer.model.looping = True
+        if trainer is not None and trainer.can_grade(context):
+            trainer.model.load_state_dict(weights)
+            tally = self._disjoint_score(
+                trainer.model, tokens, max_tokens, trainer.micro_batch_tokens, grade=trainer.grade
+            )
+        else:
+            model = GPT(served_config(self.config.model))
+            model.load_state_dict(served_weights(weights))
+            model.compute_dtype = scoring_dtype(self.runtime.device, self.runtime.compute_dtype)
+            model.to(self.runtime.device)
+            tally = self._disjoint_score(model, tokens, max_tokens, self.config.train.micro_batch_tokens)
         return {
             "val_bpb": tally.bits_per_byte,
             "val_loss": tally.nats_per_token,
@@ -254,12 +370,22 @@ class Run:
         }
 
     def _disjoint_score(
-        self, model: GPT, tokens: np.ndarray, limit: int | None, pass_tokens: int, world: World | None = None
+        self,
+        model: GPT,
+        tokens: np.ndarray,
+        limit: int | None,
+        pass_tokens: int,
+        world: World | None = None,
+        grade: Grade | None = None,
     ) -> Tally:
         # In training's passes, of which it is known that they fit the device.
         windows = WindowConfig(None, self.config.model.context, max(self.config.model.context, pass_tokens))
         vocabulary = self.dataset.vocabulary
-        return score(model, tokens, vocabulary, windows, self.log, max_tokens=limit, world=world).tally
+        # One shape of batches: a chunk ends with at most one that is filled up.
+        chunk_tokens = CHUNK_TOKENS if grade is None else 16 * (windows.batch_tokens or pass_tokens)
+        return score(
+            model, tokens, vocabulary, windows, self.log, chunk_tokens, limit, world=world, grade=grade
+        ).tally
 
     def _launcher(self) -> list[str]:
         """The interpreter alone, or on a machine of several processes as many of them by torchrun."""
@@ -270,29 +396,75 @@ class Run:
         torchrun = [*alone, "-m", "torch.distributed.run", "--standalone", "--no-python"]
         return [*torchrun, f"--nproc_per_node={num_processes}", *alone]
 
-    def _windows(self, figures: dict[str, Any], by_document: bool) -> dict[str, Any]:
-        """How far a prediction of the artifact saw."""
-        if by_document:
-            return {"windows": "by document", "context": figures["windows"]["context"]}
-        return {"windows": "sliding", **{key: figures["windows"][key] for key in ("stride", "context")}}
+    def _stage(self, name: str, figures: dict[str, Any]) -> dict[str, Any]:
+        """A stage's entry in the results: the score, and how far its predictions saw."""
+        prefix = "" if name == "quantized" else "ttt_"
+        if prefix and self.config.ttt.method == "lora":
+            windows = {"windows": "by document", "context": figures["windows"]["context"]}
+        else:
+            sizes = {key: figures["windows"][key] for key in ("stride", "context")}
+            windows = {"windows": "sliding", **sizes}
+        return {
+            "val_bpb": figures[f"{prefix}val_bpb"],
+            "val_loss": figures[f"{prefix}val_loss_nats_per_token"],
+            **windows,
+            "tokens_scored": figures[f"{prefix}tokens_scored"],
+            "bytes_scored": figures[f"{prefix}bytes_scored"],
+            "seconds": figures[f"{prefix}score_seconds"],
+        }
 
-    def _score_in_fresh_process(self, device: str, max_tokens: int | None) -> dict[str, Any]:
-        """Runs the script that is charged for, alone in an empty folder, on the artifact on disk."""
+    def _score_artifact(self, name: str, how: ScoringOptions, max_seconds: float | None) -> dict[str, Any]:
+        """Figures of the stage `name`, from the script that is charged for.
+
+        It runs alone in an empty folder, on the artifact on disk; figures that are there already are kept.
+        """
         folder = self.folder.resolve()
-        figures = folder / "score.json"
-        with tempfile.TemporaryDirectory() as empty:
-            script = Path(empty) / "train_gpt.py"
-            script.write_bytes((folder / "train_gpt.py").read_bytes())
-            command = [*self._launcher(), str(script), "--score", str(folder / "artifact.bin")]
+        figures, artifact = folder / f"score_{name}.json", folder / ARTIFACT_NAME
+        if figures.is_file():
+            stored = read_stage(figures)
+            same = stored["artifact_sha256"] == sha256_of_file(artifact)
+            if same and stored.get("max_tokens") == how.max_tokens:
+                self.log.say(f"{name}: scored already")
+                self._restore_clock("score", self.clock.elapsed("score") + stored["seconds"])
+                return stored
+        with self.clock.phase("score"), tempfile.TemporaryDirectory() as empty:
+            script = Path(empty) / SCRIPT_NAME
+            script.write_bytes((folder / SCRIPT_NAME).read_bytes())
+            command = [*self._launcher(), str(script), "--score", str(artifact)]
             command += ["--data", str(self.dataset.folder.resolve()), "--json", str(figures)]
-            command += ["--per-document", str(folder / "per_document.npz"), "--device", device]
-            command += ["--ttt"] if self.config.ttt.enabled else []
-            command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
+            command += ["--per-document", str(folder / f"score_{name}.npz"), "--device", how.device]
+            command += ["--ttt", "--no-plain"] if name == "test_time_trained" else []
+            command += ["--eager"] if how.eager else []
+            command += [] if how.max_tokens is None else ["--max-tokens", str(how.max_tokens)]
+            command += [] if max_seconds is None else ["--max-seconds", f"{max_seconds:.1f}"]
             self.log.say("scoring the artifact in a fresh process, from its bytes alone")
             finished = subprocess.run(command, cwd=empty, env=lone_environment(), check=False)
         if finished.returncode:
-            raise FreshProcessError(f"scoring {folder / 'artifact.bin'} failed, as said above")
-        return json.loads(figures.read_text(encoding="utf-8"))
+            raise FreshProcessError(f"scoring {artifact} failed, as said above")
+        found = read_stage(figures)
+        self.log.record("stage", name=name, **self._stage(name, found))
+        self.plan.say_left(f"scoring, {name}", self.log)
+        return found
+
+    def _join_documents(self, names: list[str]) -> None:
+        """per_document.npz of the stages' own: tokens and bytes are those of the score that counts."""
+        arrays: dict[str, np.ndarray] = {}
+        for name in names:
+            with np.load(self.folder / f"score_{name}.npz") as own:
+                arrays |= dict(own)
+        with whole_file(self.folder / "per_document.npz") as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def _restore_clock(self, phase: str, seconds: float) -> None:
+        self.clock.restore(self.clock.seconds | {phase: seconds})
+
+
+def read_stage(path: Path) -> dict[str, Any]:
+    """What a stage left; ValueError if the file is not the JSON that it wrote."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to have its stage done again") from error
 
 
 def load_calibration(folder: Path) -> Calibration:

@@ -4,6 +4,8 @@ import gc
 import os
 import platform
 import random
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,15 @@ def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively (avx512_bf16, AMX); elsewhere fp32 is faster."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
+
+
+def scoring_dtype(device: torch.device, trained: torch.dtype) -> torch.dtype:
+    """The dtype that scores, audits and adapts: on a CPU float32 whatever training computed in.
+
+    Processors round bfloat16 products differently: AMX and AVX-512 were 2.8e-4 bits per byte apart on two
+    documents.
+    """
+    return torch.float32 if device.type == "cpu" else trained
 
 
 def triton_is_interpreted() -> bool:
@@ -103,18 +114,47 @@ def tag_compiled_code(attention: tuple[str, ...]) -> None:
     torch.compiler.config.cache_key_tag = "+".join(attention)
 
 
-def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: World | None = None) -> Runtime:
-    """Picks device and dtype by what the machine says it has.
+def c_compiler() -> str | None:
+    """The C compiler that torch.compile finds on a GPU machine; None if there is none."""
+    return next((name for name in ("gcc", "clang") if shutil.which(name)), None)
+
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver that the kernel has loaded; None without one."""
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"(\d+\.\d+(\.\d+)?)", path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found[1] if found else None
+
+
+def require_usable_gpu() -> None:
+    """DeviceError where the machine has an NVIDIA GPU that this torch cannot use."""
+    driver = None if torch.cuda.is_available() else driver_version()
+    if driver is not None:
+        built = torch.version.cuda
+        reason = "it is a CPU build" if built is None else f"it is built for CUDA {built}"
+        raise DeviceError(
+            f"this machine has an NVIDIA GPU (driver {driver}), which torch {torch.__version__} cannot use: "
+            f"{reason}; install a torch whose CUDA the driver supports, or train on the CPU by --device cpu"
+        )
+
+
+def choose_runtime(
+    device: str = "auto", compute_dtype: str = "auto", world: World | None = None, eager: bool = False
+) -> Runtime:
+    """Picks device and dtype by what the machine says it has; `eager` leaves torch.compile out.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. In a `world` of
     several each process takes the GPU of its number on its machine. Raises DeviceError for what is not there,
-    and for a torch older than OLDEST_TORCH.
+    for a GPU that torch cannot use unless another device is named, for a missing C compiler, and for a torch
+    older than OLDEST_TORCH.
     """
     world = World() if world is None else world
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise DeviceError(f"torch is {torch.__version__}; at least {oldest} is needed")
+    if device == "auto":
+        require_usable_gpu()
     kind = device_kind(device)
     name = kind if device == "auto" else device
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -133,6 +173,11 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
             )
         name = f"cuda:{world.local_rank}"
     chosen = torch.device(name)
+    if kind == "cuda" and not eager and c_compiler() is None:
+        raise DeviceError(
+            "torch.compile needs a C compiler on a GPU machine, and there is neither gcc nor clang: install "
+            "one (apt-get install gcc python3-dev), or go without compilation by --eager, far slower"
+        )
     if kind == "cuda":
         if chosen.index is not None:
             # What asks for the current GPU (the choice of kernels, Triton) must find the one that is used.
@@ -144,7 +189,7 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
     if compute_dtype == "auto":
         half = gpu_has_bfloat16(chosen) if kind == "cuda" else kind == "cpu" and cpu_has_bfloat16()
         compute_dtype = "bfloat16" if half else "float32"
-    return Runtime(chosen, getattr(torch, compute_dtype), kind == "cuda", world)
+    return Runtime(chosen, getattr(torch, compute_dtype), kind == "cuda" and not eager, world)
 
 
 def seed_everything(seed: int) -> None:

@@ -18,6 +18,7 @@ FLOORS = {
     "model": 2,
     "train": 3, "pack": 3, "score": 3,
     "config": 4, "presets": 4,
+    "time_plan": 4,
     "record": 5, "run": 5,
 }  # fmt: skip
 """A room imports from its own and lower floors; rooms not named here use all others and nothing uses them."""
@@ -33,6 +34,7 @@ BUNDLED = (
     "config",
     "presets",
     "run",
+    "time_plan",
     "model",
     "kernels",
     "train",

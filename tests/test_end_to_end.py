@@ -1,19 +1,26 @@
 """The programs as a person runs them: from text to an entry, stopped and resumed, and fed with nonsense."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from golf import run as running
 from golf.data.assemble import TextOrigin, TextStream, build_dataset
 from golf.data.division import SplitConfig
 from golf.data.tokenizer import TokenizerChoice
 from golf.log import RunLog
+from golf.record import closing
+from golf.train.loop import Trainer
 from train_gpt import main
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +130,128 @@ def test_a_killed_run_resumes_to_the_same_artifact(whole, data, tmp_path):
     assert code == 0, out + err
     assert "resumed at step" in out
     assert (tmp_path / "run" / "artifact.bin").read_bytes() == (whole / "run" / "artifact.bin").read_bytes()
+
+
+def stage_files(folder: Path) -> dict[str, list[Path]]:
+    """What each stage of a run leaves, in the order of the stages."""
+    names = {
+        "train": ["training.json", "weights.safetensors", "calibration.safetensors"],
+        "pack": ["pack.json", "train_gpt.py", "artifact.bin"],
+        "weights": ["score_weights.json"],
+        "quantized": ["score_quantized.json", "score_quantized.npz"],
+        "test_time_trained": ["score_test_time_trained.json", "score_test_time_trained.npz"],
+        "results": ["results.json", "per_document.npz"],
+        "audit": ["audit.json"],
+    }
+    return {stage: [folder / name for name in files] for stage, files in names.items()}
+
+
+STAGES = list(stage_files(Path()))
+
+
+@pytest.fixture
+def counted(whole, monkeypatch) -> list[str]:
+    """Notes each stage that is really done; the process that scores is stood for by what it left before."""
+    done: list[str] = []
+
+    def noting(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **more: Any) -> Any:
+            done.append(name)
+            return inner(*arguments, **more)
+
+        return noted
+
+    def fresh_process(command: list[str], **how: Any) -> SimpleNamespace:
+        if "--score" not in command:
+            return run_process(command, **how)
+        figures = Path(command[command.index("--json") + 1])
+        documents = Path(command[command.index("--per-document") + 1])
+        for path in (figures, documents):
+            shutil.copyfile(whole / "run" / path.name, path)
+        done.append(figures.stem.removeprefix("score_"))
+        return SimpleNamespace(returncode=0)
+
+    run_process = subprocess.run
+    monkeypatch.setattr(Trainer, "train", noting("train", Trainer.train))
+    monkeypatch.setattr(running, "pack", noting("pack", running.pack))
+    monkeypatch.setattr(running.Run, "_score_weights", noting("weights", running.Run._score_weights))
+    monkeypatch.setattr(subprocess, "run", fresh_process)
+    monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
+    return done
+
+
+@pytest.mark.parametrize("last", STAGES[:-1])
+def test_a_run_that_was_stopped_after_a_stage_does_none_of_the_earlier_ones_again(
+    whole, data, tmp_path, monkeypatch, counted, last
+):
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    finished = STAGES.index(last)
+    for stage in STAGES[finished + 1 :]:
+        for path in stage_files(run)[stage]:
+            path.unlink(missing_ok=True)
+    assert exit_code(["--resume", "run"]) == 0
+    expected = [stage for stage in STAGES[finished + 1 :] if stage != "results"]
+    assert list(dict.fromkeys(counted)) == expected
+    before, after = (json.loads((path / "results.json").read_text()) for path in (whole / "run", run))
+    for stage in before["stages"]:
+        assert after["stages"][stage]["val_bpb"] == before["stages"][stage]["val_bpb"]
+    assert after["artifact_sha256"] == before["artifact_sha256"]
+    assert after["seconds"]["train"] == before["seconds"]["train"]
+    assert list((tmp_path / "records" / "local").iterdir())
+
+
+def test_an_audit_that_fails_leaves_the_results_and_no_entry(whole, tmp_path, monkeypatch, counted, capsys):
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (run / "audit.json").unlink()
+    monkeypatch.setattr(closing, "audit_path", lambda *rest, **more: False)
+    assert exit_code(["--resume", "run"]) == 2
+    assert "--resume run" in capsys.readouterr().err
+    assert (run / "results.json").is_file() and not (tmp_path / "records").exists()
+
+
+def test_a_run_killed_while_it_scores_goes_on_with_the_score(whole, data, tmp_path):
+    process = start(tmp_path, *TINY, "--data", data, "--steps", 12, "--out", "run")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "score_weights.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    code, out, err = finish(tmp_path, "--resume", "run")
+    assert code == 0, out + err
+    for stage in ("training is", "packing is", "weights are"):
+        assert f"the {stage}" in out and "already" in out
+    folders = tmp_path / "run", whole / "run"
+    found, expected = (json.loads((path / "results.json").read_text())["stages"] for path in folders)
+    assert found["test_time_trained"]["val_bpb"] == expected["test_time_trained"]["val_bpb"]
+
+
+def test_the_seed_preset_does_what_its_card_says(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shrunk = (
+        "--preset seed --model.width 32 --model.num-heads 4 --model.num-kv-heads 2 --model.mlp-hidden 48 "
+        "--model.context 128 --model.rotary-dims 4 --train.batch-tokens 512 --train.micro-batch-tokens 256 "
+        "--train.held-out-tokens 512 --steps 8 --max-tokens 4096 --ttt.chunk-tokens 1024 --device cpu "
+        "--out run"
+    )
+    assert exit_code([*shrunk.split(), "--data", str(data)]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    features = {feature["name"]: feature for feature in results["features"]}
+    card = {
+        "11 layers of width 32": "11 blocks",
+        "optim: muon": "AdamW",
+        "orthogonal initialisation": "identity",
+        "schedule.warmdown": "cosine",
+        "averaging": "ema+swa was kept",
+        "pack: int5, zstd-22": "bits a weight",
+        "sliding windows": "stride 64 in windows of 128",
+        "ttt: sgd, 3 epochs, 2 frozen blocks": "moved the score",
+    }
+    for name, evidence in card.items():
+        assert features[name]["active"] and evidence in features[name]["evidence"], features.get(name)
+    assert results["config"]["ttt"]["method"] == "sgd" and results["pack"]["scheme"] == "int5"
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path):

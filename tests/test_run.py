@@ -56,16 +56,16 @@ def test_the_process_that_scores_finds_what_training_held_given_back(tmp_path, d
         gc.collect()
         done.append((device, [one() for one in held]))
 
-    def fresh_process(device: str, max_tokens: int | None) -> None:
+    def fresh_process(name: str, how: running.ScoringOptions, max_seconds: float | None) -> None:
         done.append("scored")
         raise InterruptedError
 
     monkeypatch.setattr(run, "_trainer", remembered)
     run.train()
     monkeypatch.setattr(running, "release_memory", released)
-    monkeypatch.setattr(run, "_score_in_fresh_process", fresh_process)
+    monkeypatch.setattr(run, "_score_artifact", fresh_process)
     with pytest.raises(InterruptedError):
-        run.score("last", "cpu", None)
+        run.score("last", running.ScoringOptions("cpu"))
     assert done == [(torch.device("cpu"), [None, None]), "scored"]
 
 
@@ -89,7 +89,7 @@ def test_calibration_takes_passes_that_fit_without_compilation(
 def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, monkeypatch):
     run, seen = make_run(tmp_path / "run", dataset), []
 
-    def note(model, tokens, vocabulary, windows: WindowConfig, log, max_tokens, world) -> SimpleNamespace:
+    def note(model, tokens, vocabulary, windows: WindowConfig, *rest, **more) -> SimpleNamespace:
         seen.append((windows.stride, windows.batch_tokens))
         return SimpleNamespace(tally=Tally(1.0, 1, 1))
 
@@ -97,5 +97,20 @@ def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, 
     trainer = run._trainer()
     trainer.micro_batch_tokens = 32
     trainer.held_out_bpb()
+    run.trainer = None
     run._score_weights(trainer.model.state_dict(), trainer.batches.held_out, None)
     assert seen == [(16, 32), (16, 64)]
+
+
+def test_a_process_that_cannot_score_ends_the_run_before_its_first_step(tmp_path, dataset):
+    run = make_run(tmp_path / "run", dataset)
+    with pytest.raises(running.FreshProcessError, match="No module named 'not_installed_anywhere'"):
+        run.train(b"import not_installed_anywhere")
+    assert not (tmp_path / "run" / "training.json").exists()
+    assert run.clock.elapsed("train") == 0.0
+
+
+def test_a_damaged_result_of_a_stage_is_named(tmp_path):
+    (tmp_path / "pack.json").write_text('{"bytes": ')
+    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
+        running.read_stage(tmp_path / "pack.json")

@@ -16,6 +16,9 @@ from golf.config import RunConfig
 from golf.data.manifest import Dataset
 from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
+from golf.model.layers import Linear
+from golf.pack.container import ZSTD_LEVEL
+from golf.train.optim import split_parameters
 
 SWITCHED_OFF: dict[str, object] = {
     "exclusive_attention": False,
@@ -53,18 +56,51 @@ def find_features(
     dataset: Dataset,
     events: Sequence[Mapping[str, Any]],
 ) -> list[Feature]:
-    """Every technique of the configuration, in the order of the run: network, schedule, average, score.
+    """Every technique of the configuration, in the order of the run: network, optimisers, schedule, average,
+    packing, score.
 
     `events` are those of the run's log.
     """
     tokens_T = np.array(dataset.train_shards()[0][: PROBE_TOKENS + 1]).astype(np.int64)
     inputs_BT = torch.from_numpy(tokens_T[: min(PROBE_TOKENS, config.model.context)])[None]
     return [
+        *shape_features(config, weights),
         *network_features(config.model, weights, inputs_BT),
         *clip_features(config.optim.gradient_clip, events),
         *schedule_features(config, results),
+        *pack_features(results),
         *score_features(config, results),
     ]
+
+
+def shape_features(config: RunConfig, weights: dict[str, Tensor]) -> Iterator[Feature]:
+    """Size of the network, the weights that each optimiser trained, and the initialisation."""
+    blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    asked = f"{config.model.num_layers} layers of width {config.model.width}"
+    found = f"{len(blocks)} blocks, {sum(weight.numel() for weight in weights.values()):,} weights"
+    yield Feature(asked, len(blocks) == config.model.num_layers, found)
+    with torch.device("meta"):
+        groups = split_parameters(GPT(config.model))
+    matrices = groups["matrix"]
+    others = sum(parameter.numel() for group in ("embedding", "scalar") for parameter in groups[group])
+    optimizer = config.optim.matrix_optimizer
+    evidence = (
+        f"{sum(m.numel() for m in matrices):,} weights in {len(matrices)} matrices; AdamW {others:,} others"
+    )
+    yield Feature(f"optim: {optimizer}", bool(matrices), evidence)
+    with torch.random.fork_rng(devices=[]):
+        first = GPT(replace(config.model, num_layers=1, lane_blocks=0, loop_first=0, loop_last=0))
+        first.initialize()
+    matrix_RC = next(m.weight for m in first.blocks[0].modules() if isinstance(m, Linear)).detach()
+    largest = float((matrix_RC @ matrix_RC.T - torch.eye(len(matrix_RC))).abs().max())
+    yield Feature("orthogonal initialisation", largest < 1e-3, f"W W^T is the identity to {largest:.1g}")
+
+
+def pack_features(results: dict[str, Any]) -> Iterator[Feature]:
+    """The quantiser, and what it made of a weight."""
+    packed, size = results["pack"], results["bytes"]
+    evidence = f"{packed['bits_per_weight']:.3f} bits a weight; {size['artifact']:,} bytes"
+    yield Feature(f"pack: {packed['scheme']}, zstd-{ZSTD_LEVEL}", size["artifact"] > 0, evidence)
 
 
 def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Iterator[Feature]:
@@ -107,6 +143,8 @@ def schedule_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Fe
         starts |= {f"schedule.{name} at {start:g}": start for start in vars(schedule)[name]}
     for name, start in starts.items():
         evidence = f"due at {start:.2f} of the run, which came to {progress:.2f}"
+        if name == "schedule.warmdown":
+            evidence = f"{schedule.warmdown_shape}, {evidence}"
         yield Feature(name, progress > start and results["steps"] > 1, evidence)
     output = results["averaging"]["output"]
     kept = "the last weights were kept" if output == "last" else f"{output} was kept"
@@ -115,10 +153,20 @@ def schedule_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Fe
 
 def score_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Feature]:
     """What was to change the score of the artifact."""
-    stages = results["stages"]
-    if config.ttt.enabled:
-        gain = stages["quantized"]["val_bpb"] - stages["test_time_trained"]["val_bpb"]
-        yield Feature("ttt", gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
+    stages, ttt = results["stages"], config.ttt
+    plain = stages["quantized"]
+    evidence = f"stride {plain['stride']} in windows of {plain['context']}"
+    yield Feature("sliding windows", plain["stride"] < plain["context"], evidence)
+    if not ttt.enabled:
+        return
+    name = f"ttt: {ttt.method}"
+    if ttt.method == "sgd":
+        name += f", {ttt.epochs} epochs, {ttt.frozen_blocks} frozen blocks"
+    if "test_time_trained" not in stages:
+        yield Feature(name, False, "left out: too little of --total-minutes was left")
+        return
+    gain = plain["val_bpb"] - stages["test_time_trained"]["val_bpb"]
+    yield Feature(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
 
 
 def print_features(features: list[Feature], log: RunLog) -> None:

@@ -34,30 +34,34 @@ def flattened_script(script: Path, form: str, log: RunLog) -> bytes:
     return packed if form == "packed" else readable.encode()
 
 
-def close_run(folder: Path, results: dict[str, Any], dataset: Dataset, device: str, log: RunLog) -> None:
+def close_run(
+    folder: Path, results: dict[str, Any], dataset: Dataset, how: EvaluateConfig, log: RunLog
+) -> None:
     """Completes a scored run's folder with results.json and audit.json, and says where its score stands.
 
     Adds what only the project can tell: its commit, what compressors make of the same text, which of the
     techniques that were asked for acted, what the artifact's bytes went to. AuditError when a probe finds a
-    violation: such a run gets no entry.
+    violation: such a run keeps its results and gets no entry.
     """
     scale = compressor_bits_per_byte(dataset.validation_tokens(PhaseClock()), dataset.vocabulary)
     log.event("compressors", **scale)
     commit = toolkit_commit(Path(__file__).resolve().parents[2])
     results = {**results, "data": results["data"] | scale, "toolkit_commit": commit}
-    passed = audit_path(folder, dataset.folder, EvaluateConfig(device=device), log, ttt=False)
-    if not passed:
-        raise AuditError(f"the audit found violations: {folder / 'audit.json'}")
     weights = load_weights(folder / "weights.safetensors")
     events = parse_events((folder / "run.jsonl").read_text(encoding="utf-8"))
     config = config_from_dict(RunConfig, results["config"])
     features = find_features(config, results, weights, dataset, events)
     print_features(features, log)
     results["features"] = [vars(feature) for feature in features]
-    parts, results["portrait"] = portrait(folder, dataset, device)
+    parts, results["portrait"] = portrait(folder, dataset, how.device)
     results["bytes"] = results["bytes"] | {"parts": parts}
-    print_place(results_from_dict(results), log)
     write_json(folder / "results.json", results)
+    print_place(results_from_dict(results), log)
+    if not audit_path(folder, dataset.folder, how, log, ttt=False):
+        raise AuditError(
+            f"the audit found violations, listed above and in {folder / 'audit.json'}; the results stay, "
+            f"there is no entry; to audit again: python train_gpt.py --resume {folder}"
+        )
 
 
 def print_place(results: Results, log: RunLog) -> None:

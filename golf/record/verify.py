@@ -192,8 +192,10 @@ def compare_scores(
         yield Comparison(f"{where} val_bpb", stage.val_bpb, figures[f"{prefix}val_bpb"], tolerance)
         found = figures[f"{prefix}val_loss_nats_per_token"]
         yield Comparison(f"{where} val_loss", stage.val_loss, found, nats)
-        yield Comparison(f"{where} tokens_scored", stage.tokens_scored, figures["tokens_scored"])
-        yield Comparison(f"{where} bytes_scored", stage.bytes_scored, figures["bytes_scored"])
+        for count in ("tokens_scored", "bytes_scored"):
+            # Scripts of entries made before each method had counts of its own state those of the last.
+            found = figures.get(f"{prefix}{count}", figures.get(count))
+            yield Comparison(f"{where} {count}", vars(stage)[count], found)
 
 
 def windows_to_tokens(stated: Results, num_windows: int) -> int:

@@ -43,6 +43,9 @@ class TestTimeConfig:
     cap_rate: float = 0.0
     """In those phases: learning rate of the logarithms of two softcaps, of logits above and below 0 (#1945);
     0 leaves the softcap as it is."""
+    max_seconds: float | None = None
+    """Seconds of scoring within which adapting stops in time for the rest to be scored without; None for no
+    limit."""
     chunk_tokens: int = CHUNK_TOKENS
     """Tokens graded before the model learns from them."""
     learning_rate: float = 0.002
@@ -66,6 +69,8 @@ class TestTimeConfig:
                 raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least 1")
         if list(self.phases) != sorted(set(self.phases)) or min(self.phases, default=1) < 1:
             raise ValueError(f"ttt.phases is {self.phases}; expected rising numbers of documents")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"ttt.max_seconds is {self.max_seconds}; expected more than 0")
         if not self.cap_rate >= 0:
             raise ValueError(f"ttt.cap_rate is {self.cap_rate}; expected at least 0")
         if self.learning_rate < 0 or self.clip_norm <= 0:

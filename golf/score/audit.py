@@ -121,7 +121,7 @@ def audit_artifact(
     """
     started = time.perf_counter()
     artifact = artifact_path.read_bytes()
-    runtime = choose_runtime(config.device)
+    runtime = choose_runtime(config.device, eager=config.eager)
     device = runtime.device
     model, header = load_model(artifact, device)
     if runtime.compiled:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import ArtifactError
-from golf.runtime import choose_runtime, device_kind, environment, read_world
+from golf.runtime import choose_runtime, device_kind, dtype_name, environment, read_world, scoring_dtype
 from golf.score.adapt import TestTimeConfig
 from golf.score.document_plan import split_documents
 from golf.score.documents import per_document
@@ -44,19 +45,28 @@ class EvaluateConfig:
     """Score this many tokens from the start only; the figures then say `partial`."""
     max_seconds: float | None = None
     """Stop adapting in time for the rest to be scored without it, within so many seconds of scoring with
-    test-time training; refused if plain scoring takes longer."""
+    test-time training, by default the artifact's own limit; refused if plain scoring takes longer."""
     sample_documents: int | None = None
     """Score so many documents only, of all lengths, for tuning; the figures then say `partial`."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
+    eager: bool = False
+    """Without torch.compile, which a GPU needs a C compiler for."""
     json: Path | None = None
     """Where to write the figures; without a file, standard output has them and nothing else."""
     per_document: Path | None = None
     """Where to write nats, tokens and bytes of each document, as .npz."""
 
+    def require_unused(self, names: Sequence[str], why: str) -> None:
+        """ValueError for an option among `names` that was given, since what is done does not read it."""
+        default = EvaluateConfig()
+        for name in names:
+            if vars(self)[name] != vars(default)[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {why}")
+
 
 def load_model(artifact: bytes, device: torch.device) -> tuple[GPT, dict[str, Any]]:
-    """The network that an artifact holds, computing in the dtype it was trained in, and the header."""
+    """The network that an artifact holds, computing in its `scoring_dtype`, and the header."""
     header, weights = decode_artifact(artifact)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if header.get("compute_dtype") not in dtypes:
@@ -65,7 +75,7 @@ def load_model(artifact: bytes, device: torch.device) -> tuple[GPT, dict[str, An
         )
     model = GPT(ModelConfig(**header["model"]))
     model.load_state_dict(weights)
-    model.compute_dtype = dtypes[header["compute_dtype"]]
+    model.compute_dtype = scoring_dtype(device, dtypes[header["compute_dtype"]])
     return model.to(device), header
 
 
@@ -85,10 +95,14 @@ def evaluate(
     documents; with `sgd` the first alone adapts, and says so. It alone writes, and has the figures; the
     others return none. Raises ValueError for an artifact, data or sizes that do not go together.
     """
+    if not ttt:
+        config.require_unused(("method", "max_seconds"), "belongs to test-time training; add --ttt")
+    if not (plain or ttt):
+        raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = PhaseClock()
     with clock.phase("score"):
         artifact = artifact_path.read_bytes()
-        runtime = choose_runtime(config.device, world=world)
+        runtime = choose_runtime(config.device, world=world, eager=config.eager)
         world = runtime.world
         model, header = load_model(artifact, runtime.device)
         windows, ttt_config = read_settings(header, config)
@@ -115,10 +129,11 @@ def evaluate(
         **_score_figures(results, seconds, config.sample_documents is not None),
         "sample_documents": config.sample_documents,
         "ttt": json.loads(json.dumps(asdict(ttt_config))) if ttt else None,
+        "max_tokens": config.max_tokens,
         "artifact_bytes": len(artifact),
         "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
         "validation_sha256": hashlib.sha256(whole.tobytes()).hexdigest(),
-        "compute_dtype": header["compute_dtype"],
+        "compute_dtype": dtype_name(model.compute_dtype),
         "environment": environment(runtime.device, world),
         "seconds": clock.elapsed("score"),
     }
@@ -154,7 +169,8 @@ def _score_by(
             if not world.is_first:
                 continue
         if method:
-            limits = {"max_tokens": config.max_tokens, "max_seconds": config.max_seconds}
+            max_seconds = ttt.max_seconds if config.max_seconds is None else config.max_seconds
+            limits = {"max_tokens": config.max_tokens, "max_seconds": max_seconds}
             group = World() if alone else world
             results[method] = score_adapting(*text, ttt, log, **limits, world=group)
         else:
@@ -206,15 +222,16 @@ def _score_figures(
     for prefix, result in results.items():
         figures[f"{prefix}val_bpb"] = result.tally.bits_per_byte
         figures[f"{prefix}val_loss_nats_per_token"] = result.tally.nats_per_token
+        figures[f"{prefix}tokens_scored"] = result.tally.num_tokens
+        figures[f"{prefix}bytes_scored"] = result.tally.num_bytes
         figures[f"{prefix}score_seconds"] = seconds[prefix]
         if result.notes:
             figures[f"{prefix}documents"] = result.notes
     return {
         **figures,
-        "tokens_scored": result.tally.num_tokens,
-        "bytes_scored": result.tally.num_bytes,
-        "partial": result.partial or is_sample,
-        "windows": asdict(result.windows),
+        "partial": is_sample or any(result.partial for result in results.values()),
+        # Both methods see as far; the adapters' batches have another number of rows.
+        "windows": asdict(next(iter(results.values())).windows),
     }
 
 
@@ -255,9 +272,10 @@ def print_scores(figures: dict[str, Any], log: RunLog) -> None:
                 f"{prefix}score",
                 val_loss=figures[f"{prefix}val_loss_nats_per_token"],
                 val_bpb=figures[f"{prefix}val_bpb"],
+                tokens=figures[f"{prefix}tokens_scored"],
+                bytes=figures[f"{prefix}bytes_scored"],
                 seconds=round(figures[f"{prefix}score_seconds"], 3),
             )
         if f"{prefix}documents" in figures:
             log.event(f"{prefix}documents", **figures[f"{prefix}documents"])
-    names = ("tokens_scored", "bytes_scored", "partial", "artifact_bytes", "seconds")
-    log.event("scored", **{name: figures[name] for name in names})
+    log.event("scored", **{name: figures[name] for name in ("partial", "artifact_bytes", "seconds")})

@@ -26,6 +26,8 @@ _SCORER_SEAL = object()
 
 Observer = Callable[[np.ndarray, Tensor], None]
 """Takes the numbers of some targets (N,) and their log probabilities (N, V), before the targets are read."""
+Grade = Callable[[Tensor, Tensor], Tensor]
+"""Nats (B, T) of targets (B, T) by inputs (B, T), for batches of one shape."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def score(
     adapt: Callable[[ScoredChunk], None] | None = None,
     observe: Observer | None = None,
     world: World | None = None,
+    grade: Grade | None = None,
 ) -> ScoreResult:
     """Grades every target of `tokens` once, under sliding windows, in chunks of about `chunk_tokens`.
 
@@ -84,16 +87,23 @@ def score(
     changes no digit. `max_tokens` grades the windows that end within so many targets, with the nats they
     have in the whole stream. In a `world` of several each process grades its share of the chunks and all have
     the whole result; with `adapt` every chunk waits for the one before, so there is no share to take.
+    `grade` stands for the model's own forward pass where windows are disjoint and nothing observes.
     ValueError for that, for a stream or `max_tokens` shorter than one window, a token outside the vocabulary,
     and a loss that is not finite.
     """
     world = World() if world is None else world
+    if grade is not None and (adapt is not None or observe is not None):
+        raise ValueError("grade gives nats alone: nothing can observe or adapt beside it")
     if adapt is not None and world.size > 1:
         raise ValueError(f"what is learned chunk by chunk is scored in one process; these are {world.size}")
     num_targets = len(tokens) - 1
     windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
+    if grade is not None and windows.stride != windows.context:
+        raise ValueError(f"grade takes disjoint windows; the stride is {windows.stride} of {windows.context}")
     chunks = group_chunks(plan_windows(num_targets, windows.context, windows.stride), chunk_tokens)
-    batch_size = min(windows.batch_tokens // windows.context, max(map(len, chunks)))
+    batch_size = windows.batch_tokens // windows.context
+    if grade is None:
+        batch_size = min(batch_size, max(map(len, chunks)))
     num_chunks = len(chunks)
     if max_tokens is not None:
         chunks = _cut_chunks(chunks, max_tokens)
@@ -108,7 +118,7 @@ def score(
             ledger.grade(first, end, f"chunk {index}")
             if index % world.size != world.rank:
                 continue
-            nats_N[first:end] = _grade_chunk(model, tokens, chunk, windows, batch_size, observe)
+            nats_N[first:end] = _grade_chunk(model, tokens, chunk, windows, batch_size, observe, grade)
             tally = tally_targets(nats_N[first:end], tokens[first : end + 1], vocabulary)
             total += tally
             if adapt is not None and index + 1 < len(chunks):
@@ -187,6 +197,7 @@ def _grade_chunk(
     config: WindowConfig,
     batch_size: int,
     observe: Observer | None,
+    grade: Grade | None = None,
 ) -> np.ndarray:
     """Nats of the chunk's targets in order, float32; a short batch is filled up with its last window."""
     device = next(model.parameters()).device
@@ -198,11 +209,15 @@ def _grade_chunk(
         targets_BL = ends_B1 + np.arange(-num_last, 0)
         graded_BL = np.arange(num_last) >= num_last - num_graded_B1
         inputs_BT = token_tensor(tokens[ends_B1 + np.arange(-config.context, 0)], device)
+        graded.append(graded_BL.ravel())
+        read_BL = token_tensor(tokens[targets_BL + 1], device)
+        if grade is not None:
+            nats.append(grade(inputs_BT, read_BL).flatten())
+            continue
         logits_BLV = model(inputs_BT, num_last)
         if observe is not None:
             observe(targets_BL[graded_BL], logits_BLV[torch.from_numpy(graded_BL).to(device)].log_softmax(-1))
-        nats.append(token_nats(logits_BLV, token_tensor(tokens[targets_BL + 1], device)).flatten())
-        graded.append(graded_BL.ravel())
+        nats.append(token_nats(logits_BLV, read_BL).flatten())
     return torch.cat(nats).cpu().numpy()[np.concatenate(graded)]
 
 

@@ -24,9 +24,9 @@ from golf.train.budget import Budget, TrainConfig, fit_passes, halve_passes
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from golf.train.exchange import GradientExchange
 from golf.train.feed import BatchFeed
-from golf.train.objective import Objective, mean_nats
+from golf.train.objective import Objective, target_nats
 from golf.train.optim import OptimConfig, Optimizers
-from golf.train.reports import LaunchedStep, StepReports
+from golf.train.reports import LaunchedFigures, LaunchedStep, StepReports
 from golf.train.schedule import ScheduleConfig, learning_rate_scale, muon_momentum
 from golf.train.stages import plan_stages, stage_at
 
@@ -90,19 +90,39 @@ class Trainer:
         self._step_seconds = 0.0
         self._stop_requested = self._stopping = False
         self.objective = Objective(config)
-        plain = not self.objective.regularizing and not len(model.future)
-        loss = mean_nats if plain else self.objective.mean_nats
-        self.loss = loss
+        self.is_plain = not self.objective.regularizing and not len(model.future)
+        """Whether the loss is the mean of the targets' nats and nothing else."""
+        self._forward = target_nats if self.is_plain else self.objective.mean_nats
         if runtime.compiled:
             # Every kind of step is a graph of one function, and one more than the limit is an error.
             torch._dynamo.config.recompile_limit = MOST_GRAPHS
             tag_compiled_code(self.attention)
-            self.loss = torch.compile(loss, dynamic=False, fullgraph=True)
+            self._forward = torch.compile(self._forward, dynamic=False, fullgraph=True)
 
     @property
     def progress(self) -> float:
         """Share of the budget that is used."""
         return self.budget.progress(self.steps, self._seconds)
+
+    @property
+    def kinds(self) -> list[tuple[int, bool]]:
+        """Context and recurrence of each kind of step that the run has; the dearest first."""
+        return sorted({(stage.context, stage.looping) for stage in self.stages}, reverse=True)
+
+    def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The training loss of a micro-batch, a scalar: mean nats per token, and what the config adds."""
+        found = self._forward(model, inputs_BT, targets_BT)
+        # The mean stands outside the compiled graph, so that `grade` reads the same graph.
+        return found.mean() if self.is_plain else found
+
+    def can_grade(self, context: int) -> bool:
+        """Whether windows of this length, as the model stands, have a graph that training compiled."""
+        return self.runtime.compiled and self.is_plain and (context, self.model.looping) in self.kinds
+
+    def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Nats of each target (B, T), fp32, by training's own forward pass: no other graph is compiled."""
+        with torch.enable_grad(), attention_kernels(self.attention), training_kernels(self.kernels):
+            return self._forward(self.model, inputs_BT, targets_BT).detach()
 
     def warm_up(self) -> None:
         """Runs `warmup_steps` of each kind with throw-away optimisers, then restores the weights.
@@ -111,22 +131,21 @@ class Trainer:
         DeviceMemoryError if they cannot be.
         """
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
-        generator_state = torch.get_rng_state()
+        generators = self._generators()
         while not self._warm_up_each_kind():
             self._halve_passes()
         with torch.no_grad():
             torch._foreach_copy_(list(self.model.parameters()), before)
-        torch.set_rng_state(generator_state)
+        self._set_generators(generators)
         synchronize(self.runtime.device)
 
     def _warm_up_each_kind(self) -> bool:
         """Whether all kinds of passes fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
-        kinds = {(stage.context, stage.looping) for stage in self.stages}
         ends = (
             [self.config.sigreg_until] if self.config.sigreg_weight and self.config.sigreg_until < 1 else []
         )
-        for (context, looping), progress in product(sorted(kinds, reverse=True), [0.0, *ends]):
+        for (context, looping), progress in product(self.kinds, [0.0, *ends]):
             self.model.looping = looping
             self.objective.set_progress(progress)
             shape = (self.micro_batch_tokens // context, context)
@@ -193,7 +212,6 @@ class Trainer:
         while not self._budget_used():
             started = self._seconds
             self.reports.launched(self.step(), bar)
-            self._look_at_clock()
             self._step_seconds = self._seconds - started
             if self.progress >= next_look:
                 next_look += 1 / self.config.held_out_looks
@@ -203,7 +221,9 @@ class Trainer:
                     self.log.event("held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb())
             if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
                 self.reports.catch_up(bar)
-                self._save(checkpoint_path)
+                synchronize(self.runtime.device)
+                with self.clock.paused():
+                    self._save(checkpoint_path)
                 last_save = self._seconds
             if self._stopping:
                 raise Interrupted(f"stopped at step {self.steps}")
@@ -237,8 +257,11 @@ class Trainer:
         loss_is_summed()
         self.steps += 1
         self.tokens += stage.batch_tokens
+        # Averages belong to the point of the run that this step has reached, not to where it began.
+        self._look_at_clock()
         self.average.update(self.progress)
-        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, total, norm)
+        figures = LaunchedFigures(total, norm)
+        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, figures)
 
     def _budget_used(self) -> bool:
         if self.budget.seconds is None:
@@ -267,12 +290,24 @@ class Trainer:
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
             "batches": self.feed.state_dict(),
-            "generator": torch.get_rng_state(),
+            "generators": self._generators(),
             "clock": self.clock.seconds,
             "steps": self.steps,
             "tokens": self.tokens,
             "first_loss": self.reports.first_loss,
         }
+
+    def _generators(self) -> dict[str, Tensor]:
+        """States of the random generators that a step may draw from, by kind of device."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.runtime.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.runtime.device)
+        return states
+
+    def _set_generators(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if self.runtime.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.runtime.device)
 
     def resume(self, checkpoint_path: Path) -> None:
         """Takes the state of `checkpoint_path`; CheckpointError if it is damaged or of another model."""
@@ -284,7 +319,8 @@ class Trainer:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint_path} belongs to another configuration: {error}") from error
         self.feed.load_state_dict(state["batches"])
-        torch.set_rng_state(state["generator"])
+        # Before they were kept by device there was one, the CPU's.
+        self._set_generators(state["generators"] if "generators" in state else {"cpu": state["generator"]})
         self.clock.restore(state["clock"])
         self._seconds = self.clock.elapsed("train")
         self.steps, self.tokens = state["steps"], state["tokens"]

@@ -28,9 +28,14 @@ def training_nats(model: GPT, x_BLD: Tensor, targets_BL: Tensor) -> Tensor:
     return fused_capped_nats(logits_NV, targets_BL.flatten(), model.softcap.cap).view_as(targets_BL)
 
 
+def target_nats(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Nats of each target, fp32, (B, T), by the kernels chosen for training."""
+    return training_nats(model, model.last_stream(inputs_BT), targets_BT)
+
+
 def mean_nats(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """The training loss where nothing is added to it: mean nats per token."""
-    return training_nats(model, model.last_stream(inputs_BT), targets_BT).mean()
+    return target_nats(model, inputs_BT, targets_BT).mean()
 
 
 def sigreg(x_ND: Tensor, real_only: bool) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from golf.clock import PhaseClock
@@ -21,6 +22,29 @@ class DivergenceError(ValueError):
     """The loss is not a number any more, or far above where it started."""
 
 
+class LaunchedFigures:
+    """Scalars on their way from the device: reading them waits for the step they belong to, for no later one.
+
+    A plain `.item()` is queued behind everything that was launched since; the copy to pinned memory is not.
+    """
+
+    def __init__(self, *scalars: Tensor):
+        values = torch.stack([scalar.detach().float() for scalar in scalars])
+        self._copied: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._values = values
+
+    def read(self) -> list[float]:
+        """The scalars in the order they were given."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
+
+
 class LaunchedStep(NamedTuple):
     """A step that the device may still be working on."""
 
@@ -31,10 +55,8 @@ class LaunchedStep(NamedTuple):
     """How often the text has been read so far."""
     progress: float
     lr_scale: float
-    loss: Tensor
-    """Mean nats per token, on the device."""
-    gradient_norm: Tensor
-    """Before clipping, on the device."""
+    figures: LaunchedFigures
+    """Mean nats per token, and the gradient's norm before clipping."""
 
 
 class StepReports:
@@ -74,7 +96,7 @@ class StepReports:
             self._read(before, bar)
 
     def _read(self, step: LaunchedStep, bar: ProgressBar) -> None:
-        loss = float(step.loss)
+        loss, gradient_norm = step.figures.read()
         seconds = self.clock.elapsed("train")
         self._check(loss, step)
         self._num_read += 1
@@ -83,7 +105,7 @@ class StepReports:
         num_due = math.floor(step.progress * self.config.reports + 1e-9)
         if num_due > self._num_due:
             self._num_due = num_due
-            self._report(step, loss, seconds, bar)
+            self._report(step, loss, gradient_norm, seconds, bar)
         if self._num_read == FORECAST_STEP:
             self._forecast(step, seconds)
 
@@ -98,14 +120,16 @@ class StepReports:
                 f"{self.first_loss:.4g} at the start; the last good checkpoint is kept"
             )
 
-    def _report(self, step: LaunchedStep, loss: float, seconds: float, bar: ProgressBar) -> None:
+    def _report(
+        self, step: LaunchedStep, loss: float, gradient_norm: float, seconds: float, bar: ProgressBar
+    ) -> None:
         total = self.budget.steps or max(step.number, round(step.number / max(step.progress, 1e-9)))
         speed = step.tokens / seconds
         self.log.event(
             "step",
             step=f"{step.number}/{total}",
             train_loss=round(loss, 5),
-            grad_norm=round(float(step.gradient_norm), 4),
+            grad_norm=round(gradient_norm, 4),
             lr_scale=round(step.lr_scale, 4),
             tokens=step.tokens,
             tokens_per_second=round(speed),

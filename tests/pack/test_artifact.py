@@ -195,3 +195,16 @@ def test_a_hostile_model_config_is_refused_before_memory_is_taken(change):
 def test_a_header_without_a_model_or_of_another_scheme_is_refused(header):
     with pytest.raises(ArtifactError):
         decode_artifact(write_container(header, b""))
+
+
+@pytest.mark.gpu
+def test_a_calibration_on_a_gpu_packs_as_one_on_the_cpu_does():
+    model = network()
+    weights, found = weights_of(model), calibrated(model)
+    on_cpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found)
+    on_gpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found.to(torch.device("cuda")))
+    assert len(on_gpu.artifact) == pytest.approx(len(on_cpu.artifact), rel=0.01)
+    back, expected = (decode_artifact(packed.artifact)[1] for packed in (on_gpu, on_cpu))
+    for name, weight in weights.items():
+        error, scale = (back[name] - expected[name]).abs().max(), weight.abs().max()
+        assert float(error) <= 0.05 * float(scale) + 1e-9

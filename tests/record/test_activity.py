@@ -15,6 +15,7 @@ from golf.record.activity import (
     network_features,
     schedule_features,
     score_features,
+    shape_features,
 )
 
 EVERYTHING = ModelConfig(
@@ -50,7 +51,12 @@ RESULTS = {
     "steps": 50,
     "final_progress": 1.0,
     "averaging": {"output": "ema"},
-    "stages": {"quantized": {"val_bpb": 2.0}, "test_time_trained": {"val_bpb": 1.9}},
+    "stages": {
+        "quantized": {"val_bpb": 2.0, "stride": 64, "context": 256},
+        "test_time_trained": {"val_bpb": 1.9},
+    },
+    "pack": {"scheme": "int5", "bits_per_weight": 4.2},
+    "bytes": {"artifact": 1000},
 }
 
 
@@ -116,9 +122,29 @@ def test_an_average_that_was_not_kept_was_not_used():
 
 
 def test_test_time_training_that_moves_nothing_is_never_active():
-    same = {"quantized": {"val_bpb": 2.0}, "test_time_trained": {"val_bpb": 2.0}}
-    assert active(score_features(RunConfig(), {**RESULTS, "stages": same})) == {"ttt": False}
-    assert active(score_features(RunConfig(), RESULTS)) == {"ttt": True}
+    name = "ttt: sgd, 3 epochs, 2 frozen blocks"
+    plain = {**RESULTS["stages"]["quantized"]}
+    same = {"quantized": plain, "test_time_trained": {"val_bpb": 2.0}}
+    assert active(score_features(RunConfig(), {**RESULTS, "stages": same}))[name] is False
+    assert active(score_features(RunConfig(), {**RESULTS, "stages": {"quantized": plain}}))[name] is False
+    assert active(score_features(RunConfig(), RESULTS))[name] is True
+
+
+def test_windows_that_do_not_slide_are_never_active():
+    disjoint = {"quantized": {**RESULTS["stages"]["quantized"], "stride": 256}}
+    assert active(score_features(RunConfig(), {**RESULTS, "stages": disjoint}))["sliding windows"] is False
+    assert active(score_features(RunConfig(), RESULTS))["sliding windows"] is True
+
+
+def test_sizes_optimisers_and_initialisation_are_read_off_the_network(weights):
+    before = torch.get_rng_state()
+    found = {f.name: f for f in shape_features(RunConfig(model=EVERYTHING), weights)}
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(feature.active for feature in found.values())
+    asked = f"{EVERYTHING.num_layers} layers of width {EVERYTHING.width}"
+    assert {asked, "optim: muon", "orthogonal initialisation"} == set(found)
+    fewer = {name: weight for name, weight in weights.items() if not name.startswith("blocks.0.")}
+    assert active(shape_features(RunConfig(model=EVERYTHING), fewer))[asked] is False
 
 
 def test_clipping_counts_the_steps_whose_gradient_was_scaled_down() -> None:

@@ -11,6 +11,7 @@ import torch
 from tiny_samples import tiny_tokenizer, write_tiny_artifact, write_tiny_dataset
 
 import eval_bpb
+import train_gpt
 import ttt
 from golf.clock import PhaseClock
 from golf.data.manifest import open_dataset
@@ -111,7 +112,7 @@ def test_adapters_are_scored_recorded_and_repeatable(artifact_path: Path, datase
 def test_a_prefix_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
     config = EvaluateConfig(method="lora", max_tokens=101)
     figures = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
-    assert figures["partial"] is True and figures["tokens_scored"] == 101
+    assert figures["partial"] is True and figures["ttt_tokens_scored"] == 101
 
 
 def test_a_sample_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
@@ -165,11 +166,28 @@ def test_what_is_asked_for_stands_before_what_the_artifact_says(
     assert (windows["context"], windows["stride"]) == (16, 16)
 
 
-def test_the_dtype_is_the_artifacts(dataset_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", torch.float32),
+        ("meta", torch.bfloat16),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+    ],
+)
+def test_a_cpu_scores_in_float32_and_other_devices_in_the_artifacts_dtype(
+    dataset_folder: Path, tmp_path: Path, device: str, expected: torch.dtype
+) -> None:
     vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
     write_tiny_artifact(tmp_path / "a.bin", vocabulary, compute_dtype="bfloat16")
-    model, _ = load_model((tmp_path / "a.bin").read_bytes(), torch.device("cpu"))
-    assert model.compute_dtype is torch.bfloat16
+    model, _ = load_model((tmp_path / "a.bin").read_bytes(), torch.device(device))
+    assert model.compute_dtype is expected
+    if device == "cpu":
+        figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(), QUIET)
+        assert figures["compute_dtype"] == "float32"
+
+
+def test_an_unknown_dtype_is_refused(dataset_folder: Path, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
     write_tiny_artifact(tmp_path / "b.bin", vocabulary, compute_dtype="float8")
     with pytest.raises(ArtifactError, match="compute_dtype is 'float8'; expected float32 or bfloat16"):
         load_model((tmp_path / "b.bin").read_bytes(), torch.device("cpu"))
@@ -228,7 +246,8 @@ def test_json_without_a_file_is_all_that_is_printed(
     program: ModuleType, artifact_path: Path, dataset_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert program.main([str(artifact_path), "--json", "--data", str(dataset_folder)]) == 0
-    assert json.loads(capsys.readouterr().out)["tokens_scored"] > 0
+    prefix = "ttt_" if program is ttt else ""
+    assert json.loads(capsys.readouterr().out)[f"{prefix}tokens_scored"] > 0
 
 
 @pytest.mark.parametrize("program", [eval_bpb, ttt])
@@ -243,3 +262,49 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
     assert program.main([str(tmp_path / "none"), "--data", str(dataset_folder)]) == 2
     assert capsys.readouterr().err.endswith("none: no such file or folder\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (eval_bpb, ["--method", "lora"], "--method belongs to test-time training"),
+        (eval_bpb, ["--max-seconds", "5"], "--max-seconds belongs to test-time training"),
+        (eval_bpb, ["--audit", "--max-tokens", "100"], "--max-tokens does not go with --audit"),
+        (eval_bpb, ["--audit", "--json", "figures.json"], "--json does not go with --audit"),
+        (eval_bpb, ["--audit", "--sample-documents", "2"], "--sample-documents does not go with --audit"),
+        (eval_bpb, ["--audit", "--max-seconds", "5"], "--max-seconds does not go with --audit"),
+        (eval_bpb, ["--audit", "--per-document", "a.npz"], "--per-document does not go with --audit"),
+        (eval_bpb, ["--verify", "--stride", "8"], "--stride does not go with --verify"),
+        (eval_bpb, ["--verify", "--max-tokens", "100"], "--max-tokens does not go with --verify"),
+        (eval_bpb, ["--verify", "--ttt"], "--ttt does not go with --verify"),
+        (train_gpt, ["--method", "lora"], "--method belongs to test-time training"),
+        (train_gpt, ["--no-plain"], "nothing to score"),
+    ],
+)
+def test_an_option_that_would_not_be_read_is_refused(
+    program: ModuleType,
+    arguments: list[str],
+    message: str,
+    artifact_path: Path,
+    dataset_folder: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    path = ["--score", str(artifact_path)] if program is train_gpt else [str(artifact_path)]
+    assert program.main([*path, "--data", str(dataset_folder), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+
+
+def test_each_method_states_the_tokens_that_it_scored(dataset_folder: Path, tmp_path: Path) -> None:
+    # Sliding windows end at a window's edge, documents at the token that was asked for.
+    vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
+    write_tiny_artifact(
+        tmp_path / "a.bin", vocabulary, ttt={"method": "lora", "lora": {"batch_documents": 3}}
+    )
+    figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(max_tokens=101), QUIET, ttt=True)
+    for prefix in ("", "ttt_"):
+        tokens, num_bytes = figures[f"{prefix}tokens_scored"], figures[f"{prefix}bytes_scored"]
+        nats = figures[f"{prefix}val_loss_nats_per_token"] * tokens
+        assert nats / np.log(2.0) / num_bytes == pytest.approx(figures[f"{prefix}val_bpb"], rel=1e-12)
+    assert figures["ttt_tokens_scored"] > figures["tokens_scored"]
+    assert figures["partial"] is True

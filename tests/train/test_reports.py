@@ -9,7 +9,7 @@ import torch
 from golf.clock import PhaseClock
 from golf.log import ProgressBar, RunLog
 from golf.train.budget import Budget, TrainConfig
-from golf.train.reports import FORECAST_STEP, DivergenceError, LaunchedStep, StepReports
+from golf.train.reports import FORECAST_STEP, DivergenceError, LaunchedFigures, LaunchedStep, StepReports
 from golf.train.schedule import ScheduleConfig
 from golf.train.stages import plan_stages
 
@@ -26,15 +26,16 @@ class SilentBar(ProgressBar):
         """Does nothing."""
 
 
-class WatchedLoss:
-    """A loss that notes when it is read."""
+class WatchedFigures(LaunchedFigures):
+    """A step's figures that note when they are read."""
 
-    def __init__(self, number: int, reads: list[int], value: float = 1.0):
-        self.number, self.reads, self.value = number, reads, value
+    def __init__(self, number: int, reads: list[int]):
+        super().__init__(torch.tensor(1.0), torch.tensor(0.5))
+        self.number, self.reads = number, reads
 
-    def __float__(self) -> float:
+    def read(self) -> list[float]:
         self.reads.append(self.number)
-        return self.value
+        return super().read()
 
 
 def make_reports(log: RunLog) -> StepReports:
@@ -43,14 +44,16 @@ def make_reports(log: RunLog) -> StepReports:
     return StepReports(Budget(steps=NUM_STEPS), config, stages, (2, 2), PhaseClock({"train": 1.0}), log)
 
 
-def make_step(number: int, loss: object) -> LaunchedStep:
-    return LaunchedStep(number, 64 * number, 0.1 * number, number / NUM_STEPS, 1.0, loss, 0.5)
+def make_step(number: int, figures: LaunchedFigures | float) -> LaunchedStep:
+    if isinstance(figures, float):
+        figures = LaunchedFigures(torch.tensor(figures), torch.tensor(0.5))
+    return LaunchedStep(number, 64 * number, 0.1 * number, number / NUM_STEPS, 1.0, figures)
 
 
 def test_each_loss_is_read_once_when_the_next_step_is_launched():
     reports, reads = make_reports(RunLog(quiet=True)), []
     for number in range(1, NUM_STEPS + 1):
-        reports.launched(make_step(number, WatchedLoss(number, reads)), SilentBar())
+        reports.launched(make_step(number, WatchedFigures(number, reads)), SilentBar())
         assert reads == list(range(1, number))
     reports.catch_up(SilentBar())
     reports.catch_up(SilentBar())
@@ -61,7 +64,7 @@ def test_reports_carry_their_own_steps_loss_and_come_as_often_as_asked(tmp_path:
     log = RunLog(tmp_path / "run", quiet=True)
     reports = make_reports(log)
     for number in range(1, NUM_STEPS + 1):
-        reports.launched(make_step(number, torch.tensor(number / 10)), SilentBar())
+        reports.launched(make_step(number, number / 10), SilentBar())
     reports.catch_up(SilentBar())
     events = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["event"] == "step"]
@@ -76,8 +79,8 @@ def test_reports_carry_their_own_steps_loss_and_come_as_often_as_asked(tmp_path:
 
 def read_loss(loss: float, progress: float, number: int) -> None:
     reports = make_reports(RunLog(quiet=True))
-    reports.launched(make_step(1, torch.tensor(1.0)), SilentBar())
-    reports.launched(make_step(number, torch.tensor(loss))._replace(progress=progress), SilentBar())
+    reports.launched(make_step(1, 1.0), SilentBar())
+    reports.launched(make_step(number, loss)._replace(progress=progress), SilentBar())
     reports.catch_up(SilentBar())
 
 
