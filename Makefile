@@ -5,13 +5,21 @@ PYTHON ?= python3
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
 
-.PHONY: train test lint clean
+TORCH ?= 2.11.0
+OTHER_VENV := .venv-torch-$(TORCH)
+
+.PHONY: train test lint check-torch clean
 
 train: $(VENV)/.run-ready
 	$(IN_VENV) train_gpt.py $(ARGS)
 
 test: $(VENV)/.test-ready
 	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n auto --dist loadfile $(ARGS)
+
+# `make check-torch TORCH=2.10.0`: whether that torch compiles what a GPU would, and passes the CPU tests of
+# model, training, scoring and kernels; in an environment of its own. ARGS="--workers 1" for one process.
+check-torch: $(OTHER_VENV)/.ready
+	OMP_NUM_THREADS=1 $(OTHER_VENV)/bin/python -m benchmarks.check_torch --suite --workers auto $(ARGS)
 
 lint: $(VENV)/.test-ready
 	$(IN_VENV) -m ruff check . && $(IN_VENV) -m ruff format --check .
@@ -37,5 +45,12 @@ $(VENV)/.test-ready: requirements-dev.txt $(VENV)/.run-ready
 	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements-dev.txt
 	@touch $@
 
+$(OTHER_VENV)/.ready: requirements.txt requirements-dev.txt
+	@echo "installing torch $(TORCH) and the rest of requirements-dev.txt into $(OTHER_VENV) (once)"
+	@$(PYTHON) -m venv $(OTHER_VENV)
+	@cat requirements.txt requirements-dev.txt | grep -v "^torch==" | grep -v "^-r" > $(OTHER_VENV)/requirements.txt
+	@$(OTHER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -r $(OTHER_VENV)/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* .pytest_cache .ruff_cache .hypothesis

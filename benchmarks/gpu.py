@@ -46,7 +46,10 @@ def find_machine(device: str) -> Machine:
     GpuBenchmarkError if it does not start, or sees no card where the driver has one.
     """
     command = [sys.executable, "-c", PROBE, device]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
+    except subprocess.TimeoutExpired as error:
+        raise GpuBenchmarkError("torch has not started in 180 s") from error
     if done.returncode:
         raise GpuBenchmarkError((done.stderr.strip().splitlines() or ["torch does not start"])[-1])
     machine = Machine(**json.loads(done.stdout.splitlines()[-1]))

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.gpu_jobs import Post
 from benchmarks.recipe_arms import Scale, frontier_recipe
+from benchmarks.training_rows import mark_time, seconds_between
 from golf.kernels.attention import attention_kernels, causal_attention, present_kernels
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
@@ -122,15 +122,19 @@ def fresh_process_lacks() -> str:
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
-def seconds_of(function: Callable[[], Any], device: torch.device, repeats: int = 20) -> tuple[float, float]:
-    """Best and median seconds of a call, each waited for; two calls before do not count."""
+def seconds_of(
+    function: Callable[[], Any], device: torch.device, repeats: int = 20, calls: int = 1
+) -> tuple[float, float]:
+    """Best and median seconds of a call, of `calls` in a row, on a GPU by its own clock; two do not count."""
     durations = []
     for _ in range(repeats + 2):
         synchronize(device)
-        started = time.perf_counter()
-        function()
+        started = mark_time(device)
+        for _ in range(calls):
+            function()
+        ended = mark_time(device)
         synchronize(device)
-        durations.append(time.perf_counter() - started)
+        durations.append(seconds_between(started, ended) / calls)
     counted = sorted(durations[2:])
     return counted[0], counted[len(counted) // 2]
 
@@ -155,7 +159,7 @@ def ceilings(runtime: Runtime, sizes: Sizes) -> dict[str, Any]:
     for name, (rows, inner, columns) in shapes.items():
         a = torch.randn(rows, inner, device=device, dtype=dtype)
         b = torch.randn(inner, columns, device=device, dtype=dtype)
-        best, middle = seconds_of(lambda a=a, b=b: torch.mm(a, b), device)
+        best, middle = seconds_of(lambda a=a, b=b: torch.mm(a, b), device, calls=10)
         operations = 2.0 * rows * inner * columns
         figures[f"matmul_{name}_shape"] = [rows, inner, columns]
         figures[f"matmul_{name}_flops_per_second"] = operations / best

@@ -40,15 +40,11 @@ def write_report(path: Path, title: str, jobs: Sequence[Job], lines: Sequence[di
 
 
 def stage_table(jobs: Sequence[Job], lines: Sequence[dict[str, Any]]) -> str:
-    """Each job: done, failed with the last line of its log, skipped, or out of time."""
+    """Each job, of earlier calls too: done, failed with its log's last line, skipped, or out of time."""
     ends = {line["job"]: line for line in lines if line["event"] == "end"}
-    rows = []
-    for job in jobs:
-        end = ends.get(job.name, {})
-        status = end.get("status", job.status)
-        rows.append(
-            (job.name, status, end.get("worked_seconds", ""), end.get("seconds", ""), end.get("reason", ""))
-        )
+    status = {name: end["status"] for name, end in ends.items()} | {job.name: job.status for job in jobs}
+    keys = ("worked_seconds", "seconds", "reason")
+    rows = [(name, status[name], *(ends.get(name, {}).get(key, "") for key in keys)) for name in status]
     return markdown(("stage", "result", "seconds", "ended at", "why"), rows)
 
 

@@ -13,6 +13,8 @@ REPEATED = (
     "size", "stage", "compressors", "audit",
 )  # fmt: skip
 """Events of the run's log that become lines of results as they come."""
+TRAINS = ("attention", "model_params", "step", "forecast")
+"""Events that come just before training or in it."""
 
 
 class RunWatch:
@@ -31,7 +33,7 @@ class RunWatch:
         lines = read_results(self.folder / "run.jsonl")
         for line in lines[self._num_lines :]:
             kind = line.pop("event")
-            self.warms_up |= kind == "attention"
+            self.warms_up |= kind in TRAINS
             if "seconds" in line:
                 line["stage_seconds"] = line.pop("seconds")
             if kind in REPEATED:

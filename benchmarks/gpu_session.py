@@ -215,7 +215,8 @@ class Session:
         title = f"benchmarks.gpu on {self.plan.machine.hardware}"
         write_report(self.plan.out / "report.md", title, self.jobs, lines)
         if "archive" in self.stages:
-            runs = [self.plan.run_folder(name) for name in self.watches]
+            names = ("run", "fallback.flash", "fallback.eager")
+            runs = [self.plan.run_folder(name) for name in names if self.plan.run_folder(name).is_dir()]
             entry = find_entry(self.work / "records")
             profile = f"profile_{FIRST_ROW.partition('.')[2]}.txt"
             for line in archive(self.plan.out, self.work, runs, entry, profile):

@@ -1,11 +1,12 @@
-"""Speed of a training step, where its time goes, and the memory it takes.
+"""Where a training step's time goes, part by part, and what several processes gain; on a CPU, or on GPUs.
 
     python -m benchmarks.training [--quick] [--minutes 8] [--json FILE]
 
-Weights and tokens are random: neither changes the work. Each row is measured in a process of its own, so that
-the peak memory is its own: first steps as in a run, for the speed, then steps that wait for the device after
-each part, for the parts. On a CPU the networks have width 256 and a step 8,192 tokens, and each process has
-the threads that OMP_NUM_THREADS gives it.
+`python -m benchmarks.gpu` has the speeds of one card, by context and kernels. Weights and tokens are random:
+neither changes the work. Each row is measured in a process of its own, so that the peak memory is its own:
+first steps as in a run, for the speed, then steps that wait for the device after each part, for the parts. On
+a CPU the networks have width 256 and a step 8,192 tokens, and each process has the threads that
+OMP_NUM_THREADS gives it.
 """
 
 import multiprocessing
@@ -18,10 +19,8 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.training_rows import PARTS, Case, measure
+from benchmarks.training_rows import CONTEXT, PARTS, Case, measure
 from golf.files import write_json
-from golf.kernels.attention import present_kernels
-from golf.kernels.fused import present_training_kernels
 from golf.log import RunLog
 from golf.runtime import choose_runtime, environment
 
@@ -31,7 +30,7 @@ class TrainingBenchmark:
     """What to measure."""
 
     quick: bool = False
-    """Only the rows at 1,024 tokens of context, with the fewest steps; a minute on a CPU."""
+    """Only seed and frontier in one process, with the fewest steps; a minute on a CPU."""
     minutes: float = 8.0
     """Bound on the whole program, compilation aside."""
     device: str = "auto"
@@ -41,28 +40,19 @@ class TrainingBenchmark:
 
 
 def plan_cases(device: torch.device, quick: bool) -> list[Case]:
-    """The rows: seed and frontier by context, eager and compiled (on a CPU only eager), with recurrence.
+    """The rows: seed and frontier, and unless `quick` the frontier with recurrence and several processes.
 
-    Unless `quick`, then each of the machine's attention kernels, a GPU's fused kernels if it has them, and 2,
-    4, 8 processes as far as it has GPUs, two on a CPU.
+    2, 4 and 8 of them as far as there are GPUs, two on a CPU.
     """
-    cuda = device.type == "cuda"
-    contexts = (1024,) if quick else (1024, 2048)
-    modes = (True, False) if cuda else (False,)
-    cases = [
-        Case(shape, context, compiled, looping)
-        for context in contexts
-        for shape, looping in (("seed", False), ("frontier", False), ("frontier", True))
-        for compiled in modes
-        if not (looping and (quick or context == contexts[0]))
-    ]
+    cases = [Case("seed"), Case("frontier")]
     if quick:
         return cases
-    most = torch.cuda.device_count() if cuda else 2
-    cases += [Case("seed", 1024, cuda, False, attention=name) for name in present_kernels(device)]
-    if cuda and "triton" in present_training_kernels(device):
-        cases += [Case(shape, 1024, cuda, False, kernels="triton") for shape in ("seed", "frontier")]
-    return cases + [Case("seed", 1024, cuda, False, processes=n) for n in (2, 4, 8) if n <= most]
+    most = torch.cuda.device_count() if device.type == "cuda" else 2
+    return [
+        *cases,
+        Case("frontier", looping=True),
+        *(Case("seed", processes=n) for n in (2, 4, 8) if n <= most),
+    ]
 
 
 def run_alone(case: Case, device: str, seconds: float) -> dict[str, Any]:
@@ -94,22 +84,17 @@ def main() -> None:
     device = choose_runtime(options.device).device
     log, rows = RunLog(), []
     cases = plan_cases(device, options.quick)
-    if not any(case.kernels == "triton" for case in cases):
-        reason = "--quick leaves them out" if options.quick else "they need a GPU and Triton"
-        log.say(f"fused kernels are not measured: {reason}")
     seconds = 4.0 if options.quick else 60 * options.minutes / len(cases)
     for case in cases:
         log.say(f"measuring {case}")
         rows.append(run_alone(case, options.device, seconds))
     names = [
-        f"{row['shape']}{', loops' * row['recurrence']}, T {row['context']}, "
-        f"{'compiled' if row['compiled'] else 'eager'}, {row['attention'][0]}"
-        f"{', triton' * (row['kernels'] == 'triton')}"
+        f"{row['shape']}{', loops' * row['recurrence']}"
         f"{', {} processes'.format(row['processes']) * (row['processes'] > 1)}"
         for row in rows
     ]
     log.table(
-        f"a training step on {environment(device)['hardware']}",
+        f"a training step at T {CONTEXT} on {environment(device)['hardware']}",
         ["network", "tokens/s", "step ms", "of matmul rate", "peak MB"],
         [
             [

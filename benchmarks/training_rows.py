@@ -28,6 +28,7 @@ from golf.train.loop import Trainer
 from golf.world import World
 
 PARTS = ("loader", "forward", "backward", "exchange", "optimiser", "averaging", "logging")
+CONTEXT = 1024
 CPU_STEP_TOKENS = 8_192
 CUDA_STEP_TOKENS, CUDA_PASS_TOKENS = 262_144, 65_536
 
@@ -37,12 +38,8 @@ class Case:
     """One row of the table; of several processes each has its part of the same step."""
 
     shape: str
-    context: int
-    compiled: bool
-    looping: bool
-    attention: str = "auto"
+    looping: bool = False
     processes: int = 1
-    kernels: str = "torch"
 
     def config(self, device_type: str) -> RunConfig:
         """Its network and recipe, with one stage that lasts the whole run."""
@@ -50,18 +47,17 @@ class Case:
             config = PRESETS["seed" if self.shape == "seed" else "h100-107min"].config
             sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_PASS_TOKENS}
         else:
-            scale = Scale(context=self.context, batch_tokens=CPU_STEP_TOKENS)
+            scale = Scale(context=CONTEXT, batch_tokens=CPU_STEP_TOKENS)
             config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)
             sizes = {}
         loop_visits = 3 if self.looping else 1
-        ways = {"attention": self.attention, "kernels": self.kernels}
         return replace(
             config,
             steps=10**6,
             minutes=None,
-            model=replace(config.model, context=self.context, loop_visits=loop_visits),
+            model=replace(config.model, context=CONTEXT, loop_visits=loop_visits),
             schedule=replace(config.schedule, context_growth=(), loop_start=0.0),
-            train=replace(config.train, held_out_tokens=0, warmup_steps=1, **ways, **sizes),
+            train=replace(config.train, held_out_tokens=0, warmup_steps=1, **sizes),
         )
 
 
@@ -193,7 +189,7 @@ def measure(
 ) -> None:
     """One row, in a process of its own, or in one of several that train together; the first says it."""
     world = World(rank, case.processes, rank, case.processes)
-    runtime = replace(choose_runtime(device, world=world), compiled=case.compiled)
+    runtime = choose_runtime(device, world=world)
     if world.size > 1:
         store = TCPStore("127.0.0.1", port, world.size, is_master=world.is_first)
         backend = "cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo"
@@ -210,15 +206,15 @@ def measure(
     if not world.is_first:
         return
     speed = len(durations) * config.train.batch_tokens / sum(durations)
-    flops = flops_per_token(trainer.model, case.context)
+    flops = flops_per_token(trainer.model, CONTEXT)
     total, parts = sum(timed), {part: watch.seconds[part] for part in PARTS}
     low, middle, high = np.percentile(durations, (10, 50, 90)) * 1e3
     results.put(
         {
             "shape": case.shape,
             "recurrence": case.looping,
-            "context": case.context,
-            "compiled": case.compiled,
+            "context": CONTEXT,
+            "compiled": runtime.compiled,
             "attention": list(trainer.attention),
             "kernels": trainer.kernels,
             "processes": case.processes,
