@@ -1,7 +1,7 @@
 """What attention reads of a document's past, kept from chunk to chunk instead of computed anew.
 
-Shapes: B documents, T tokens of a window, L targets of a chunk, P tokens kept behind a chunk, K of a chunk that
-are kept, D width.
+Shapes: B documents, T tokens of a window, L targets of a chunk, P tokens kept behind a chunk, K of a chunk
+that are kept, D width.
 """
 
 import math
@@ -63,7 +63,7 @@ class PastInputs:
 def _last_positions(
     model: GPT, num_new: int, read_past: Callable[[nn.Module, tuple], tuple]
 ) -> Iterator[None]:
-    """While it lasts, blocks see the last `num_new` positions, and attention what `read_past` makes of them."""
+    """While it lasts, blocks see the last `num_new` positions, attention what `read_past` gives."""
 
     def cut(module: nn.Module, inputs: tuple[Tensor, ...], output_BTD: Tensor) -> Tensor:
         return output_BTD[..., -num_new:, :]
@@ -154,7 +154,7 @@ class FixedPast:
                 block.attention.apart = apart
 
     def unroll(self, end: int, num_past: int, rows: int) -> PastInputs:
-        """The past of the first documents up to `end` in the order of time, of at most `num_past` positions."""
+        """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
         past = PastInputs(self.model)
         order = np.arange(max(0, end - num_past), end) % max(1, num_past)
         past._windows = [ring_BPD[:rows, order] for ring_BPD in self._rings]
@@ -162,7 +162,7 @@ class FixedPast:
 
 
 def can_be_fixed(model: GPT) -> bool:
-    """Whether FixedPast goes with the network: neither its places nor their number may count by themselves."""
+    """Whether FixedPast goes with the network: nothing may depend on which place a position has."""
     return (
         model.positions is None
         and model.config.num_experts == 1

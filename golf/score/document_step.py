@@ -112,7 +112,7 @@ class DocumentSteps:
         return rows
 
     def window(self, first: int, num_new: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Places of the past before a chunk that begins at `first`; `positions` and `places` of StepInputs."""
+        """Places of the past before a chunk that begins at `first`, and StepInputs' `positions`, `places`."""
         most = self.context - num_new
         num_kept = min(first, most)
         num_past = next(length for length in window_lengths(self.context) if length >= num_kept + num_new)

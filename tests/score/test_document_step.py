@@ -151,3 +151,20 @@ def test_a_recorded_step_is_that_of_adamw(beta_first: float) -> None:
     called, recorded = (learner.adapters_BP for learner in learners)
     assert torch.allclose(called[0], recorded[0], atol=1e-6)
     assert torch.equal(recorded[1], before[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_recorded_steps_give_the_grades_of_calls(dtype: torch.dtype) -> None:
+    """Enough documents of each chunk that both halves are recorded and replayed."""
+    tokens = toy_documents([140, 130, 120, 110, 100, 90, 18, 17, 16, 15, 14, 13, 12])
+    found = []
+    for recorded in (True, False):
+        model = network(dtype=dtype).to("cuda")
+        windows = replace(WINDOWS, context=CONTEXT, stride=CONTEXT, batch_tokens=CONTEXT * 3)
+        learner = LoraLearner(model, GENTLE, 3, recorded=recorded)
+        batches = plan_lora(tokens, BOS_ID, GENTLE)
+        found.append(
+            score_documents(model, tokens, ToyVocabulary(), windows, batches, learner=learner).nats_N
+        )
+    assert np.abs(found[0] - found[1]).mean() < (1e-4 if dtype == torch.float32 else 2e-2)
