@@ -213,7 +213,8 @@ def count_operations(config: RunConfig, runtime: Runtime, way: str) -> dict[str,
     windows = WindowConfig(context=context, stride=context, batch_tokens=context * 4)
     vocabulary = SpeedVocabulary(config.model.vocab_size, config.model.bos_id)
     counts = []
-    for steps in (3, 4):
+    # Longer than the context, so that the one step more is like the one before it.
+    for steps in (context // chunk + 3, context // chunk + 4):
         tokens = np.full(4 * steps * chunk + 1, 2, dtype=np.uint16)
         tokens[:: steps * chunk] = config.model.bos_id
         batches = plan_documents(

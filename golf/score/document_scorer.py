@@ -6,7 +6,7 @@ Shapes: B documents graded together, T tokens of a window, L targets of a chunk,
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import InitVar, dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -128,20 +128,24 @@ def score_documents(
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
+            own: list[DocumentSpan] = []
             for group in deal_batch(batch, rows, world.size):
                 if group.process == world.rank:
                     grader.grade(group, batch.chunk_tokens, f"batch {index}")
-                    total = add_documents(total, group.documents, nats_N, tokens, vocabulary)
+                    own += group.documents
                 else:
                     grader.pass_over(group.documents, batch.chunk_tokens, f"batch {index}, elsewhere")
+            if tilt is not None and index + 1 < len(batches):
+                # While a GPU is still at the last steps.
+                tilt.finish_batch()
+            grader.collect()
+            total = add_documents(total, own, nats_N, tokens, vocabulary)
             note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
             bar.advance(sum(document.num_targets for document in batch.documents), note)
             graded += batch.documents
             if (tilt is None and phases is None) or index + 1 == len(batches):
                 continue
             is_late = grader.wait_for_all(world)
-            if tilt is not None:
-                tilt.finish_batch()
             if phases is not None and not is_late and phases.due(len(graded)):
                 known_N = gather_nats(nats_N, world)
                 phases.learn(_hand_over_documents(ledger, tokens, known_N, graded, f"phase after {index}"))
@@ -170,11 +174,22 @@ def _hand_over_documents(
     ]
 
 
+class _Recorded(NamedTuple):
+    """What recorded steps have graded, still on the device."""
+
+    documents: tuple[DocumentSpan, ...]
+    nats_BN: Tensor
+    chunk_tokens: int
+    tilted: list[np.ndarray]
+    """What the tilt expected in each chunk."""
+
+
 class _DocumentGrader:
     """Grades documents that start together: the n-th chunk of each is one forward pass."""
 
     steps: DocumentSteps | None = None
     """How chunks are graded while something learns; None to make each of its own length."""
+    _pending: _Recorded | None = None
     learner: DocumentLearner | None
     observe: Observer | None
     tilt: NgramTilt | None
@@ -232,11 +247,20 @@ class _DocumentGrader:
     def _grade_recorded(self, group: DocumentGroup, chunk_tokens: int, event: str) -> int:
         """Grades the group by steps of fixed shapes, up to its end or the deadline; targets graded of each.
 
-        Nothing waits for the GPU, so that grades come at the end, and with them which documents broke: these
-        are then predicted anew, unadapted from their first broken chunk on. What decides it are the logits
-        before the targets are looked at.
+        Nothing waits for the GPU, so that grades come with `collect`, and with them which documents broke:
+        these are then predicted anew, unadapted from their first broken chunk on. What decides it are the
+        logits before the targets are looked at.
         """
         documents, steps = group.documents, self.steps
+        self.collect()
+        steps.start(group.place)
+        for num_past, inputs in steps.lacks(group.place, chunk_tokens, documents[0].num_targets):
+            for _ in range(2):
+                # No document is in them, and none learns.
+                steps.predict(num_past, inputs, 0, learns=True)
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, steps.nats()))
+        if self.deadline is not None:
+            self.deadline.leave_out()
         steps.start(group.place)
         longest = -(-documents[0].num_targets // chunk_tokens) * chunk_tokens
         nats_BN = torch.zeros(len(documents), longest, device=self.device)
@@ -263,7 +287,7 @@ class _DocumentGrader:
                 positions_T,
                 places_K,
             )
-            chunk_nats_BL = steps.predict(num_past, inputs, num_going)
+            chunk_nats_BL = steps.predict(num_past, inputs, num_going, num_going > 0)
             nats_BN[:num_left, first:end] = chunk_nats_BL[:num_left]
             for document in documents[:num_left]:
                 booked = document.start + first, min(document.start + end, document.end)
@@ -277,14 +301,23 @@ class _DocumentGrader:
                     self.ledger.train(*trained, f"{event}, adapting to token {end}")
                 steps.learn(ScoredDocuments(_DOCUMENT_SEAL, steps.nats()))
             first = end
+        self._pending = _Recorded(documents, nats_BN[:, :first], chunk_tokens, tilted)
         if first < documents[0].num_targets:
             self.past = steps.past.unroll(first, self.context - chunk_tokens, len(documents))
-        found_BN = nats_BN.cpu().numpy()
-        self._mend(documents, found_BN[:, :first], chunk_tokens, tilted)
-        for document, nats in zip(documents, found_BN, strict=True):
-            num_graded = min(document.num_targets, first)
-            self.nats_N[document.start : document.start + num_graded] = nats[:num_graded]
+            self.collect()
         return first
+
+    def collect(self) -> None:
+        """Waits for the grades of recorded steps, if there are any, and puts them with the others."""
+        if self._pending is None:
+            return
+        documents, nats_BN, chunk_tokens, tilted = self._pending
+        found_BN = nats_BN.cpu().numpy()
+        self._mend(documents, found_BN, chunk_tokens, tilted)
+        for document, nats in zip(documents, found_BN, strict=True):
+            num_graded = min(document.num_targets, len(nats))
+            self.nats_N[document.start : document.start + num_graded] = nats[:num_graded]
+        self._pending = None
 
     @torch.no_grad()
     def _mend(

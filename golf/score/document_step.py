@@ -86,7 +86,8 @@ class DocumentSteps:
     """Grades and trains documents of a group, step by step, without waiting for what comes out.
 
     The first step of a shape that learns is made by calls, and the next one recorded, both halves of it.
-    Recordings share their memory, as none is replayed between another's two halves.
+    Recordings share their memory, as none is replayed between another's two halves; the largest come first,
+    so that the others fit into what it took.
     """
 
     def __init__(self, model: GPT, learner: RecordedLearner, context: int, least_chunk: int, boost: float):
@@ -97,6 +98,23 @@ class DocumentSteps:
         self.shapes: dict[StepShape, _Shape] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._done: deque[torch.cuda.Event] = deque()
+
+    def lacks(self, slot: int, num_new: int, longest: int) -> list[tuple[int, StepInputs]]:
+        """Steps on nothing, to be made twice before documents of up to `longest` targets, in this order.
+
+        They have the shapes of all rows that are yet to be recorded.
+        """
+        # Beyond the context all windows are alike.
+        firsts = range(0, min(longest - num_new, self.context + num_new), num_new)
+        windows = {self.window(first, num_new)[0]: first for first in firsts}
+        steps = []
+        for num_past, first in sorted(windows.items(), reverse=True):
+            if StepShape(slot, self.most_rows, num_past, num_new) not in self.shapes:
+                nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
+                tokens_BT = np.zeros((self.most_rows, num_new + bool(num_past)), dtype=np.int64)
+                _, *window = self.window(first, num_new)
+                steps.append((num_past, StepInputs(tokens_BT, nothing_BL, nothing_BL, nothing_BL, *window)))
+        return steps
 
     def start(self, slot: int) -> None:
         """Makes ready for new documents."""
@@ -123,17 +141,17 @@ class DocumentSteps:
         kept = np.arange(first + max(0, num_new - most), first + num_new) % max(1, most)
         return num_past, np.concatenate((past, new)), kept if most else kept[:0]
 
-    def predict(self, num_past: int, inputs: StepInputs, num_learning: int) -> Tensor:
+    def predict(self, num_past: int, inputs: StepInputs, num_learning: int, learns: bool) -> Tensor:
         """Nats (B, L), NaN for documents whose logits are not all finite; they lie where the next ones will.
 
-        The first `num_learning` documents are to learn.
+        The first `num_learning` documents are to learn, if `learn` is called, which `learns` says.
         """
         shape = StepShape(self.slot, len(inputs.targets), num_past, inputs.targets.shape[1])
         if shape not in self.shapes:
             self.shapes[shape] = _Shape(inputs, self.device)
         self._now = now = self.shapes[shape]
         now.write(inputs, self.learner.learns_B, num_learning)
-        if now.forward is None and now.learned and num_learning and self._pool is not None:
+        if now.forward is None and now.learned and learns and self._pool is not None:
             now.forward = Recording(lambda: self._forward(shape, now), self._pool)
         if now.forward is None:
             self._nats_BL, marked_BL = self._forward(shape, now)

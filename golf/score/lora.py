@@ -154,10 +154,12 @@ class LoraLearner:
         ).to(device)
         # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
         at_once = min(documents_at_once or config.batch_documents, config.batch_documents)
-        self._store_SP = self._fresh_P.repeat(config.batch_documents, 1)
+        self.recorded = device.type == "cuda" if recorded is None else recorded
+        # Recorded steps have all rows in each group of documents.
+        spare = -config.batch_documents % at_once if self.recorded else 0
+        self._store_SP = self._fresh_P.repeat(config.batch_documents + spare, 1)
         self.second_BP = torch.zeros(at_once, len(self._fresh_P), device=device)
         self.first_BP = torch.zeros_like(self.second_BP) if config.beta_first else None
-        self.recorded = device.type == "cuda" if recorded is None else recorded
         # Recorded steps have gradients in the dtype that the backward pass has them in, half the bytes.
         dtype = model.compute_dtype if self.recorded else torch.float32
         self.gradient_BP = torch.zeros_like(self.second_BP, dtype=dtype)
@@ -327,6 +329,7 @@ def _update_recorded(learner: LoraLearner, count: int) -> None:
     learner.steps_1 += 1
     moving = (learner.adapters_BP, learner.second_BP, learner.gradient_BP, learner._copy_BP, learner.first_BP)
     rows = [None if buffer_BP is None else buffer_BP[:count] for buffer_BP in moving]
+    rows.append(learner.learns_B[:count, None])
     update = step_adamw
     if learner.adapters_BP.device.type == "cuda":
         update = _compiled_step()
@@ -334,7 +337,7 @@ def _update_recorded(learner: LoraLearner, count: int) -> None:
             if buffer_BP is not None:
                 # One kernel for any number of documents.
                 torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
-    update(*rows, learner.learns_B[:count, None], learner.steps_1, learner.config)
+    update(*rows, learner.steps_1, learner.config)
 
 
 @cache
