@@ -230,7 +230,8 @@ class _DocumentGrader:
             self.learner.start(group.place, len(documents))
         while first < documents[0].num_targets:
             if self.stops():
-                chunk_tokens = max(self.stride, least_stride) if first else self.context
+                whole = self.context if self.steps is None else self.stride
+                chunk_tokens = max(self.stride, least_stride) if first else whole
             end = first + chunk_tokens
             left = [document for document in documents if document.num_targets > first]
             going = [document for document in left if document.num_targets > end]
