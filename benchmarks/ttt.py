@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.ttt_steps import SpeedOptions, count_operations, measure_speeds, speed_config
+from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.clock import PhaseClock
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
@@ -212,19 +212,13 @@ def grid_of(options: TestTimeBenchmark, ttt: TestTimeConfig) -> list[tuple[str, 
 
 
 def report_speeds(options: TestTimeBenchmark, log: RunLog) -> None:
-    """Operations of a step, and the speeds of each arm."""
+    """The speeds of each arm, and a step's operations."""
     runtime, speed = choose_runtime(options.device), options.speed
-    tiny = speed_config(replace(speed, tiny=True))
-    counts = [
-        count_operations(tiny, choose_runtime("cpu"), way)
-        for way in sorted({arm.split("-")[0] for arm in speed.arms})
-    ]
-    for row in counts:
-        log.event("operations a step at a tiny width", **row)
-    rows = measure_speeds(speed, runtime)
+    rows = measure_speeds(speed, runtime, log)
     # A figure a line, an arm a column: there are more figures than arms.
     lines = [[name, *(row[name] for row in rows)] for name in list(rows[0])[1:]]
     log.table("grading and learning", ("figure", *(row["arm"] for row in rows)), lines)
+    counts = measure_operations(speed, log) if speed.operations else []
     if options.json:
         figures: dict[str, Any] = {"speeds": rows, "operations": counts}
         write_json(options.json, {**figures, "environment": environment(runtime.device)})

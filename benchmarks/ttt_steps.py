@@ -21,9 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from golf.config import RunConfig
 from golf.data.shards import read_shard
+from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.runtime import Runtime
+from golf.runtime import Runtime, choose_runtime
 from golf.score import document_step
 from golf.score.document_plan import DocumentBatch, plan_documents, split_documents
 from golf.score.document_scorer import score_documents
@@ -48,14 +49,16 @@ class SpeedOptions:
 
     preset: str = "h100-10min"
     """Whose network and adapters."""
-    arms: tuple[str, ...] = ("recorded-128", "recorded-64", "called-64")
+    arms: tuple[str, ...] = ("recorded-128", "called-64")
     """How steps are made and how many documents at once, each in turn."""
-    batches: int = 3
-    """Batches of each arm."""
+    batches: int = 8
+    """Batches of each arm; with fewer none has the longest documents."""
     shard: Path | None = None
     """A validation shard, whose documents are taken as they are; made-up ones otherwise."""
     tiny: bool = False
     """A tiny width, rank and context, for a CPU: the layers stay as they are."""
+    operations: bool = False
+    """Count a step's operations too, on the CPU at a tiny width."""
 
 
 class SpeedVocabulary:
@@ -98,9 +101,8 @@ def speed_config(options: SpeedOptions) -> RunConfig:
 def speed_model(config: RunConfig, runtime: Runtime) -> GPT:
     """Random weights."""
     torch.manual_seed(0)
-    model = GPT(config.model)
+    model = GPT(config.model).to(runtime.device)
     model.initialize()
-    model.to(runtime.device)
     model.compute_dtype = runtime.compute_dtype if runtime.device.type == "cuda" else torch.float32
     return model
 
@@ -228,8 +230,22 @@ def count_operations(config: RunConfig, runtime: Runtime, way: str) -> dict[str,
     return {"way": way, "operations": sum(number for _, number in by_name), "most": dict(by_name[:12])}
 
 
-def measure_speeds(options: SpeedOptions, runtime: Runtime) -> list[dict[str, Any]]:
-    """All arms in turn."""
+def measure_speeds(options: SpeedOptions, runtime: Runtime, log: RunLog) -> list[dict[str, Any]]:
+    """All arms in turn, each said when it is done."""
     config = speed_config(options)
     tokens = speed_tokens(options, config)
-    return [measure_arm(arm, options, config, runtime, tokens) for arm in options.arms]
+    rows = []
+    for arm in options.arms:
+        rows.append(measure_arm(arm, options, config, runtime, tokens))
+        log.event("arm", **rows[-1])
+    return rows
+
+
+def measure_operations(options: SpeedOptions, log: RunLog) -> list[dict[str, Any]]:
+    """A step of each way, at a tiny width."""
+    config, runtime = speed_config(replace(options, tiny=True)), choose_runtime("cpu")
+    rows = []
+    for way in sorted({arm.split("-")[0] for arm in options.arms}):
+        rows.append(count_operations(config, runtime, way))
+        log.event("operations", **rows[-1])
+    return rows

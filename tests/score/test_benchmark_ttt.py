@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from benchmarks.ttt import Bench, TestTimeBenchmark, grid_of, measure_gains, measure_speedup, try_settings
-from benchmarks.ttt_steps import SpeedOptions, count_operations, measure_speeds, speed_config
+from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.log import RunLog
 from golf.runtime import choose_runtime
 
@@ -32,10 +32,9 @@ def test_the_benchmark_measures_gains_speed_and_the_grid(artifact_path: Path, da
 
 def test_speeds_of_a_preset_are_measured_on_made_up_documents() -> None:
     options = SpeedOptions(tiny=True, arms=("recorded-4", "called-4"), batches=1)
-    recorded, called = measure_speeds(options, choose_runtime("cpu"))
+    log = RunLog(quiet=True)
+    recorded, called = measure_speeds(options, choose_runtime("cpu"), log)
     assert recorded["steps"] == called["steps"] > 0
     assert abs(recorded["nats_a_token"] - called["nats_a_token"]) < 1e-3
-    counts = [
-        count_operations(speed_config(options), choose_runtime("cpu"), way) for way in ("called", "recorded")
-    ]
-    assert 0 < counts[1]["operations"] < counts[0]["operations"]
+    counts = {row["way"]: row["operations"] for row in measure_operations(options, log)}
+    assert 0 < counts["recorded"] < counts["called"]
