@@ -121,10 +121,11 @@ def score_documents(
     total = Tally(0.0, 0, 0)
     grader = _DocumentGrader(model, tokens, windows, ledger, nats_N)
     grader.learner, grader.observe, grader.tilt, grader.deadline = learner, observe, tilt, deadline
-    if learner is not None and learner.recorded and observe is None and can_be_fixed(model):
+    if learner is not None and learner.recorded and can_be_fixed(model):
         least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
         boost = 0.0 if tilt is None else tilt.config.boost
-        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost)
+        seen = observe is not None
+        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen)
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
@@ -258,8 +259,8 @@ class _DocumentGrader:
         for num_past, inputs in steps.lacks(group.place, chunk_tokens, documents[0].num_targets):
             for _ in range(2):
                 # No document is in them, and none learns.
-                steps.predict(num_past, inputs, 0, learns=True)
-                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, steps.nats()))
+                outputs = steps.predict(num_past, inputs, 0, learns=True)
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, outputs.nats_BL))
         if self.deadline is not None:
             self.deadline.leave_out()
         steps.start(group.place)
@@ -288,8 +289,9 @@ class _DocumentGrader:
                 positions_T,
                 places_K,
             )
-            chunk_nats_BL = steps.predict(num_past, inputs, num_going, num_going > 0)
-            nats_BN[:num_left, first:end] = chunk_nats_BL[:num_left]
+            outputs = steps.predict(num_past, inputs, num_going, num_going > 0)
+            self._show(outputs.logits_BLV, targets_BL, graded_BL)
+            nats_BN[:num_left, first:end] = outputs.marked_BL[:num_left]
             for document in documents[:num_left]:
                 booked = document.start + first, min(document.start + end, document.end)
                 self.ledger.grade(*booked, f"{event}, to token {end}")
@@ -300,7 +302,7 @@ class _DocumentGrader:
                 for document in documents[:num_going]:
                     trained = document.start + first, document.start + end
                     self.ledger.train(*trained, f"{event}, adapting to token {end}")
-                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, steps.nats()))
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, outputs.nats_BL))
             first = end
         self._pending = _Recorded(documents, nats_BN[:, :first], chunk_tokens, tilted)
         if first < documents[0].num_targets:
@@ -343,10 +345,11 @@ class _DocumentGrader:
             end = first + chunk_tokens
             logits_BLV = self._forward(past, forgotten, end, chunk_tokens)
             past.keep()
-            _, ends_B1, targets_BL, _ = _find_targets(forgotten, first, end)
+            _, ends_B1, targets_BL, graded_BL = _find_targets(forgotten, first, end)
             if tilted:
                 expected_BL = np.stack([tilted[index][row % len(tilted[index])] for row in rows])
                 logits_BLV = raise_expected(logits_BLV, expected_BL, self.steps.boost)
+            self._show(logits_BLV, targets_BL, graded_BL & (first >= firsts_B[rows, None]))
             nats_BL = token_nats(logits_BLV, self._read(targets_BL + 1, ends_B1 + 1)).cpu().numpy()
             for row, nats in zip(rows, nats_BL, strict=True):
                 if first >= firsts_B[row]:
@@ -373,9 +376,7 @@ class _DocumentGrader:
         logits_BLV = self._predict(documents, end, end - first)
         if self.tilt is not None:
             logits_BLV = self.tilt.apply(logits_BLV, starts_B1, targets_BL)
-        if self.observe is not None:
-            log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
-            self.observe(targets_BL[graded_BL], log_probs_NV)
+        self._show(logits_BLV, targets_BL, graded_BL)
         nats_BL = token_nats(logits_BLV, self._read(targets_BL + 1, ends_B1 + 1))
         for document in documents:
             booked = document.start + first, min(document.start + end, document.end)
@@ -385,6 +386,11 @@ class _DocumentGrader:
             self.tilt.learn(starts_B1, targets_BL, graded_BL)
         self.nats_N[targets_BL[graded_BL]] = nats_BL.detach().cpu().numpy()[graded_BL]
         return nats_BL
+
+    def _show(self, logits_BLV: Tensor | None, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
+        if self.observe is not None:
+            log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
+            self.observe(targets_BL[graded_BL], log_probs_NV)
 
     def _read(self, places: np.ndarray, ends_B1: np.ndarray) -> Tensor:
         return token_tensor(self._look_up(places, ends_B1), self.device)

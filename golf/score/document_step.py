@@ -68,6 +68,17 @@ class StepInputs(NamedTuple):
     """(K,) that the chunk's last positions take."""
 
 
+class StepOutputs(NamedTuple):
+    """What a step gives."""
+
+    nats_BL: Tensor
+    """With the graph that leads back to what gave them."""
+    marked_BL: Tensor
+    """The same nats, NaN for documents whose logits were not all finite."""
+    logits_BLV: Tensor | None
+    """For who wants to see them."""
+
+
 class Recording:
     """A function on tensors of fixed addresses: called, or recorded as a CUDA graph and replayed."""
 
@@ -90,8 +101,17 @@ class DocumentSteps:
     so that the others fit into what it took.
     """
 
-    def __init__(self, model: GPT, learner: RecordedLearner, context: int, least_chunk: int, boost: float):
+    def __init__(
+        self,
+        model: GPT,
+        learner: RecordedLearner,
+        context: int,
+        least_chunk: int,
+        boost: float = 0.0,
+        keeps_logits: bool = False,
+    ):
         self.model, self.learner, self.context, self.boost = model, learner, context, boost
+        self.keeps_logits = keeps_logits
         self.device = next(model.parameters()).device
         self.most_rows = len(learner.learns_B)
         self.past = FixedPast(model, self.most_rows, context - least_chunk)
@@ -141,8 +161,8 @@ class DocumentSteps:
         kept = np.arange(first + max(0, num_new - most), first + num_new) % max(1, most)
         return num_past, np.concatenate((past, new)), kept if most else kept[:0]
 
-    def predict(self, num_past: int, inputs: StepInputs, num_learning: int, learns: bool) -> Tensor:
-        """Nats (B, L), NaN for documents whose logits are not all finite; they lie where the next ones will.
+    def predict(self, num_past: int, inputs: StepInputs, num_learning: int, learns: bool) -> StepOutputs:
+        """Grades a chunk; what it gives lies where the next step's will.
 
         The first `num_learning` documents are to learn, if `learn` is called, which `learns` says.
         """
@@ -154,15 +174,10 @@ class DocumentSteps:
         if now.forward is None and now.learned and learns and self._pool is not None:
             now.forward = Recording(lambda: self._forward(shape, now), self._pool)
         if now.forward is None:
-            self._nats_BL, marked_BL = self._forward(shape, now)
-            return marked_BL
-        self._nats_BL, marked_BL = now.forward.replay()
+            return self._forward(shape, now)
+        outputs = now.forward.replay()
         self._wait()
-        return marked_BL
-
-    def nats(self) -> Tensor:
-        """What `predict` gave last, (B, L), with the graph that leads back."""
-        return self._nats_BL
+        return outputs
 
     def learn(self, scored: Any) -> None:
         """The step of AdamW on what was just graded."""
@@ -175,7 +190,7 @@ class DocumentSteps:
             now.backward = Recording(lambda: self.learner.learn(scored), self._pool)
         now.backward.replay()
 
-    def _forward(self, shape: StepShape, now: "_Shape") -> tuple[Tensor, Tensor]:
+    def _forward(self, shape: StepShape, now: "_Shape") -> StepOutputs:
         tokens_BT, targets_BL, expected_BL, tilts_BL, positions_T, places_K = now.tensors
         window = shape.num_past, shape.num_new, positions_T, places_K
         with torch.enable_grad(), self.learner.attached(shape.rows), self.past.attached(shape.rows, *window):
@@ -185,7 +200,8 @@ class DocumentSteps:
                 boosts_BL1 = (self.boost * tilts_BL)[..., None]
                 logits_BLV = logits_BLV.scatter_add(2, expected_BL[..., None], boosts_BL1)
             nats_BL = token_nats(logits_BLV, targets_BL)
-        return nats_BL, nats_BL.detach().masked_fill(is_broken_B[:, None], torch.nan)
+        marked_BL = nats_BL.detach().masked_fill(is_broken_B[:, None], torch.nan)
+        return StepOutputs(nats_BL, marked_BL, logits_BLV.detach() if self.keeps_logits else None)
 
     def _wait(self) -> None:
         """Until the GPU is no more than some steps behind."""

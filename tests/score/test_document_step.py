@@ -77,6 +77,20 @@ def test_windows_and_batches_that_are_filled_up_change_no_grade(
     filled.ledger.close(len(tokens) - 1)
 
 
+def test_observers_see_the_distributions_that_grade() -> None:
+    tokens, model = toy_documents([60, 50, 40]), network()
+    seen: dict[int, float] = {}
+
+    def observe(targets_N: np.ndarray, log_probs_NV: torch.Tensor) -> None:
+        for target, log_probs_V in zip(targets_N.tolist(), log_probs_NV, strict=True):
+            seen[target] = -float(log_probs_V[int(tokens[target + 1])])
+
+    batches = plan_lora(tokens, BOS_ID, GENTLE)
+    learner = LoraLearner(model, GENTLE, recorded=True)
+    result = score_documents(model, tokens, ToyVocabulary(), WINDOWS, batches, None, learner, observe)
+    assert [seen[target] for target in range(len(tokens) - 1)] == pytest.approx(result.nats_N, abs=1e-5)
+
+
 def test_recorded_steps_learn() -> None:
     tokens = toy_documents([60, 50, 40])
     assert np.abs(scored(tokens, True).nats_N - plain(tokens).nats_N).max() > 1e-2
