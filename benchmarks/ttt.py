@@ -1,14 +1,16 @@
 """What test-time training gains on an artifact, by method, and settings to try on training text.
 
     python -m benchmarks.ttt ARTIFACT_OR_ENTRY --data DIR [--json FILE]
+    python -m benchmarks.ttt --device cuda [--speed.shard FILE]
 
+Without an artifact, how fast a preset's network would be graded and learned from: benchmarks/ttt_steps.py.
 Seconds are the wall's, with all of the machine's threads. With `--grid` settings of the adapters, and epochs
 of gradient descent by chunks, are tried on the end of the training text, which trainings hold out: nobody
 tunes on validation.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.clock import PhaseClock
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
@@ -39,8 +42,10 @@ from golf.score.windows import WindowConfig
 class TestTimeBenchmark:
     """What to measure."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """An artifact, or a folder with one."""
+    path: Annotated[Path | None, tyro.conf.Positional] = None
+    """An artifact, or a folder with one; without, speeds of a preset are measured."""
+    speed: SpeedOptions = field(default_factory=SpeedOptions)
+    """What speeds to measure without an artifact."""
     data: Path | None = None
     """Dataset folder; by default the entry's own."""
     max_tokens: int | None = None
@@ -206,10 +211,27 @@ def grid_of(options: TestTimeBenchmark, ttt: TestTimeConfig) -> list[tuple[str, 
     return grid
 
 
+def report_speeds(options: TestTimeBenchmark, log: RunLog) -> None:
+    """The speeds of each arm, and a step's operations."""
+    runtime, speed = choose_runtime(options.device), options.speed
+    rows = measure_speeds(speed, runtime, log)
+    # A figure a line, an arm a column: there are more figures than arms.
+    lines = [[name, *(row[name] for row in rows)] for name in list(rows[0])[1:]]
+    log.table("grading and learning", ("figure", *(row["arm"] for row in rows)), lines)
+    counts = measure_operations(speed, log) if speed.operations else []
+    if options.json:
+        figures: dict[str, Any] = {"speeds": rows, "operations": counts}
+        write_json(options.json, {**figures, "environment": environment(runtime.device)})
+
+
 def main() -> None:
     """Measures gains and speed-up, or tries the grid, and prints the table."""
     options = tyro.cli(TestTimeBenchmark, description=__doc__)
-    log, bench = RunLog(), Bench(options)
+    log = RunLog()
+    if options.path is None:
+        report_speeds(options, log)
+        return
+    bench = Bench(options)
     rows = try_settings(bench, log) if options.grid else [measure_gains(bench) | measure_speedup(bench)]
     if options.grid:
         title = "adapters on held-out training text"

@@ -3,9 +3,10 @@
 Shapes: B documents graded together, T tokens of a window, L targets of a chunk, N targets, V vocabulary.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import InitVar, dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.score.deadline import Deadline
-from golf.score.document_cache import PastInputs
+from golf.score.document_cache import PastInputs, can_be_fixed
 from golf.score.document_plan import DOCUMENT_ORDER, DocumentBatch, DocumentSpan
+from golf.score.document_step import DocumentSteps, StepInputs
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import (
     Observer,
@@ -29,7 +31,7 @@ from golf.score.scorer import (
 )
 from golf.score.sharing import DocumentGroup, add_documents, deal_batch, gather_nats, sum_events
 from golf.score.tally import Tally
-from golf.score.tilt import NgramTilt
+from golf.score.tilt import NgramTilt, raise_expected
 from golf.score.windows import WindowConfig
 from golf.world import World
 
@@ -42,7 +44,8 @@ class ScoredDocuments:
 
     seal: InitVar[object]
     nats_BL: Tensor
-    """The very grades that count, with the graph that leads back to what gave them."""
+    """The very grades that count, with the graph that leads back to what gave them. In recorded steps some
+    rows are documents that have ended, or none: they do not learn."""
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _DOCUMENT_SEAL:
@@ -54,6 +57,10 @@ class DocumentLearner(Protocol):
 
     fallbacks: int
     """Documents whose adaptation failed and was given up."""
+    recorded: bool
+    """Whether it is made for DocumentSteps: all that changes stands at fixed addresses."""
+    learns_B: Tensor
+    """Which documents learn, in recorded steps."""
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes ready for new documents, the first of which has place `slot` in its batch."""
@@ -114,23 +121,32 @@ def score_documents(
     total = Tally(0.0, 0, 0)
     grader = _DocumentGrader(model, tokens, windows, ledger, nats_N)
     grader.learner, grader.observe, grader.tilt, grader.deadline = learner, observe, tilt, deadline
+    if learner is not None and learner.recorded and can_be_fixed(model):
+        least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
+        boost = 0.0 if tilt is None else tilt.config.boost
+        seen = observe is not None
+        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen)
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
+            own: list[DocumentSpan] = []
             for group in deal_batch(batch, rows, world.size):
                 if group.process == world.rank:
                     grader.grade(group, batch.chunk_tokens, f"batch {index}")
-                    total = add_documents(total, group.documents, nats_N, tokens, vocabulary)
+                    own += group.documents
                 else:
                     grader.pass_over(group.documents, batch.chunk_tokens, f"batch {index}, elsewhere")
+            if tilt is not None and index + 1 < len(batches):
+                # While a GPU is still at the last steps.
+                tilt.finish_batch()
+            grader.collect()
+            total = add_documents(total, own, nats_N, tokens, vocabulary)
             note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
             bar.advance(sum(document.num_targets for document in batch.documents), note)
             graded += batch.documents
             if (tilt is None and phases is None) or index + 1 == len(batches):
                 continue
             is_late = grader.wait_for_all(world)
-            if tilt is not None:
-                tilt.finish_batch()
             if phases is not None and not is_late and phases.due(len(graded)):
                 known_N = gather_nats(nats_N, world)
                 phases.learn(_hand_over_documents(ledger, tokens, known_N, graded, f"phase after {index}"))
@@ -159,9 +175,22 @@ def _hand_over_documents(
     ]
 
 
+class _Recorded(NamedTuple):
+    """What recorded steps have graded, still on the device."""
+
+    documents: tuple[DocumentSpan, ...]
+    nats_BN: Tensor
+    chunk_tokens: int
+    tilted: list[np.ndarray]
+    """What the tilt expected in each chunk."""
+
+
 class _DocumentGrader:
     """Grades documents that start together: the n-th chunk of each is one forward pass."""
 
+    steps: DocumentSteps | None = None
+    """How chunks are graded while something learns; None to make each of its own length."""
+    _pending: _Recorded | None = None
     learner: DocumentLearner | None
     observe: Observer | None
     tilt: NgramTilt | None
@@ -191,14 +220,19 @@ class _DocumentGrader:
     def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
         documents = group.documents
-        if self.learner is not None:
-            self.learner.start(group.place, len(documents))
         chunk_tokens = min(chunk_tokens, self.context)
         self.past = PastInputs(self.model)
-        first = 0
+        first = least_stride = 0
+        if self.learner is not None and self.steps is not None:
+            first = self._grade_recorded(group, chunk_tokens, event)
+            # What was kept is a window less a chunk.
+            least_stride = chunk_tokens
+        elif self.learner is not None:
+            self.learner.start(group.place, len(documents))
         while first < documents[0].num_targets:
             if self.stops():
-                chunk_tokens = self.stride if first else self.context
+                whole = self.context if self.steps is None else self.stride
+                chunk_tokens = max(self.stride, least_stride) if first else whole
             end = first + chunk_tokens
             left = [document for document in documents if document.num_targets > first]
             going = [document for document in left if document.num_targets > end]
@@ -211,6 +245,117 @@ class _DocumentGrader:
                     self.ledger.train(*trained, f"{event}, adapting to token {end}")
                 self.learner.learn(ScoredDocuments(_DOCUMENT_SEAL, nats_BL[: len(going)]))
             first = end
+
+    def _grade_recorded(self, group: DocumentGroup, chunk_tokens: int, event: str) -> int:
+        """Grades the group by steps of fixed shapes, up to its end or the deadline; targets graded of each.
+
+        Nothing waits for the GPU, so that grades come with `collect`, and with them which documents broke:
+        these are then predicted anew, unadapted from their first broken chunk on. What decides it are the
+        logits before the targets are looked at.
+        """
+        documents, steps = group.documents, self.steps
+        self.collect()
+        steps.start(group.place)
+        for num_past, inputs in steps.lacks(group.place, chunk_tokens, documents[0].num_targets):
+            for _ in range(2):
+                # No document is in them, and none learns.
+                outputs = steps.predict(num_past, inputs, 0, learns=True)
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, outputs.nats_BL))
+        if self.deadline is not None:
+            self.deadline.leave_out()
+        steps.start(group.place)
+        longest = -(-documents[0].num_targets // chunk_tokens) * chunk_tokens
+        nats_BN = torch.zeros(len(documents), longest, device=self.device)
+        filling = (DocumentSpan(0, 0),) * steps.most_rows
+        tilted: list[np.ndarray] = []
+        first = 0
+        while first < documents[0].num_targets and not self.stops():
+            end = first + chunk_tokens
+            num_left = sum(document.num_targets > first for document in documents)
+            num_going = sum(document.num_targets > end for document in documents)
+            rows = (documents + filling)[: steps.rows_for(num_left)]
+            starts_B1, ends_B1, targets_BL, graded_BL = _find_targets(rows, first, end)
+            num_past, positions_T, places_K = steps.window(first, chunk_tokens)
+            read_BT = starts_B1 + np.arange(first - bool(num_past), end)
+            expected_BL = np.full_like(targets_BL, -1)
+            if self.tilt is not None:
+                expected_BL = self.tilt.expect(starts_B1, targets_BL)
+                tilted.append(expected_BL)
+            inputs = StepInputs(
+                self._look_up(read_BT, ends_B1),
+                self._look_up(targets_BL + 1, ends_B1 + 1),
+                np.maximum(expected_BL, 0).astype(np.int64),
+                (expected_BL >= 0).astype(np.int64),
+                positions_T,
+                places_K,
+            )
+            outputs = steps.predict(num_past, inputs, num_going, num_going > 0)
+            self._show(outputs.logits_BLV, targets_BL, graded_BL)
+            nats_BN[:num_left, first:end] = outputs.marked_BL[:num_left]
+            for document in documents[:num_left]:
+                booked = document.start + first, min(document.start + end, document.end)
+                self.ledger.grade(*booked, f"{event}, to token {end}")
+            self.num_graded += int(graded_BL.sum())
+            if self.tilt is not None:
+                self.tilt.learn(starts_B1, targets_BL, graded_BL)
+            if num_going:
+                for document in documents[:num_going]:
+                    trained = document.start + first, document.start + end
+                    self.ledger.train(*trained, f"{event}, adapting to token {end}")
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, outputs.nats_BL))
+            first = end
+        self._pending = _Recorded(documents, nats_BN[:, :first], chunk_tokens, tilted)
+        if first < documents[0].num_targets:
+            self.past = steps.past.unroll(first, self.context - chunk_tokens, len(documents))
+            self.collect()
+        return first
+
+    def collect(self) -> None:
+        """Waits for the grades of recorded steps, if there are any, and puts them with the others."""
+        if self._pending is None:
+            return
+        documents, nats_BN, chunk_tokens, tilted = self._pending
+        found_BN = nats_BN.cpu().numpy()
+        self._mend(documents, found_BN, chunk_tokens, tilted)
+        for document, nats in zip(documents, found_BN, strict=True):
+            num_graded = min(document.num_targets, len(nats))
+            self.nats_N[document.start : document.start + num_graded] = nats[:num_graded]
+        self._pending = None
+
+    @torch.no_grad()
+    def _mend(
+        self,
+        documents: tuple[DocumentSpan, ...],
+        nats_BN: np.ndarray,
+        chunk_tokens: int,
+        tilted: list[np.ndarray],
+    ) -> None:
+        """Puts unadapted predictions in the place of broken ones, NaN, and of what follows them."""
+        is_own_BN = np.arange(nats_BN.shape[1]) < [[document.num_targets] for document in documents]
+        broken_BN = np.isnan(nats_BN) & is_own_BN
+        rows = np.flatnonzero(broken_BN.any(1))
+        if not len(rows):
+            return
+        firsts_B = broken_BN.argmax(1)
+        broken_B = torch.zeros(self.steps.most_rows, dtype=torch.bool, device=self.device)
+        broken_B[rows] = True
+        self.steps.learner.retire(broken_B)
+        past, forgotten = PastInputs(self.model), [documents[row] for row in rows]
+        for index, first in enumerate(range(0, nats_BN.shape[1], chunk_tokens)):
+            end = first + chunk_tokens
+            logits_BLV = self._forward(past, forgotten, end, chunk_tokens)
+            past.keep()
+            _, ends_B1, targets_BL, graded_BL = _find_targets(forgotten, first, end)
+            if tilted:
+                expected_BL = np.stack([tilted[index][row % len(tilted[index])] for row in rows])
+                logits_BLV = raise_expected(logits_BLV, expected_BL, self.steps.boost)
+            self._show(logits_BLV, targets_BL, graded_BL & (first >= firsts_B[rows, None]))
+            nats_BL = token_nats(logits_BLV, self._read(targets_BL + 1, ends_B1 + 1)).cpu().numpy()
+            for row, nats in zip(rows, nats_BL, strict=True):
+                if first >= firsts_B[row]:
+                    nats_BN[row, first:end] = nats
+        if self.past._windows:
+            self.past.put_back(rows.tolist(), past)
 
     def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
         """Books documents that another process grades; the tilt learns from them in their turn."""
@@ -231,9 +376,7 @@ class _DocumentGrader:
         logits_BLV = self._predict(documents, end, end - first)
         if self.tilt is not None:
             logits_BLV = self.tilt.apply(logits_BLV, starts_B1, targets_BL)
-        if self.observe is not None:
-            log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
-            self.observe(targets_BL[graded_BL], log_probs_NV)
+        self._show(logits_BLV, targets_BL, graded_BL)
         nats_BL = token_nats(logits_BLV, self._read(targets_BL + 1, ends_B1 + 1))
         for document in documents:
             booked = document.start + first, min(document.start + end, document.end)
@@ -244,10 +387,18 @@ class _DocumentGrader:
         self.nats_N[targets_BL[graded_BL]] = nats_BL.detach().cpu().numpy()[graded_BL]
         return nats_BL
 
+    def _show(self, logits_BLV: Tensor | None, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
+        if self.observe is not None:
+            log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
+            self.observe(targets_BL[graded_BL], log_probs_NV)
+
     def _read(self, places: np.ndarray, ends_B1: np.ndarray) -> Tensor:
-        """Tokens of the stream, 0 from a document's own end on."""
+        return token_tensor(self._look_up(places, ends_B1), self.device)
+
+    def _look_up(self, places: np.ndarray, ends_B1: np.ndarray) -> np.ndarray:
+        """Tokens of the stream, int64, 0 from a document's own end on."""
         inside = np.minimum(places, ends_B1 - 1)
-        return token_tensor(np.where(places < ends_B1, self.tokens[inside], 0), self.device)
+        return np.where(places < ends_B1, self.tokens[inside], 0).astype(np.int64)
 
     def _predict(self, documents: list[DocumentSpan], end: int, num_last: int) -> Tensor:
         """Logits (B, L, V) of the chunk that ends at `end`."""
@@ -288,7 +439,7 @@ class _DocumentGrader:
 
 
 def _find_targets(
-    documents: list[DocumentSpan], first: int, end: int
+    documents: Sequence[DocumentSpan], first: int, end: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Starts and ends (B, 1), targets `first` to `end` of each document (B, L), and which are its own."""
     starts_B1 = np.array([[document.start] for document in documents])

@@ -7,6 +7,7 @@ S places in a batch, L targets of a chunk.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -125,9 +126,19 @@ class LoraLearner:
     A new document starts with B zero, so as the model is, and with the A that the document before it in the
     same place of its batch has left. Up to `documents_at_once` documents learn side by side, by default all
     of a batch; fewer move a score in its last digits only.
+
+    A learner for `recorded` steps, by default on a GPU, keeps all that changes from step to step in tensors
+    of fixed addresses: which documents learn (`learns_B`), the number of steps, and a copy of the adapters in
+    the network's dtype.
     """
 
-    def __init__(self, model: GPT, config: LoraConfig, documents_at_once: int | None = None):
+    def __init__(
+        self,
+        model: GPT,
+        config: LoraConfig,
+        documents_at_once: int | None = None,
+        recorded: bool | None = None,
+    ):
         model.requires_grad_(False)
         self.config, self.fallbacks = config, 0
         self.matrices = find_matrices(model, config.projections)
@@ -143,10 +154,18 @@ class LoraLearner:
         ).to(device)
         # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
         at_once = min(documents_at_once or config.batch_documents, config.batch_documents)
-        self._store_SP = self._fresh_P.repeat(config.batch_documents, 1)
-        self.gradient_BP = torch.zeros(at_once, len(self._fresh_P), device=device)
-        self.second_BP = torch.zeros_like(self.gradient_BP)
-        self.first_BP = torch.zeros_like(self.gradient_BP) if config.beta_first else None
+        self.recorded = device.type == "cuda" if recorded is None else recorded
+        # Recorded steps have all rows in each group of documents.
+        spare = -config.batch_documents % at_once if self.recorded else 0
+        self._store_SP = self._fresh_P.repeat(config.batch_documents + spare, 1)
+        self.second_BP = torch.zeros(at_once, len(self._fresh_P), device=device)
+        self.first_BP = torch.zeros_like(self.second_BP) if config.beta_first else None
+        # Recorded steps have gradients in the dtype that the backward pass has them in, half the bytes.
+        dtype = model.compute_dtype if self.recorded else torch.float32
+        self.gradient_BP = torch.zeros_like(self.second_BP, dtype=dtype)
+        self._copy_BP = torch.zeros_like(self.gradient_BP) if dtype != torch.float32 else None
+        self.learns_B = torch.zeros(at_once, device=device)
+        self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
         self._sites: dict[int, list[AdapterSite]] = {}
 
@@ -158,7 +177,11 @@ class LoraLearner:
         if self.first_BP is not None:
             self.first_BP[:num_documents] = 0
         self.retired_B = torch.zeros(num_documents, dtype=torch.bool, device=self.adapters_BP.device)
-        self.steps = 0
+        self.steps, self._any_retired = 0, False
+        self.steps_1.zero_()
+        self.learns_B.fill_(1)
+        if self._copy_BP is not None:
+            self._copy_BP[:num_documents] = self.adapters_BP
         self._sites.clear()
 
     @contextmanager
@@ -183,7 +206,8 @@ class LoraLearner:
     def _find_sites(self, num_documents: int) -> list[AdapterSite]:
         shapes, half = self._inputs + self._outputs, len(self._inputs)
         views = []
-        for buffer_BP in (self.adapters_BP, self.gradient_BP):
+        weights_BP = self.adapters_BP if self._copy_BP is None else self._copy_BP
+        for buffer_BP in (weights_BP, self.gradient_BP):
             parts = buffer_BP[:num_documents].split([rows * columns for rows, columns in shapes], dim=1)
             views.append([part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)])
         adapters, gradients = views
@@ -196,7 +220,8 @@ class LoraLearner:
         """Puts back the untrained adapters of the marked documents, whose B stays zero from now on."""
         rows = broken_B.nonzero().flatten()
         self.fallbacks += int((~self.retired_B[rows]).sum())
-        self.retired_B[rows] = True
+        self.retired_B[rows] = self._any_retired = True
+        self.learns_B[rows] = 0
         self.second_BP[rows] = 0
         if self.first_BP is not None:
             self.first_BP[rows] = 0
@@ -221,29 +246,35 @@ class _AdapterProduct(torch.autograd.Function):
     def forward(
         ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterSite, scale: float
     ) -> Tensor:
-        low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT).mul_(scale)
+        low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT)
         ctx.save_for_backward(x_BTI, low_BTK)
         ctx.site, ctx.scale = site, scale
-        return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT)
+        return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, gradient_BTO: Tensor) -> tuple[Tensor | None, ...]:
         x_BTI, low_BTK = ctx.saved_tensors
         site, dtype = ctx.site, x_BTI.dtype
-        low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype)).mul_(ctx.scale)
-        _multiply_into(site.b_gradient_BOK, gradient_BTO.mT, low_BTK)
-        _multiply_into(site.a_gradient_BKI, low_gradient_BTK.mT, x_BTI)
+        low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype))
+        _multiply_into(site.b_gradient_BOK, gradient_BTO.mT, low_BTK, ctx.scale)
+        _multiply_into(site.a_gradient_BKI, low_gradient_BTK.mT, x_BTI, ctx.scale)
         x_gradient_BTI = None
         if ctx.needs_input_grad[1]:
-            x_gradient_BTI = torch.bmm(low_gradient_BTK, site.a_BKI.to(dtype))
+            x_gradient_BTI = _scaled_product(low_gradient_BTK, site.a_BKI.to(dtype), ctx.scale)
         return gradient_BTO, x_gradient_BTI, None, None, None
 
 
-def _multiply_into(product: Tensor, left: Tensor, right: Tensor) -> None:
+def _scaled_product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale x left x right in one call; with beta 0 what is added is not read, and `out` may be it."""
+    added = left.new_empty(1, 1, 1) if out is None else out
+    return torch.baddbmm(added, left, right, beta=0, alpha=scale, out=out)
+
+
+def _multiply_into(product: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
     if product.dtype == left.dtype:
-        torch.bmm(left, right, out=product)
+        _scaled_product(left, right, scale, product)
     else:
-        product.copy_(torch.bmm(left, right))
+        product.copy_(_scaled_product(left, right, scale))
 
 
 def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Callable[..., Tensor]:
@@ -259,11 +290,15 @@ def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Cal
 def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
     """Trains each document's adapters on the chunk it was just graded: a sum over documents of mean nats.
 
-    The only function that trains adapters; no document's step depends on another document.
+    The only function that trains adapters; no document's step depends on another document. Of recorded steps
+    the documents learn that `learns_B` marks.
     """
     config, count = learner.config, len(scored.nats_BL)
     learner.backward(scored.nats_BL.mean(1).sum())
-    if learner.fallbacks:
+    if learner.recorded:
+        _update_recorded(learner, count)
+        return
+    if learner._any_retired:
         learner.gradient_BP[:count][learner.retired_B[:count]] = 0
     means_BP = learner.gradient_BP if learner.first_BP is None else learner.first_BP
     buffers = (learner.adapters_BP, learner.gradient_BP, means_BP, learner.second_BP)
@@ -287,3 +322,55 @@ def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
         maximize=False,
     )
     learner.steps += 1
+
+
+def _update_recorded(learner: LoraLearner, count: int) -> None:
+    """The same step of AdamW as one operation over tensors of fixed addresses, of a GPU as one kernel."""
+    learner.steps_1 += 1
+    moving = (learner.adapters_BP, learner.second_BP, learner.gradient_BP, learner._copy_BP, learner.first_BP)
+    rows = [None if buffer_BP is None else buffer_BP[:count] for buffer_BP in moving]
+    rows.append(learner.learns_B[:count, None])
+    update = step_adamw
+    if learner.adapters_BP.device.type == "cuda":
+        update = _compiled_step()
+        for buffer_BP in rows:
+            if buffer_BP is not None:
+                # One kernel for any number of documents.
+                torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
+    update(*rows, learner.steps_1, learner.config)
+
+
+@cache
+def _compiled_step() -> Callable[..., None]:
+    return torch.compile(step_adamw, fullgraph=True)
+
+
+def step_adamw(
+    weights_BP: Tensor,
+    seconds_BP: Tensor,
+    gradients_BP: Tensor,
+    copies_BP: Tensor | None,
+    firsts_BP: Tensor | None,
+    learns_B1: Tensor,
+    steps_1: Tensor,
+    config: LoraConfig,
+) -> None:
+    """A step of AdamW in place, where `learns_B1` is not 0; `copies_BP` are the weights in another dtype.
+
+    Reads and writes each number once: 20 bytes with gradients and copies in bf16, and no first moment.
+    """
+    gradients = gradients_BP.float()
+    seconds = config.beta_second * seconds_BP + (1 - config.beta_second) * gradients.square()
+    means = gradients
+    if firsts_BP is not None:
+        means = config.beta_first * firsts_BP + (1 - config.beta_first) * gradients
+        firsts_BP.copy_(means)
+    rate = config.rate / (1 - config.beta_first**steps_1)
+    # Bias corrections depend on the number of steps alone, (1,).
+    deviations = seconds.sqrt() / (1 - config.beta_second**steps_1).sqrt() + _ADAPTER_EPS
+    moved = weights_BP * (1 - config.rate * config.decay) - rate * means / deviations
+    moved = torch.where(learns_B1 > 0, moved, weights_BP)
+    seconds_BP.copy_(seconds)
+    weights_BP.copy_(moved)
+    if copies_BP is not None:
+        copies_BP.copy_(moved)

@@ -83,6 +83,9 @@ def plan_groups(
     device = next(model.parameters()).device
     widest = max(len(batch.documents) for batch in batches)
     share = -(-widest // world.size)
+    if device.type == "cuda":
+        # Memory alone bounds them there: a pass computes a chunk, not a window.
+        windows = replace(windows, batch_tokens=share * windows.context)
     wanted = min(windows.batch_tokens // windows.context, share)
     memory = free_bytes(device, world.local_size)
     most = plan_documents_at_once(model, windows, replace(config, batch_documents=share), batches, memory)

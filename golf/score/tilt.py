@@ -119,19 +119,19 @@ class NgramTilt:
         self.num_tilted = 0
 
     def apply(self, logits_BLV: Tensor, starts_B1: np.ndarray, targets_BL: np.ndarray) -> Tensor:
-        """The logits with the boost on the expected tokens; reads nothing of the targets or behind them."""
+        """The logits with the boost on the expected tokens."""
+        return raise_expected(logits_BLV, self.expect(starts_B1, targets_BL), self.config.boost)
+
+    def expect(self, starts_B1: np.ndarray, targets_BL: np.ndarray) -> np.ndarray:
+        """The expected tokens (B, L), -1 where there is none; reads nothing of the targets or behind them."""
         self._shared = context_keys(self._tokens, starts_B1, targets_BL, self.config.context_tokens)
         expected_BL = self._table.expect(_own_keys(self._shared, starts_B1))
         expected_BL = np.where(expected_BL >= 0, expected_BL, self._table.expect(self._shared))
         self._tilts = expected_BL >= 0
-        if not self._tilts.any():
-            return logits_BLV
-        expected = torch.from_numpy(np.maximum(expected_BL, 0).astype(np.int64)).to(logits_BLV.device)
-        boost = torch.from_numpy(self._tilts * np.float32(self.config.boost)).to(logits_BLV.device)
-        return logits_BLV.scatter_add(2, expected[..., None], boost[..., None])
+        return expected_BL
 
     def learn(self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
-        """Counts the targets that `apply` was last asked about, now that they are graded."""
+        """Counts the targets that `expect` was last asked about, now that they are graded."""
         self.num_tilted += int(self._tilts[graded_BL].sum())
         self._count(self._shared, starts_B1, targets_BL, graded_BL)
 
@@ -153,6 +153,16 @@ class NgramTilt:
             keys, tokens = zip(*self._finished, strict=True)
             self._table.add(np.concatenate(keys), np.concatenate(tokens))
             self._finished.clear()
+
+
+def raise_expected(logits_BLV: Tensor, expected_BL: np.ndarray, boost: float) -> Tensor:
+    """The logits with the boost on the expected tokens, where there are any."""
+    tilts_BL = expected_BL >= 0
+    if not tilts_BL.any():
+        return logits_BLV
+    expected = torch.from_numpy(np.maximum(expected_BL, 0).astype(np.int64)).to(logits_BLV.device)
+    boosts = torch.from_numpy(tilts_BL * np.float32(boost)).to(logits_BLV.device)
+    return logits_BLV.scatter_add(2, expected[..., None], boosts[..., None])
 
 
 def _own_keys(keys_BL: np.ndarray, starts_B1: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 from benchmarks.ttt import Bench, TestTimeBenchmark, grid_of, measure_gains, measure_speedup, try_settings
+from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.log import RunLog
+from golf.runtime import choose_runtime
 
 
 def options_for(artifact_path: Path, dataset_folder: Path) -> TestTimeBenchmark:
@@ -26,3 +28,13 @@ def test_the_benchmark_measures_gains_speed_and_the_grid(artifact_path: Path, da
     rows = try_settings(bench, RunLog(quiet=True))
     assert {row["setting"] for row in rows} == {name for name, _ in grid_of(bench.options, bench.ttt)}
     assert len({row["gain_bpb"] for row in rows if row["setting"].startswith("sgd")}) == 2
+
+
+def test_speeds_of_a_preset_are_measured_on_made_up_documents() -> None:
+    options = SpeedOptions(tiny=True, arms=("recorded-4", "called-4"), batches=1)
+    log = RunLog(quiet=True)
+    recorded, called = measure_speeds(options, choose_runtime("cpu"), log)
+    assert recorded["steps"] == called["steps"] > 0
+    assert abs(recorded["nats_a_token"] - called["nats_a_token"]) < 1e-3
+    counts = {row["way"]: row["operations"] for row in measure_operations(options, log)}
+    assert 0 < counts["recorded"] < counts["called"]
