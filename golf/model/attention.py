@@ -84,7 +84,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotary: Places, num_last: int) -> Tensor:
         """Output of the last `num_last` positions, shape (B, num_last, D)."""
-        cos_TP, sin_TP, *documents = rotary
+        cos_TR, sin_TR, *documents = rotary
         x_BLD = x_BTD[:, -num_last:]
         q_BLHE = self._heads(self.query, x_BTD if self.modulated else x_BLD)
         k_BTKE = self._heads(self.key, x_BTD)
@@ -93,11 +93,12 @@ class Attention(nn.Module):
             q_BLHE, k_BTKE, v_BTKE = modulate_triad(q_BLHE, k_BTKE, v_BTKE)
             q_BLHE = q_BLHE[:, -num_last:]
         if self.query_gain is not None:
-            q_BLHE, k_BTKE = rms_norm(q_BLHE), rms_norm(k_BTKE)
-        q_BLHE = rotate(q_BLHE, cos_TP[-num_last:], sin_TP[-num_last:])
-        k_BTKE = rotate(k_BTKE, cos_TP, sin_TP)
-        if self.query_gain is not None:
-            q_BLHE = q_BLHE * self.query_gain.to(q_BLHE.dtype)[:, None]
+            # Expanded before it meets E, so that the gain's gradient is a sum over E, which the kernel of the
+            # norm's gradient has at hand, and then one over the small (B, L, H).
+            gain_BLH1 = self.query_gain.to(q_BLHE.dtype).expand(q_BLHE.shape[:-1])[..., None]
+            q_BLHE, k_BTKE = rms_norm(q_BLHE) * gain_BLH1, rms_norm(k_BTKE)
+        q_BLHE = rotate(q_BLHE, cos_TR[-num_last:], sin_TR[-num_last:])
+        k_BTKE = rotate(k_BTKE, cos_TR, sin_TR)
         heads = q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         if self.apart is not None and documents:
             y_BHLE = self.apart(*heads, documents[0])

@@ -2,7 +2,7 @@
 
 The network is the one that trains. While a decoder reads, hooks on its attention hand the new positions
 the keys and values of all earlier ones; everything else in it treats each position alone.
-Shapes: B batch, T time, N new positions, H new positions with their history, C columns, P rotated pairs,
+Shapes: B batch, T time, N new positions, H new positions with their history, C columns, R rotated dimensions,
 V vocabulary.
 """
 
@@ -110,14 +110,14 @@ class Decoder:
 
     def _before_attention(self, module: nn.Module, inputs: tuple) -> tuple:
         """New positions alone, behind as many empty ones as were read before."""
-        x_BHD, (cos_HP, _, *documents), self._num_asked = inputs
+        x_BHD, (cos_HR, _, *documents), self._num_asked = inputs
         earlier = self.num_read - self._num_new
         x_BTD = F.pad(x_BHD[:, -self._num_new :], (0, 0, earlier, 0))
         if self._rotary is None:
             base = self.model.config.rotary_base
-            self._rotary = rotary_tables(self.capacity, 2 * cos_HP.size(1), base, x_BHD.device)
-        cos_TP, sin_TP = self._rotary
-        places = cos_TP[: self.num_read], sin_TP[: self.num_read]
+            self._rotary = rotary_tables(self.capacity, cos_HR.size(1), base, x_BHD.device)
+        cos_TR, sin_TR = self._rotary
+        places = cos_TR[: self.num_read], sin_TR[: self.num_read]
         if documents:
             numbers_BT = (self._tokens_BT == self.model.config.bos_id).cumsum(1)
             places = (*places, Documents(numbers_BT, None, None))

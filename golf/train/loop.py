@@ -18,6 +18,7 @@ from golf.kernels.attention import attention_kernels, choose_kernels, present_ke
 from golf.kernels.fused import choose_training_kernels, present_training_kernels, training_kernels
 from golf.log import ProgressBar, RunLog
 from golf.model.gpt import GPT
+from golf.model.positions import rotary_tables
 from golf.runtime import Runtime, release_memory, synchronize, tag_compiled_code
 from golf.train.averaging import AveragingConfig, WeightAverage
 from golf.train.budget import Budget, TrainConfig, fit_passes, halve_passes
@@ -97,6 +98,8 @@ class Trainer:
             # Every kind of step is a graph of one function, and one more than the limit is an error.
             torch._dynamo.config.recompile_limit = MOST_GRAPHS
             tag_compiled_code(self.attention)
+            # Else each element of every query and key has its cosine and sine computed anew, at each pass.
+            torch.compiler.assume_constant_result(rotary_tables)
             self._forward = torch.compile(self._forward, dynamic=False, fullgraph=True)
 
     @property

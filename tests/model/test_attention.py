@@ -11,7 +11,7 @@ from golf.model.attention import (
     HeadGates,
     remove_own_value,
 )
-from golf.model.positions import rotary_tables
+from golf.model.positions import rotary_tables, rotate
 
 
 @pytest.mark.parametrize("num_queries", [1, 5, 12])
@@ -72,3 +72,27 @@ def test_the_value_is_taken_out_before_the_gate_and_both_before_the_output(num_l
     v = full.value(x)[:, -num_last:].unflatten(-1, (2, 4))
     expected = remove_own_value(y, v) * full.gates(x[:, -num_last:])[..., None]
     torch.testing.assert_close(full(x, rotary, num_last), full.output(expected.flatten(2)))
+
+
+@pytest.mark.parametrize("num_last", [2, 6])
+def test_queries_are_normed_then_turned_then_scaled_by_their_heads_gain(num_last, monkeypatch):
+    torch.manual_seed(0)
+    rotary = rotary_tables(6, 4, 100.0, torch.device("cpu"))
+    layer = Attention(16, 4, 2, 1.5)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    seen = []
+
+    def attend(*heads):
+        seen.extend(heads)
+        return causal_attention(*heads)
+
+    monkeypatch.setattr("golf.model.attention.causal_attention", attend)
+    x = torch.randn(2, 6, 16)
+    layer(x, rotary, num_last)
+    q, k = (projection(x).unflatten(-1, (-1, 4)).double() for projection in (layer.query, layer.key))
+    q, k = (y / (y.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt() for y in (q, k))
+    turned_q, turned_k = (rotate(y, *rotary) for y in (q, k))
+    expected_q = turned_q[:, -num_last:] * layer.query_gain[:, None]
+    torch.testing.assert_close(seen[0].double(), expected_q.transpose(1, 2), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(seen[1].double(), turned_k.transpose(1, 2), atol=1e-6, rtol=1e-6)
