@@ -153,7 +153,8 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     if has_toolkit():
         from golf.record.closing import close_run
 
-        close_run(folder, results, dataset, EvaluateConfig(device=options.device, eager=options.eager), log)
+        how_audited = EvaluateConfig(device=options.device, eager=options.eager)
+        close_run(folder, results, dataset, how_audited, log, plan)
     else:
         write_json(folder / "results.json", results)
     log.close()

@@ -19,6 +19,7 @@ from golf.record.results import Results, results_from_dict
 from golf.record.runs import parse_events
 from golf.score.audit import audit_path
 from golf.score.evaluate import EvaluateConfig
+from golf.time_plan import TimePlan
 from golf.train.checkpoint import load_weights
 
 
@@ -35,13 +36,19 @@ def flattened_script(script: Path, form: str, log: RunLog) -> bytes:
 
 
 def close_run(
-    folder: Path, results: dict[str, Any], dataset: Dataset, how: EvaluateConfig, log: RunLog
+    folder: Path,
+    results: dict[str, Any],
+    dataset: Dataset,
+    how: EvaluateConfig,
+    log: RunLog,
+    plan: TimePlan | None = None,
 ) -> None:
     """Completes a scored run's folder with results.json and audit.json, and says where its score stands.
 
     Adds what only the project can tell: its commit, what compressors make of the same text, which of the
     techniques that were asked for acted, what the artifact's bytes went to. AuditError when a probe finds a
-    violation: such a run keeps its results and gets no entry.
+    violation: such a run keeps its results and gets no entry. With a `plan` the audit looks at as many
+    targets as the time that is left allows.
     """
     scale = compressor_bits_per_byte(dataset.validation_tokens(PhaseClock()), dataset.vocabulary)
     log.event("compressors", **scale)
@@ -57,7 +64,8 @@ def close_run(
     results["bytes"] = results["bytes"] | {"parts": parts}
     write_json(folder / "results.json", results)
     print_place(results_from_dict(results), log)
-    if not audit_path(folder, dataset.folder, how, log, ttt=False):
+    left = None if plan is None else plan.left_seconds
+    if not audit_path(folder, dataset.folder, how, log, ttt=False, max_seconds=left):
         raise AuditError(
             f"the audit found violations, listed above and in {folder / 'audit.json'}; the results stay, "
             f"there is no entry; to audit again: python train_gpt.py --resume {folder}"

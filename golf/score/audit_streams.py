@@ -1,11 +1,17 @@
 """On what text, and where in it, the probes of an audit look."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from golf.score.document_plan import plan_documents, split_documents
 from golf.score.windows import WindowConfig
+
+MIN_TARGETS = 2
+"""Targets that an audit looks at however little time it has."""
+REPLAYS_PER_TARGET = 3
+"""Of the stream: two for causality, one for normalisation."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,9 @@ class AuditConfig:
     """Targets that each probe looks at: half of them where windows, chunks and documents meet."""
     chunks: int = 3
     """Chunks of the stream that is replayed."""
+    max_seconds: float | None = None
+    """Where it is known how long a replay takes, look at fewer targets, MIN_TARGETS at the least, to keep to
+    about so many seconds."""
     chunk_tokens: int | None = None
     """Size of these chunks; by default the artifact's own on a GPU, and two windows elsewhere."""
 
@@ -49,6 +58,17 @@ def choose_documents(tokens: np.ndarray, bos_id: int, context: int, how: AuditCo
     stream = np.concatenate(pieces)
     batches = plan_documents(split_documents(stream, len(stream), bos_id), (1,), (), 1)
     return np.concatenate([stream[start:end] for batch in batches for start, end in batch.documents])
+
+
+def affordable_targets(
+    targets: Sequence[int], replay_seconds: float, left_seconds: float | None
+) -> list[int]:
+    """As many of the targets, evenly taken, as can be probed in the seconds that are left."""
+    if left_seconds is None:
+        return list(targets)
+    most = int(left_seconds / (REPLAYS_PER_TARGET * max(replay_seconds, 1e-9)))
+    count = min(len(targets), max(MIN_TARGETS, most))
+    return [targets[place * len(targets) // count] for place in range(count)]
 
 
 def choose_targets(

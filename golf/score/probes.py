@@ -57,14 +57,16 @@ def probe_causality(
     vocab_size: int,
     bos_id: int,
     seed: int,
+    before: Replay | None = None,
     tolerance_nats: float = 0.0,
 ) -> ProbeReport:
     """Replaces what comes at and after each target, and the target alone: nothing before it may move.
 
     Compares all earlier grades and the whole distribution at the target. BOS tokens stay where they are.
+    `before` is a replay of the stream with these targets, if there is one.
     """
     draw = np.random.default_rng(seed)
-    before = scorer(tokens, targets)
+    before = scorer(tokens, targets) if before is None else before
     violations = []
     for target in targets:
         for what, end in (("everything from it on", len(tokens)), ("it alone", target + 2)):
@@ -79,7 +81,7 @@ def probe_causality(
                     f"replacing target {target} ({what}) moved the grade of target {first} "
                     f"from {before.nats_N[first]:.6g} to {after.nats_N[first]:.6g} nats"
                 )
-            here = _largest_difference(before.log_probs[target], after.log_probs[target])
+            here = largest_difference(before.log_probs[target], after.log_probs[target])
             if not here <= tolerance_nats:
                 violations.append(
                     f"replacing target {target} ({what}) moved the distribution at it by {here:.3g} nats"
@@ -94,15 +96,19 @@ def probe_normalisation(
     vocab_size: int,
     bos_id: int,
     seed: int,
+    before: Replay | None = None,
+    tolerance_nats: float = 0.0,
     candidates: int = 1,
 ) -> ProbeReport:
     """Requires at each target a distribution over the whole vocabulary that adds up to 1 and is what grades.
 
     The target is graded, and so are some `candidates` put in its place: each must get the probability that
-    the distribution gave it before.
+    the distribution gave it before, to GRADE_TOLERANCE_NATS or `tolerance_nats`, whichever is more. `before`
+    as in `probe_causality`.
     """
     draw = np.random.default_rng(seed)
-    before = scorer(tokens, targets)
+    before = scorer(tokens, targets) if before is None else before
+    tolerance_nats = max(tolerance_nats, GRADE_TOLERANCE_NATS)
     violations = []
     for target in targets:
         log_probs_V = before.log_probs[target].astype(np.float64)
@@ -117,7 +123,7 @@ def probe_normalisation(
             changed = replace_tokens(tokens, target + 1, target + 2, vocab_size, bos_id, draw)
             grades[int(changed[target + 1])] = float(scorer(changed, [target]).nats_N[target])
         for token, nats in grades.items():
-            if not abs(nats + log_probs_V[token]) <= GRADE_TOLERANCE_NATS:
+            if not abs(nats + log_probs_V[token]) <= tolerance_nats:
                 violations.append(
                     f"target {target}, were it token {token}, is graded {nats:.6g} nats; the distribution "
                     f"gives it {-log_probs_V[token]:.6g}"
@@ -231,7 +237,8 @@ def replace_tokens(
     return changed
 
 
-def _largest_difference(left_V: np.ndarray, right_V: np.ndarray) -> float:
+def largest_difference(left_V: np.ndarray, right_V: np.ndarray) -> float:
+    """Between two arrays of log probabilities; infinities of one sign in the same place are alike."""
     same_infinities = np.isinf(left_V) & (left_V == right_V)
     return float(np.where(same_infinities, 0.0, np.abs(left_V - right_V)).max())
 

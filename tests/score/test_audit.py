@@ -1,7 +1,9 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,10 @@ from golf.score import audit as auditing
 from golf.score.audit import AuditConfig, audit_artifact
 from golf.score.document_scorer import ScoredDocuments, _DocumentGrader
 from golf.score.evaluate import EvaluateConfig
+from golf.score.ledger import Ledger
 from golf.score.lora import LoraLearner
+from golf.score.probes import ProbeReport, Replay
+from golf.score.windows import WindowConfig
 
 QUIET = RunLog(quiet=True)
 HOW = AuditConfig(targets=3, chunks=2)
@@ -147,7 +152,7 @@ def test_the_program_writes_the_audit_and_exits_by_it(
     for seed in (1, 2):
         shutil.copy(artifact_path, tmp_path / f"artifact_seed{seed}.bin")
     arguments = [str(tmp_path), "--data", str(dataset_folder), "--audit"]
-    monkeypatch.setattr("golf.score.audit.AuditConfig", lambda: AuditConfig(targets=1, chunks=2))
+    monkeypatch.setattr("golf.score.audit.AuditConfig", lambda **how: AuditConfig(targets=1, chunks=2, **how))
     assert eval_bpb.main(arguments) == 0
     found = json.loads((tmp_path / "audit.json").read_text())
     assert found["passed"] is True and set(found["seeds"]) == {"1", "2"}
@@ -175,9 +180,9 @@ def test_a_gpus_kernels_repeat_themselves_while_a_scorer_is_probed(
 ) -> None:
     probed, sound = [], auditing.repeatable_kernels
 
-    def probe(*arguments: object) -> list:
+    def probe(*arguments: object) -> tuple[list, float]:
         probed.append(torch.are_deterministic_algorithms_enabled())
-        return []
+        return [], 0.0
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(auditing, "audit_scorer", probe)
@@ -195,3 +200,31 @@ def test_a_network_without_smear_is_audited_as_any_other(dataset_folder: Path, t
     header |= {"score": {"stride": 8}, "ttt": {"enabled": False}}
     (tmp_path / "plain.bin").write_bytes(pack(weights, header, PackConfig(), 1_000_000).artifact)
     assert audit(tmp_path / "plain.bin", dataset_folder, ttt=False)["passed"]
+
+
+def test_the_noise_of_a_gpu_sets_what_its_audit_tolerates(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, seen = np.random.default_rng(0), {}
+
+    def noisy(tokens: np.ndarray, targets: list[int]) -> Replay:
+        noise = draw.uniform(-1e-4, 1e-4, len(tokens) - 1).astype(np.float32)
+        return Replay(1 + noise, {target: np.log(np.full(4, 0.25)) for target in targets}, Ledger(len(noise)))
+
+    def note(name: str, found: list[float]) -> Callable[..., ProbeReport]:
+        def probe(*arguments: object) -> ProbeReport:
+            found.append(arguments[-1])
+            return ProbeReport(name, "", [])
+
+        return probe
+
+    for name in ("probe_causality", "probe_normalisation"):
+        monkeypatch.setattr(auditing, name, note(name, seen.setdefault(name, [])))
+    monkeypatch.setattr(auditing, "probe_ledger", lambda *rest: ProbeReport("ledger", "", []))
+    monkeypatch.setattr(auditing, "probe_document_start", lambda *rest: ProbeReport("start", "", []))
+    noisy.dataset = SimpleNamespace(vocabulary=SimpleNamespace(size=4, bos_id=1))
+    noisy.windows, noisy.chunk_tokens, noisy.features = WindowConfig(32, 8), 64, None
+    stream = np.arange(200) % 3 + 1
+    for on_gpu in (True, False):
+        auditing.audit_scorer(noisy, stream, AuditConfig(targets=2), on_gpu, None, QUIET)
+    on_gpu, on_cpu = seen["probe_causality"]
+    assert seen["probe_normalisation"] == [on_gpu, on_cpu]
+    assert 8 * 1e-4 < on_gpu <= 8 * 2.1e-4 and on_cpu == 0.0

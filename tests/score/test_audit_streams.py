@@ -6,7 +6,13 @@ from score_toys import BOS_ID, toy_documents
 
 from golf.clock import PhaseClock
 from golf.data.manifest import open_dataset
-from golf.score.audit_streams import AuditConfig, choose_documents, choose_stream, choose_targets
+from golf.score.audit_streams import (
+    AuditConfig,
+    affordable_targets,
+    choose_documents,
+    choose_stream,
+    choose_targets,
+)
 from golf.score.document_plan import plan_documents, split_documents
 from golf.score.windows import WindowConfig
 
@@ -44,3 +50,17 @@ def test_documents_of_an_audit_stand_in_the_order_of_their_grading(seed: int) ->
 def test_a_text_of_one_document_is_audited_on_that_one() -> None:
     stream = choose_documents(toy_documents([100]), BOS_ID, 32, AuditConfig())
     assert np.array_equal(stream, toy_documents([100])[:40])
+
+
+@pytest.mark.parametrize(
+    ("replay_seconds", "left_seconds", "expected"),
+    [
+        (1.0, None, [3, 5, 8, 13, 21, 34]),
+        (1.0, 60.0, [3, 5, 8, 13, 21, 34]),
+        (1.0, 9.0, [3, 8, 21]),
+        (1.0, 0.0, [3, 13]),
+        (1.0, -5.0, [3, 13]),
+    ],
+)
+def test_an_audit_that_is_short_of_time_looks_at_fewer_targets(replay_seconds, left_seconds, expected):
+    assert affordable_targets([3, 5, 8, 13, 21, 34], replay_seconds, left_seconds) == expected
