@@ -47,7 +47,8 @@ def has_toolkit() -> bool:
 def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Dataset:
     """The dataset that was asked for, or the preset's own, made or fetched when it is not there yet."""
     source, vocab_size = PRESETS[options.preset].source, config.model.vocab_size
-    folder = options.data or Path("data") / (f"docs_{vocab_size}" if source == "docs" else "fineweb_sp1024")
+    prefix = "docs_" if source == "docs" else "fineweb_sp"
+    folder = options.data or Path("data") / f"{prefix}{vocab_size}"
     if options.data is None and not (folder / "manifest.json").is_file():
         if not has_toolkit():
             raise ConfigError(f"no data at {folder}; give --data DIR")

@@ -1,6 +1,7 @@
 """The challenge's published export: its shards and tokenizer, from the Hugging Face hub."""
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,9 +13,19 @@ from golf.data.assemble import TextOrigin, full_disk_as_data_error
 from golf.data.hub import HubCommit, RemoteFile, difference_from_hub
 from golf.data.manifest import MANIFEST_NAME, DataError, Manifest
 from golf.data.tokenizer import check_tokenizer
-from golf.data.totals import DOCUMENTS_NAME
+from golf.data.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.data.vocabulary import Vocabulary
 from golf.log import ProgressBar, RunLog
+
+EXPORTS = {1024: "willdepueoai/parameter-golf", 8192: "kevclark/parameter-golf"}
+"""Dataset repositories with prepared shards, by pieces: the challenge's own, which has no other variant
+(openai/parameter-golf #899), and a participant's export of the same documents."""
+DOCUMENT_BYTES = 3_021
+"""Mean size of a validation document: 151.08 million bytes in 50,000."""
+TOKEN_BYTES = {1024: 2.436, 8192: 3.727}
+"""Bytes of the challenge's validation text for a token, by pieces."""
+ENCODE_SECONDS_PER_MB = 0.7
+"""Of one core for 8,192 pieces (Intel Xeon at 2.5 GHz, 10 MB of transcripts, n = 1)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class ChallengeConfig:
     """Tokenizer of the export: its dataset is called fineweb10B_<variant>."""
     with_documents: bool = False
     """Also fetch the selected documents as text, docs_selected.jsonl (tens of GB)."""
-    repository: str = "willdepueoai/parameter-golf"
+    repository: str = EXPORTS[1024]
     """Dataset repository on the hub."""
     revision: str = "main"
     """Branch, tag or commit of it; the commit is written into the manifest."""
@@ -52,6 +63,12 @@ class Export:
     def files(self) -> tuple[RemoteFile, ...]:
         """All of it, small files first."""
         return (self.tokenizer, *self.val, *self.train, *self.documents)
+
+
+def documents_for(vocab_size: int, train_shards: int) -> int:
+    """Documents from the start that fill validation and so many training shards of 100 million tokens."""
+    token_bytes = TOKEN_BYTES.get(vocab_size, max(TOKEN_BYTES.values()))
+    return VALIDATION_DOCUMENTS + math.ceil(100e6 * train_shards * token_bytes / DOCUMENT_BYTES)
 
 
 def fetch_challenge(folder: Path, config: ChallengeConfig, log: RunLog) -> Manifest:

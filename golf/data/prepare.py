@@ -11,7 +11,14 @@ import tyro
 
 from golf.data.adopt import adopt_shards
 from golf.data.assemble import TextOrigin, TextStream, build_dataset, require_empty
-from golf.data.challenge import ChallengeConfig, fetch_challenge
+from golf.data.challenge import (
+    DOCUMENT_BYTES,
+    ENCODE_SECONDS_PER_MB,
+    EXPORTS,
+    ChallengeConfig,
+    documents_for,
+    fetch_challenge,
+)
 from golf.data.division import GivenValidation, SplitConfig
 from golf.data.docs import read_docs
 from golf.data.encode import text_digest
@@ -26,6 +33,8 @@ DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
 """At 512 pieces some 66,000 tokens of validation: two slow cores score them, learning, in a minute."""
 
 DOCS_VOCAB_SIZE = 512
+CHALLENGE_SAMPLE_BYTES = 200_000_000
+"""Text that a tokenizer for the challenge's documents is trained on."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,41 @@ def prepare_default(
     """
     if source == "docs":
         return prepare_docs(folder, vocab_size, log)
-    return fetch_challenge(folder, ChallengeConfig(train_shards=train_shards), log)
+    return prepare_challenge(folder, vocab_size, log, train_shards)
+
+
+def prepare_challenge(
+    folder: Path, vocab_size: int, log: RunLog, train_shards: int, endpoint: str | None = None
+) -> Manifest:
+    """The challenge's text in `vocab_size` pieces: prepared shards if the hub has them, else made here.
+
+    Where they are not the challenge's own and cannot be had, the reason is said, and shards are made from its
+    documents, with a tokenizer trained on their training part. DataError if the documents cannot be had.
+    """
+    own = EXPORTS[1024]
+    repository = EXPORTS.get(vocab_size)
+    config = ChallengeConfig(train_shards, f"sp{vocab_size}", False, repository or own, endpoint=endpoint)
+    if repository is not None:
+        try:
+            return fetch_challenge(folder, config, log)
+        except DataError as error:
+            if repository == own:
+                raise
+            log.say(f"no prepared shards of {vocab_size:,} pieces: {error}")
+    num_documents = documents_for(vocab_size, train_shards)
+    text_mb = num_documents * DOCUMENT_BYTES / 1e6
+    minutes = text_mb * ENCODE_SECONDS_PER_MB / (os.cpu_count() or 1) / 60
+    log.say(
+        f"making shards of {vocab_size:,} pieces from the challenge's documents: a download of tens of GB, a "
+        f"tokenizer trained on {CHALLENGE_SAMPLE_BYTES / 1e6:,.0f} MB, and {text_mb:,.0f} MB of text to "
+        f"encode, about {minutes:.0f} minutes of {os.cpu_count()} cores"
+    )
+    documents = folder.with_name("challenge_documents")
+    fetch_challenge(documents, ChallengeConfig(1, "sp1024", True, own, endpoint=endpoint), log)
+    files = (documents / DOCUMENTS_NAME,)
+    text = TextConfig(files=files, max_docs=num_documents, sample_bytes=CHALLENGE_SAMPLE_BYTES)
+    options = PrepareOptions("text", folder, vocab_size=vocab_size, name=f"fineweb_sp{vocab_size}", text=text)
+    return prepare_text(options, log)
 
 
 def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ import zstandard
 from data_samples import SHARED, sample_text
 
 from golf.data import prepare as prepare_module
+from golf.data.challenge import EXPORTS, ChallengeConfig
 from golf.data.docs import DocsText
-from golf.data.manifest import open_dataset
+from golf.data.manifest import DataError, open_dataset
 from golf.data.prepare import main, prepare_default
+from golf.data.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.log import RunLog
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +104,51 @@ def test_the_challenge_is_fetched_with_as_many_shards_as_the_run_reads(tmp_path:
     prepare_default("challenge", tmp_path / "a", 1024, RunLog(quiet=True), train_shards=20)
     prepare_default("challenge", tmp_path / "a", 1024, RunLog(quiet=True))
     assert [config.train_shards for config in asked] == [20, 8]
+
+
+def test_another_number_of_pieces_is_fetched_from_where_it_is_published(tmp_path: Path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(prepare_module, "fetch_challenge", lambda folder, config, log: asked.append(config))
+    prepare_default("challenge", tmp_path / "a", 8192, RunLog(quiet=True), train_shards=12)
+    assert [(config.variant, config.train_shards, config.with_documents) for config in asked] == [
+        ("sp8192", 12, False)
+    ]
+    assert asked[0].repository == EXPORTS[8192] != EXPORTS[1024]
+
+
+@pytest.mark.parametrize(("vocab_size", "is_asked_for"), [(8192, True), (4096, False)])
+def test_pieces_that_nobody_has_prepared_are_made_from_the_challenges_documents(
+    tmp_path: Path, monkeypatch, vocab_size, is_asked_for
+):
+    fetched, made, log = [], [], RunLog(tmp_path / "run", quiet=True)
+
+    def fetch(folder: Path, config: ChallengeConfig, log: RunLog) -> None:
+        fetched.append(config)
+        if not config.with_documents:
+            raise DataError("the hub has no such dataset")
+
+    monkeypatch.setattr(prepare_module, "fetch_challenge", fetch)
+    monkeypatch.setattr(prepare_module, "prepare_text", lambda options, log: made.append(options))
+    prepare_default("challenge", tmp_path / "a", vocab_size, log, train_shards=2)
+    said = (tmp_path / "run.log").read_text()
+    assert ("the hub has no such dataset" in said) is is_asked_for
+    assert f"making shards of {vocab_size:,} pieces" in said and "minutes of" in said
+    documents = fetched[-1]
+    assert (documents.repository, documents.with_documents) == (EXPORTS[1024], True)
+    (options,) = made
+    assert (options.source, options.data, options.vocab_size) == ("text", tmp_path / "a", vocab_size)
+    assert options.text.max_docs == VALIDATION_DOCUMENTS + math.ceil(2 * 100e6 * 3.727 / 3021)
+    # The first documents of this file are validation, always.
+    assert options.text.files[0].name == DOCUMENTS_NAME
+
+
+def test_the_challenges_own_shards_are_never_made_from_other_text(tmp_path: Path, monkeypatch):
+    def fetch(*rest: object) -> None:
+        raise DataError("no network")
+
+    monkeypatch.setattr(prepare_module, "fetch_challenge", fetch)
+    with pytest.raises(DataError, match="no network"):
+        prepare_default("challenge", tmp_path / "a", 1024, RunLog(quiet=True))
 
 
 BAD = {
