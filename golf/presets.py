@@ -33,7 +33,7 @@ FRONTIER_TTT = TestTimeConfig(
         rate=8e-5,
         decay=2.0,
         projections=("query", "value", "output", "up", "down", "head"),
-        batch_documents=128,
+        batch_documents=64,
     ),
     tilt=TiltConfig(boost=2.625, table_bits=24),
     phases=(2500,),
