@@ -120,7 +120,7 @@ H100_10 = replace(
     H100_30,
     minutes=10.0,
     model=FRONTIER_MODEL,
-    train=replace(FRONTIER_TRAIN, batch_tokens=131_072, micro_batch_tokens=65_536),
+    train=replace(FRONTIER_TRAIN, batch_tokens=131_072, micro_batch_tokens=131_072),
     optim=replace(FRONTIER_OPTIM, matrix_lr=0.035, momentum=0.95),
     schedule=replace(H100_30.schedule, warmdown=0.75, floor=0.05, context_growth=(0.4,)),
     averaging=AveragingConfig(ema_window=0.03),

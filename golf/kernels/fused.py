@@ -10,7 +10,6 @@ from importlib.util import find_spec
 import torch
 
 from golf.kernels.attention import KernelError
-from golf.kernels.softcap_loss import define_capped_nats
 from golf.kernels.up_activation import define_up_activation
 from golf.runtime import triton_is_interpreted
 
@@ -51,7 +50,7 @@ def choose_training_kernels(asked: str, present: list[str]) -> str:
 
 @contextmanager
 def training_kernels(name: str) -> Iterator[None]:
-    """Within the block the loss and relu2 feed-forwards go through the kernels of that name.
+    """Within the block relu2 feed-forwards go through the kernels of that name.
 
     Whatever has no fused kernel stays as it is; so does all that runs outside, scores above all.
     """
@@ -59,7 +58,6 @@ def training_kernels(name: str) -> Iterator[None]:
     try:
         if FUSED.is_open:
             define_up_activation()
-            define_capped_nats()
         yield
     finally:
         FUSED.is_open = before

@@ -33,6 +33,22 @@ from golf.train.stages import plan_stages, stage_at
 
 MOST_GRAPHS = 64
 """Far more than a run has kinds of steps; torch's own limit is 8."""
+INLINED_READS, INLINED_OPERATIONS = 12, 60
+"""Up to how many reads and operations Inductor computes a value where it is used, instead of writing it out.
+
+Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read, and
+what is to be added to it too, by each of its users; with these the sum is written, once, in bf16.
+"""
+
+
+def prepare_compiler() -> None:
+    """Sets what torch.compile needs to be told about training, for this process."""
+    # Every kind of step is a graph of one function, and one more than the limit is an error.
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS
+    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS
+    # Else each element of every query and key has its cosine and sine computed anew, at each pass.
+    torch.compiler.assume_constant_result(rotary_tables)
 
 
 class Interrupted(Exception):
@@ -80,7 +96,7 @@ class Trainer:
         self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
         """Attention kernels in the order to try them."""
         self.kernels = choose_training_kernels(config.kernels, present_training_kernels(runtime.device))
-        """Those of the loss and of the feed-forward, for training's own passes alone."""
+        """Those of the feed-forward, for training's own passes alone."""
         self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
         self.reports = StepReports(budget, config, self.stages, model.num_visits, clock, log)
@@ -95,11 +111,8 @@ class Trainer:
         """Whether the loss is the mean of the targets' nats and nothing else."""
         self._forward = target_nats if self.is_plain else self.objective.mean_nats
         if runtime.compiled:
-            # Every kind of step is a graph of one function, and one more than the limit is an error.
-            torch._dynamo.config.recompile_limit = MOST_GRAPHS
+            prepare_compiler()
             tag_compiled_code(self.attention)
-            # Else each element of every query and key has its cosine and sine computed anew, at each pass.
-            torch.compiler.assume_constant_result(rotary_tables)
             self._forward = torch.compile(self._forward, dynamic=False, fullgraph=True)
 
     @property

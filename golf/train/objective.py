@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golf.kernels.fused import FUSED
-from golf.kernels.softcap_loss import fused_capped_nats
 from golf.model.gpt import GPT, ModelConfig
 from golf.model.loss import token_nats
 from golf.train.budget import TrainConfig
@@ -20,17 +18,14 @@ SIGREG_POINTS = 9
 SIGREG_REACH = 5.0
 
 
-def training_nats(model: GPT, x_BLD: Tensor, targets_BL: Tensor) -> Tensor:
-    """Nats of each target read out of a normed stream, fp32, (B, L), by the kernels chosen for training."""
-    if not FUSED.is_open:
-        return token_nats(model.read_out(x_BLD), targets_BL)
-    logits_NV = model.head(x_BLD, model.embedding.weight).flatten(0, 1)
-    return fused_capped_nats(logits_NV, targets_BL.flatten(), model.softcap.cap).view_as(targets_BL)
+def read_out_nats(model: GPT, x_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+    """Nats of each target read out of a normed stream, fp32, (B, L)."""
+    return token_nats(model.read_out(x_BLD), targets_BL)
 
 
 def target_nats(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Nats of each target, fp32, (B, T), by the kernels chosen for training."""
-    return training_nats(model, model.last_stream(inputs_BT), targets_BT)
+    """Nats of each target, fp32, (B, T)."""
+    return read_out_nats(model, model.last_stream(inputs_BT), targets_BT)
 
 
 def mean_nats(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -60,7 +55,7 @@ def sigreg(x_ND: Tensor, real_only: bool) -> Tensor:
 def future_nats(model: GPT, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     """Mean nats of the tokens behind the next one: the k-th map W_k predicts from x + W_k x, k tokens on."""
     each = [
-        training_nats(model, (x_BTD + ahead(x_BTD))[:, : -offset or None], targets_BT[:, offset:]).mean()
+        read_out_nats(model, (x_BTD + ahead(x_BTD))[:, : -offset or None], targets_BT[:, offset:]).mean()
         for offset, ahead in enumerate(model.future, start=1)
     ]
     return torch.stack(each).mean()
@@ -80,7 +75,7 @@ class Objective:
     def mean_nats(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean nats per token; its gradient is that of all terms, its value that of the next token alone."""
         x_BTD = model.last_stream(inputs_BT)
-        loss = training_nats(model, x_BTD, targets_BT).mean()
+        loss = read_out_nats(model, x_BTD, targets_BT).mean()
         if len(model.future):
             loss = with_gradient_of(loss, self.config.future_weight * future_nats(model, x_BTD, targets_BT))
         if self.regularizing:

@@ -1,7 +1,9 @@
-"""The cross-entropy against its definition."""
+"""The softcap and the cross-entropy against their definitions."""
 
+import pytest
 import torch
 
+from golf.model.layers import Softcap
 from golf.model.loss import token_nats
 
 
@@ -13,3 +15,27 @@ def test_nats_are_minus_the_log_probability_of_the_target():
     expected = -probabilities.gather(-1, targets[..., None])[..., 0].log()
     assert nats.dtype == torch.float32
     torch.testing.assert_close(nats.double(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cap", [0.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_capped_nats_of_a_heads_logits_and_their_gradient_agree_with_float64(dtype, cap):
+    torch.manual_seed(0)
+    logits, targets = (torch.randn(2, 37, 1000) * 20).to(dtype), torch.randint(1000, (2, 37))
+    targets[0, 0], targets[-1, -1] = 0, 999
+    logits.requires_grad_()
+    exact_logits = logits.detach().double().requires_grad_()
+    capped = cap * torch.tanh(exact_logits / cap) if cap else exact_logits
+    exact = -capped.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    nats = token_nats(Softcap(cap)(logits.float()), targets)
+    torch.testing.assert_close(nats.double(), exact, atol=2e-5, rtol=0)
+    weights = torch.randn(2, 37)
+    (gradient,) = torch.autograd.grad(nats, logits, weights)
+    (exact_gradient,) = torch.autograd.grad(exact, exact_logits, weights.double())
+    worst = (gradient - exact_gradient).abs().max() / exact_gradient.abs().max()
+    assert worst < (1e-5 if dtype == torch.float32 else 4e-3)
+
+
+def test_a_softcap_of_0_is_none_and_another_bounds():
+    x = torch.linspace(-1e3, 1e3, 11)
+    assert Softcap(0.0)(x) is x and float(Softcap(30.0)(x).abs().max()) <= 30.0
