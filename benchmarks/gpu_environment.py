@@ -263,10 +263,9 @@ def eager_noise(runtime: Runtime, sizes: Sizes) -> dict[str, Any]:
     else:
         config = frontier_recipe(Scale(width=sizes.width, layers=2, context=sizes.context)).model
     seed_everything(0)
-    model = GPT(config)
+    model = GPT(config).to(runtime.device)
     model.initialize()
     model.compute_dtype = runtime.compute_dtype
-    model.to(runtime.device)
     shape = (min(8, sizes.batch), sizes.context)
     tokens = [torch.randint(config.vocab_size, shape).to(runtime.device) for _ in range(2)]
     figures: dict[str, Any] = {"shape": list(shape)}

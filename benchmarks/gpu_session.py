@@ -12,6 +12,8 @@ from benchmarks.gpu_plan import ARCHIVE_SECONDS, NUM_FIRST_ROWS, Plan
 from benchmarks.gpu_report import archive, write_report
 from benchmarks.gpu_run import RunWatch, find_entry, junit_figures
 
+RUN_MARGIN_SECONDS = 15.0
+"""Between the end that a run plans with and its limit."""
 FIRST_ROW = "speed.frontier-2048-auto"
 """The row that a run waits for: its own kind of step, compiled once for both."""
 
@@ -109,7 +111,7 @@ class Session:
             return START if has_artifact else Verdict("skipped", "there is no artifact to score")
         if job.stage == "tests" and find_spec("pytest") is None:
             return Verdict("skipped", "pytest is not installed")
-        if (job.stage == "tests" or job.name in self.late) and run is not None:
+        if job.name in self.late and run is not None:
             watch = self.watches.get(run.name)
             # Training is timed from its first step to its last: what can wait does.
             return START if watch is not None and watch.has_trained else WAIT
@@ -135,10 +137,17 @@ class Session:
             elif verdict is START and self._has_room(job) and (not job.exclusive or self.lock.take(job.name)):
                 job.limit = min(job.limit, self.left())
                 if job.stage in ("run", "fallback"):
+                    self._bound_run(job)
                     folder = self.plan.run_folder(job.name)
                     self.watches[job.name] = RunWatch(folder, self.plan.post, job.name)
                 job.start(self.work)
                 self._say(job, "start", limit_seconds=round(job.limit, 1), command=job.command)
+
+    def _bound_run(self, job: Job) -> None:
+        """Has a new run plan with the time that is left, so that its audit and its entry come in time."""
+        minutes = (job.limit - RUN_MARGIN_SECONDS) / 60
+        if "--resume" not in job.command and minutes > self.plan.run_minutes:
+            job.command += ["--total-minutes", f"{minutes:.3f}"]
 
     def _has_room(self, job: Job) -> bool:
         # A run reads data and flattens its script first; until it warms up, one of the rows has ended.

@@ -109,7 +109,8 @@ def optimiser_seconds(trainer: Trainer) -> float:
 def attention_seen(events: Any) -> list[str]:
     """Names of the attention kernels that ran, as the profiler has them."""
     words = ("cudnn", "flash", "fmha", "attention", "sdpa")
-    return sorted({event.key for event in events if any(word in event.key.lower() for word in words)})
+    names = {event.key.split("(")[0][:80] for event in events}
+    return sorted(name for name in names if any(word in name.lower() for word in words))
 
 
 def profile_step(trainer: Trainer, path: Path) -> list[str]:
@@ -150,16 +151,18 @@ def measure(stage: SpeedStage) -> None:
             time_steps(trainer, 0.0, 2)
             durations = time_steps(trainer, stage.seconds, stage.steps)
             clocks = card_state(CLOCK_FIELDS)
-            speed = len(durations) * config.train.batch_tokens / sum(durations)
             ceiling = matmul_flops(runtime)
             flops = flops_per_token(trainer.model, trainer.stages[0].context)
             low, middle, high = np.percentile(durations, (10, 50, 90)) * 1e3
+            # By the median: other processes, which compile, use the card for moments.
+            speed = 1e3 * config.train.batch_tokens / middle
             optimiser = 1e3 * optimiser_seconds(trainer)
             on_card = runtime.device.type == "cuda"
             post.add(
                 "figures",
                 **row,
                 tokens_per_second=speed,
+                tokens_per_second_mean=len(durations) * config.train.batch_tokens / sum(durations),
                 batch_tokens=config.train.batch_tokens,
                 steps=len(durations),
                 step_ms_p10=low,

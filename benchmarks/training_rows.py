@@ -122,14 +122,18 @@ class Stopwatch:
 
 
 def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
-    """A trainer on random tokens."""
+    """A trainer on random tokens.
+
+    The weights are drawn on the device: orthogonal matrices take a processor's threads long, and several
+    processes of them far longer.
+    """
     seed_everything(0)
-    model = GPT(config.model)
+    model = GPT(config.model).to(runtime.device)
     model.initialize()
     model.compute_dtype = runtime.compute_dtype
     tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4_000_000).astype(np.uint16)
     return Trainer(
-        model.to(runtime.device),
+        model,
         TrainBatches([tokens], 0, 0, config.model.vocab_size),
         config.budget(),
         runtime,
