@@ -9,7 +9,7 @@ TRAIN_SHARE = 0.6
 """Most of the total that training gets where its minutes are not given."""
 AUDIT_SHARE = 0.15
 """Part of the total that is kept for the audit and the entry."""
-MIN_TTT_OVER_PLAIN = 2.0
+MIN_TTT_OVER_PLAIN = 1.2
 """Test-time training is left out where it would have less than this multiple of plain scoring's time."""
 
 
