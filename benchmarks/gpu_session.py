@@ -122,11 +122,12 @@ class Session:
             line["job"] == name and line["event"] == "figures" for line in read_results(self.plan.results)
         )
 
-    def _slots_in_use(self) -> int:
-        """Parts of the memory that are taken, one for the jobs that wait for the lock included."""
+    def _memory_in_use(self) -> float:
+        """The share of the memory that is taken, that of the next job to get the lock included."""
         running = [job for job in self.jobs if job.status == "running"]
         waiting = [job for job in running if job.is_waiting(self.work)]
-        return sum(job.memory_slots for job in running if job not in waiting) + bool(waiting)
+        next_one = max((job.memory for job in waiting), default=0.0)
+        return sum(job.memory for job in running if job not in waiting) + next_one
 
     def _start_what_can(self) -> None:
         for job in [job for job in self.jobs if job.status == "waiting"]:
@@ -153,7 +154,7 @@ class Session:
         # A run reads data and flattens its script first; until it warms up, one of the rows has ended.
         if self.plan.on_card and job.stage == "run":
             return True
-        return not job.memory_slots or self._slots_in_use() + job.memory_slots <= self.plan.machine.slots
+        return not job.memory or self._memory_in_use() + job.memory <= 1.0
 
     def _follow(self, job: Job, seconds: float) -> None:
         """What a job that runs, or has just ended, asks of the others."""
