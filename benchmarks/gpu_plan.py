@@ -47,6 +47,36 @@ TINY_RUN = (
 )
 
 
+def row_name(network: str, context: int, attention: str, kernels: str) -> str:
+    """The job of a row of speeds."""
+    return f"speed.{network}-{context}-{attention}" + f"-{kernels}" * (kernels != "torch")
+
+
+LATE_ROWS = tuple(row_name(*row) for row in ROWS[NUM_FIRST_ROWS:])
+"""Those that compare kernels, for which no run is kept waiting."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which stages and rows are asked for; ValueError for a name that is none."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = (*STAGES, *(row_name(*row) for row in ROWS))
+        for option, names in vars(self).items():
+            for name in names:
+                if name not in known:
+                    there_are = ", ".join(known)
+                    raise ValueError(f"--{option}: no stage is called {name!r}; there are {there_are}")
+
+    def takes(self, job: str) -> bool:
+        """Whether a stage, or a job by its name, is asked for."""
+        names = {job, job.split(".")[0]}
+        return not names & set(self.skip) and (not self.only or bool(names & {*self.only, "archive"}))
+
+
 @dataclass(frozen=True)
 class GpuBenchmark:
     """What to measure, on what text, and for how long."""
@@ -61,9 +91,10 @@ class GpuBenchmark:
     work: Path | None = None
     """Folder for everything else (data, logs, the run); by default `work` in the folder of results."""
     only: str = ""
-    """These stages alone, comma-separated."""
+    """These stages alone, comma-separated; rows of speed by their names, speed.seed-1024-auto. The archive is
+    made in any case."""
     skip: str = ""
-    """Not these stages, comma-separated."""
+    """Not these, likewise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU if there is one; cpu is the dry run."""
     text: tuple[Path, ...] = ()
@@ -146,7 +177,7 @@ class Plan:
 
     def row_job(self, network: str, context: int, attention: str, kernels: str) -> Job:
         """A row of the table of speeds."""
-        name = f"speed.{network}-{context}-{attention}" + f"-{kernels}" * (kernels != "torch")
+        name = row_name(network, context, attention, kernels)
         how = ["--network", network, "--context", context, "--attention", attention, "--kernels", kernels]
         how += [] if self.on_card else ["--seconds", 0.5, "--steps", 3]
         command, memory = self.module(name, "benchmarks.gpu_speed", *how), self.machine.memory(network)
