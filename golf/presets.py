@@ -42,7 +42,7 @@ FRONTIER_TTT = TestTimeConfig(
     frozen_blocks=0,
     cap_rate=1e-4,
 )
-"""Adapters, tilt and one phase of openai/parameter-golf #2135, chunks of #2014; no GPU has measured it."""
+"""Adapters, tilt and one phase of openai/parameter-golf #2135, chunks of #2014."""
 SEED = RunConfig(
     minutes=10.0,
     train=TrainConfig(reserve_seconds=5.0),

@@ -5,7 +5,7 @@ import pytest
 from golf.command import parse_run
 from golf.config import ConfigError
 from golf.log import RunLog
-from golf.time_plan import AUDIT_SHARE, TRAIN_SHARE, TimePlan, planned_train_minutes
+from golf.time_plan import AUDIT_SHARE, MIN_TTT_OVER_PLAIN, TRAIN_SHARE, TimePlan, planned_train_minutes
 
 
 class Clock:
@@ -37,8 +37,9 @@ def test_test_time_training_gets_what_is_left_but_for_the_audit():
 def test_test_time_training_is_left_out_where_it_could_not_do_more_than_score():
     clock = Clock()
     plan = TimePlan(600.0, clock=clock)
-    clock.seconds = 480.0
-    assert plan.ttt_seconds(20.0, None) == 0.0
+    clock.seconds = 600.0 - AUDIT_SHARE * 600.0 - 20.0
+    assert plan.ttt_seconds(19.0 / MIN_TTT_OVER_PLAIN, None) == pytest.approx(20.0)
+    assert plan.ttt_seconds(21.0 / MIN_TTT_OVER_PLAIN, None) == 0.0
     clock.seconds = 700.0
     assert plan.left_seconds == -100.0 and plan.ttt_seconds(0.001, None) == 0.0
 

@@ -1,6 +1,6 @@
 """The feed-forward's activation max(u, s u)^2, and the whole sublayer with it inside the matrix products.
 
-Experimental and off by default: no gain measured yet, for no GPU was at hand. What it saves is traffic: the
+Experimental and off by default: no gain is measured yet. What it saves is traffic: the
 reference writes and reads u and dL/dh, (N, F) each, between matrix products and elementwise work; here both
 stay in registers. Inductor fuses the elementwise work too, but not into the products. Compiled for sm_80 and
 sm_90 the tiles spill nothing where sizes are whole tiles.
