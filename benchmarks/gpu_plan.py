@@ -32,7 +32,7 @@ NUM_FIRST_ROWS = 3
 """Of them those that are compiled and timed before everything else."""
 CPU_ROWS = (ROWS[0], ROWS[4])
 EXPECTED = {
-    "environment": 25, "data": 70, "tests": 80, "speed": 60, "run": 400, "fallback": 150, "score": 60,
+    "environment": 40, "data": 40, "tests": 100, "speed": 80, "run": 400, "fallback": 150, "score": 60,
 }  # fmt: skip
 """Rough seconds of a stage's job on an H100."""
 LIMITS = {
