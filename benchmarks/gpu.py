@@ -21,7 +21,7 @@ from typing import Any
 import tyro
 
 from benchmarks.gpu_jobs import ROOT, read_results, try_lock
-from benchmarks.gpu_plan import STAGES, GpuBenchmark, Machine, Plan
+from benchmarks.gpu_plan import Choice, GpuBenchmark, Machine, Plan
 from benchmarks.gpu_session import Session
 from golf.program import run_program
 
@@ -61,18 +61,10 @@ def find_machine(device: str) -> Machine:
     return machine
 
 
-def chosen_stages(options: GpuBenchmark) -> tuple[str, ...]:
-    """The stages that are asked for; GpuBenchmarkError for a name that is none."""
-    lists = {name: [part for part in vars(options)[name].split(",") if part] for name in ("only", "skip")}
-    for option, names in lists.items():
-        for name in names:
-            if name not in STAGES:
-                raise GpuBenchmarkError(
-                    f"--{option}: no stage is called {name!r}; there are {', '.join(STAGES)}"
-                )
-    return tuple(
-        name for name in STAGES if name not in lists["skip"] and (not lists["only"] or name in lists["only"])
-    )
+def choice_of(options: GpuBenchmark) -> Choice:
+    """The stages and rows that are asked for."""
+    only, skip = (tuple(name for name in text.split(",") if name) for text in (options.only, options.skip))
+    return Choice(only, skip)
 
 
 def absolute(options: GpuBenchmark) -> GpuBenchmark:
@@ -130,15 +122,15 @@ def work_for(arguments: list[str]) -> None:
     started, begun = time.time(), time.monotonic()
     given = tyro.cli(GpuBenchmark, args=arguments, description=__doc__)
     options = given if given.resume is None else stored_options(given.resume.absolute(), given)
-    stages = chosen_stages(options)
+    choice = choice_of(options)
     options = make_folders(absolute(options))
     assert options.out is not None
     handle = os.open(options.out / "results.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     if not try_lock(handle):
         raise GpuBenchmarkError(f"another call is at work in {options.out}")
     plan = Plan(options, find_machine(options.device), started)
-    plan.post.add("plan", options=asdict(options), stages=stages, machine=asdict(plan.machine))
-    Session(plan, stages, begun).run()
+    plan.post.add("plan", options=asdict(options), machine=asdict(plan.machine))
+    Session(plan, choice, begun).run()
 
 
 def main(arguments: list[str]) -> int:

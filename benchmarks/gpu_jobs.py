@@ -165,8 +165,8 @@ class Job:
     """Jobs that must have ended, in whatever way."""
     exclusive: bool = False
     """Whether it has the lock from start to end."""
-    memory_slots: int = 0
-    """Parts of the device's memory that it takes while it works."""
+    memory: float = 0.0
+    """Share of the device's memory that it takes while it works."""
     process: subprocess.Popen | None = field(default=None, repr=False)
     begun: float = 0.0
     """By the monotonic clock."""

@@ -10,8 +10,11 @@ from typing import Literal
 from benchmarks.gpu_jobs import ROOT, Job, Post
 
 STAGES = ("environment", "data", "tests", "speed", "run", "fallback", "score", "archive")
-ROW_MEMORY_BYTES = 24e9
-"""For a pass of 65,536 tokens, which reserved 20.0 GB on an H100; the card is shared accordingly."""
+MEMORY_BYTES = {"frontier": 40e9, "seed": 16e9, "run": 40e9, "score": 20e9}
+"""What a job may take: on an H100 the frontier's pass of 65,536 tokens reserved 20.0 GB (now it has twice as
+many) and the seed's 15.0."""
+USABLE_MEMORY = 0.945
+"""Share of a card's memory that jobs are given; each process has a context beside it."""
 ARCHIVE_SECONDS = {"cuda": 12.0, "cpu": 3.0}
 """Kept for the files that are carried home."""
 ROWS = (
@@ -29,7 +32,7 @@ NUM_FIRST_ROWS = 3
 """Of them those that are compiled and timed before everything else."""
 CPU_ROWS = (ROWS[0], ROWS[4])
 EXPECTED = {
-    "environment": 25, "data": 70, "tests": 80, "speed": 60, "run": 400, "fallback": 150, "score": 60,
+    "environment": 40, "data": 40, "tests": 100, "speed": 80, "run": 400, "fallback": 150, "score": 60,
 }  # fmt: skip
 """Rough seconds of a stage's job on an H100."""
 LIMITS = {
@@ -42,6 +45,36 @@ TINY_RUN = (
     "--train.held-out-tokens 512 --pack.calibration-tokens 512 --ttt.chunk-tokens 4096 "
     "--score.stride 16 --steps 12 --max-tokens 2000"
 )
+
+
+def row_name(network: str, context: int, attention: str, kernels: str) -> str:
+    """The job of a row of speeds."""
+    return f"speed.{network}-{context}-{attention}" + f"-{kernels}" * (kernels != "torch")
+
+
+LATE_ROWS = tuple(row_name(*row) for row in ROWS[NUM_FIRST_ROWS:])
+"""Those that compare kernels, for which no run is kept waiting."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which stages and rows are asked for; ValueError for a name that is none."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = (*STAGES, *(row_name(*row) for row in ROWS))
+        for option, names in vars(self).items():
+            for name in names:
+                if name not in known:
+                    there_are = ", ".join(known)
+                    raise ValueError(f"--{option}: no stage is called {name!r}; there are {there_are}")
+
+    def takes(self, job: str) -> bool:
+        """Whether a stage, or a job by its name, is asked for."""
+        names = {job, job.split(".")[0]}
+        return not names & set(self.skip) and (not self.only or bool(names & {*self.only, "archive"}))
 
 
 @dataclass(frozen=True)
@@ -58,9 +91,10 @@ class GpuBenchmark:
     work: Path | None = None
     """Folder for everything else (data, logs, the run); by default `work` in the folder of results."""
     only: str = ""
-    """These stages alone, comma-separated."""
+    """These stages alone, comma-separated; rows of speed by their names, speed.seed-1024-auto. The archive is
+    made in any case."""
     skip: str = ""
-    """Not these stages, comma-separated."""
+    """Not these, likewise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU if there is one; cpu is the dry run."""
     text: tuple[Path, ...] = ()
@@ -88,10 +122,11 @@ class Machine:
     memory_bytes: int
     """Of the card; 0 without one."""
 
-    @property
-    def slots(self) -> int:
-        """How many passes the card's memory takes beside each other; a CPU does one thing at a time."""
-        return max(1, int(self.memory_bytes // ROW_MEMORY_BYTES)) if self.kind == "cuda" else 1
+    def memory(self, what: str) -> float:
+        """The share of the memory that a job takes; all of it without a card, where one goes at a time."""
+        if self.kind != "cuda":
+            return 1.0
+        return min(1.0, MEMORY_BYTES[what] / (USABLE_MEMORY * self.memory_bytes))
 
 
 class Plan:
@@ -124,7 +159,7 @@ class Plan:
 
     def light_job(self, name: str, command: list[str], **how: object) -> Job:
         """A job that takes next to nothing of a card's memory; on a CPU each waits for its turn."""
-        return Job(name, command, LIMITS[name], memory_slots=0 if self.on_card else 1, **how)
+        return Job(name, command, LIMITS[name], memory=0.0 if self.on_card else 1.0, **how)
 
     def module(self, name: str, module: str, *arguments: object) -> list[str]:
         """The command of a job that is a module of this project."""
@@ -142,10 +177,11 @@ class Plan:
 
     def row_job(self, network: str, context: int, attention: str, kernels: str) -> Job:
         """A row of the table of speeds."""
-        name = f"speed.{network}-{context}-{attention}" + f"-{kernels}" * (kernels != "torch")
+        name = row_name(network, context, attention, kernels)
         how = ["--network", network, "--context", context, "--attention", attention, "--kernels", kernels]
         how += [] if self.on_card else ["--seconds", 0.5, "--steps", 3]
-        return Job(name, self.module(name, "benchmarks.gpu_speed", *how), LIMITS["speed"], memory_slots=1)
+        command, memory = self.module(name, "benchmarks.gpu_speed", *how), self.machine.memory(network)
+        return Job(name, command, LIMITS["speed"], memory=memory)
 
     def data_command(self) -> list[str]:
         """Makes the dataset, on all cores."""
@@ -198,7 +234,8 @@ class Plan:
             how = how if self.on_card else TINY_RUN.split()
             command = [*script, *how, "--data", str(self.data), "--out", str(folder)]
             command += ["--name", "gpu-first-light", "--device", self.machine.kind, *changes]
-        return Job(name, command, LIMITS[name.split(".")[0]], self.work, memory_slots=1)
+        limit, memory = LIMITS[name.split(".")[0]], self.machine.memory("run")
+        return Job(name, command, limit, self.work, memory=memory)
 
     @property
     def run_minutes(self) -> float:
@@ -223,7 +260,8 @@ class Plan:
             command = [sys.executable, "-u", str(ROOT / script), str(self.artifact), "--data", str(self.data)]
             command += ["--max-tokens", "100352" if self.on_card else "2000", "--device", self.machine.kind]
             command += ["--json", str(self.score_file(name))]
-            jobs.append(Job(name, command, LIMITS["score"], self.work, after, exclusive=True, memory_slots=1))
+            how = {"after": after, "exclusive": True, "memory": self.machine.memory("score")}
+            jobs.append(Job(name, command, LIMITS["score"], self.work, **how))
         return jobs
 
     def score_file(self, name: str) -> Path:

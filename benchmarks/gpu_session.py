@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.gpu_jobs import POLL_SECONDS, Job, Post, TimingLock, read_results
-from benchmarks.gpu_plan import ARCHIVE_SECONDS, NUM_FIRST_ROWS, Plan
+from benchmarks.gpu_plan import ARCHIVE_SECONDS, LATE_ROWS, Choice, Plan
 from benchmarks.gpu_report import archive, write_report
 from benchmarks.gpu_run import RunWatch, find_entry, junit_figures
 
@@ -35,15 +35,13 @@ START, WAIT = Verdict("start"), Verdict("wait")
 class Session:
     """One call of the command."""
 
-    def __init__(self, plan: Plan, stages: tuple[str, ...], begun: float):
-        self.plan, self.stages, self.work = plan, stages, plan.work
+    def __init__(self, plan: Plan, choice: Choice, begun: float):
+        self.plan, self.choice, self.work = plan, choice, plan.work
         self.end = begun + 60.0 * plan.options.minutes
         """By the monotonic clock."""
         self.lock = TimingLock(self.work)
         self.watches: dict[str, RunWatch] = {}
-        self.jobs = [job for job in plan.jobs() if job.stage in stages]
-        self.late = {job.name for job in [job for job in self.jobs if job.stage == "speed"][NUM_FIRST_ROWS:]}
-        """Rows that compare kernels, for which no run is kept waiting."""
+        self.jobs = [job for job in plan.jobs() if choice.takes(job.name)]
         self._skip_what_is_done()
 
     def left(self) -> float:
@@ -111,7 +109,7 @@ class Session:
             return START if has_artifact else Verdict("skipped", "there is no artifact to score")
         if job.stage == "tests" and find_spec("pytest") is None:
             return Verdict("skipped", "pytest is not installed")
-        if job.name in self.late and run is not None:
+        if job.name in LATE_ROWS and run is not None:
             watch = self.watches.get(run.name)
             # Training is timed from its first step to its last: what can wait does.
             return START if watch is not None and watch.has_trained else WAIT
@@ -122,11 +120,12 @@ class Session:
             line["job"] == name and line["event"] == "figures" for line in read_results(self.plan.results)
         )
 
-    def _slots_in_use(self) -> int:
-        """Parts of the memory that are taken, one for the jobs that wait for the lock included."""
+    def _memory_in_use(self) -> float:
+        """The share of the memory that is taken, that of the next job to get the lock included."""
         running = [job for job in self.jobs if job.status == "running"]
         waiting = [job for job in running if job.is_waiting(self.work)]
-        return sum(job.memory_slots for job in running if job not in waiting) + bool(waiting)
+        next_one = max((job.memory for job in waiting), default=0.0)
+        return sum(job.memory for job in running if job not in waiting) + next_one
 
     def _start_what_can(self) -> None:
         for job in [job for job in self.jobs if job.status == "waiting"]:
@@ -153,7 +152,7 @@ class Session:
         # A run reads data and flattens its script first; until it warms up, one of the rows has ended.
         if self.plan.on_card and job.stage == "run":
             return True
-        return not job.memory_slots or self._slots_in_use() + job.memory_slots <= self.plan.machine.slots
+        return not job.memory or self._memory_in_use() + job.memory <= 1.0
 
     def _follow(self, job: Job, seconds: float) -> None:
         """What a job that runs, or has just ended, asks of the others."""
@@ -181,7 +180,7 @@ class Session:
         self._say(job, "end", status=job.status, reason=job.reason, worked_seconds=round(job.worked, 1))
         print(f"{job.name}: {job.status}{', ' * bool(job.reason)}{job.reason}", flush=True)
         watch = self.watches.get(job.name)
-        if watch is not None and not watch.is_packed and self.left() > 0 and "fallback" in self.stages:
+        if watch is not None and not watch.is_packed and self.left() > 0 and self.choice.takes("fallback"):
             tried = sum(other.stage == "fallback" for other in self.jobs)
             another = self.plan.fallback_job(tried)
             if another is not None:
@@ -223,7 +222,7 @@ class Session:
         lines = read_results(self.plan.results)
         title = f"benchmarks.gpu on {self.plan.machine.hardware}"
         write_report(self.plan.out / "report.md", title, self.jobs, lines)
-        if "archive" in self.stages:
+        if self.choice.takes("archive"):
             names = ("run", "fallback.flash", "fallback.eager")
             runs = [self.plan.run_folder(name) for name in names if self.plan.run_folder(name).is_dir()]
             entry = find_entry(self.work / "records")

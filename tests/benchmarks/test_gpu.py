@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.gpu import main
 from benchmarks.gpu_jobs import SKIPPED, Job, Post, read_results, try_lock
-from benchmarks.gpu_plan import STAGES, GpuBenchmark, Machine, Plan
+from benchmarks.gpu_plan import STAGES, Choice, GpuBenchmark, Machine, Plan
 from benchmarks.gpu_session import Session
 
 HANGS = """
@@ -72,12 +72,12 @@ class StubPlan(Plan):
         return self.stubs[-1]
 
     def add_timed(self, name: str) -> Job:
-        return self.add(name, TIMED, self.work, self.results, name, memory_slots=1)
+        return self.add(name, TIMED, self.work, self.results, name, memory=0.4)
 
 
-def run(plan: StubPlan, *stages: str) -> dict[str, tuple[str, str]]:
+def run(plan: StubPlan, *only: str) -> dict[str, tuple[str, str]]:
     """How each job ended, by what the file of results says."""
-    Session(plan, stages or STAGES, time.monotonic()).run()
+    Session(plan, Choice(only), time.monotonic()).run()
     lines = read_results(plan.results)
     return {line["job"]: (line["status"], line["reason"]) for line in lines if line["event"] == "end"}
 
@@ -143,8 +143,8 @@ def test_a_stage_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -
 
 def test_what_is_going_on_when_the_minutes_are_over_is_ended(tmp_path: Path) -> None:
     plan = StubPlan(tmp_path, minutes=5 / 60, kind="cpu")
-    plan.add("speed.hangs", HANGS, tmp_path / "child", memory_slots=1)
-    plan.add("speed.later", "pass", memory_slots=1)
+    plan.add("speed.hangs", HANGS, tmp_path / "child", memory=1.0)
+    plan.add("speed.later", "pass", memory=1.0)
     ends = run(plan)
     assert {status for status, _ in ends.values()} == {"out of time"}
     assert ends["speed.later"][1].endswith("not started")
@@ -168,9 +168,9 @@ def test_nothing_else_is_timed_while_a_run_trains(tmp_path: Path) -> None:
     plan = StubPlan(tmp_path)
     for name in ("speed.frontier-2048-auto", "speed.b", "speed.c"):
         plan.add_timed(name)
-    plan.add("run", RUN, plan.run_folder("run"), memory_slots=1)
-    plan.add_timed("speed.late")
-    plan.add("score.plain", "pass", exclusive=True, after=("speed.late",))
+    plan.add("run", RUN, plan.run_folder("run"), memory=0.4)
+    plan.add_timed("speed.seed-1024-flash")
+    plan.add("score.plain", "pass", exclusive=True, after=("speed.seed-1024-flash",))
     ends = run(plan)
     assert {status for status, _ in ends.values()} == {"done"}, ends
     lines = read_results(plan.results)
@@ -181,7 +181,7 @@ def test_nothing_else_is_timed_while_a_run_trains(tmp_path: Path) -> None:
     starts = {line["job"]: line["seconds"] for line in lines if line["event"] == "start"}
     trained = next(line for line in lines if line["job"] == "run" and line["event"] == "figures")
     assert trained["steps"] == 3 and trained["phase_seconds"] == {"train": 1.0}
-    assert starts["run"] + 1.5 < starts["speed.late"] < starts["score.plain"]
+    assert starts["run"] + 1.5 < starts["speed.seed-1024-flash"] < starts["score.plain"]
     assert (tmp_path / "artifact.bin").read_bytes() == b"artifact"
 
 
@@ -257,3 +257,38 @@ def test_two_calls_in_one_folder_at_once_are_refused(
         assert try_lock(other.fileno())
         assert main(["--resume", str(tmp_path)]) == 2
     assert f"another call is at work in {tmp_path}" in capsys.readouterr().err
+
+
+def test_what_is_at_work_together_fits_the_cards_memory(tmp_path: Path) -> None:
+    card = Machine("cuda", "stub", 85 * 10**9)
+    assert (
+        2 * card.memory("frontier") <= 1 < card.memory("run") + card.memory("frontier") + card.memory("seed")
+    )
+    assert Machine("cuda", "stub", 24 * 10**9).memory("frontier") == 1.0
+    plan = StubPlan(tmp_path)
+    for name in ("speed.a", "speed.b", "speed.c"):
+        plan.add(name, "import time; time.sleep(0.5)", memory=card.memory("frontier"))
+    run(plan)
+    lines = read_results(plan.results)
+    at = {(line["job"], line["event"]): line["seconds"] for line in lines}
+    assert at["speed.b", "start"] < at["speed.a", "end"]
+    assert at["speed.c", "start"] >= min(at["speed.a", "end"], at["speed.b", "end"])
+
+
+def test_stages_and_rows_are_chosen_by_name() -> None:
+    names = (
+        "environment",
+        "speed.seed-1024-auto",
+        "speed.seed-1024-flash",
+        "run",
+        "fallback.flash",
+        "archive",
+    )
+
+    def taken(only: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> list[str]:
+        return [name for name in names if Choice(only, skip).takes(name)]
+
+    assert taken() == list(names)
+    assert taken(("speed", "run")) == ["speed.seed-1024-auto", "speed.seed-1024-flash", "run", "archive"]
+    assert taken(("speed.seed-1024-flash",)) == ["speed.seed-1024-flash", "archive"]
+    assert taken(skip=("speed.seed-1024-auto", "fallback", "archive")) == [names[0], names[2], names[3]]
