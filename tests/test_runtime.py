@@ -129,6 +129,7 @@ def test_a_cpu_alone_scores_in_another_dtype_than_it_was_trained_in(device):
     assert scoring_dtype(torch.device(device), torch.bfloat16) is torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU's compiled code needs g++")
 def test_compiled_code_of_other_attention_kernels_is_not_taken_from_the_cache(tmp_path):
     """AOTAutograd's key leaves the kernels out (pytorch #185449): the tag must make the difference."""
