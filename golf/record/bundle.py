@@ -190,12 +190,46 @@ def _minify(source: str) -> str:
     tree = ast.parse(source)
     if not any(isinstance(node, ast.Attribute) and node.attr == "__doc__" for node in ast.walk(tree)):
         _drop_docstrings(tree)
+    tree = ast.fix_missing_locations(_FormatCalls().visit(tree))
     return python_minifier.minify(
         ast.unparse(tree),
         remove_annotations=False,
         hoist_literals=False,
         preserve_locals=sorted(_names_in_kernels(tree)),
     )
+
+
+class _FormatCalls(ast.NodeTransformer):
+    """Writes f-strings with strings inside their fields as calls of str.format.
+
+    From Python 3.12 on the minifier gives both the same quotes, which earlier versions cannot read (PEP 701).
+    """
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """The f-string, or the call that gives the same text."""
+        self.generic_visit(node)
+        fields = [part for part in ast.walk(node) if isinstance(part, ast.FormattedValue)]
+        inner = (leaf for part in fields for leaf in ast.walk(part.value))
+        if not any(isinstance(leaf, ast.Constant) and isinstance(leaf.value, (str, bytes)) for leaf in inner):
+            return node
+        arguments: list[ast.expr] = []
+        template = ast.Constant(self._template(node, arguments))
+        return ast.Call(ast.Attribute(template, "format", ast.Load()), arguments, [])
+
+    def _template(self, node: ast.JoinedStr, arguments: list[ast.expr]) -> str:
+        """The text with a field for each argument, which are added in the order that str.format reads."""
+        text = ""
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                text += str(part.value).replace("{", "{{").replace("}", "}}")
+            elif isinstance(part, ast.FormattedValue):
+                arguments.append(part.value)
+                conversion = f"!{chr(part.conversion)}" if part.conversion != -1 else ""
+                spec = ""
+                if isinstance(part.format_spec, ast.JoinedStr):
+                    spec = ":" + self._template(part.format_spec, arguments)
+                text += "{" + conversion + spec + "}"
+        return text
 
 
 def _drop_docstrings(tree: ast.Module) -> None:

@@ -1,3 +1,4 @@
+import ast
 import os
 import subprocess
 import sys
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.record.bundle import bundle, pack_script, requirements_for, unpack_script
+from golf.record.bundle import _minify, bundle, pack_script, requirements_for, unpack_script
 from golf.record.source import BundleError
 from golf.record.syntax import parse_for_versions
 
@@ -329,3 +330,25 @@ def test_the_project_itself_bundles_packs_and_shows_its_options_alone(tmp_path):
     assert (shown.returncode, shown.stderr) == (0, "")
     for words in ("Trains a language model", "--model.num-layers INT", "Channels of the residual stream."):
         assert words in shown.stdout
+
+
+FORMATS = [
+    "f\"x {d['a']:{w}.2f} {{lit}} {', '.join(['p', 'q'])!r} {d['b']}\"",
+    "f\"{'y' * (w > 3)}z{w:>{w}}\"",
+    "f\"{d['a']=}\"",
+    "f\"{'a' if w else f'{w}b'}{w:>{len('abc')}}\"",
+    "f'plain {w} {w!r:>4}'",
+]
+
+
+@pytest.mark.parametrize("source", FORMATS)
+def test_a_packed_script_has_no_string_inside_an_f_string_which_python_3_11_could_not_read(source: str):
+    values = {"d": {"a": 3.14159, "b": 7}, "w": 9}
+    text = _minify(f"value = {source}")
+    found = dict(values)
+    exec(text, found)
+    assert found["value"] == eval(source, dict(values))
+    for node in ast.walk(ast.parse(text)):
+        for field in [part for part in ast.walk(node) if isinstance(part, ast.FormattedValue)]:
+            inner = [leaf for leaf in ast.walk(field.value) if isinstance(leaf, ast.Constant)]
+            assert not any(isinstance(leaf.value, str) for leaf in inner), text
