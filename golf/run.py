@@ -251,16 +251,14 @@ class Run:
                 trained = found["test_time_trained"] = self._score_artifact("test_time_trained", how, limit)
                 stages["test_time_trained"] = self._stage("test_time_trained", trained)
         self._join_documents(list(found))
-        loading = (
-            one["seconds"] - one["score_seconds" if name == "quantized" else "ttt_score_seconds"]
-            for name, one in found.items()
-        )
+        last = list(found)[-1]
         return {
             "stages": stages,
             "partial": plain["partial"],
             "scored_artifact_sha256": plain["artifact_sha256"],
             "score_compute_dtype": plain["compute_dtype"],
-            "load_seconds": sum(loading),
+            # Of the process that made the score that counts.
+            "load_seconds": found[last]["seconds"] - stages[last]["seconds"],
             "data": self.data_facts() | {"validation_sha256": plain["validation_sha256"]},
         }
 

@@ -216,6 +216,13 @@ class _FormatCalls(ast.NodeTransformer):
         template = ast.Constant(self._template(node, arguments))
         return ast.Call(ast.Attribute(template, "format", ast.Load()), arguments, [])
 
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        """The field with the f-strings inside it visited; its format stays one, whatever is in it."""
+        node.value = self.visit(node.value)
+        if isinstance(node.format_spec, ast.JoinedStr):
+            node.format_spec.values = [self.visit(part) for part in node.format_spec.values]
+        return node
+
     def _template(self, node: ast.JoinedStr, arguments: list[ast.expr]) -> str:
         """The text with a field for each argument, which are added in the order that str.format reads."""
         text = ""

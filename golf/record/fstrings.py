@@ -7,10 +7,10 @@ and parso 0.8 rejects them for every version (`match` and `except*` too): neithe
 import re
 from dataclasses import dataclass, field
 
-_OPENING = re.compile(r"#[^\n]*|(?P<prefix>(?<!\w)[A-Za-z]{1,2}|)(?P<quote>'''|\"\"\"|'|\")")
-_IN_EXPRESSION = re.compile(
-    r"#|(?P<prefix>(?<!\w)[A-Za-z]{1,2}|)(?P<quote>'''|\"\"\"|'|\")|[\[({})\]\\\n:!=]"
-)
+# A keyword before a quote is no prefix: minified sources have if'a'in names.
+_STRING = r"(?P<prefix>(?<!\w)(?:[fFbB][rR]?|[rR][fFbB]?|[uU])|)(?P<quote>'''|\"\"\"|'|\")"
+_OPENING = re.compile(rf"#[^\n]*|{_STRING}")
+_IN_EXPRESSION = re.compile(rf"#|{_STRING}|[\[({{}})\]\\\n:!=]")
 
 
 MAX_NESTING = 5

@@ -193,3 +193,20 @@ class C:
         "inside": False,
         "body": False,
     }
+
+
+@pytest.mark.parametrize("keyword", ["if", "elif", "or", "in", "is", "not"])
+def test_a_keyword_before_a_quote_is_no_prefix_of_a_string(keyword):
+    body = {
+        "if": "a=1 if'fa3'in names else None",
+        "elif": "if names:pass\nelif'fa3'in names:pass",
+        "or": "a=names or'fa3'",
+        "in": "a=1 in'fa3'",
+        "is": "a=names is'fa3'",
+        "not": "a=not'fa3'",
+    }[keyword]
+    # The second f-string is what sends the source to the lowering on Python 3.11.
+    source = "names={'b':'fa3'}\n" + body + '\nc=f"{", ".join(names)}"\n'
+    verdict = parse_for_versions(source.encode())
+    assert verdict.tree is not None and not verdict.unsure
+    assert set(verdict.rejected_by) == {"3.10", "3.11"}
