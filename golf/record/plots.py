@@ -48,7 +48,8 @@ def curve_of(events: Iterable[Mapping[str, Any]]) -> Curve:
         kind = event.get("event")
         if kind in ("step", "held_out"):
             steps = [step for step in steps if step["tokens"] < event["tokens"] + (kind == "held_out")]
-            looks = [look for look in looks if look["tokens"] < event["tokens"]]
+            # A step is logged one step late, so after the look at the point that it has reached.
+            looks = [look for look in looks if look["tokens"] < event["tokens"] + (kind == "step")]
             (steps if kind == "step" else looks).append(event)
 
     def column(rows: list[Mapping[str, Any]], name: str) -> np.ndarray:

@@ -54,3 +54,19 @@ def test_the_same_run_draws_the_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         plot_training({7: curve_of(events(7))}, "a run", tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_look_that_is_logged_before_its_own_step_is_in_the_curve():
+    step = {"event": "step", "train_seconds": 1.0, "train_loss": 3.0, "lr_scale": 1.0}
+    events = [
+        {**step, "tokens": 10},
+        {"event": "held_out", "tokens": 20, "bpb": 2.0},
+        {**step, "tokens": 20, "train_seconds": 2.0},
+        {"event": "held_out", "tokens": 30, "bpb": 1.5},
+        # The run was killed, and goes on from 20.
+        {**step, "tokens": 25, "train_seconds": 2.5},
+    ]
+    curve = curve_of(events)
+    assert curve.held_out_tokens.tolist() == [20.0] and curve.held_out_bpb.tolist() == [2.0]
+    assert curve.held_out_seconds.tolist() == [2.0]
+    assert curve.tokens.tolist() == [10.0, 20.0, 25.0]
