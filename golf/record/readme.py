@@ -266,6 +266,8 @@ def _machine(results: Results) -> str:
     known = versions(results)
     rows = [[name, str(value)] for name, value in results.environment.items() if name not in known]
     rows += [[name, version] for name, version in known.items()]
+    if results.score_compute_dtype is not None:
+        rows.append(["artifact scored in", results.score_compute_dtype])
     rows.append(["toolkit commit", f"`{results.toolkit_commit}`"])
     return table(["", "what"], rows).replace("---:", "---")
 

@@ -143,6 +143,8 @@ class Results:
     """Whether less than the whole validation text was scored."""
     command: str | None = None
     """The command line that made the run."""
+    score_compute_dtype: str | None = None
+    """The dtype in which the artifact was scored; earlier entries do not say, and have that of training."""
 
     @property
     def train_seconds(self) -> float:

@@ -14,7 +14,7 @@ from golf.log import RunLog
 from golf.record import verify
 from golf.record.entry import write_entry
 from golf.record.results import EntryError
-from golf.record.verify import Comparison, verify_entry
+from golf.record.verify import FLOAT32_BPB, OTHER_DTYPE_BPB, Comparison, verify_entry
 from golf.score.evaluate import EvaluateConfig, evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,7 @@ def true_entry(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run,
         stages=stages,
         environment=figures["environment"],
+        score_compute_dtype=figures["compute_dtype"],
         data__tokenizer_sha256=vocabulary.sha256,
         data__validation_sha256=figures["validation_sha256"],
         data__validation_tokens=figures["tokens_scored"] + 1,
@@ -145,14 +146,24 @@ def test_a_better_score_than_the_artifacts_is_found(entry: Path, data: Path, no_
     assert differing(entry, data) == ["seed 7 quantised val_bpb"]
 
 
-def test_another_processor_may_differ_in_the_last_digits(entry: Path, data: Path, no_script: None) -> None:
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"environment__processor": "another"}, FLOAT32_BPB),
+        ({"environment__device": "cuda"}, OTHER_DTYPE_BPB),
+        ({"score_compute_dtype": "bfloat16"}, OTHER_DTYPE_BPB),
+        # Entries of before do not say in what they were scored.
+        ({"score_compute_dtype": None}, OTHER_DTYPE_BPB),
+    ],
+)
+def test_how_far_a_score_may_lie_follows_from_what_both_were_computed_in(
+    entry: Path, data: Path, no_script: None, changes: dict, tolerance: float
+) -> None:
     stated = json.loads((entry / "results.json").read_text())["seeds"]["7"]["stages"]["quantized"]["val_bpb"]
-    restate(
-        entry,
-        "results.json",
-        {"stages__quantized__val_bpb": stated - 5e-5, "environment__processor": "another"},
-    )
+    restate(entry, "results.json", {"stages__quantized__val_bpb": stated - 0.5 * tolerance, **changes})
     assert differing(entry, data) == []
+    restate(entry, "results.json", {"stages__quantized__val_bpb": stated - 2 * tolerance})
+    assert differing(entry, data) == ["seed 7 quantised val_bpb"]
 
 
 def test_figures_of_submission_json_are_those_of_the_results(
