@@ -18,6 +18,7 @@ class PhaseClock:
     def __init__(self, seconds: dict[str, float] | None = None):
         self._finished = dict(seconds or {})
         self._started = 0.0
+        self._is_paused = False
         self.current: str | None = None
 
     @contextmanager
@@ -41,14 +42,16 @@ class PhaseClock:
         if name is None:
             raise PhaseError("no phase is running that could be paused")
         self._finished[name] = self.elapsed(name)
+        self._is_paused = True
         try:
             yield
         finally:
-            self._started = time.perf_counter()
+            self._is_paused, self._started = False, time.perf_counter()
 
     def elapsed(self, name: str) -> float:
         """Seconds spent in phase `name` so far, in this run and in those it resumed."""
-        running = time.perf_counter() - self._started if self.current == name else 0.0
+        is_running = self.current == name and not self._is_paused
+        running = time.perf_counter() - self._started if is_running else 0.0
         return self._finished.get(name, 0.0) + running
 
     def restore(self, seconds: dict[str, float]) -> None:

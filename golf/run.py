@@ -354,7 +354,7 @@ class Run:
     ) -> dict[str, Any]:
         trainer, context = self.trainer, self.config.model.context
         if trainer is not None:
-            trainer.model.looping = True
+            trainer.model.looping = self.config.model.loop_visits > 1
         if trainer is not None and trainer.can_grade(context):
             trainer.model.load_state_dict(weights)
             tally = self._disjoint_score(

@@ -22,6 +22,16 @@ def test_a_pause_does_not_count():
         assert clock.elapsed("train") < before + 50.0
 
 
+def test_time_stands_still_while_a_phase_is_paused():
+    clock = PhaseClock()
+    with clock.phase("train"):
+        with clock.paused():
+            stopped = clock.elapsed("train")
+            clock._started -= 100.0
+            assert clock.elapsed("train") == clock.seconds["train"] == stopped
+        assert stopped <= clock.elapsed("train") < stopped + 50.0
+
+
 def test_a_phase_inside_another_is_refused():
     clock = PhaseClock()
     with clock.phase("train"), pytest.raises(PhaseError, match="cannot start inside phase 'train'"):

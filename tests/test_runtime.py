@@ -1,10 +1,15 @@
 """What is chosen is what is there."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from golf import runtime as runtime_module
 from golf.runtime import (
     DeviceError,
     choose_runtime,
@@ -13,8 +18,11 @@ from golf.runtime import (
     keep_compiled_code,
     lone_environment,
     read_world,
+    scoring_dtype,
 )
 from golf.world import World
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_cpu_is_always_there_and_runs_eager():
@@ -82,3 +90,71 @@ def test_a_gpu_computes_in_what_it_has_and_is_the_current_one(monkeypatch, asked
     assert runtime.device == torch.device(asked) and runtime.compute_dtype == dtype and runtime.compiled
     assert current == ([torch.device("cuda:1")] if asked == "cuda:1" else [])
     assert cudnn == [False], "attention under a mask goes to other kernels than cuDNN's"
+
+
+@pytest.mark.parametrize(
+    ("built", "reason"), [(None, "it is a CPU build"), ("13.0", "it is built for CUDA 13.0")]
+)
+def test_a_gpu_that_torch_cannot_use_is_never_left_for_the_cpu_in_silence(monkeypatch, built, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(runtime_module, "driver_version", lambda: "535.104")
+    with pytest.raises(DeviceError, match=rf"driver 535\.104.*{reason}.*--device cpu"):
+        choose_runtime("auto")
+    assert choose_runtime("cpu").device.type == "cpu"
+    monkeypatch.setattr(runtime_module, "driver_version", lambda: None)
+    assert choose_runtime("auto").device.type == "cpu"
+
+
+def test_a_gpu_without_a_c_compiler_is_told_of_before_the_clock_starts(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: None)
+    monkeypatch.setattr(runtime_module.shutil, "which", lambda name: None)
+    with pytest.raises(DeviceError, match=r"neither gcc nor clang.*--eager"):
+        choose_runtime("auto")
+    assert not choose_runtime("auto", eager=True).compiled
+
+
+def test_a_torch_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
+    with pytest.raises(DeviceError, match=r"torch is 2\.9\.1\+cu128; at least 2\.10 is needed"):
+        choose_runtime("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_cpu_alone_scores_in_another_dtype_than_it_was_trained_in(device):
+    assert scoring_dtype(torch.device("cpu"), torch.bfloat16) is torch.float32
+    assert scoring_dtype(torch.device(device), torch.bfloat16) is torch.bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU's compiled code needs g++")
+def test_compiled_code_of_other_attention_kernels_is_not_taken_from_the_cache(tmp_path):
+    """AOTAutograd's key leaves the kernels out (pytorch #185449): the tag must make the difference."""
+    script = """
+import sys, torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch._dynamo.utils import counters
+from golf.kernels.attention import attention_kernels
+from golf.runtime import tag_compiled_code
+torch._functorch.config.enable_autograd_cache = True
+tag_compiled_code((sys.argv[1],) if sys.argv[2] == "tagged" else ())
+q = torch.randn(1, 2, 16, 8, requires_grad=True)
+def attend(q):
+    return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sin()
+with attention_kernels((sys.argv[1],)):
+    torch.compile(attend, fullgraph=True)(q).sum().backward()
+print(counters["aot_autograd"]["autograd_cache_hit"])
+"""
+    env = lone_environment() | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def hits(kernels: str, tagged: str) -> int:
+        command = [sys.executable, "-c", script, kernels, tagged]
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+        return int(done.stdout.split()[-1])
+
+    assert hits("flash", "tagged") == 0
+    assert hits("flash", "tagged") == 1, "the same kernels are taken from the cache"
+    assert hits("math", "tagged") == 0

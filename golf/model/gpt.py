@@ -168,7 +168,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.looping = True
+        self.looping = config.loop_visits > 1
         self._plans = [
             plan_visits(
                 visit_order(config.num_layers, config.loop_first, config.loop_last, visits),

@@ -216,7 +216,7 @@ class Trainer:
                 self._loop(checkpoint_path, bar)
                 synchronize(self.runtime.device)
             self.feed.settle()
-            self.model.looping = True
+            self.model.looping = self.model.config.loop_visits > 1
             self._save(checkpoint_path)
         finally:
             signal.signal(signal.SIGINT, earlier_handler)

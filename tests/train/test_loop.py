@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ from golf.data.batches import TrainBatches
 from golf.kernels.attention import KernelError
 from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
+from golf.model.loss import token_nats
 from golf.runtime import Runtime, triton_is_interpreted
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import CheckpointError
 from golf.train.loop import DeviceMemoryError, Interrupted, Trainer
+from golf.train.objective import target_nats
 from golf.train.optim import OptimConfig
 from golf.train.reports import DivergenceError
 from golf.train.schedule import ScheduleConfig
@@ -341,3 +345,76 @@ def test_a_look_at_held_out_text_waits_for_the_step_before_it(tmp_path, monkeypa
     trainer.train(tmp_path / "c.pt")
     looks = [place for place, what in enumerate(done) if what == "looked"]
     assert len(looks) == 2 and all(done[place - 1] == "waited" for place in looks)
+
+
+def test_compiled_code_is_tagged_with_the_attention_kernels_of_the_run(monkeypatch):
+    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
+    tags = []
+    for name in ("flash", "math"):
+        make_trainer(Budget(steps=1), replace(CONFIG, attention=name), compiled=True)
+        tags.append(torch.compiler.config.cache_key_tag)
+    assert tags == ["flash", "math"]
+
+
+def test_text_is_graded_by_the_pass_that_training_takes_and_by_no_other():
+    trainer = make_trainer(Budget(steps=2), compiled=True)
+    calls = []
+    trainer._forward = lambda *arguments: calls.append(arguments[1].shape) or target_nats(*arguments)
+    inputs_BT, targets_BT = torch.randint(2, 32, (2, 4, 16))
+    trainer.model.looping = False
+    assert trainer.can_grade(trainer.stages[-1].context)
+    assert not trainer.can_grade(trainer.stages[-1].context // 2)
+    nats_BT = trainer.grade(inputs_BT, targets_BT)
+    with torch.no_grad():
+        expected_BT = token_nats(trainer.model(inputs_BT), targets_BT)
+    assert torch.equal(nats_BT, expected_BT) and not nats_BT.requires_grad
+    trainer.loss(trainer.model, inputs_BT, targets_BT)
+    assert calls == [(4, 16), (4, 16)]
+    assert not make_trainer(Budget(steps=2)).can_grade(16), "what is not compiled has nothing to share"
+
+
+def test_checkpoints_take_no_training_time(tmp_path, monkeypatch):
+    trainer = make_trainer(Budget(steps=6), replace(CONFIG, checkpoint_seconds=0.0))
+    phases = []
+
+    def save(path: Path) -> None:
+        phases.append(trainer.clock.elapsed("train"))
+        time.sleep(0.02)
+        phases.append(trainer.clock.elapsed("train"))
+
+    monkeypatch.setattr(trainer, "_save", save)
+    trainer.train(tmp_path / "c.pt")
+    assert len(phases) >= 2 * 6
+    for before, after in zip(phases[:12:2], phases[1:12:2], strict=True):
+        assert before == after
+
+
+def test_averages_belong_to_the_point_that_a_step_has_reached(monkeypatch):
+    trainer, seen = make_trainer(Budget(seconds=10.0)), []
+    clock = iter([0.0, 3.0, 7.0])
+    monkeypatch.setattr(trainer.clock, "elapsed", lambda name: next(clock))
+    monkeypatch.setattr(trainer.average, "update", seen.append)
+    trainer._look_at_clock()
+    trainer.step()
+    trainer.step()
+    assert seen == [0.3, 0.7]
+
+
+def test_every_generator_is_restored(tmp_path):
+    trainer = make_trainer(Budget(steps=3))
+    trainer.train(tmp_path / "c.pt")
+    torch.manual_seed(5)
+    trainer._save(tmp_path / "c.pt")
+    expected = torch.rand(4)
+    torch.manual_seed(6)
+    other = make_trainer(Budget(steps=3))
+    other.resume(tmp_path / "c.pt")
+    assert torch.equal(torch.rand(4), expected)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert set(state["generators"]) == {"cpu"}
+    # A checkpoint of before had the CPU's alone.
+    state["generator"] = state.pop("generators")["cpu"]
+    torch.save(state, tmp_path / "old.pt")
+    torch.manual_seed(7)
+    other.resume(tmp_path / "old.pt")
+    assert torch.equal(torch.rand(4), expected)
