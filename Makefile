@@ -18,6 +18,7 @@ test: $(VENV)/.test-ready
 
 # `make check-torch TORCH=2.10.0`: whether that torch compiles what a GPU would, and passes the CPU tests of
 # model, training, scoring and kernels; in an environment of its own. ARGS="--workers 1" for one process.
+# numpy there is older than 2.4, with which the interpreter of Triton up to 3.6 at least, a test's tool, fails.
 check-torch: $(OTHER_VENV)/.ready
 	OMP_NUM_THREADS=1 $(OTHER_VENV)/bin/python -m benchmarks.check_torch --suite --workers auto $(ARGS)
 
@@ -48,7 +49,8 @@ $(VENV)/.test-ready: requirements-dev.txt $(VENV)/.run-ready
 $(OTHER_VENV)/.ready: requirements.txt requirements-dev.txt
 	@echo "installing torch $(TORCH) and the rest of requirements-dev.txt into $(OTHER_VENV) (once)"
 	@$(PYTHON) -m venv $(OTHER_VENV)
-	@cat requirements.txt requirements-dev.txt | grep -v "^torch==" | grep -v "^-r" > $(OTHER_VENV)/requirements.txt
+	@cat requirements.txt requirements-dev.txt | grep -v "^torch==" | grep -v "^-r" \
+	| sed "s/^numpy==.*/numpy>=2.0,<2.4/" > $(OTHER_VENV)/requirements.txt
 	@$(OTHER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -r $(OTHER_VENV)/requirements.txt
 	@touch $@
 

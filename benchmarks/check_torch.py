@@ -254,7 +254,7 @@ def check_presets(names: tuple[str, ...], backend: Backend, log: RunLog) -> bool
 
 def run_suite(workers: str) -> bool:
     """Whether the CPU tests pass under this torch."""
-    how = ["-q", "-p", "no:cacheprovider"] + ([] if workers == "1" else ["-n", workers, "--dist", "loadfile"])
+    how = ["-p", "no:cacheprovider"] + ([] if workers == "1" else ["-n", workers, "--dist", "loadfile"])
     command = [sys.executable, "-m", "pytest", *how, *SUITE]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
