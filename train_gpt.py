@@ -20,11 +20,12 @@ from golf.command import (
     ScoreCommand,
     parse_run,
     planned_runs,
+    stored_command,
     stored_options,
 )
 from golf.config import ConfigError, RunConfig, config_to_dict, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import write_json
+from golf.files import require_writable, write_json
 from golf.log import RunLog
 from golf.pack.budget import BudgetError
 from golf.presets import PRESETS
@@ -82,13 +83,6 @@ def doctor() -> int:
     return 0
 
 
-def time_plan(options: RunOptions, folder: Path) -> TimePlan:
-    """The bound of --total-minutes, less what an earlier process of the same run has spent."""
-    done = folder / "training.json"
-    spent = sum(read_stage(done)["seconds"].values()) if done.is_file() else 0.0
-    return TimePlan(None if options.total_minutes is None else 60 * options.total_minutes, spent)
-
-
 def is_finished(folder: Path) -> bool:
     """Whether nothing of a run is left to do: its results are there, and its audit passed."""
     if not (folder / "results.json").is_file():
@@ -103,7 +97,8 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     Of several processes all train, and the first does the rest.
     """
     options, config = command.options, command.config
-    plan = time_plan(options, folder)
+    if world.is_first:
+        require_writable(folder, "--out")
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config.check(runtime.device.type)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]
@@ -111,6 +106,8 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     console.say(f"on {runtime.describe()}")
     dataset = world.first_on_each_machine(lambda: open_or_prepare(options, config, console))
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    total = None if options.total_minutes is None else 60 * options.total_minutes
+    plan = TimePlan(total, folder / "spent_seconds.txt" if world.is_first else None)
     if not world.is_first:
         Run(folder, config, dataset, runtime, console, plan).train()
         release_memory(runtime.device)
@@ -120,7 +117,12 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     log.say(f"run {folder}, seed {config.seed}")
     plan.say_start(config.minutes, log)
     run = Run(folder, config, dataset, runtime, log, plan)
-    described = {"options": stored_options(options), "config": config_to_dict(config)}
+    command_line = stored_command(folder) or shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    described = {
+        "command": command_line,
+        "options": stored_options(options),
+        "config": config_to_dict(config),
+    }
     write_json(folder / "config.json", {**described, "header": run.header})
     log.record("environment", **environment(runtime.device, world))
     log.record("config", **described["config"])
@@ -141,7 +143,7 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
         "name": options.name or options.preset,
         "preset": options.preset,
         "seed": config.seed,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line,
         "config": config_to_dict(config),
         **training,
         **packed,

@@ -8,6 +8,7 @@ is there; DIR/report.md has the tables. Without a GPU everything is tiny, and th
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -81,8 +82,10 @@ def absolute(options: GpuBenchmark) -> GpuBenchmark:
     options = replace(options, **changes)
     if options.text and options.tokenizer is None:
         raise GpuBenchmarkError("--text needs the --tokenizer to encode it with")
-    if options.minutes <= 0:
-        raise GpuBenchmarkError(f"--minutes is {options.minutes}; expected more than 0")
+    for name in ("minutes", "run_minutes"):
+        value = vars(options)[name]
+        if value is not None and not 0 < value < math.inf:
+            raise GpuBenchmarkError(f"--{name.replace('_', '-')} is {value}; expected a number above 0")
     return options
 
 
@@ -123,12 +126,15 @@ def work_for(arguments: list[str]) -> None:
     given = tyro.cli(GpuBenchmark, args=arguments, description=__doc__)
     options = given if given.resume is None else stored_options(given.resume.absolute(), given)
     choice = choice_of(options)
-    options = make_folders(absolute(options))
+    options = absolute(options)
+    # Before anything is written, so that a device that is not there leaves no folder behind.
+    machine = find_machine(options.device)
+    options = make_folders(options)
     assert options.out is not None
     handle = os.open(options.out / "results.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     if not try_lock(handle):
         raise GpuBenchmarkError(f"another call is at work in {options.out}")
-    plan = Plan(options, find_machine(options.device), started)
+    plan = Plan(options, machine, started)
     plan.post.add("plan", options=asdict(options), machine=asdict(plan.machine))
     Session(plan, choice, begun).run()
 

@@ -25,7 +25,7 @@ from benchmarks.training_rows import mark_time, seconds_between
 from golf.kernels.attention import attention_kernels, causal_attention, present_kernels
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.runtime import Runtime, choose_runtime, environment, seed_everything, synchronize
+from golf.runtime import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
 from golf.train.objective import mean_nats
 
 NEEDED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")
@@ -99,7 +99,7 @@ def found_version(package: str) -> str | None:
 
 def software(device: torch.device) -> dict[str, Any]:
     """Versions, compiler and headers that torch.compile needs, packages that are missing."""
-    compiler = next((name for name in ("gcc", "clang", "cc") if shutil.which(name)), None)
+    compiler = c_compiler()
     versions = {name: found_version(name) for name in (*NEEDED, *HELPFUL)}
     cudnn = torch.backends.cudnn.version() if device.type == "cuda" else None
     return {

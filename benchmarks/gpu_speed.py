@@ -52,7 +52,7 @@ class SpeedStage:
     attention: str = "auto"
     """Attention kernels, as train.attention."""
     kernels: str = "torch"
-    """Kernels of loss and feed-forward, as train.kernels."""
+    """Kernels of the feed-forward, as train.kernels."""
     seconds: float = 8.0
     """Time steps for so long, and at least `steps` of them."""
     steps: int = 20

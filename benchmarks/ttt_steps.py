@@ -49,7 +49,7 @@ class SpeedOptions:
 
     preset: str = "h100-10min"
     """Whose network and adapters."""
-    arms: tuple[str, ...] = ("recorded-128", "called-64")
+    arms: tuple[str, ...] = ("recorded-64", "called-64")
     """How steps are made and how many documents at once, each in turn."""
     batches: int = 8
     """Batches of each arm; with fewer none has the longest documents."""

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,10 +52,11 @@ class RunOptions:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     eager: bool = False
-    """Without torch.compile, at a fraction of a GPU's speed: for machines without a C compiler."""
+    """On a GPU, without torch.compile, at a fraction of its speed: for machines without a C compiler."""
     total_minutes: float | None = None
-    """Bound on the whole run: compiling, training, packing, scoring, audit. Training gets at most 60% of it
-    unless --minutes says otherwise, and test-time training stops in time for the audit."""
+    """Minutes to aim at for a whole run, from its data on: compiling, training, packing, scoring, audit; of
+    several seeds each. Training gets at most 60% of them unless --minutes says otherwise; test-time training
+    stops in time for the audit, and the audit looks at fewer targets when time is short."""
     max_tokens: int | None = None
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
@@ -99,10 +101,10 @@ def parse_run(arguments: list[str]) -> RunCommand:
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
     total = command.options.total_minutes
-    if total is not None and not total > 0:
-        raise ConfigError(f"--total-minutes is {total:g}; expected more than 0")
+    if total is not None and not 0 < total < math.inf:
+        raise ConfigError(f"--total-minutes is {total:g}; expected a number above 0")
     if total is not None and config.minutes is not None and config.minutes >= total:
-        raise ConfigError(f"--minutes {config.minutes:g} leave nothing of --total-minutes {total:g}")
+        raise ConfigError(f"--minutes {config.minutes:g} leaves nothing of --total-minutes {total:g}")
     if config.minutes is None and config.steps is None:
         minutes = default.minutes
         if total is not None and minutes is not None:
@@ -118,7 +120,7 @@ def stored_run(folder: Path, arguments: list[str]) -> RunCommand:
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{folder} is no run folder: it has no config.json")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = read_config(path)
     if "options" not in stored:
         raise ConfigError(f"{folder} is not train_gpt.py's: the command that made it goes on with it")
     options = {
@@ -126,6 +128,20 @@ def stored_run(folder: Path, arguments: list[str]) -> RunCommand:
         for key, value in stored["options"].items()
     }
     return RunCommand(RunOptions(**options), config_from_dict(RunConfig, stored["config"]))
+
+
+def stored_command(folder: Path) -> str | None:
+    """The command line that began a run; None where its folder does not say."""
+    path = folder / "config.json"
+    return read_config(path).get("command") if path.is_file() else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run folder's config.json; ConfigError, naming it, for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def stored_options(options: RunOptions) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,13 +28,14 @@ from golf.data.batches import TrainBatches
 from golf.data.manifest import MANIFEST_NAME, Dataset, sha256_of_file
 from golf.files import whole_file, write_json
 from golf.log import RunLog
-from golf.model.gpt import GPT
+from golf.model.gpt import GPT, distance_from_orthogonal
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
 from golf.runtime import (
     Runtime,
     dtype_name,
+    end_with_parent,
     lone_environment,
     release_memory,
     scoring_dtype,
@@ -104,15 +106,18 @@ class Run:
         done, world = self.folder / "training.json", self.runtime.world
         if world.share(done.is_file):
             self.log.say("the training is done already")
-            summary = world.share(lambda: json.loads(done.read_text(encoding="utf-8")))
+            summary = world.share(lambda: read_stage(done, ("averaging", "seconds")))
             self.clock.restore(self.clock.seconds | summary["seconds"])
             return summary
+        if world.is_first:
+            forget_stages(self.folder, "training")
         world.require_same(self._inputs())
         trainer = self.trainer = self._trainer()
         checkpoint = self.folder / "checkpoint.pt"
         if world.share(checkpoint.is_file):
             trainer.resume(checkpoint)
             self.log.say(f"resumed at step {trainer.steps}")
+            self.plan.count_spent(sum(self.clock.seconds.values()))
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
         self.log.event("kernels", training=trainer.kernels)
@@ -186,7 +191,7 @@ class Run:
         done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
         if not done.is_file():
             return None
-        stored = read_stage(done)
+        stored = read_stage(done, ("code_sha256", "artifact_sha256", "seconds"))
         hashes = {script: stored["code_sha256"], artifact: stored["artifact_sha256"]}
         if not all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
             return None
@@ -200,6 +205,7 @@ class Run:
         BudgetError when the first two do not fit LIMIT_BYTES together.
         """
         done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
+        forget_stages(self.folder, "pack")
         with whole_file(script) as partial:
             partial.write_bytes(code)
         with self.clock.phase("pack"):
@@ -244,11 +250,9 @@ class Run:
         stages["quantized"] = self._stage("quantized", plain)
         found = {"quantized": plain}
         if self.config.ttt.enabled:
-            limit = self.plan.ttt_seconds(plain["score_seconds"], self.config.ttt.max_seconds)
-            if limit == 0.0:
-                self.log.say("too little of --total-minutes is left for test-time training: left out")
-            else:
-                trained = found["test_time_trained"] = self._score_artifact("test_time_trained", how, limit)
+            trained = self._score_adapting(plain, how)
+            if trained is not None:
+                found["test_time_trained"] = trained
                 stages["test_time_trained"] = self._stage("test_time_trained", trained)
         self._join_documents(list(found))
         last = list(found)[-1]
@@ -280,6 +284,7 @@ class Run:
         seed_everything(self.config.seed)
         model = GPT(self.config.model)
         model.initialize()
+        self.log.record("initialization", orthogonal_to=distance_from_orthogonal(model))
         model.compute_dtype = self.runtime.compute_dtype
         model.to(self.runtime.device)
         batches = TrainBatches(
@@ -325,7 +330,8 @@ class Run:
     def _score_weights_stages(self, averaged: str, max_tokens: int | None) -> dict[str, dict[str, Any]]:
         """Scores of the last and of the averaged weights, by stage."""
         done = self.folder / "score_weights.json"
-        if done.is_file() and (stored := read_stage(done))["max_tokens"] == max_tokens:
+        names = ("max_tokens", "seconds", "stages")
+        if done.is_file() and (stored := read_stage(done, names))["max_tokens"] == max_tokens:
             self.log.say("the weights are scored already")
             self._restore_clock("score", stored["seconds"])
             return stored["stages"]
@@ -407,29 +413,63 @@ class Run:
         else:
             sizes = {key: figures["windows"][key] for key in ("stride", "context")}
             windows = {"windows": "sliding", **sizes}
+        limits = figures.get(f"{prefix}documents", {})
         return {
             "val_bpb": figures[f"{prefix}val_bpb"],
             "val_loss": figures[f"{prefix}val_loss_nats_per_token"],
             **windows,
+            "adaptation_stopped_after_tokens": limits.get("adaptation_stopped_after_tokens"),
             "tokens_scored": figures[f"{prefix}tokens_scored"],
             "bytes_scored": figures[f"{prefix}bytes_scored"],
             "seconds": figures[f"{prefix}score_seconds"],
         }
+
+    def _score_adapting(self, plain: dict[str, Any], how: ScoringOptions) -> dict[str, Any] | None:
+        """Figures with test-time training; None, which is kept like a score, where the time is too short."""
+        name = "test_time_trained"
+        stored = self._stored_score(name, how)
+        if stored is not None:
+            return None if "left_out" in stored else stored
+        limit = self.plan.ttt_seconds(plain["score_seconds"], self.config.ttt.max_seconds)
+        if limit == 0.0:
+            reason = "test-time training is left out: too little time for more than plain scoring"
+            self.log.say(reason)
+            kept = {"left_out": reason, "max_tokens": how.max_tokens, "seconds": 0.0, "wall_seconds": 0.0}
+            write_json(
+                self.folder / f"score_{name}.json", kept | {"artifact_sha256": plain["artifact_sha256"]}
+            )
+            return None
+        if limit is not None:
+            # What the process takes to start and to load is not scoring.
+            limit = max(1.0, limit - (plain["seconds"] - plain["score_seconds"]))
+        return self._score_artifact(name, how, limit)
+
+    def _stored_score(self, name: str, how: ScoringOptions) -> dict[str, Any] | None:
+        """What an earlier process found of the stage `name`, if it is of this artifact and as asked for."""
+        path, documents = (self.folder / f"score_{name}{suffix}" for suffix in (".json", ".npz"))
+        if not path.is_file():
+            return None
+        stored = read_stage(path, ("artifact_sha256", "max_tokens", "wall_seconds"))
+        if not (documents.is_file() or "left_out" in stored):
+            return None
+        same = stored["artifact_sha256"] == sha256_of_file(self.folder / ARTIFACT_NAME)
+        if not same or stored["max_tokens"] != how.max_tokens:
+            return None
+        self.log.say(f"{name}: scored already")
+        self._restore_clock("score", self.clock.elapsed("score") + stored["wall_seconds"])
+        return stored
 
     def _score_artifact(self, name: str, how: ScoringOptions, max_seconds: float | None) -> dict[str, Any]:
         """Figures of the stage `name`, from the script that is charged for.
 
         It runs alone in an empty folder, on the artifact on disk; figures that are there already are kept.
         """
+        stored = self._stored_score(name, how)
+        if stored is not None:
+            return stored
         folder = self.folder.resolve()
         figures, artifact = folder / f"score_{name}.json", folder / ARTIFACT_NAME
-        if figures.is_file():
-            stored = read_stage(figures)
-            same = stored["artifact_sha256"] == sha256_of_file(artifact)
-            if same and stored.get("max_tokens") == how.max_tokens:
-                self.log.say(f"{name}: scored already")
-                self._restore_clock("score", self.clock.elapsed("score") + stored["seconds"])
-                return stored
+        before = self.clock.elapsed("score")
         with self.clock.phase("score"), tempfile.TemporaryDirectory() as empty:
             script = Path(empty) / SCRIPT_NAME
             script.write_bytes((folder / SCRIPT_NAME).read_bytes())
@@ -441,10 +481,13 @@ class Run:
             command += [] if how.max_tokens is None else ["--max-tokens", str(how.max_tokens)]
             command += [] if max_seconds is None else ["--max-seconds", f"{max_seconds:.1f}"]
             self.log.say("scoring the artifact in a fresh process, from its bytes alone")
-            finished = subprocess.run(command, cwd=empty, env=lone_environment(), check=False)
+            finished = subprocess.run(
+                command, cwd=empty, env=lone_environment(), check=False, preexec_fn=end_with_parent
+            )
         if finished.returncode:
             raise FreshProcessError(f"scoring {artifact} failed, as said above")
-        found = read_stage(figures)
+        found = read_stage(figures) | {"wall_seconds": self.clock.elapsed("score") - before}
+        write_json(figures, found)
         self.log.record("stage", name=name, **self._stage(name, found))
         self.plan.say_left(f"scoring, {name}", self.log)
         return found
@@ -453,8 +496,14 @@ class Run:
         """per_document.npz of the stages' own: tokens and bytes are those of the score that counts."""
         arrays: dict[str, np.ndarray] = {}
         for name in names:
-            with np.load(self.folder / f"score_{name}.npz") as own:
-                arrays |= dict(own)
+            path = self.folder / f"score_{name}.npz"
+            try:
+                with np.load(path) as own:
+                    arrays |= dict(own)
+            except (ValueError, zipfile.BadZipFile) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); remove it to have its stage done again"
+                ) from error
         with whole_file(self.folder / "per_document.npz") as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **arrays)
 
@@ -462,12 +511,25 @@ class Run:
         self.clock.restore(self.clock.seconds | {phase: seconds})
 
 
-def read_stage(path: Path) -> dict[str, Any]:
-    """What a stage left; ValueError if the file is not the JSON that it wrote."""
+def read_stage(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a stage left, with these `names` in it; ValueError if the file is not what it wrote."""
+    again = "remove it to have its stage done again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to have its stage done again") from error
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
+    missing = [name for name in names if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise ValueError(f"{path} is damaged (it has no {missing[0]}); {again}")
+    return found
+
+
+def forget_stages(folder: Path, stage: str) -> None:
+    """Removes what the stages after `stage` left, because it is done anew."""
+    packing = (PACK_NAME, "score_weights.json") if stage == "training" else ()
+    scores = [f"score_{name}.json" for name in ("quantized", "test_time_trained")]
+    for name in (*packing, *scores, "results.json", "audit.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_calibration(folder: Path) -> Calibration:

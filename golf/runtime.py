@@ -1,11 +1,13 @@
 """What this machine has, and what the run therefore uses: chosen once, said aloud, recorded."""
 
+import ctypes
 import gc
 import os
 import platform
 import random
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +114,13 @@ def tag_compiled_code(attention: tuple[str, ...]) -> None:
     those of the run before it.
     """
     torch.compiler.config.cache_key_tag = "+".join(attention)
+
+
+def end_with_parent() -> None:
+    """Called in a new process before its program starts: has Linux end it when its parent is gone."""
+    if sys.platform == "linux":
+        _PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def c_compiler() -> str | None:

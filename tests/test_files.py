@@ -1,10 +1,11 @@
 """Files appear whole or not at all."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from golf.files import whole_file, write_json
+from golf.files import require_writable, whole_file, write_json
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -30,3 +31,15 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "b.json", {"bpb": float("nan")})
     assert not (tmp_path / "b.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_with_its_option(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere/run")):
+        with pytest.raises(ValueError, match=f"--out {folder} cannot be written to"):
+            require_writable(folder, "--out")
+    require_writable(tmp_path / "new" / "run", "--out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is left behind"
+    (tmp_path / "kept").mkdir()
+    require_writable(tmp_path / "kept", "--out")
+    assert (tmp_path / "kept").is_dir()

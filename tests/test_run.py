@@ -114,3 +114,23 @@ def test_a_damaged_result_of_a_stage_is_named(tmp_path):
     (tmp_path / "pack.json").write_text('{"bytes": ')
     with pytest.raises(ValueError, match=r"pack\.json is damaged"):
         running.read_stage(tmp_path / "pack.json")
+
+
+def test_a_stage_that_is_done_anew_makes_the_later_ones_be_done_anew(tmp_path):
+    later = ["pack.json", "score_weights.json", "score_quantized.json", "score_test_time_trained.json"]
+    ends = ["results.json", "audit.json"]
+    for stage, gone in (("pack", later[2:] + ends), ("training", later + ends)):
+        for name in [*later, *ends, "training.json"]:
+            (tmp_path / name).write_text("{}")
+        running.forget_stages(tmp_path, stage)
+        kept = {path.name for path in tmp_path.iterdir()}
+        assert kept == {*later, *ends, "training.json"} - set(gone)
+
+
+def test_a_stage_without_what_it_states_is_damaged(tmp_path):
+    (tmp_path / "pack.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"pack\.json is damaged \(it has no seconds\)"):
+        running.read_stage(tmp_path / "pack.json", ("seconds",))
+    (tmp_path / "pack.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
+        running.read_stage(tmp_path / "pack.json", ("seconds",))

@@ -44,9 +44,23 @@ def test_test_time_training_is_left_out_where_it_could_not_do_more_than_score():
     assert plan.left_seconds == -100.0 and plan.ttt_seconds(0.001, None) == 0.0
 
 
-def test_what_an_earlier_process_spent_counts():
-    clock = Clock()
-    assert TimePlan(600.0, spent_seconds=150.0, clock=clock).left_seconds == 450.0
+def test_what_an_earlier_process_spent_counts(tmp_path):
+    clock, spent = Clock(), tmp_path / "spent_seconds.txt"
+    first = TimePlan(600.0, spent, clock)
+    clock.seconds = 150.0
+    first.say_left("training", RunLog(quiet=True))
+    clock.seconds = 5000.0
+    later = TimePlan(600.0, spent, clock)
+    assert later.left_seconds == 450.0
+    later.count_spent(100.0)
+    assert later.left_seconds == 450.0, "less than what is known already changes nothing"
+    later.count_spent(200.0)
+    assert later.left_seconds == 400.0
+
+
+def test_a_limit_of_its_own_that_plain_scoring_would_fill_leaves_test_time_training_out():
+    assert TimePlan(None).ttt_seconds(10.0, 5.0) == 0.0
+    assert TimePlan(None).ttt_seconds(10.0, 50.0) == 50.0
 
 
 def test_the_plan_is_said_at_the_start_and_after_stages(tmp_path):
@@ -78,9 +92,11 @@ def test_a_total_bounds_the_minutes_of_training_that_are_not_given(arguments, mi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--total-minutes", "10", "--minutes", "10"], "leave nothing of --total-minutes"),
+        (["--total-minutes", "10", "--minutes", "10"], "leaves nothing of --total-minutes"),
         (["--total-minutes", "0"], "--total-minutes is 0"),
         (["--total-minutes", "-3"], "--total-minutes is -3"),
+        (["--total-minutes", "inf"], "--total-minutes is inf"),
+        (["--total-minutes", "nan"], "--total-minutes is nan"),
     ],
 )
 def test_totals_that_cannot_be_kept_are_refused(arguments, message):

@@ -266,6 +266,13 @@ class GPT(nn.Module):
         return torch.arange(length, device=device)
 
 
+def distance_from_orthogonal(model: GPT) -> float:
+    """Largest element of |W W^T - I| of the first block's query matrix: 0 for an orthogonal one."""
+    matrix_RC = model.blocks[0].attention.query.weight.detach().double()
+    gram_RR = matrix_RC @ matrix_RC.T
+    return float((gram_RR - torch.eye(len(gram_RR), dtype=gram_RR.dtype, device=gram_RR.device)).abs().max())
+
+
 def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
     """Block `layer`; 1/sqrt(layer + 1) damps its inputs at every visit (openai/parameter-golf #315)."""
     attention = Attention(

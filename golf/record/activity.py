@@ -16,7 +16,6 @@ from golf.config import RunConfig
 from golf.data.manifest import Dataset
 from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
-from golf.model.layers import Linear
 from golf.pack.container import ZSTD_LEVEL
 from golf.train.optim import split_parameters
 
@@ -38,6 +37,8 @@ SWITCHED_OFF: dict[str, object] = {
 NEUTRAL_WEIGHTS = {"skips": "skip_weights", "embedding mixed into each block": "mix"}
 """Techniques without a switch, and the last part of the name of the weights that make them act."""
 PROBE_TOKENS = 256
+MAX_ORTHOGONAL_DISTANCE = 1e-3
+"""Of an orthogonal matrix's W W^T from the identity; fp32 leaves about 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,19 @@ def find_features(
     tokens_T = np.array(dataset.train_shards()[0][: PROBE_TOKENS + 1]).astype(np.int64)
     inputs_BT = torch.from_numpy(tokens_T[: min(PROBE_TOKENS, config.model.context)])[None]
     return [
-        *shape_features(config, weights),
+        *shape_features(config, weights, events),
         *network_features(config.model, weights, inputs_BT),
         *clip_features(config.optim.gradient_clip, events),
         *schedule_features(config, results),
-        *pack_features(results),
+        *pack_features(config, results),
         *score_features(config, results),
     ]
 
 
-def shape_features(config: RunConfig, weights: dict[str, Tensor]) -> Iterator[Feature]:
-    """Size of the network, the weights that each optimiser trained, and the initialisation."""
+def shape_features(
+    config: RunConfig, weights: dict[str, Tensor], events: Sequence[Mapping[str, Any]]
+) -> Iterator[Feature]:
+    """Size of the network, the weights that each optimiser trained, the initialisation as it was logged."""
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     asked = f"{config.model.num_layers} layers of width {config.model.width}"
     found = f"{len(blocks)} blocks, {sum(weight.numel() for weight in weights.values()):,} weights"
@@ -88,19 +91,21 @@ def shape_features(config: RunConfig, weights: dict[str, Tensor]) -> Iterator[Fe
         f"{sum(m.numel() for m in matrices):,} weights in {len(matrices)} matrices; AdamW {others:,} others"
     )
     yield Feature(f"optim: {optimizer}", bool(matrices), evidence)
-    with torch.random.fork_rng(devices=[]):
-        first = GPT(replace(config.model, num_layers=1, lane_blocks=0, loop_first=0, loop_last=0))
-        first.initialize()
-    matrix_RC = next(m.weight for m in first.blocks[0].modules() if isinstance(m, Linear)).detach()
-    largest = float((matrix_RC @ matrix_RC.T - torch.eye(len(matrix_RC))).abs().max())
-    yield Feature("orthogonal initialisation", largest < 1e-3, f"W W^T is the identity to {largest:.1g}")
+    for event in events:
+        if event.get("event") == "initialization":
+            distance = event["orthogonal_to"]
+            evidence = f"W W^T of the first query matrix was the identity to {distance:.1g}"
+            yield Feature("orthogonal initialisation", distance < MAX_ORTHOGONAL_DISTANCE, evidence)
+            return
 
 
-def pack_features(results: dict[str, Any]) -> Iterator[Feature]:
-    """The quantiser, and what it made of a weight."""
+def pack_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Feature]:
+    """The quantiser that was asked for against the one that packed, and what it made of a weight."""
     packed, size = results["pack"], results["bytes"]
     evidence = f"{packed['bits_per_weight']:.3f} bits a weight; {size['artifact']:,} bytes"
-    yield Feature(f"pack: {packed['scheme']}, zstd-{ZSTD_LEVEL}", size["artifact"] > 0, evidence)
+    yield Feature(
+        f"pack: {packed['scheme']}, zstd-{ZSTD_LEVEL}", packed["scheme"] == config.pack.scheme, evidence
+    )
 
 
 def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Iterator[Feature]:
@@ -163,7 +168,7 @@ def score_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Featu
     if ttt.method == "sgd":
         name += f", {ttt.epochs} epochs, {ttt.frozen_blocks} frozen blocks"
     if "test_time_trained" not in stages:
-        yield Feature(name, False, "left out: too little of --total-minutes was left")
+        yield Feature(name, False, "left out: there was too little time")
         return
     gain = plain["val_bpb"] - stages["test_time_trained"]["val_bpb"]
     yield Feature(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")

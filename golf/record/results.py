@@ -38,6 +38,9 @@ class StageScore:
     """Tokens that a window grades, after the first."""
     seconds: float | None = None
     """Wall clock of this scoring, loading aside."""
+    adaptation_stopped_after_tokens: int | None = None
+    """Of test-time training that a time limit ended: how many tokens were graded before; the rest was scored
+    without it."""
     output: str | None = None
     """Which weights these are: last, ema, swa, ema+swa."""
 

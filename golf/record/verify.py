@@ -83,10 +83,21 @@ def verify_entry(
                 )
                 log.say("to document, so that it takes all of them; without --sample it is compared too")
                 trained = None
-        figures, documents = rescore(entry, seed, data_folder, limit, device, ttt=trained is not None)
+        if trained is not None and trained.adaptation_stopped_after_tokens is not None:
+            log.say(
+                f"seed {seed}: the test-time-trained score is not verified: a time limit ended adapting "
+                f"after {trained.adaptation_stopped_after_tokens:,} tokens, which belongs to the machine"
+            )
+            trained = None
+        options = []
+        if trained is not None:
+            # The limit of the recorded run, which it did not reach, is none of a slower machine's.
+            limited = stated.config.get("ttt", {}).get("max_seconds") is not None
+            options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
+        figures, documents = rescore(entry, seed, data_folder, limit, device, options)
         tolerance = score_tolerance(stated, figures)
         if sample is None:
-            comparisons += compare_scores(seed, stated, figures, tolerance)
+            comparisons += compare_scores(seed, stated, figures, tolerance, trained is not None)
         else:
             documents = {name: sums_D[:-1] for name, sums_D in documents.items()}
         own = f"_seed{seed}" if len(results) > 1 else ""
@@ -152,7 +163,7 @@ def compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparis
 
 
 def rescore(
-    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, ttt: bool
+    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, options: list[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures and sums by document from the entry's own script, alone in an empty place."""
     with tempfile.TemporaryDirectory() as empty:
@@ -164,7 +175,7 @@ def rescore(
         command = [sys.executable, "-I", "train_gpt.py", "--score", f"artifact_seed{seed}.bin"]
         command += ["--data", str(data_folder.resolve()), "--device", device]
         command += ["--json", "figures.json", "--per-document", "documents.npz"]
-        command += ["--ttt"] if ttt else []
+        command += options
         command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
         done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -184,10 +195,10 @@ def score_tolerance(stated: Results, figures: dict[str, Any]) -> float:
 
 
 def compare_scores(
-    seed: int, stated: Results, figures: dict[str, Any], tolerance: float
+    seed: int, stated: Results, figures: dict[str, Any], tolerance: float, ttt: bool
 ) -> Iterator[Comparison]:
-    """Each of the artifact's scores against the one found."""
-    stages = {"": stated.stages.quantized, "ttt_": stated.stages.test_time_trained}
+    """Each of the artifact's scores against the one found, that of test-time training if `ttt`."""
+    stages = {"": stated.stages.quantized, "ttt_": stated.stages.test_time_trained if ttt else None}
     for prefix, stage in stages.items():
         if stage is None:
             continue

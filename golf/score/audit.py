@@ -160,15 +160,15 @@ def audit_artifact(
     scorers = {"sliding windows": ArtifactScorer(model, dataset, windows, None, chunk_tokens)}
     if ttt or ttt_config.enabled:
         scorers["test-time training"] = ArtifactScorer(model, dataset, windows, ttt_config, chunk_tokens)
-    noise: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     with repeatable_kernels(device):
         for name, scorer in scorers.items():
             log.say(f"probing: {name}")
             # The first scorer leaves most of the time to the second, whose replays train as well.
             share = 1.0 if name == list(scorers)[-1] else 0.25
             left = None if ends is None else share * (ends - time.perf_counter())
-            reports[name], noise[name] = audit_scorer(scorer, streams[name], how, on_gpu, left, log)
-    flat = [{"scorer": name, **asdict(report)} for name, found in reports.items() for report in found]
+            reports[name], found[name] = audit_scorer(scorer, streams[name], how, on_gpu, left, log)
+    flat = [{"scorer": name, **asdict(report)} for name, each in reports.items() for report in each]
     return {
         "passed": all(not report["violations"] for report in flat),
         "probes": flat,
@@ -176,7 +176,7 @@ def audit_artifact(
         "chunk_tokens": chunk_tokens,
         "windows": asdict(windows),
         "ttt": asdict(ttt_config) if len(scorers) > 1 else None,
-        "noise_nats": noise,
+        "scorers": found,
         "seed": how.seed,
         "side_information": SIDE_INFORMATION + BATCH_INFORMATION * (by_document and len(scorers) > 1),
         "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
@@ -233,10 +233,11 @@ def audit_scorer(
     on_gpu: bool,
     left_seconds: float | None,
     log: RunLog,
-) -> tuple[list[ProbeReport], float]:
-    """Every probe of a scorer on one stream, and how far two replays of it differed, in nats.
+) -> tuple[list[ProbeReport], dict[str, float]]:
+    """Every probe of a scorer on one stream, and what decided how it was probed.
 
-    On a GPU the tolerance follows from that difference.
+    On a GPU the tolerance follows from the difference of two replays, in nats; where time is short fewer
+    targets are probed than were chosen.
     """
     vocabulary, windows = scorer.dataset.vocabulary, scorer.windows
     size, bos_id = vocabulary.size, vocabulary.bos_id
@@ -263,7 +264,12 @@ def audit_scorer(
         probe_normalisation(*arguments),
         probe_document_start(scorer.features, around, starts, size, bos_id, how.seed),
     ]
-    return reports, noise
+    return reports, {
+        "targets_chosen": len(targets),
+        "targets_probed": len(probed),
+        "replay_seconds": replay_seconds,
+        "noise_nats": noise,
+    }
 
 
 def replay_noise(first: Replay, second: Replay) -> float:

@@ -12,8 +12,9 @@ from golf.train.budget import Budget, TrainConfig
 from golf.train.stages import Stage, forecast_run, stage_at
 
 START_OF_RUN = 0.05
-FIRST_STEPS = 30
 """Share of the run in which the loss may rise above where it began."""
+FIRST_STEPS = 30
+"""Steps in which it may, too."""
 FORECAST_STEP = 6
 """The step after which the run says what it will come to, from the time of the steps since the first."""
 

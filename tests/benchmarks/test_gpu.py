@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.gpu import main
 from benchmarks.gpu_jobs import SKIPPED, Job, Post, read_results, try_lock
@@ -230,7 +231,7 @@ def test_figures_are_one_line_each_whatever_they_hold(tmp_path: Path) -> None:
         (["--resume", "{folder}/new"], "holds no results to go on with"),
         (["--resume", "{folder}/old", "--device", "cpu"], "--resume takes --device from the first call"),
         (["--minutes", "3"], "--out DIR is missing"),
-        (["--out", "{folder}/new", "--minutes", "0"], "--minutes is 0.0; expected more than 0"),
+        (["--out", "{folder}/new", "--minutes", "0"], "--minutes is 0.0; expected a number above 0"),
         (["--out", "{folder}/new", "--text", "{folder}/file"], "--text needs the --tokenizer"),
         (["--out", "{folder}/new", "--text", "{folder}/none.txt"], "none.txt is not there"),
     ],
@@ -292,3 +293,22 @@ def test_stages_and_rows_are_chosen_by_name() -> None:
     assert taken(("speed", "run")) == ["speed.seed-1024-auto", "speed.seed-1024-flash", "run", "archive"]
     assert taken(("speed.seed-1024-flash",)) == ["speed.seed-1024-flash", "archive"]
     assert taken(skip=("speed.seed-1024-auto", "fallback", "archive")) == [names[0], names[2], names[3]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    assert "cuda" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--minutes", "--run-minutes"])
+@pytest.mark.parametrize("value", ["nan", "0", "-1", "inf"])
+def test_minutes_that_are_none_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, option: str, value: str
+) -> None:
+    assert main(["--device", "cpu", "--out", str(tmp_path / "out"), option, value]) == 2
+    assert f"{option} is" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from golf.config import RunConfig
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.gpt import GPT, ModelConfig, distance_from_orthogonal
+from golf.pack.artifact import PackConfig
 from golf.presets import PRESETS
 from golf.record.activity import (
     NEUTRAL_WEIGHTS,
     SWITCHED_OFF,
     clip_features,
     network_features,
+    pack_features,
     schedule_features,
     score_features,
     shape_features,
@@ -130,6 +132,14 @@ def test_test_time_training_that_moves_nothing_is_never_active():
     assert active(score_features(RunConfig(), RESULTS))[name] is True
 
 
+def test_a_quantiser_that_was_not_asked_for_is_not_active():
+    asked = RunConfig(pack=PackConfig(scheme="int5"))
+    (packed,) = pack_features(asked, RESULTS)
+    assert packed.active and packed.name == "pack: int5, zstd-22"
+    (packed,) = pack_features(RunConfig(), RESULTS)
+    assert not packed.active
+
+
 def test_windows_that_do_not_slide_are_never_active():
     disjoint = {"quantized": {**RESULTS["stages"]["quantized"], "stride": 256}}
     assert active(score_features(RunConfig(), {**RESULTS, "stages": disjoint}))["sliding windows"] is False
@@ -137,14 +147,20 @@ def test_windows_that_do_not_slide_are_never_active():
 
 
 def test_sizes_optimisers_and_initialisation_are_read_off_the_network(weights):
-    before = torch.get_rng_state()
-    found = {f.name: f for f in shape_features(RunConfig(model=EVERYTHING), weights)}
-    assert torch.equal(torch.get_rng_state(), before)
+    model = GPT(EVERYTHING)
+    model.initialize()
+    events = [{"event": "initialization", "orthogonal_to": distance_from_orthogonal(model)}]
+    found = {f.name: f for f in shape_features(RunConfig(model=EVERYTHING), weights, events)}
     assert all(feature.active for feature in found.values())
     asked = f"{EVERYTHING.num_layers} layers of width {EVERYTHING.width}"
     assert {asked, "optim: muon", "orthogonal initialisation"} == set(found)
+    with torch.no_grad():
+        model.blocks[0].attention.query.weight.normal_()
+    other = [{"event": "initialization", "orthogonal_to": distance_from_orthogonal(model)}]
+    named = active(shape_features(RunConfig(model=EVERYTHING), weights, other))
+    assert named["orthogonal initialisation"] is False
     fewer = {name: weight for name, weight in weights.items() if not name.startswith("blocks.0.")}
-    assert active(shape_features(RunConfig(model=EVERYTHING), fewer))[asked] is False
+    assert active(shape_features(RunConfig(model=EVERYTHING), fewer, events))[asked] is False
 
 
 def test_clipping_counts_the_steps_whose_gradient_was_scaled_down() -> None:

@@ -81,9 +81,11 @@ def entry(true_entry: Path, tmp_path: Path) -> Path:
 def no_script(true_entry: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores in this process instead of through the entry's script, which takes seconds to start."""
 
-    def rescore(entry, seed, data_folder, max_tokens, device, ttt):
+    def rescore(entry, seed, data_folder, max_tokens, device, options):
         how = EvaluateConfig(max_tokens=max_tokens, per_document=entry / "again.npz")
+        ttt = "--ttt" in options
         figures = evaluate(entry / f"artifact_seed{seed}.bin", data_folder, how, QUIET, ttt=ttt)
+        figures["options"] = options
         with np.load(entry / "again.npz") as arrays:
             return figures, dict(arrays)
 
@@ -131,6 +133,38 @@ def test_a_sample_leaves_out_what_takes_all_documents(entry: Path, data: Path, n
     found = verify_entry(entry, data, 30, "cpu", QUIET)
     assert [c.what for c in found if c.what.endswith("documents: bpb")]
     assert not [c.what for c in found if c.what.endswith("documents: ttt_bpb")]
+
+
+def test_a_score_whose_adaptation_a_time_limit_ended_is_left_out(
+    entry: Path, data: Path, no_script: None, capsys: pytest.CaptureFixture
+) -> None:
+    # A figure that no other machine could reproduce: were it compared, it would differ.
+    changes = {"adaptation_stopped_after_tokens": 99, "val_bpb": 1.0, "val_loss": 1.0}
+    restate(
+        entry,
+        "results.json",
+        {f"stages__test_time_trained__{name}": value for name, value in changes.items()},
+    )
+    found = verify_entry(entry, data, None, "cpu", RunLog())
+    assert "is not verified: a time limit ended adapting after 99 tokens" in capsys.readouterr().out
+    assert not [c.what for c in found if "test-time-trained" in c.what or "ttt_bpb" in c.what]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, []), (30.0, ["--max-seconds", "1e9"])])
+def test_a_limit_that_a_run_kept_to_is_none_of_a_slower_machines(
+    entry: Path, data: Path, monkeypatch: pytest.MonkeyPatch, limit: float | None, expected: list[str]
+) -> None:
+    seen = []
+
+    def rescore(*arguments: object) -> None:
+        seen.append(arguments[-1])
+        raise EntryError("enough")
+
+    monkeypatch.setattr(verify, "rescore", rescore)
+    restate(entry, "results.json", {"config": {"ttt": {"max_seconds": limit}}})
+    with pytest.raises(EntryError, match="enough"):
+        verify_entry(entry, data, None, "cpu", QUIET)
+    assert seen == [["--ttt", *expected]]
 
 
 def test_too_small_a_sample_is_refused(entry: Path, data: Path, no_script: None) -> None:

@@ -180,9 +180,9 @@ def test_a_gpus_kernels_repeat_themselves_while_a_scorer_is_probed(
 ) -> None:
     probed, sound = [], auditing.repeatable_kernels
 
-    def probe(*arguments: object) -> tuple[list, float]:
+    def probe(*arguments: object) -> tuple[list, dict]:
         probed.append(torch.are_deterministic_algorithms_enabled())
-        return [], 0.0
+        return [], {}
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(auditing, "audit_scorer", probe)
