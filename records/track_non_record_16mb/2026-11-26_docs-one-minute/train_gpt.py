@@ -7,6 +7,7 @@ python train_gpt.py --score artifact.bin --data DIR  scores an artifact in this 
 # train_gpt.py and the golf modules it imports, in one file.
 
 
+import ctypes
 import dataclasses
 import gc
 import hashlib
@@ -20,6 +21,7 @@ import platform
 import random
 import re
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -27,12 +29,14 @@ import sys
 import tempfile
 import time
 import unicodedata
+import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar, asdict, dataclass, field, replace
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -189,179 +193,6 @@ def attention_kernels(names: tuple[str, ...]) -> Iterator[None]:
         ROUTE.outside, ROUTE.attend, ROUTE.repeats_heads = before
 
 
-# golf/kernels/softcap_loss.py: Cross-entropy behind a softcap, c tanh(logit / c), by torch's operations and in one kernel each way.
-MOST_LOGITS = 4096
-"""Logits of a token that a program has in registers at a time."""
-LOGITS_PER_THREAD = 16
-
-
-def softcap(x: Tensor, cap: float) -> Tensor:
-    """cap * tanh(x / cap), of any shape; a cap of 0 leaves x as it is."""
-    return cap * torch.tanh(x / cap) if cap else x
-
-
-def capped_nats(logits_NV: Tensor, targets_N: Tensor, cap: float) -> Tensor:
-    """Nats of each target, fp32, shape (N,), by torch's own operations: the reference."""
-    return F.cross_entropy(softcap(logits_NV.float(), cap), targets_N, reduction="none")
-
-
-class FusedCappedNats(torch.autograd.Function):
-    """`capped_nats` in one kernel each way, which keeps a number per token beside the logits."""
-
-    @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, cap: float) -> Tensor:
-        """Shape (N,), fp32."""
-        nats_N, log_sums_N = torch.ops.golf.capped_nats(logits_NV, targets_N, cap)
-        ctx.save_for_backward(logits_NV, targets_N, log_sums_N)
-        ctx.cap = cap
-        return nats_N
-
-    @staticmethod
-    def backward(ctx: Any, dnats_N: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient of the logits, in their dtype."""
-        return torch.ops.golf.capped_nats_backward(dnats_N, *ctx.saved_tensors, ctx.cap), None, None
-
-
-def fused_capped_nats(logits_NV: Tensor, targets_N: Tensor, cap: float) -> Tensor:
-    """`capped_nats` of finite logits, fp32 or bf16, and targets in 0..V-1, of which nothing is checked.
-
-    Only after `define_capped_nats`.
-    """
-    return FusedCappedNats.apply(logits_NV, targets_N, cap)
-
-
-@cache
-def define_capped_nats() -> None:
-    """Makes golf::capped_nats and its backward known to torch; ImportError without Triton.
-
-    Opaque to torch.compile: it is told shapes alone and leaves the launch as it is.
-    """
-    forward_kernel, backward_kernel = _nats_kernel(), _logits_gradient_kernel()
-
-    @torch.library.custom_op("golf::capped_nats", mutates_args=())
-    def forward(logits_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-        nats_N = torch.empty(logits_NV.size(0), dtype=torch.float32, device=logits_NV.device)
-        log_sums_N = torch.empty_like(nats_N)
-        _launch_by_token(forward_kernel, logits_NV, targets_N, cap, nats_N, log_sums_N)
-        return nats_N, log_sums_N
-
-    @forward.register_fake
-    def _(logits_NV: Tensor, targets_N: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-        nats_N = logits_NV.new_empty(logits_NV.size(0), dtype=torch.float32)
-        return nats_N, torch.empty_like(nats_N)
-
-    @torch.library.custom_op("golf::capped_nats_backward", mutates_args=())
-    def backward(
-        dnats_N: Tensor, logits_NV: Tensor, targets_N: Tensor, log_sums_N: Tensor, cap: float
-    ) -> Tensor:
-        dlogits_NV = logits_NV.new_empty(logits_NV.shape)
-        dnats_N = dnats_N.contiguous()
-        _launch_by_token(backward_kernel, logits_NV, targets_N, cap, dnats_N, log_sums_N, dlogits_NV)
-        return dlogits_NV
-
-    @backward.register_fake
-    def _(dnats_N: Tensor, logits_NV: Tensor, targets_N: Tensor, log_sums_N: Tensor, cap: float) -> Tensor:
-        return logits_NV.new_empty(logits_NV.shape)
-
-
-def _launch_by_token(
-    kernel: Any, logits_NV: Tensor, targets_N: Tensor, cap: float, *per_token: Tensor
-) -> None:
-    num_tokens, vocab_size = logits_NV.shape
-    block = min(MOST_LOGITS, 1 << (vocab_size - 1).bit_length())
-    with torch.cuda.device_of(logits_NV):
-        kernel[(num_tokens,)](
-            logits_NV.contiguous(),
-            targets_N.contiguous(),
-            *per_token,
-            vocab_size,
-            cap,
-            CAPPED=cap != 0.0,
-            BLOCK=block,
-            num_warps=max(1, block // (32 * LOGITS_PER_THREAD)),
-        )
-
-
-@cache
-def _nats_kernel() -> Callable[..., Any]:
-    """A token's log-sum-exp in one pass over its logits, and the nats of its target.
-
-    Built at its first use, so that this module can be imported without Triton, whose interpreter looks for
-    the language among the global names.
-    """
-    global tl
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def nats_kernel(
-        logits, targets, nats, log_sums, vocab_size, cap, CAPPED: tl.constexpr, BLOCK: tl.constexpr
-    ):
-        token = tl.program_id(0).to(tl.int64)
-        own = logits + token * vocab_size
-        columns = tl.arange(0, BLOCK)
-        # The target's logit is a sound start of the running maximum, and its own share of the sum is 0.
-        target_logit = tl.load(own + tl.load(targets + token)).to(tl.float32)
-        if CAPPED:
-            # tanh by one exponential; it is 1 or -1 where that overflows or vanishes.
-            target_logit = cap * (1.0 - 2.0 / (tl.exp(2.0 * target_logit / cap) + 1.0))
-        highest = target_logit
-        total = 0.0 * target_logit
-        for start in range(0, vocab_size, BLOCK):
-            inside = columns < vocab_size - start
-            block = tl.load(own + start + columns, mask=inside, other=0.0).to(tl.float32)
-            if CAPPED:
-                block = cap * (1.0 - 2.0 / (tl.exp(2.0 * block / cap) + 1.0))
-            block = tl.where(inside, block, -float("inf"))
-            higher = tl.maximum(highest, tl.max(block, axis=0))
-            total = total * tl.exp(highest - higher) + tl.sum(tl.exp(block - higher), axis=0)
-            highest = higher
-        tl.store(log_sums + token, highest + tl.log(total))
-        # Not log_sum - target_logit, which large logits would round.
-        tl.store(nats + token, highest - target_logit + tl.log(total))
-
-    return nats_kernel
-
-
-@cache
-def _logits_gradient_kernel() -> Callable[..., Any]:
-    """A token's (probability - [is the target]) (1 - tanh^2), times the gradient of its nats."""
-    global tl
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def logits_gradient_kernel(
-        logits,
-        targets,
-        dnats,
-        log_sums,
-        dlogits,
-        vocab_size,
-        cap,
-        CAPPED: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
-        token = tl.program_id(0).to(tl.int64)
-        own = token * vocab_size
-        columns = tl.arange(0, BLOCK)
-        target = tl.load(targets + token)
-        dnat = tl.load(dnats + token)
-        log_sum = tl.load(log_sums + token)
-        for start in range(0, vocab_size, BLOCK):
-            inside = columns < vocab_size - start
-            block = tl.load(logits + own + start + columns, mask=inside, other=0.0).to(tl.float32)
-            scale = dnat
-            if CAPPED:
-                tanh = 1.0 - 2.0 / (tl.exp(2.0 * block / cap) + 1.0)
-                block = cap * tanh
-                scale = dnat * (1.0 - tanh * tanh)
-            gradient = (tl.exp(block - log_sum) - (start + columns == target)) * scale
-            tl.store(dlogits + own + start + columns, gradient.to(dlogits.dtype.element_ty), mask=inside)
-
-    return logits_gradient_kernel
-
-
 # golf/model/layers.py: The pieces that every part of the network uses: a bias-free matrix, an embedding, the head, the RMS norm.
 GATE_INPUTS = 12
 """Channels of the stream that a learned gate reads."""
@@ -414,7 +245,7 @@ class Softcap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
-        return softcap(x, self.cap)
+        return self.cap * torch.tanh(x / self.cap) if self.cap else x
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -424,23 +255,34 @@ def rms_norm(x: Tensor) -> Tensor:
 
 # golf/model/positions.py: Rotary position embedding (arXiv:2104.09864) on the first dimensions of each head.
 def rotary_tables(length: int, num_dims: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the angles t * base^(-2i / num_dims): two fp32 tensors (length, num_dims / 2).
+    """What a rotated dimension is multiplied by, and what its partner is: two fp32 tensors (T, R).
 
-    Computed in fp32 and rounded only where used: in bf16 the angles of late positions would be wrong.
+    Pair i, of dimensions i and i + P, turns by the angle t * base^(-2i / R): the first table has its cosine
+    twice, the second minus its sine and its sine. Computed in fp32 and rounded only where used: in bf16 the
+    angles of late positions would be wrong.
     """
     pairs_P = torch.arange(0, num_dims, 2, dtype=torch.float32, device=device)
     angles_TP = torch.outer(
         torch.arange(length, dtype=torch.float32, device=device), base ** (-pairs_P / num_dims)
     )
-    return angles_TP.cos(), angles_TP.sin()
+    cos_TP, sin_TP = angles_TP.cos(), angles_TP.sin()
+    return torch.cat((cos_TP, cos_TP), dim=1), torch.cat((-sin_TP, sin_TP), dim=1)
 
 
-def rotate(x_BTHE: Tensor, cos_TP: Tensor, sin_TP: Tensor) -> Tensor:
-    """Rotates the first 2P of E dimensions, pairing dimension i with i + P; the others pass unchanged."""
-    num_pairs = cos_TP.size(-1)
-    cos, sin = (table[:, None, :].to(x_BTHE.dtype) for table in (cos_TP, sin_TP))
-    first, second, rest = x_BTHE.split((num_pairs, num_pairs, x_BTHE.size(-1) - 2 * num_pairs), dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos, rest), dim=-1)
+def rotate(x_BTHE: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Rotates the first R of E dimensions, pairing dimension i with i + P; the others pass unchanged.
+
+    Without torch.cat, which Inductor makes a kernel of its own behind a norm; this joins the norm's kernel.
+    """
+    num_rotated = cos_TR.size(1)
+    halves = 2, num_rotated // 2
+    cos_T12P, sin_T12P = (
+        table_TR[:, None].to(x_BTHE.dtype).unflatten(-1, halves) for table_TR in (cos_TR, sin_TR)
+    )
+    x_BTH2P = x_BTHE[..., :num_rotated].unflatten(-1, halves)
+    # (a, b) cos + (b, a) (-sin, sin): flip(-2) exchanges the partners.
+    turned_BTH2P = torch.addcmul(x_BTH2P * cos_T12P, x_BTH2P.flip(-2), sin_T12P)
+    return torch.slice_scatter(x_BTHE, turned_BTH2P.flatten(-2), dim=-1, end=num_rotated)
 
 
 # golf/model/variants_attention.py: Attention with what studies put into it: distance biases, sink logits, a dense gate, modulation.
@@ -661,7 +503,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotary: Places, num_last: int) -> Tensor:
         """Output of the last `num_last` positions, shape (B, num_last, D)."""
-        cos_TP, sin_TP, *documents = rotary
+        cos_TR, sin_TR, *documents = rotary
         x_BLD = x_BTD[:, -num_last:]
         q_BLHE = self._heads(self.query, x_BTD if self.modulated else x_BLD)
         k_BTKE = self._heads(self.key, x_BTD)
@@ -670,11 +512,12 @@ class Attention(nn.Module):
             q_BLHE, k_BTKE, v_BTKE = modulate_triad(q_BLHE, k_BTKE, v_BTKE)
             q_BLHE = q_BLHE[:, -num_last:]
         if self.query_gain is not None:
-            q_BLHE, k_BTKE = rms_norm(q_BLHE), rms_norm(k_BTKE)
-        q_BLHE = rotate(q_BLHE, cos_TP[-num_last:], sin_TP[-num_last:])
-        k_BTKE = rotate(k_BTKE, cos_TP, sin_TP)
-        if self.query_gain is not None:
-            q_BLHE = q_BLHE * self.query_gain.to(q_BLHE.dtype)[:, None]
+            # Expanded before it meets E, so that the gain's gradient is a sum over E, which the kernel of the
+            # norm's gradient has at hand, and then one over the small (B, L, H).
+            gain_BLH1 = self.query_gain.to(q_BLHE.dtype).expand(q_BLHE.shape[:-1])[..., None]
+            q_BLHE, k_BTKE = rms_norm(q_BLHE) * gain_BLH1, rms_norm(k_BTKE)
+        q_BLHE = rotate(q_BLHE, cos_TR[-num_last:], sin_TR[-num_last:])
+        k_BTKE = rotate(k_BTKE, cos_TR, sin_TR)
         heads = q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
         if self.apart is not None and documents:
             y_BHLE = self.apart(*heads, documents[0])
@@ -1168,6 +1011,15 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
 
 
+def scoring_dtype(device: torch.device, trained: torch.dtype) -> torch.dtype:
+    """The dtype that scores, audits and adapts: on a CPU float32 whatever training computed in.
+
+    Processors round bfloat16 products differently: AMX and AVX-512 were 2.8e-4 bits per byte apart on two
+    documents.
+    """
+    return torch.float32 if device.type == "cpu" else trained
+
+
 def triton_is_interpreted() -> bool:
     """Whether Triton's kernels run in its interpreter, on the CPU and slowly: TRITON_INTERPRET=1."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -1208,18 +1060,63 @@ def keep_compiled_code() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "parameter-golf"))
 
 
-def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: World | None = None) -> Runtime:
-    """Picks device and dtype by what the machine says it has.
+def tag_compiled_code(attention: tuple[str, ...]) -> None:
+    """Keeps compiled code of different attention kernels apart in the cache.
+
+    AOTAutograd's key leaves the kernels out (pytorch #185449), so that a run with others would silently run
+    those of the run before it.
+    """
+    torch.compiler.config.cache_key_tag = "+".join(attention)
+
+
+def end_with_parent() -> None:
+    """Called in a new process before its program starts: has Linux end it when its parent is gone."""
+    if sys.platform == "linux":
+        _PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def c_compiler() -> str | None:
+    """The C compiler that torch.compile finds on a GPU machine; None if there is none."""
+    return next((name for name in ("gcc", "clang") if shutil.which(name)), None)
+
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver that the kernel has loaded; None without one."""
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"(\d+\.\d+(\.\d+)?)", path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found[1] if found else None
+
+
+def require_usable_gpu() -> None:
+    """DeviceError where the machine has an NVIDIA GPU that this torch cannot use."""
+    driver = None if torch.cuda.is_available() else driver_version()
+    if driver is not None:
+        built = torch.version.cuda
+        reason = "it is a CPU build" if built is None else f"it is built for CUDA {built}"
+        raise DeviceError(
+            f"this machine has an NVIDIA GPU (driver {driver}), which torch {torch.__version__} cannot use: "
+            f"{reason}; install a torch whose CUDA the driver supports, or train on the CPU by --device cpu"
+        )
+
+
+def choose_runtime(
+    device: str = "auto", compute_dtype: str = "auto", world: World | None = None, eager: bool = False
+) -> Runtime:
+    """Picks device and dtype by what the machine says it has; `eager` leaves torch.compile out.
 
     `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. In a `world` of
     several each process takes the GPU of its number on its machine. Raises DeviceError for what is not there,
-    and for a torch older than OLDEST_TORCH.
+    for a GPU that torch cannot use unless another device is named, for a missing C compiler, and for a torch
+    older than OLDEST_TORCH.
     """
     world = World() if world is None else world
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise DeviceError(f"torch is {torch.__version__}; at least {oldest} is needed")
+    if device == "auto":
+        require_usable_gpu()
     kind = device_kind(device)
     name = kind if device == "auto" else device
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -1238,6 +1135,11 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
             )
         name = f"cuda:{world.local_rank}"
     chosen = torch.device(name)
+    if kind == "cuda" and not eager and c_compiler() is None:
+        raise DeviceError(
+            "torch.compile needs a C compiler on a GPU machine, and there is neither gcc nor clang: install "
+            "one (apt-get install gcc python3-dev), or go without compilation by --eager, far slower"
+        )
     if kind == "cuda":
         if chosen.index is not None:
             # What asks for the current GPU (the choice of kernels, Triton) must find the one that is used.
@@ -1249,7 +1151,7 @@ def choose_runtime(device: str = "auto", compute_dtype: str = "auto", world: Wor
     if compute_dtype == "auto":
         half = gpu_has_bfloat16(chosen) if kind == "cuda" else kind == "cpu" and cpu_has_bfloat16()
         compute_dtype = "bfloat16" if half else "float32"
-    return Runtime(chosen, getattr(torch, compute_dtype), kind == "cuda", world)
+    return Runtime(chosen, getattr(torch, compute_dtype), kind == "cuda" and not eager, world)
 
 
 def seed_everything(seed: int) -> None:
@@ -1551,7 +1453,7 @@ def choose_training_kernels(asked: str, present: list[str]) -> str:
 
 @contextmanager
 def training_kernels(name: str) -> Iterator[None]:
-    """Within the block the loss and relu2 feed-forwards go through the kernels of that name.
+    """Within the block relu2 feed-forwards go through the kernels of that name.
 
     Whatever has no fused kernel stays as it is; so does all that runs outside, scores above all.
     """
@@ -1559,7 +1461,6 @@ def training_kernels(name: str) -> Iterator[None]:
     try:
         if FUSED.is_open:
             define_up_activation()
-            define_capped_nats()
         yield
     finally:
         FUSED.is_open = before
@@ -1838,7 +1739,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.looping = True
+        self.looping = config.loop_visits > 1
         self._plans = [
             plan_visits(
                 visit_order(config.num_layers, config.loop_first, config.loop_last, visits),
@@ -1846,7 +1747,7 @@ class GPT(nn.Module):
             )
             for visits in (1, config.loop_visits)
         ]
-        skips = (sum(visit.keeps for visit in self._plans[True]), config.width)
+        skips = (sum(visit.keeps for visit in self._plans[1]), config.width)
         self.embedding = Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
         self.positions = Embedding(config.context, config.width) if learned else None
@@ -1862,12 +1763,13 @@ class GPT(nn.Module):
     @property
     def plan(self) -> tuple[Visit, ...]:
         """The visits of a forward pass as the model stands."""
-        return self._plans[self.looping]
+        # int(): Dynamo of torch 2.10 and 2.11 cannot index a list with a bool.
+        return self._plans[int(self.looping)]
 
     @property
     def num_visits(self) -> tuple[int, int]:
         """Visits of a forward pass without and with recurrence."""
-        return len(self._plans[False]), len(self._plans[True])
+        return len(self._plans[0]), len(self._plans[1])
 
     def initialize(self) -> None:
         """Draws all weights from torch's global generator: orthogonal matrices, normal embeddings."""
@@ -1935,6 +1837,13 @@ class GPT(nn.Module):
         return torch.arange(length, device=device)
 
 
+def distance_from_orthogonal(model: GPT) -> float:
+    """Largest element of |W W^T - I| of the first block's query matrix: 0 for an orthogonal one."""
+    matrix_RC = model.blocks[0].attention.query.weight.detach().double()
+    gram_RR = matrix_RC @ matrix_RC.T
+    return float((gram_RR - torch.eye(len(gram_RR), dtype=gram_RR.dtype, device=gram_RR.device)).abs().max())
+
+
 def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
     """Block `layer`; 1/sqrt(layer + 1) damps its inputs at every visit (openai/parameter-golf #315)."""
     attention = Attention(
@@ -1992,7 +1901,8 @@ def parameters_that_fit(num_parameters: int, artifact_bytes: int, limit_bytes: i
 # golf/model/loss.py: The one cross-entropy of the project.
 def token_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Negative log probability of each target in nats, fp32, shape (B, T)."""
-    return capped_nats(logits_BTV.flatten(0, 1), targets_BT.flatten(), cap=0.0).view_as(targets_BT)
+    logits_NV = logits_BTV.flatten(0, 1).float()
+    return F.cross_entropy(logits_NV, targets_BT.flatten(), reduction="none").view_as(targets_BT)
 
 
 # golf/pack/calibrate.py: What the loss feels of each weight's error, measured on training text.
@@ -3922,9 +3832,6 @@ class PastInputs:
         visits = iter(range(len(self.model.plan)))
         self._next = []
 
-        def cut(module: nn.Module, inputs: tuple[Tensor, ...], output_BTD: Tensor) -> Tensor:
-            return output_BTD[..., -num_new:, :]
-
         def read_past(module: nn.Module, inputs: tuple) -> tuple:
             x_BLD, rotary, num_last = inputs
             visit = next(visits)
@@ -3934,13 +3841,8 @@ class PastInputs:
             self._next.append(x_BLD.detach())
             return x_BLD, rotary, min(num_last, num_new)
 
-        handles = [module.register_forward_hook(cut) for module in self._embeddings()]
-        handles += [block.attention.register_forward_pre_hook(read_past) for block in self.model.blocks]
-        try:
+        with _last_positions(self.model, num_new, read_past):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def keep(self) -> None:
         """Makes the last window's inputs the past of the next; what was not kept never was."""
@@ -3951,12 +3853,122 @@ class PastInputs:
         for mine_BTD, others_BTD in zip(self._windows, other._windows, strict=True):
             mine_BTD[rows] = others_BTD[:, -mine_BTD.size(1) :]
 
-    def _embeddings(self) -> list[nn.Module]:
-        """The modules whose outputs enter the stream at every position of the window."""
-        if self.model.smear is not None:
-            return [self.model.smear]
-        parts = (self.model.embedding, self.model.bigram, self.model.positions)
-        return [module for module in parts if module is not None]
+
+@contextmanager
+def _last_positions(
+    model: GPT, num_new: int, read_past: Callable[[nn.Module, tuple], tuple]
+) -> Iterator[None]:
+    """While it lasts, blocks see the last `num_new` positions, attention what `read_past` gives."""
+
+    def cut(module: nn.Module, inputs: tuple[Tensor, ...], output_BTD: Tensor) -> Tensor:
+        return output_BTD[..., -num_new:, :]
+
+    handles = [module.register_forward_hook(cut) for module in _embeddings(model)]
+    handles += [block.attention.register_forward_pre_hook(read_past) for block in model.blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _embeddings(model: GPT) -> list[nn.Module]:
+    """The modules whose outputs enter the stream at every position of the window."""
+    if model.smear is not None:
+        return [model.smear]
+    parts = (model.embedding, model.bigram, model.positions)
+    return [module for module in parts if module is not None]
+
+
+class FixedPast:
+    """The same inputs in tensors of fixed addresses, and windows of few lengths, filled up with empty places.
+
+    Position t stands in place t mod P, so that a chunk takes the places of the oldest ones and nothing moves.
+    Where the past has fewer than P positions the places behind them are empty, and masked. Attention is told
+    every place's position in its window; it does not depend on their order. A window holds one document
+    alone, so that attention inside documents is attention in it.
+    """
+
+    def __init__(self, model: GPT, num_documents: int, most_past: int):
+        self.model = model
+        config, weight = model.config, model.embedding.weight
+        self._rings = [
+            torch.zeros(
+                num_documents, most_past, config.width, dtype=model.compute_dtype, device=weight.device
+            )
+            for _ in model.plan
+        ]
+        rotary_dims = config.rotary_dims if config.positions.startswith("rotary") else 0
+        self._tables = rotary_tables(
+            config.context + most_past, rotary_dims, config.rotary_base, weight.device
+        )
+        self._masked = DocumentAttention()
+
+    def clear(self) -> None:
+        """Forgets the documents; what is masked must be finite."""
+        for ring_BPD in self._rings:
+            ring_BPD.zero_()
+
+    @contextmanager
+    def attached(
+        self, num_documents: int, num_past: int, num_new: int, positions_T: Tensor, places_K: Tensor
+    ) -> Iterator[None]:
+        """For the first documents: windows of the first `num_past` places and `num_new` new positions.
+
+        `positions_T` (num_past + num_new) are the places' positions in the window, -1 if empty; `places_K`
+        are those that the chunk's last K positions take once they were read.
+        """
+        visits = iter(range(len(self.model.plan)))
+        rotary = tuple(table[positions_T.clamp(min=0)] for table in self._tables)
+        num_kept = len(places_K)
+        documents = []
+        if num_past:
+            visible_LT = (positions_T >= 0) & (positions_T <= positions_T[num_past:, None])
+            mask_LT = torch.zeros(visible_LT.shape, dtype=self.model.compute_dtype, device=visible_LT.device)
+            mask_LT = mask_LT.masked_fill(~visible_LT, -math.inf)
+            documents = [Documents(positions_T[None], mask_LT[None, None], None)]
+
+        def read_past(module: nn.Module, inputs: tuple) -> tuple:
+            x_BLD, _, num_last = inputs
+            ring_BPD = self._rings[next(visits)][:num_documents]
+            new_BLD = x_BLD
+            if num_past:
+                x_BLD = torch.cat((ring_BPD[:, :num_past], x_BLD), 1)
+            if num_kept:
+                ring_BPD.index_copy_(1, places_K, new_BLD.detach()[:, -num_kept:])
+            return x_BLD, (*rotary, *documents), min(num_last, num_new)
+
+        before = [block.attention.apart for block in self.model.blocks]
+        for block in self.model.blocks:
+            block.attention.apart = self._masked
+        try:
+            with _last_positions(self.model, num_new, read_past):
+                yield
+        finally:
+            for block, apart in zip(self.model.blocks, before, strict=True):
+                block.attention.apart = apart
+
+    def unroll(self, end: int, num_past: int, rows: int) -> PastInputs:
+        """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
+        past = PastInputs(self.model)
+        order = np.arange(max(0, end - num_past), end) % max(1, num_past)
+        past._windows = [ring_BPD[:rows, order] for ring_BPD in self._rings]
+        return past
+
+
+def can_be_fixed(model: GPT) -> bool:
+    """Whether FixedPast goes with the network: nothing may depend on which place a position has."""
+    return (
+        model.positions is None
+        and model.config.num_experts == 1
+        and all(block.attention.biased is None for block in model.blocks)
+    )
+
+
+def window_lengths(context: int) -> tuple[int, ...]:
+    """The lengths that windows of FixedPast have, by eighths of the context, in eights of tokens."""
+    step = 8 * -(-context // 64)
+    return (*range(step, context, step), context)
 
 
 # golf/score/document_plan.py: Which documents are graded together, in what order, and how far at a time.
@@ -4015,6 +4027,222 @@ def plan_documents(
         for first in range(0, len(alike), batch_documents):
             batches.append(DocumentBatch(chunk, alike[first : first + batch_documents]))
     return batches
+
+
+# golf/score/document_step.py: Chunks of documents as steps of few fixed shapes, which a GPU records once and then replays.
+_STEPS_AHEAD = 8
+"""Steps that may wait for the GPU; a deadline is asked so much ahead of what is done."""
+
+
+class RecordedLearner(Protocol):
+    """What learns at fixed addresses; a DocumentLearner whose steps can be recorded."""
+
+    learns_B: Tensor
+    """Not 0 for the documents that learn; as long as most documents at once."""
+
+    def start(self, slot: int, num_documents: int) -> None:
+        """Makes ready for new documents."""
+
+    def attached(self, num_documents: int) -> AbstractContextManager[None]:
+        """While it lasts, the model predicts as adapted to the first documents."""
+
+    def learn(self, scored: Any) -> None:
+        """Learns from a ScoredDocuments."""
+
+
+class StepShape(NamedTuple):
+    """What decides which recording a step replays."""
+
+    slot: int
+    """The first document's place in its batch."""
+    rows: int
+    """Documents, filled up with some that do not count."""
+    num_past: int
+    """Places of the past."""
+    num_new: int
+    """Targets of the chunk."""
+
+
+class StepInputs(NamedTuple):
+    """What a step is told, of the shapes of its StepShape, as integers."""
+
+    tokens: np.ndarray
+    """(B, L) of the chunk's inputs, with the token before them where there is a past (B, L + 1)."""
+    targets: np.ndarray
+    """(B, L) tokens to predict."""
+    expected: np.ndarray
+    """(B, L) tokens that the tilt raises."""
+    tilts: np.ndarray
+    """(B, L), 1 where it does."""
+    positions: np.ndarray
+    """(T,) of each place in the window, -1 for empty ones."""
+    places: np.ndarray
+    """(K,) that the chunk's last positions take."""
+
+
+class StepOutputs(NamedTuple):
+    """What a step gives."""
+
+    nats_BL: Tensor
+    """With the graph that leads back to what gave them."""
+    marked_BL: Tensor
+    """The same nats, NaN for documents whose logits were not all finite."""
+    logits_BLV: Tensor | None
+    """For who wants to see them."""
+
+
+class Recording:
+    """A function on tensors of fixed addresses: called, or recorded as a CUDA graph and replayed."""
+
+    def __init__(self, function: Callable[[], Any], pool: Any):
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._result = function()
+
+    def replay(self) -> Any:
+        """Runs it once more; its result lies where it lay."""
+        self._graph.replay()
+        return self._result
+
+
+class DocumentSteps:
+    """Grades and trains documents of a group, step by step, without waiting for what comes out.
+
+    The first step of a shape that learns is made by calls, and the next one recorded, both halves of it.
+    Recordings share their memory, as none is replayed between another's two halves; the largest come first,
+    so that the others fit into what it took.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        learner: RecordedLearner,
+        context: int,
+        least_chunk: int,
+        boost: float = 0.0,
+        keeps_logits: bool = False,
+    ):
+        self.model, self.learner, self.context, self.boost = model, learner, context, boost
+        self.keeps_logits = keeps_logits
+        self.device = next(model.parameters()).device
+        self.most_rows = len(learner.learns_B)
+        self.past = FixedPast(model, self.most_rows, context - least_chunk)
+        self.shapes: dict[StepShape, _Shape] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._done: deque[torch.cuda.Event] = deque()
+
+    def lacks(self, slot: int, num_new: int, longest: int) -> list[tuple[int, StepInputs]]:
+        """Steps on nothing, to be made twice before documents of up to `longest` targets, in this order.
+
+        They have the shapes of all rows that are yet to be recorded.
+        """
+        # Beyond the context all windows are alike.
+        firsts = range(0, min(longest - num_new, self.context + num_new), num_new)
+        windows = {self.window(first, num_new)[0]: first for first in firsts}
+        steps = []
+        for num_past, first in sorted(windows.items(), reverse=True):
+            if StepShape(slot, self.most_rows, num_past, num_new) not in self.shapes:
+                nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
+                tokens_BT = np.zeros((self.most_rows, num_new + bool(num_past)), dtype=np.int64)
+                _, *window = self.window(first, num_new)
+                steps.append((num_past, StepInputs(tokens_BT, nothing_BL, nothing_BL, nothing_BL, *window)))
+        return steps
+
+    def start(self, slot: int) -> None:
+        """Makes ready for new documents."""
+        self.slot = slot
+        self.learner.start(slot, self.most_rows)
+        self.past.clear()
+
+    def rows_for(self, num_documents: int) -> int:
+        """The rows of a step for so many: all, or a half, a quarter and so on of them."""
+        rows = self.most_rows
+        while rows > 1 and -(-rows // 2) >= num_documents:
+            rows = -(-rows // 2)
+        return rows
+
+    def window(self, first: int, num_new: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Places of the past before a chunk that begins at `first`, and StepInputs' `positions`, `places`."""
+        most = self.context - num_new
+        num_kept = min(first, most)
+        num_past = next(length for length in window_lengths(self.context) if length >= num_kept + num_new)
+        num_past = num_past - num_new if num_kept else 0
+        places = np.arange(num_past)
+        past = np.where(places < num_kept, (places - max(0, first - most)) % max(1, most), -1)
+        new = np.arange(num_kept, num_kept + num_new)
+        kept = np.arange(first + max(0, num_new - most), first + num_new) % max(1, most)
+        return num_past, np.concatenate((past, new)), kept if most else kept[:0]
+
+    def predict(self, num_past: int, inputs: StepInputs, num_learning: int, learns: bool) -> StepOutputs:
+        """Grades a chunk; what it gives lies where the next step's will.
+
+        The first `num_learning` documents are to learn, if `learn` is called, which `learns` says.
+        """
+        shape = StepShape(self.slot, len(inputs.targets), num_past, inputs.targets.shape[1])
+        if shape not in self.shapes:
+            self.shapes[shape] = _Shape(inputs, self.device)
+        self._now = now = self.shapes[shape]
+        now.write(inputs, self.learner.learns_B, num_learning)
+        if now.forward is None and now.learned and learns and self._pool is not None:
+            now.forward = Recording(lambda: self._forward(shape, now), self._pool)
+        if now.forward is None:
+            return self._forward(shape, now)
+        outputs = now.forward.replay()
+        self._wait()
+        return outputs
+
+    def learn(self, scored: Any) -> None:
+        """The step of AdamW on what was just graded."""
+        now = self._now
+        if now.forward is None:
+            self.learner.learn(scored)
+            now.learned = True
+            return
+        if now.backward is None:
+            now.backward = Recording(lambda: self.learner.learn(scored), self._pool)
+        now.backward.replay()
+
+    def _forward(self, shape: StepShape, now: "_Shape") -> StepOutputs:
+        tokens_BT, targets_BL, expected_BL, tilts_BL, positions_T, places_K = now.tensors
+        window = shape.num_past, shape.num_new, positions_T, places_K
+        with torch.enable_grad(), self.learner.attached(shape.rows), self.past.attached(shape.rows, *window):
+            logits_BLV = self.model.forward(tokens_BT, shape.num_new)
+            is_broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
+            if self.boost:
+                boosts_BL1 = (self.boost * tilts_BL)[..., None]
+                logits_BLV = logits_BLV.scatter_add(2, expected_BL[..., None], boosts_BL1)
+            nats_BL = token_nats(logits_BLV, targets_BL)
+        marked_BL = nats_BL.detach().masked_fill(is_broken_B[:, None], torch.nan)
+        return StepOutputs(nats_BL, marked_BL, logits_BLV.detach() if self.keeps_logits else None)
+
+    def _wait(self) -> None:
+        """Until the GPU is no more than some steps behind."""
+        event = torch.cuda.Event()
+        event.record()
+        self._done.append(event)
+        if len(self._done) > _STEPS_AHEAD:
+            self._done.popleft().synchronize()
+
+
+class _Shape:
+    """The inputs of steps of one shape, side by side in one tensor, and what was recorded."""
+
+    def __init__(self, inputs: StepInputs, device: torch.device):
+        self.learned = False
+        self.forward: Recording | None = None
+        self.backward: Recording | None = None
+        self._packed = torch.zeros(sum(part.size for part in inputs), dtype=torch.int64, device=device)
+        parts = self._packed.split([part.size for part in inputs])
+        self.tensors = tuple(part.view(like.shape) for part, like in zip(parts, inputs, strict=True))
+
+    def write(self, inputs: StepInputs, learns_B: Tensor, num_learning: int) -> None:
+        """Puts the inputs in their place, in one copy that nothing waits for."""
+        packed = torch.from_numpy(np.concatenate([part.ravel() for part in inputs]))
+        if self._packed.device.type == "cuda":
+            packed = packed.pin_memory()
+        self._packed.copy_(packed, non_blocking=True)
+        learns_B.zero_()
+        learns_B[:num_learning] = 1
 
 
 # golf/score/ledger.py: Who touched which target when: graded once, and trained on only after that.
@@ -4108,6 +4336,8 @@ _SCORER_SEAL = object()
 
 Observer = Callable[[np.ndarray, Tensor], None]
 """Takes the numbers of some targets (N,) and their log probabilities (N, V), before the targets are read."""
+Grade = Callable[[Tensor, Tensor], Tensor]
+"""Nats (B, T) of targets (B, T) by inputs (B, T), for batches of one shape."""
 
 
 @dataclass(frozen=True)
@@ -4158,6 +4388,7 @@ def score(
     adapt: Callable[[ScoredChunk], None] | None = None,
     observe: Observer | None = None,
     world: World | None = None,
+    grade: Grade | None = None,
 ) -> ScoreResult:
     """Grades every target of `tokens` once, under sliding windows, in chunks of about `chunk_tokens`.
 
@@ -4166,16 +4397,23 @@ def score(
     changes no digit. `max_tokens` grades the windows that end within so many targets, with the nats they
     have in the whole stream. In a `world` of several each process grades its share of the chunks and all have
     the whole result; with `adapt` every chunk waits for the one before, so there is no share to take.
+    `grade` stands for the model's own forward pass where windows are disjoint and nothing observes.
     ValueError for that, for a stream or `max_tokens` shorter than one window, a token outside the vocabulary,
     and a loss that is not finite.
     """
     world = World() if world is None else world
+    if grade is not None and (adapt is not None or observe is not None):
+        raise ValueError("grade gives nats alone: nothing can observe or adapt beside it")
     if adapt is not None and world.size > 1:
         raise ValueError(f"what is learned chunk by chunk is scored in one process; these are {world.size}")
     num_targets = len(tokens) - 1
     windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
+    if grade is not None and windows.stride != windows.context:
+        raise ValueError(f"grade takes disjoint windows; the stride is {windows.stride} of {windows.context}")
     chunks = group_chunks(plan_windows(num_targets, windows.context, windows.stride), chunk_tokens)
-    batch_size = min(windows.batch_tokens // windows.context, max(map(len, chunks)))
+    batch_size = windows.batch_tokens // windows.context
+    if grade is None:
+        batch_size = min(batch_size, max(map(len, chunks)))
     num_chunks = len(chunks)
     if max_tokens is not None:
         chunks = _cut_chunks(chunks, max_tokens)
@@ -4190,7 +4428,7 @@ def score(
             ledger.grade(first, end, f"chunk {index}")
             if index % world.size != world.rank:
                 continue
-            nats_N[first:end] = _grade_chunk(model, tokens, chunk, windows, batch_size, observe)
+            nats_N[first:end] = _grade_chunk(model, tokens, chunk, windows, batch_size, observe, grade)
             tally = tally_targets(nats_N[first:end], tokens[first : end + 1], vocabulary)
             total += tally
             if adapt is not None and index + 1 < len(chunks):
@@ -4269,6 +4507,7 @@ def _grade_chunk(
     config: WindowConfig,
     batch_size: int,
     observe: Observer | None,
+    grade: Grade | None = None,
 ) -> np.ndarray:
     """Nats of the chunk's targets in order, float32; a short batch is filled up with its last window."""
     device = next(model.parameters()).device
@@ -4280,11 +4519,15 @@ def _grade_chunk(
         targets_BL = ends_B1 + np.arange(-num_last, 0)
         graded_BL = np.arange(num_last) >= num_last - num_graded_B1
         inputs_BT = token_tensor(tokens[ends_B1 + np.arange(-config.context, 0)], device)
+        graded.append(graded_BL.ravel())
+        read_BL = token_tensor(tokens[targets_BL + 1], device)
+        if grade is not None:
+            nats.append(grade(inputs_BT, read_BL).flatten())
+            continue
         logits_BLV = model(inputs_BT, num_last)
         if observe is not None:
             observe(targets_BL[graded_BL], logits_BLV[torch.from_numpy(graded_BL).to(device)].log_softmax(-1))
-        nats.append(token_nats(logits_BLV, token_tensor(tokens[targets_BL + 1], device)).flatten())
-        graded.append(graded_BL.ravel())
+        nats.append(token_nats(logits_BLV, read_BL).flatten())
     return torch.cat(nats).cpu().numpy()[np.concatenate(graded)]
 
 
@@ -4493,19 +4736,19 @@ class NgramTilt:
         self.num_tilted = 0
 
     def apply(self, logits_BLV: Tensor, starts_B1: np.ndarray, targets_BL: np.ndarray) -> Tensor:
-        """The logits with the boost on the expected tokens; reads nothing of the targets or behind them."""
+        """The logits with the boost on the expected tokens."""
+        return raise_expected(logits_BLV, self.expect(starts_B1, targets_BL), self.config.boost)
+
+    def expect(self, starts_B1: np.ndarray, targets_BL: np.ndarray) -> np.ndarray:
+        """The expected tokens (B, L), -1 where there is none; reads nothing of the targets or behind them."""
         self._shared = context_keys(self._tokens, starts_B1, targets_BL, self.config.context_tokens)
         expected_BL = self._table.expect(_own_keys(self._shared, starts_B1))
         expected_BL = np.where(expected_BL >= 0, expected_BL, self._table.expect(self._shared))
         self._tilts = expected_BL >= 0
-        if not self._tilts.any():
-            return logits_BLV
-        expected = torch.from_numpy(np.maximum(expected_BL, 0).astype(np.int64)).to(logits_BLV.device)
-        boost = torch.from_numpy(self._tilts * np.float32(self.config.boost)).to(logits_BLV.device)
-        return logits_BLV.scatter_add(2, expected[..., None], boost[..., None])
+        return expected_BL
 
     def learn(self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
-        """Counts the targets that `apply` was last asked about, now that they are graded."""
+        """Counts the targets that `expect` was last asked about, now that they are graded."""
         self.num_tilted += int(self._tilts[graded_BL].sum())
         self._count(self._shared, starts_B1, targets_BL, graded_BL)
 
@@ -4529,6 +4772,16 @@ class NgramTilt:
             self._finished.clear()
 
 
+def raise_expected(logits_BLV: Tensor, expected_BL: np.ndarray, boost: float) -> Tensor:
+    """The logits with the boost on the expected tokens, where there are any."""
+    tilts_BL = expected_BL >= 0
+    if not tilts_BL.any():
+        return logits_BLV
+    expected = torch.from_numpy(np.maximum(expected_BL, 0).astype(np.int64)).to(logits_BLV.device)
+    boosts = torch.from_numpy(tilts_BL * np.float32(boost)).to(logits_BLV.device)
+    return logits_BLV.scatter_add(2, expected[..., None], boosts[..., None])
+
+
 def _own_keys(keys_BL: np.ndarray, starts_B1: np.ndarray) -> np.ndarray:
     """The keys of the same contexts that no other document has."""
     own = (keys_BL ^ ((starts_B1.astype(np.uint64) + np.uint64(1)) * _HASH_FACTOR)) * _HASH_FACTOR
@@ -4545,7 +4798,8 @@ class ScoredDocuments:
 
     seal: InitVar[object]
     nats_BL: Tensor
-    """The very grades that count, with the graph that leads back to what gave them."""
+    """The very grades that count, with the graph that leads back to what gave them. In recorded steps some
+    rows are documents that have ended, or none: they do not learn."""
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _DOCUMENT_SEAL:
@@ -4557,6 +4811,10 @@ class DocumentLearner(Protocol):
 
     fallbacks: int
     """Documents whose adaptation failed and was given up."""
+    recorded: bool
+    """Whether it is made for DocumentSteps: all that changes stands at fixed addresses."""
+    learns_B: Tensor
+    """Which documents learn, in recorded steps."""
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes ready for new documents, the first of which has place `slot` in its batch."""
@@ -4617,23 +4875,32 @@ def score_documents(
     total = Tally(0.0, 0, 0)
     grader = _DocumentGrader(model, tokens, windows, ledger, nats_N)
     grader.learner, grader.observe, grader.tilt, grader.deadline = learner, observe, tilt, deadline
+    if learner is not None and learner.recorded and can_be_fixed(model):
+        least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
+        boost = 0.0 if tilt is None else tilt.config.boost
+        seen = observe is not None
+        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen)
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
+            own: list[DocumentSpan] = []
             for group in deal_batch(batch, rows, world.size):
                 if group.process == world.rank:
                     grader.grade(group, batch.chunk_tokens, f"batch {index}")
-                    total = add_documents(total, group.documents, nats_N, tokens, vocabulary)
+                    own += group.documents
                 else:
                     grader.pass_over(group.documents, batch.chunk_tokens, f"batch {index}, elsewhere")
+            if tilt is not None and index + 1 < len(batches):
+                # While a GPU is still at the last steps.
+                tilt.finish_batch()
+            grader.collect()
+            total = add_documents(total, own, nats_N, tokens, vocabulary)
             note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
             bar.advance(sum(document.num_targets for document in batch.documents), note)
             graded += batch.documents
             if (tilt is None and phases is None) or index + 1 == len(batches):
                 continue
             is_late = grader.wait_for_all(world)
-            if tilt is not None:
-                tilt.finish_batch()
             if phases is not None and not is_late and phases.due(len(graded)):
                 known_N = gather_nats(nats_N, world)
                 phases.learn(_hand_over_documents(ledger, tokens, known_N, graded, f"phase after {index}"))
@@ -4662,9 +4929,22 @@ def _hand_over_documents(
     ]
 
 
+class _Recorded(NamedTuple):
+    """What recorded steps have graded, still on the device."""
+
+    documents: tuple[DocumentSpan, ...]
+    nats_BN: Tensor
+    chunk_tokens: int
+    tilted: list[np.ndarray]
+    """What the tilt expected in each chunk."""
+
+
 class _DocumentGrader:
     """Grades documents that start together: the n-th chunk of each is one forward pass."""
 
+    steps: DocumentSteps | None = None
+    """How chunks are graded while something learns; None to make each of its own length."""
+    _pending: _Recorded | None = None
     learner: DocumentLearner | None
     observe: Observer | None
     tilt: NgramTilt | None
@@ -4694,14 +4974,19 @@ class _DocumentGrader:
     def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
         documents = group.documents
-        if self.learner is not None:
-            self.learner.start(group.place, len(documents))
         chunk_tokens = min(chunk_tokens, self.context)
         self.past = PastInputs(self.model)
-        first = 0
+        first = least_stride = 0
+        if self.learner is not None and self.steps is not None:
+            first = self._grade_recorded(group, chunk_tokens, event)
+            # What was kept is a window less a chunk.
+            least_stride = chunk_tokens
+        elif self.learner is not None:
+            self.learner.start(group.place, len(documents))
         while first < documents[0].num_targets:
             if self.stops():
-                chunk_tokens = self.stride if first else self.context
+                whole = self.context if self.steps is None else self.stride
+                chunk_tokens = max(self.stride, least_stride) if first else whole
             end = first + chunk_tokens
             left = [document for document in documents if document.num_targets > first]
             going = [document for document in left if document.num_targets > end]
@@ -4714,6 +4999,117 @@ class _DocumentGrader:
                     self.ledger.train(*trained, f"{event}, adapting to token {end}")
                 self.learner.learn(ScoredDocuments(_DOCUMENT_SEAL, nats_BL[: len(going)]))
             first = end
+
+    def _grade_recorded(self, group: DocumentGroup, chunk_tokens: int, event: str) -> int:
+        """Grades the group by steps of fixed shapes, up to its end or the deadline; targets graded of each.
+
+        Nothing waits for the GPU, so that grades come with `collect`, and with them which documents broke:
+        these are then predicted anew, unadapted from their first broken chunk on. What decides it are the
+        logits before the targets are looked at.
+        """
+        documents, steps = group.documents, self.steps
+        self.collect()
+        steps.start(group.place)
+        for num_past, inputs in steps.lacks(group.place, chunk_tokens, documents[0].num_targets):
+            for _ in range(2):
+                # No document is in them, and none learns.
+                outputs = steps.predict(num_past, inputs, 0, learns=True)
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, outputs.nats_BL))
+        if self.deadline is not None:
+            self.deadline.leave_out()
+        steps.start(group.place)
+        longest = -(-documents[0].num_targets // chunk_tokens) * chunk_tokens
+        nats_BN = torch.zeros(len(documents), longest, device=self.device)
+        filling = (DocumentSpan(0, 0),) * steps.most_rows
+        tilted: list[np.ndarray] = []
+        first = 0
+        while first < documents[0].num_targets and not self.stops():
+            end = first + chunk_tokens
+            num_left = sum(document.num_targets > first for document in documents)
+            num_going = sum(document.num_targets > end for document in documents)
+            rows = (documents + filling)[: steps.rows_for(num_left)]
+            starts_B1, ends_B1, targets_BL, graded_BL = _find_targets(rows, first, end)
+            num_past, positions_T, places_K = steps.window(first, chunk_tokens)
+            read_BT = starts_B1 + np.arange(first - bool(num_past), end)
+            expected_BL = np.full_like(targets_BL, -1)
+            if self.tilt is not None:
+                expected_BL = self.tilt.expect(starts_B1, targets_BL)
+                tilted.append(expected_BL)
+            inputs = StepInputs(
+                self._look_up(read_BT, ends_B1),
+                self._look_up(targets_BL + 1, ends_B1 + 1),
+                np.maximum(expected_BL, 0).astype(np.int64),
+                (expected_BL >= 0).astype(np.int64),
+                positions_T,
+                places_K,
+            )
+            outputs = steps.predict(num_past, inputs, num_going, num_going > 0)
+            self._show(outputs.logits_BLV, targets_BL, graded_BL)
+            nats_BN[:num_left, first:end] = outputs.marked_BL[:num_left]
+            for document in documents[:num_left]:
+                booked = document.start + first, min(document.start + end, document.end)
+                self.ledger.grade(*booked, f"{event}, to token {end}")
+            self.num_graded += int(graded_BL.sum())
+            if self.tilt is not None:
+                self.tilt.learn(starts_B1, targets_BL, graded_BL)
+            if num_going:
+                for document in documents[:num_going]:
+                    trained = document.start + first, document.start + end
+                    self.ledger.train(*trained, f"{event}, adapting to token {end}")
+                steps.learn(ScoredDocuments(_DOCUMENT_SEAL, outputs.nats_BL))
+            first = end
+        self._pending = _Recorded(documents, nats_BN[:, :first], chunk_tokens, tilted)
+        if first < documents[0].num_targets:
+            self.past = steps.past.unroll(first, self.context - chunk_tokens, len(documents))
+            self.collect()
+        return first
+
+    def collect(self) -> None:
+        """Waits for the grades of recorded steps, if there are any, and puts them with the others."""
+        if self._pending is None:
+            return
+        documents, nats_BN, chunk_tokens, tilted = self._pending
+        found_BN = nats_BN.cpu().numpy()
+        self._mend(documents, found_BN, chunk_tokens, tilted)
+        for document, nats in zip(documents, found_BN, strict=True):
+            num_graded = min(document.num_targets, len(nats))
+            self.nats_N[document.start : document.start + num_graded] = nats[:num_graded]
+        self._pending = None
+
+    @torch.no_grad()
+    def _mend(
+        self,
+        documents: tuple[DocumentSpan, ...],
+        nats_BN: np.ndarray,
+        chunk_tokens: int,
+        tilted: list[np.ndarray],
+    ) -> None:
+        """Puts unadapted predictions in the place of broken ones, NaN, and of what follows them."""
+        is_own_BN = np.arange(nats_BN.shape[1]) < [[document.num_targets] for document in documents]
+        broken_BN = np.isnan(nats_BN) & is_own_BN
+        rows = np.flatnonzero(broken_BN.any(1))
+        if not len(rows):
+            return
+        firsts_B = broken_BN.argmax(1)
+        broken_B = torch.zeros(self.steps.most_rows, dtype=torch.bool, device=self.device)
+        broken_B[rows] = True
+        self.steps.learner.retire(broken_B)
+        past, forgotten = PastInputs(self.model), [documents[row] for row in rows]
+        for index, first in enumerate(range(0, nats_BN.shape[1], chunk_tokens)):
+            end = first + chunk_tokens
+            logits_BLV = self._forward(past, forgotten, end, chunk_tokens)
+            past.keep()
+            _, ends_B1, targets_BL, graded_BL = _find_targets(forgotten, first, end)
+            if tilted:
+                expected_BL = np.stack([tilted[index][row % len(tilted[index])] for row in rows])
+                logits_BLV = raise_expected(logits_BLV, expected_BL, self.steps.boost)
+            self._show(logits_BLV, targets_BL, graded_BL & (first >= firsts_B[rows, None]))
+            nats_BL = token_nats(logits_BLV, self._read(targets_BL + 1, ends_B1 + 1)).cpu().numpy()
+            for row, nats in zip(rows, nats_BL, strict=True):
+                if first >= firsts_B[row]:
+                    nats_BN[row, first:end] = nats
+        if self.past._windows:
+            self.past.put_back(rows.tolist(), past)
 
     def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
         """Books documents that another process grades; the tilt learns from them in their turn."""
@@ -4734,9 +5130,7 @@ class _DocumentGrader:
         logits_BLV = self._predict(documents, end, end - first)
         if self.tilt is not None:
             logits_BLV = self.tilt.apply(logits_BLV, starts_B1, targets_BL)
-        if self.observe is not None:
-            log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
-            self.observe(targets_BL[graded_BL], log_probs_NV)
+        self._show(logits_BLV, targets_BL, graded_BL)
         nats_BL = token_nats(logits_BLV, self._read(targets_BL + 1, ends_B1 + 1))
         for document in documents:
             booked = document.start + first, min(document.start + end, document.end)
@@ -4747,10 +5141,18 @@ class _DocumentGrader:
         self.nats_N[targets_BL[graded_BL]] = nats_BL.detach().cpu().numpy()[graded_BL]
         return nats_BL
 
+    def _show(self, logits_BLV: Tensor | None, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
+        if self.observe is not None:
+            log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
+            self.observe(targets_BL[graded_BL], log_probs_NV)
+
     def _read(self, places: np.ndarray, ends_B1: np.ndarray) -> Tensor:
-        """Tokens of the stream, 0 from a document's own end on."""
+        return token_tensor(self._look_up(places, ends_B1), self.device)
+
+    def _look_up(self, places: np.ndarray, ends_B1: np.ndarray) -> np.ndarray:
+        """Tokens of the stream, int64, 0 from a document's own end on."""
         inside = np.minimum(places, ends_B1 - 1)
-        return token_tensor(np.where(places < ends_B1, self.tokens[inside], 0), self.device)
+        return np.where(places < ends_B1, self.tokens[inside], 0).astype(np.int64)
 
     def _predict(self, documents: list[DocumentSpan], end: int, num_last: int) -> Tensor:
         """Logits (B, L, V) of the chunk that ends at `end`."""
@@ -4791,7 +5193,7 @@ class _DocumentGrader:
 
 
 def _find_targets(
-    documents: list[DocumentSpan], first: int, end: int
+    documents: Sequence[DocumentSpan], first: int, end: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Starts and ends (B, 1), targets `first` to `end` of each document (B, L), and which are its own."""
     starts_B1 = np.array([[document.start] for document in documents])
@@ -4908,9 +5310,19 @@ class LoraLearner:
     A new document starts with B zero, so as the model is, and with the A that the document before it in the
     same place of its batch has left. Up to `documents_at_once` documents learn side by side, by default all
     of a batch; fewer move a score in its last digits only.
+
+    A learner for `recorded` steps, by default on a GPU, keeps all that changes from step to step in tensors
+    of fixed addresses: which documents learn (`learns_B`), the number of steps, and a copy of the adapters in
+    the network's dtype.
     """
 
-    def __init__(self, model: GPT, config: LoraConfig, documents_at_once: int | None = None):
+    def __init__(
+        self,
+        model: GPT,
+        config: LoraConfig,
+        documents_at_once: int | None = None,
+        recorded: bool | None = None,
+    ):
         model.requires_grad_(False)
         self.config, self.fallbacks = config, 0
         self.matrices = find_matrices(model, config.projections)
@@ -4926,10 +5338,18 @@ class LoraLearner:
         ).to(device)
         # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
         at_once = min(documents_at_once or config.batch_documents, config.batch_documents)
-        self._store_SP = self._fresh_P.repeat(config.batch_documents, 1)
-        self.gradient_BP = torch.zeros(at_once, len(self._fresh_P), device=device)
-        self.second_BP = torch.zeros_like(self.gradient_BP)
-        self.first_BP = torch.zeros_like(self.gradient_BP) if config.beta_first else None
+        self.recorded = device.type == "cuda" if recorded is None else recorded
+        # Recorded steps have all rows in each group of documents.
+        spare = -config.batch_documents % at_once if self.recorded else 0
+        self._store_SP = self._fresh_P.repeat(config.batch_documents + spare, 1)
+        self.second_BP = torch.zeros(at_once, len(self._fresh_P), device=device)
+        self.first_BP = torch.zeros_like(self.second_BP) if config.beta_first else None
+        # Recorded steps have gradients in the dtype that the backward pass has them in, half the bytes.
+        dtype = model.compute_dtype if self.recorded else torch.float32
+        self.gradient_BP = torch.zeros_like(self.second_BP, dtype=dtype)
+        self._copy_BP = torch.zeros_like(self.gradient_BP) if dtype != torch.float32 else None
+        self.learns_B = torch.zeros(at_once, device=device)
+        self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
         self._sites: dict[int, list[AdapterSite]] = {}
 
@@ -4941,7 +5361,11 @@ class LoraLearner:
         if self.first_BP is not None:
             self.first_BP[:num_documents] = 0
         self.retired_B = torch.zeros(num_documents, dtype=torch.bool, device=self.adapters_BP.device)
-        self.steps = 0
+        self.steps, self._any_retired = 0, False
+        self.steps_1.zero_()
+        self.learns_B.fill_(1)
+        if self._copy_BP is not None:
+            self._copy_BP[:num_documents] = self.adapters_BP
         self._sites.clear()
 
     @contextmanager
@@ -4966,7 +5390,8 @@ class LoraLearner:
     def _find_sites(self, num_documents: int) -> list[AdapterSite]:
         shapes, half = self._inputs + self._outputs, len(self._inputs)
         views = []
-        for buffer_BP in (self.adapters_BP, self.gradient_BP):
+        weights_BP = self.adapters_BP if self._copy_BP is None else self._copy_BP
+        for buffer_BP in (weights_BP, self.gradient_BP):
             parts = buffer_BP[:num_documents].split([rows * columns for rows, columns in shapes], dim=1)
             views.append([part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)])
         adapters, gradients = views
@@ -4979,7 +5404,8 @@ class LoraLearner:
         """Puts back the untrained adapters of the marked documents, whose B stays zero from now on."""
         rows = broken_B.nonzero().flatten()
         self.fallbacks += int((~self.retired_B[rows]).sum())
-        self.retired_B[rows] = True
+        self.retired_B[rows] = self._any_retired = True
+        self.learns_B[rows] = 0
         self.second_BP[rows] = 0
         if self.first_BP is not None:
             self.first_BP[rows] = 0
@@ -5004,29 +5430,35 @@ class _AdapterProduct(torch.autograd.Function):
     def forward(
         ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterSite, scale: float
     ) -> Tensor:
-        low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT).mul_(scale)
+        low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT)
         ctx.save_for_backward(x_BTI, low_BTK)
         ctx.site, ctx.scale = site, scale
-        return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT)
+        return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, gradient_BTO: Tensor) -> tuple[Tensor | None, ...]:
         x_BTI, low_BTK = ctx.saved_tensors
         site, dtype = ctx.site, x_BTI.dtype
-        low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype)).mul_(ctx.scale)
-        _multiply_into(site.b_gradient_BOK, gradient_BTO.mT, low_BTK)
-        _multiply_into(site.a_gradient_BKI, low_gradient_BTK.mT, x_BTI)
+        low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype))
+        _multiply_into(site.b_gradient_BOK, gradient_BTO.mT, low_BTK, ctx.scale)
+        _multiply_into(site.a_gradient_BKI, low_gradient_BTK.mT, x_BTI, ctx.scale)
         x_gradient_BTI = None
         if ctx.needs_input_grad[1]:
-            x_gradient_BTI = torch.bmm(low_gradient_BTK, site.a_BKI.to(dtype))
+            x_gradient_BTI = _scaled_product(low_gradient_BTK, site.a_BKI.to(dtype), ctx.scale)
         return gradient_BTO, x_gradient_BTI, None, None, None
 
 
-def _multiply_into(product: Tensor, left: Tensor, right: Tensor) -> None:
+def _scaled_product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale x left x right in one call; with beta 0 what is added is not read, and `out` may be it."""
+    added = left.new_empty(1, 1, 1) if out is None else out
+    return torch.baddbmm(added, left, right, beta=0, alpha=scale, out=out)
+
+
+def _multiply_into(product: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
     if product.dtype == left.dtype:
-        torch.bmm(left, right, out=product)
+        _scaled_product(left, right, scale, product)
     else:
-        product.copy_(torch.bmm(left, right))
+        product.copy_(_scaled_product(left, right, scale))
 
 
 def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Callable[..., Tensor]:
@@ -5042,11 +5474,15 @@ def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Cal
 def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
     """Trains each document's adapters on the chunk it was just graded: a sum over documents of mean nats.
 
-    The only function that trains adapters; no document's step depends on another document.
+    The only function that trains adapters; no document's step depends on another document. Of recorded steps
+    the documents learn that `learns_B` marks.
     """
     config, count = learner.config, len(scored.nats_BL)
     learner.backward(scored.nats_BL.mean(1).sum())
-    if learner.fallbacks:
+    if learner.recorded:
+        _update_recorded(learner, count)
+        return
+    if learner._any_retired:
         learner.gradient_BP[:count][learner.retired_B[:count]] = 0
     means_BP = learner.gradient_BP if learner.first_BP is None else learner.first_BP
     buffers = (learner.adapters_BP, learner.gradient_BP, means_BP, learner.second_BP)
@@ -5070,6 +5506,58 @@ def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
         maximize=False,
     )
     learner.steps += 1
+
+
+def _update_recorded(learner: LoraLearner, count: int) -> None:
+    """The same step of AdamW as one operation over tensors of fixed addresses, of a GPU as one kernel."""
+    learner.steps_1 += 1
+    moving = (learner.adapters_BP, learner.second_BP, learner.gradient_BP, learner._copy_BP, learner.first_BP)
+    rows = [None if buffer_BP is None else buffer_BP[:count] for buffer_BP in moving]
+    rows.append(learner.learns_B[:count, None])
+    update = step_adamw
+    if learner.adapters_BP.device.type == "cuda":
+        update = _compiled_step()
+        for buffer_BP in rows:
+            if buffer_BP is not None:
+                # One kernel for any number of documents.
+                torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
+    update(*rows, learner.steps_1, learner.config)
+
+
+@cache
+def _compiled_step() -> Callable[..., None]:
+    return torch.compile(step_adamw, fullgraph=True)
+
+
+def step_adamw(
+    weights_BP: Tensor,
+    seconds_BP: Tensor,
+    gradients_BP: Tensor,
+    copies_BP: Tensor | None,
+    firsts_BP: Tensor | None,
+    learns_B1: Tensor,
+    steps_1: Tensor,
+    config: LoraConfig,
+) -> None:
+    """A step of AdamW in place, where `learns_B1` is not 0; `copies_BP` are the weights in another dtype.
+
+    Reads and writes each number once: 20 bytes with gradients and copies in bf16, and no first moment.
+    """
+    gradients = gradients_BP.float()
+    seconds = config.beta_second * seconds_BP + (1 - config.beta_second) * gradients.square()
+    means = gradients
+    if firsts_BP is not None:
+        means = config.beta_first * firsts_BP + (1 - config.beta_first) * gradients
+        firsts_BP.copy_(means)
+    rate = config.rate / (1 - config.beta_first**steps_1)
+    # Bias corrections depend on the number of steps alone, (1,).
+    deviations = seconds.sqrt() / (1 - config.beta_second**steps_1).sqrt() + _ADAPTER_EPS
+    moved = weights_BP * (1 - config.rate * config.decay) - rate * means / deviations
+    moved = torch.where(learns_B1 > 0, moved, weights_BP)
+    seconds_BP.copy_(seconds)
+    weights_BP.copy_(moved)
+    if copies_BP is not None:
+        copies_BP.copy_(moved)
 
 
 # golf/score/adapt.py: Test-time training: the model learns from what it has already been graded on.
@@ -5098,6 +5586,9 @@ class TestTimeConfig:
     cap_rate: float = 0.0
     """In those phases: learning rate of the logarithms of two softcaps, of logits above and below 0 (#1945);
     0 leaves the softcap as it is."""
+    max_seconds: float | None = None
+    """Seconds of scoring within which adapting stops in time for the rest to be scored without; None for no
+    limit."""
     chunk_tokens: int = CHUNK_TOKENS
     """Tokens graded before the model learns from them."""
     learning_rate: float = 0.002
@@ -5121,6 +5612,8 @@ class TestTimeConfig:
                 raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least 1")
         if list(self.phases) != sorted(set(self.phases)) or min(self.phases, default=1) < 1:
             raise ValueError(f"ttt.phases is {self.phases}; expected rising numbers of documents")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"ttt.max_seconds is {self.max_seconds}; expected more than 0")
         if not self.cap_rate >= 0:
             raise ValueError(f"ttt.cap_rate is {self.cap_rate}; expected at least 0")
         if self.learning_rate < 0 or self.clip_norm <= 0:
@@ -5463,8 +5956,7 @@ class TrainConfig:
     attention: Literal["auto", "fa3", "cudnn", "flash", "efficient", "math"] = "auto"
     """Attention kernels: by default the fastest that the machine has, by what it is."""
     kernels: Literal["torch", "triton"] = "torch"
-    """Kernels of the loss and of relu2 feed-forwards, in training alone; triton is experimental: no gain
-    measured yet."""
+    """Kernels of relu2 feed-forwards, in training alone; triton is experimental: no gain measured yet."""
     warmup_steps: int = 2
     """Steps of each kind on random tokens before the clock, to compile and warm up; they leave no trace."""
     reserve_seconds: float = 0.0
@@ -5909,8 +6401,17 @@ FRONTIER_TTT = TestTimeConfig(
     frozen_blocks=0,
     cap_rate=1e-4,
 )
-"""Adapters, tilt and one phase of openai/parameter-golf #2135, chunks of #2014; no GPU has measured it."""
-SEED = RunConfig(minutes=10.0, train=TrainConfig(reserve_seconds=5.0), ttt=FRONTIER_TTT)
+"""Adapters, tilt and one phase of openai/parameter-golf #2135, chunks of #2014."""
+SEED = RunConfig(
+    minutes=10.0,
+    train=TrainConfig(reserve_seconds=5.0),
+    averaging=AveragingConfig(output="ema+swa"),
+    pack=PackConfig(scheme="int5"),
+    ttt=TestTimeConfig(method="sgd", epochs=3, frozen_blocks=2),
+)
+"""The card of openai/parameter-golf #334, item by item: 11 layers of width 512, orthogonal initialisation,
+Muon and AdamW, cosine warmdown, the mean of EMA samples as output, int5 under zstd-22, sliding windows of
+stride 64, and SGD on the whole model but its first two blocks, on graded text, three epochs a chunk."""
 FRONTIER_MODEL = ModelConfig(
     vocab_size=8192,
     mlp_hidden=2048,
@@ -5978,7 +6479,7 @@ H100_10 = replace(
     H100_30,
     minutes=10.0,
     model=FRONTIER_MODEL,
-    train=replace(FRONTIER_TRAIN, batch_tokens=131_072, micro_batch_tokens=65_536),
+    train=replace(FRONTIER_TRAIN, batch_tokens=131_072, micro_batch_tokens=131_072),
     optim=replace(FRONTIER_OPTIM, matrix_lr=0.035, momentum=0.95),
     schedule=replace(H100_30.schedule, warmdown=0.75, floor=0.05, context_growth=(0.4,)),
     averaging=AveragingConfig(ema_window=0.03),
@@ -6151,6 +6652,7 @@ class PhaseClock:
     def __init__(self, seconds: dict[str, float] | None = None):
         self._finished = dict(seconds or {})
         self._started = 0.0
+        self._is_paused = False
         self.current: str | None = None
 
     @contextmanager
@@ -6174,14 +6676,16 @@ class PhaseClock:
         if name is None:
             raise PhaseError("no phase is running that could be paused")
         self._finished[name] = self.elapsed(name)
+        self._is_paused = True
         try:
             yield
         finally:
-            self._started = time.perf_counter()
+            self._is_paused, self._started = False, time.perf_counter()
 
     def elapsed(self, name: str) -> float:
         """Seconds spent in phase `name` so far, in this run and in those it resumed."""
-        running = time.perf_counter() - self._started if self.current == name else 0.0
+        is_running = self.current == name and not self._is_paused
+        running = time.perf_counter() - self._started if is_running else 0.0
         return self._finished.get(name, 0.0) + running
 
     def restore(self, seconds: dict[str, float]) -> None:
@@ -6532,6 +7036,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def require_writable(folder: Path, option: str) -> None:
+    """Raises ValueError, naming the option that gave it, unless a folder can be made there and written to."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option} {folder} cannot be written to: {error.strerror or error}") from error
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
 def write_json(path: Path, value: object) -> None:
     """Writes indented UTF-8 JSON; ValueError for a number that JSON does not know (NaN, infinity)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -6772,6 +7291,9 @@ def plan_groups(
     device = next(model.parameters()).device
     widest = max(len(batch.documents) for batch in batches)
     share = -(-widest // world.size)
+    if device.type == "cuda":
+        # Memory alone bounds them there: a pass computes a chunk, not a window.
+        windows = replace(windows, batch_tokens=share * windows.context)
     wanted = min(windows.batch_tokens // windows.context, share)
     memory = free_bytes(device, world.local_size)
     most = plan_documents_at_once(model, windows, replace(config, batch_documents=share), batches, memory)
@@ -6827,19 +7349,28 @@ class EvaluateConfig:
     """Score this many tokens from the start only; the figures then say `partial`."""
     max_seconds: float | None = None
     """Stop adapting in time for the rest to be scored without it, within so many seconds of scoring with
-    test-time training; refused if plain scoring takes longer."""
+    test-time training, by default the artifact's own limit; refused if plain scoring takes longer."""
     sample_documents: int | None = None
     """Score so many documents only, of all lengths, for tuning; the figures then say `partial`."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
+    eager: bool = False
+    """Without torch.compile, which a GPU needs a C compiler for."""
     json: Path | None = None
     """Where to write the figures; without a file, standard output has them and nothing else."""
     per_document: Path | None = None
     """Where to write nats, tokens and bytes of each document, as .npz."""
 
+    def require_unused(self, names: Sequence[str], why: str) -> None:
+        """ValueError for an option among `names` that was given, since what is done does not read it."""
+        default = EvaluateConfig()
+        for name in names:
+            if vars(self)[name] != vars(default)[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {why}")
+
 
 def load_model(artifact: bytes, device: torch.device) -> tuple[GPT, dict[str, Any]]:
-    """The network that an artifact holds, computing in the dtype it was trained in, and the header."""
+    """The network that an artifact holds, computing in its `scoring_dtype`, and the header."""
     header, weights = decode_artifact(artifact)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if header.get("compute_dtype") not in dtypes:
@@ -6848,7 +7379,7 @@ def load_model(artifact: bytes, device: torch.device) -> tuple[GPT, dict[str, An
         )
     model = GPT(ModelConfig(**header["model"]))
     model.load_state_dict(weights)
-    model.compute_dtype = dtypes[header["compute_dtype"]]
+    model.compute_dtype = scoring_dtype(device, dtypes[header["compute_dtype"]])
     return model.to(device), header
 
 
@@ -6868,10 +7399,14 @@ def evaluate(
     documents; with `sgd` the first alone adapts, and says so. It alone writes, and has the figures; the
     others return none. Raises ValueError for an artifact, data or sizes that do not go together.
     """
+    if not ttt:
+        config.require_unused(("method", "max_seconds"), "belongs to test-time training; add --ttt")
+    if not (plain or ttt):
+        raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = PhaseClock()
     with clock.phase("score"):
         artifact = artifact_path.read_bytes()
-        runtime = choose_runtime(config.device, world=world)
+        runtime = choose_runtime(config.device, world=world, eager=config.eager)
         world = runtime.world
         model, header = load_model(artifact, runtime.device)
         windows, ttt_config = read_settings(header, config)
@@ -6898,10 +7433,11 @@ def evaluate(
         **_score_figures(results, seconds, config.sample_documents is not None),
         "sample_documents": config.sample_documents,
         "ttt": json.loads(json.dumps(asdict(ttt_config))) if ttt else None,
+        "max_tokens": config.max_tokens,
         "artifact_bytes": len(artifact),
         "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
         "validation_sha256": hashlib.sha256(whole.tobytes()).hexdigest(),
-        "compute_dtype": header["compute_dtype"],
+        "compute_dtype": dtype_name(model.compute_dtype),
         "environment": environment(runtime.device, world),
         "seconds": clock.elapsed("score"),
     }
@@ -6937,7 +7473,8 @@ def _score_by(
             if not world.is_first:
                 continue
         if method:
-            limits = {"max_tokens": config.max_tokens, "max_seconds": config.max_seconds}
+            max_seconds = ttt.max_seconds if config.max_seconds is None else config.max_seconds
+            limits = {"max_tokens": config.max_tokens, "max_seconds": max_seconds}
             group = World() if alone else world
             results[method] = score_adapting(*text, ttt, log, **limits, world=group)
         else:
@@ -6989,15 +7526,16 @@ def _score_figures(
     for prefix, result in results.items():
         figures[f"{prefix}val_bpb"] = result.tally.bits_per_byte
         figures[f"{prefix}val_loss_nats_per_token"] = result.tally.nats_per_token
+        figures[f"{prefix}tokens_scored"] = result.tally.num_tokens
+        figures[f"{prefix}bytes_scored"] = result.tally.num_bytes
         figures[f"{prefix}score_seconds"] = seconds[prefix]
         if result.notes:
             figures[f"{prefix}documents"] = result.notes
     return {
         **figures,
-        "tokens_scored": result.tally.num_tokens,
-        "bytes_scored": result.tally.num_bytes,
-        "partial": result.partial or is_sample,
-        "windows": asdict(result.windows),
+        "partial": is_sample or any(result.partial for result in results.values()),
+        # Both methods see as far; the adapters' batches have another number of rows.
+        "windows": asdict(next(iter(results.values())).windows),
     }
 
 
@@ -7038,12 +7576,96 @@ def print_scores(figures: dict[str, Any], log: RunLog) -> None:
                 f"{prefix}score",
                 val_loss=figures[f"{prefix}val_loss_nats_per_token"],
                 val_bpb=figures[f"{prefix}val_bpb"],
+                tokens=figures[f"{prefix}tokens_scored"],
+                bytes=figures[f"{prefix}bytes_scored"],
                 seconds=round(figures[f"{prefix}score_seconds"], 3),
             )
         if f"{prefix}documents" in figures:
             log.event(f"{prefix}documents", **figures[f"{prefix}documents"])
-    names = ("tokens_scored", "bytes_scored", "partial", "artifact_bytes", "seconds")
-    log.event("scored", **{name: figures[name] for name in names})
+    log.event("scored", **{name: figures[name] for name in ("partial", "artifact_bytes", "seconds")})
+
+
+# golf/time_plan.py: A plan for a whole run's time: how long to train, and when test-time training must stop.
+TRAIN_SHARE = 0.6
+"""Most of the total that training gets where its minutes are not given."""
+AUDIT_SHARE = 0.15
+"""Part of the total that is kept for the audit and the entry."""
+MIN_TTT_OVER_PLAIN = 1.2
+"""Test-time training is left out where it would have less than this multiple of plain scoring's time."""
+
+
+class TimePlan:
+    """What is left of a run's total, counted from when this is made; without a total nothing is bounded.
+
+    `spent` is a file that keeps the seconds used, so that a later process of the same run goes on counting.
+    """
+
+    def __init__(
+        self,
+        total_seconds: float | None,
+        spent: Path | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.total_seconds, self._clock, self._spent = total_seconds, clock, spent
+        self._started = clock()
+        if spent is not None and spent.is_file():
+            self.count_spent(float(spent.read_text(encoding="utf-8")))
+
+    @property
+    def used_seconds(self) -> float:
+        """Seconds of this process, and of those before it."""
+        return self._clock() - self._started
+
+    def count_spent(self, seconds: float) -> None:
+        """Takes note that earlier processes took at least so many seconds."""
+        self._started = min(self._started, self._clock() - seconds)
+
+    @property
+    def left_seconds(self) -> float | None:
+        """Seconds until the total is used up, negative after that; None without a total."""
+        if self.total_seconds is None:
+            return None
+        return self.total_seconds - self.used_seconds
+
+    def ttt_seconds(self, plain_seconds: float, limit_seconds: float | None) -> float | None:
+        """Limit on test-time training, the smaller of the plan's and `limit_seconds`; None for no limit.
+
+        0.0 where too little is left: `plain_seconds` is what scoring without it took.
+        """
+        left = self.left_seconds
+        limits = [] if limit_seconds is None else [limit_seconds]
+        if left is not None and self.total_seconds is not None:
+            limits.append(left - AUDIT_SHARE * self.total_seconds)
+        if not limits:
+            return None
+        found = min(limits)
+        return found if found > MIN_TTT_OVER_PLAIN * plain_seconds else 0.0
+
+    def say_start(self, train_minutes: float | None, log: RunLog) -> None:
+        """One line of what the total is divided into."""
+        if self.total_seconds is None:
+            return
+        minutes = self.total_seconds / 60
+        training = "as many steps as asked for" if train_minutes is None else f"{train_minutes:.3g} of them"
+        log.say(
+            f"plan: {minutes:.3g} minutes in all; training takes {training}; compiling before it, packing "
+            f"and scoring after it; test-time training ends {AUDIT_SHARE * minutes:.2g} minutes before the "
+            "end, which the audit gets"
+        )
+
+    def say_left(self, stage: str, log: RunLog) -> None:
+        """After a stage: what is left of the total; keeps what is used."""
+        left = self.left_seconds
+        if left is not None:
+            if self._spent is not None:
+                with whole_file(self._spent) as partial:
+                    partial.write_text(f"{self.used_seconds:.1f}\n", encoding="utf-8")
+            log.event("time_plan", after=stage, left_seconds=round(left, 1))
+
+
+def planned_train_minutes(total_minutes: float, preset_minutes: float) -> float:
+    """Minutes of training where only the total was given: the preset's, at most TRAIN_SHARE of the total."""
+    return min(preset_minutes, TRAIN_SHARE * total_minutes)
 
 
 # golf/command.py: The command line of a run: its options over a preset, and which runs in which folders it asks for.
@@ -7081,6 +7703,12 @@ class RunOptions:
     packed for the presets of the challenge, whose bytes are all needed, and readable for the others."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
+    eager: bool = False
+    """On a GPU, without torch.compile, at a fraction of its speed: for machines without a C compiler."""
+    total_minutes: float | None = None
+    """Minutes to aim at for a whole run, from its data on: compiling, training, packing, scoring, audit; of
+    several seeds each. Training gets at most 60% of them unless --minutes says otherwise; test-time training
+    stops in time for the audit, and the audit looks at fewer targets when time is short."""
     max_tokens: int | None = None
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
@@ -7105,6 +7733,8 @@ class ScoreCommand:
     """Dataset folder with the validation text and its tokenizer."""
     ttt: bool = False
     """Score with test-time training, too."""
+    plain: bool = True
+    """Score without test-time training."""
     how: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
 
 
@@ -7122,8 +7752,16 @@ def parse_run(arguments: list[str]) -> RunCommand:
     config = command.config
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
+    total = command.options.total_minutes
+    if total is not None and not 0 < total < math.inf:
+        raise ConfigError(f"--total-minutes is {total:g}; expected a number above 0")
+    if total is not None and config.minutes is not None and config.minutes >= total:
+        raise ConfigError(f"--minutes {config.minutes:g} leaves nothing of --total-minutes {total:g}")
     if config.minutes is None and config.steps is None:
-        config = dataclasses.replace(config, minutes=default.minutes, steps=default.steps)
+        minutes = default.minutes
+        if total is not None and minutes is not None:
+            minutes = planned_train_minutes(total, minutes)
+        config = dataclasses.replace(config, minutes=minutes, steps=default.steps)
     return dataclasses.replace(command, config=config)
 
 
@@ -7134,7 +7772,7 @@ def stored_run(folder: Path, arguments: list[str]) -> RunCommand:
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{folder} is no run folder: it has no config.json")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = read_config(path)
     if "options" not in stored:
         raise ConfigError(f"{folder} is not train_gpt.py's: the command that made it goes on with it")
     options = {
@@ -7142,6 +7780,20 @@ def stored_run(folder: Path, arguments: list[str]) -> RunCommand:
         for key, value in stored["options"].items()
     }
     return RunCommand(RunOptions(**options), config_from_dict(RunConfig, stored["config"]))
+
+
+def stored_command(folder: Path) -> str | None:
+    """The command line that began a run; None where its folder does not say."""
+    path = folder / "config.json"
+    return read_config(path).get("command") if path.is_file() else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run folder's config.json; ConfigError, naming it, for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def stored_options(options: RunOptions) -> dict[str, Any]:
@@ -7586,17 +8238,19 @@ SIGREG_POINTS = 9
 SIGREG_REACH = 5.0
 
 
-def training_nats(model: GPT, x_BLD: Tensor, targets_BL: Tensor) -> Tensor:
-    """Nats of each target read out of a normed stream, fp32, (B, L), by the kernels chosen for training."""
-    if not FUSED.is_open:
-        return token_nats(model.read_out(x_BLD), targets_BL)
-    logits_NV = model.head(x_BLD, model.embedding.weight).flatten(0, 1)
-    return fused_capped_nats(logits_NV, targets_BL.flatten(), model.softcap.cap).view_as(targets_BL)
+def read_out_nats(model: GPT, x_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+    """Nats of each target read out of a normed stream, fp32, (B, L)."""
+    return token_nats(model.read_out(x_BLD), targets_BL)
+
+
+def target_nats(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Nats of each target, fp32, (B, T)."""
+    return read_out_nats(model, model.last_stream(inputs_BT), targets_BT)
 
 
 def mean_nats(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """The training loss where nothing is added to it: mean nats per token."""
-    return training_nats(model, model.last_stream(inputs_BT), targets_BT).mean()
+    return target_nats(model, inputs_BT, targets_BT).mean()
 
 
 def sigreg(x_ND: Tensor, real_only: bool) -> Tensor:
@@ -7621,7 +8275,7 @@ def sigreg(x_ND: Tensor, real_only: bool) -> Tensor:
 def future_nats(model: GPT, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     """Mean nats of the tokens behind the next one: the k-th map W_k predicts from x + W_k x, k tokens on."""
     each = [
-        training_nats(model, (x_BTD + ahead(x_BTD))[:, : -offset or None], targets_BT[:, offset:]).mean()
+        read_out_nats(model, (x_BTD + ahead(x_BTD))[:, : -offset or None], targets_BT[:, offset:]).mean()
         for offset, ahead in enumerate(model.future, start=1)
     ]
     return torch.stack(each).mean()
@@ -7641,7 +8295,7 @@ class Objective:
     def mean_nats(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean nats per token; its gradient is that of all terms, its value that of the next token alone."""
         x_BTD = model.last_stream(inputs_BT)
-        loss = training_nats(model, x_BTD, targets_BT).mean()
+        loss = read_out_nats(model, x_BTD, targets_BT).mean()
         if len(model.future):
             loss = with_gradient_of(loss, self.config.future_weight * future_nats(model, x_BTD, targets_BT))
         if self.regularizing:
@@ -7667,14 +8321,38 @@ def served_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # golf/train/reports.py: What a run says of its steps; each is read when the next one has been launched, so that none waits.
 START_OF_RUN = 0.05
-FIRST_STEPS = 30
 """Share of the run in which the loss may rise above where it began."""
+FIRST_STEPS = 30
+"""Steps in which it may, too."""
 FORECAST_STEP = 6
 """The step after which the run says what it will come to, from the time of the steps since the first."""
 
 
 class DivergenceError(ValueError):
     """The loss is not a number any more, or far above where it started."""
+
+
+class LaunchedFigures:
+    """Scalars on their way from the device: reading them waits for the step they belong to, for no later one.
+
+    A plain `.item()` is queued behind everything that was launched since; the copy to pinned memory is not.
+    """
+
+    def __init__(self, *scalars: Tensor):
+        values = torch.stack([scalar.detach().float() for scalar in scalars])
+        self._copied: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._values = values
+
+    def read(self) -> list[float]:
+        """The scalars in the order they were given."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
 
 
 class LaunchedStep(NamedTuple):
@@ -7687,10 +8365,8 @@ class LaunchedStep(NamedTuple):
     """How often the text has been read so far."""
     progress: float
     lr_scale: float
-    loss: Tensor
-    """Mean nats per token, on the device."""
-    gradient_norm: Tensor
-    """Before clipping, on the device."""
+    figures: LaunchedFigures
+    """Mean nats per token, and the gradient's norm before clipping."""
 
 
 class StepReports:
@@ -7730,7 +8406,7 @@ class StepReports:
             self._read(before, bar)
 
     def _read(self, step: LaunchedStep, bar: ProgressBar) -> None:
-        loss = float(step.loss)
+        loss, gradient_norm = step.figures.read()
         seconds = self.clock.elapsed("train")
         self._check(loss, step)
         self._num_read += 1
@@ -7739,7 +8415,7 @@ class StepReports:
         num_due = math.floor(step.progress * self.config.reports + 1e-9)
         if num_due > self._num_due:
             self._num_due = num_due
-            self._report(step, loss, seconds, bar)
+            self._report(step, loss, gradient_norm, seconds, bar)
         if self._num_read == FORECAST_STEP:
             self._forecast(step, seconds)
 
@@ -7754,14 +8430,16 @@ class StepReports:
                 f"{self.first_loss:.4g} at the start; the last good checkpoint is kept"
             )
 
-    def _report(self, step: LaunchedStep, loss: float, seconds: float, bar: ProgressBar) -> None:
+    def _report(
+        self, step: LaunchedStep, loss: float, gradient_norm: float, seconds: float, bar: ProgressBar
+    ) -> None:
         total = self.budget.steps or max(step.number, round(step.number / max(step.progress, 1e-9)))
         speed = step.tokens / seconds
         self.log.event(
             "step",
             step=f"{step.number}/{total}",
             train_loss=round(loss, 5),
-            grad_norm=round(float(step.gradient_norm), 4),
+            grad_norm=round(gradient_norm, 4),
             lr_scale=round(step.lr_scale, 4),
             tokens=step.tokens,
             tokens_per_second=round(speed),
@@ -7787,6 +8465,22 @@ class StepReports:
 # golf/train/loop.py: The training loop: batches in, weights out, on a budget of seconds or steps.
 MOST_GRAPHS = 64
 """Far more than a run has kinds of steps; torch's own limit is 8."""
+INLINED_READS, INLINED_OPERATIONS = 12, 60
+"""Up to how many reads and operations Inductor computes a value where it is used, instead of writing it out.
+
+Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read, and
+what is to be added to it too, by each of its users; with these the sum is written, once, in bf16.
+"""
+
+
+def prepare_compiler() -> None:
+    """Sets what torch.compile needs to be told about training, for this process."""
+    # Every kind of step is a graph of one function, and one more than the limit is an error.
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS
+    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS
+    # Else each element of every query and key has its cosine and sine computed anew, at each pass.
+    torch.compiler.assume_constant_result(rotary_tables)
 
 
 class Interrupted(Exception):
@@ -7834,7 +8528,7 @@ class Trainer:
         self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
         """Attention kernels in the order to try them."""
         self.kernels = choose_training_kernels(config.kernels, present_training_kernels(runtime.device))
-        """Those of the loss and of the feed-forward, for training's own passes alone."""
+        """Those of the feed-forward, for training's own passes alone."""
         self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
         self.reports = StepReports(budget, config, self.stages, model.num_visits, clock, log)
@@ -7845,18 +8539,38 @@ class Trainer:
         self._step_seconds = 0.0
         self._stop_requested = self._stopping = False
         self.objective = Objective(config)
-        plain = not self.objective.regularizing and not len(model.future)
-        loss = mean_nats if plain else self.objective.mean_nats
-        self.loss = loss
+        self.is_plain = not self.objective.regularizing and not len(model.future)
+        """Whether the loss is the mean of the targets' nats and nothing else."""
+        self._forward = target_nats if self.is_plain else self.objective.mean_nats
         if runtime.compiled:
-            # Every kind of step is a graph of one function, and one more than the limit is an error.
-            torch._dynamo.config.recompile_limit = MOST_GRAPHS
-            self.loss = torch.compile(loss, dynamic=False, fullgraph=True)
+            prepare_compiler()
+            tag_compiled_code(self.attention)
+            self._forward = torch.compile(self._forward, dynamic=False, fullgraph=True)
 
     @property
     def progress(self) -> float:
         """Share of the budget that is used."""
         return self.budget.progress(self.steps, self._seconds)
+
+    @property
+    def kinds(self) -> list[tuple[int, bool]]:
+        """Context and recurrence of each kind of step that the run has; the dearest first."""
+        return sorted({(stage.context, stage.looping) for stage in self.stages}, reverse=True)
+
+    def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The training loss of a micro-batch, a scalar: mean nats per token, and what the config adds."""
+        found = self._forward(model, inputs_BT, targets_BT)
+        # The mean stands outside the compiled graph, so that `grade` reads the same graph.
+        return found.mean() if self.is_plain else found
+
+    def can_grade(self, context: int) -> bool:
+        """Whether windows of this length, as the model stands, have a graph that training compiled."""
+        return self.runtime.compiled and self.is_plain and (context, self.model.looping) in self.kinds
+
+    def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Nats of each target (B, T), fp32, by training's own forward pass: no other graph is compiled."""
+        with torch.enable_grad(), attention_kernels(self.attention), training_kernels(self.kernels):
+            return self._forward(self.model, inputs_BT, targets_BT).detach()
 
     def warm_up(self) -> None:
         """Runs `warmup_steps` of each kind with throw-away optimisers, then restores the weights.
@@ -7865,22 +8579,21 @@ class Trainer:
         DeviceMemoryError if they cannot be.
         """
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
-        generator_state = torch.get_rng_state()
+        generators = self._generators()
         while not self._warm_up_each_kind():
             self._halve_passes()
         with torch.no_grad():
             torch._foreach_copy_(list(self.model.parameters()), before)
-        torch.set_rng_state(generator_state)
+        self._set_generators(generators)
         synchronize(self.runtime.device)
 
     def _warm_up_each_kind(self) -> bool:
         """Whether all kinds of passes fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
-        kinds = {(stage.context, stage.looping) for stage in self.stages}
         ends = (
             [self.config.sigreg_until] if self.config.sigreg_weight and self.config.sigreg_until < 1 else []
         )
-        for (context, looping), progress in product(sorted(kinds, reverse=True), [0.0, *ends]):
+        for (context, looping), progress in product(self.kinds, [0.0, *ends]):
             self.model.looping = looping
             self.objective.set_progress(progress)
             shape = (self.micro_batch_tokens // context, context)
@@ -7935,7 +8648,7 @@ class Trainer:
                 self._loop(checkpoint_path, bar)
                 synchronize(self.runtime.device)
             self.feed.settle()
-            self.model.looping = True
+            self.model.looping = self.model.config.loop_visits > 1
             self._save(checkpoint_path)
         finally:
             signal.signal(signal.SIGINT, earlier_handler)
@@ -7947,7 +8660,6 @@ class Trainer:
         while not self._budget_used():
             started = self._seconds
             self.reports.launched(self.step(), bar)
-            self._look_at_clock()
             self._step_seconds = self._seconds - started
             if self.progress >= next_look:
                 next_look += 1 / self.config.held_out_looks
@@ -7957,7 +8669,9 @@ class Trainer:
                     self.log.event("held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb())
             if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
                 self.reports.catch_up(bar)
-                self._save(checkpoint_path)
+                synchronize(self.runtime.device)
+                with self.clock.paused():
+                    self._save(checkpoint_path)
                 last_save = self._seconds
             if self._stopping:
                 raise Interrupted(f"stopped at step {self.steps}")
@@ -7991,8 +8705,11 @@ class Trainer:
         loss_is_summed()
         self.steps += 1
         self.tokens += stage.batch_tokens
+        # Averages belong to the point of the run that this step has reached, not to where it began.
+        self._look_at_clock()
         self.average.update(self.progress)
-        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, total, norm)
+        figures = LaunchedFigures(total, norm)
+        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, figures)
 
     def _budget_used(self) -> bool:
         if self.budget.seconds is None:
@@ -8021,12 +8738,24 @@ class Trainer:
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
             "batches": self.feed.state_dict(),
-            "generator": torch.get_rng_state(),
+            "generators": self._generators(),
             "clock": self.clock.seconds,
             "steps": self.steps,
             "tokens": self.tokens,
             "first_loss": self.reports.first_loss,
         }
+
+    def _generators(self) -> dict[str, Tensor]:
+        """States of the random generators that a step may draw from, by kind of device."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.runtime.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.runtime.device)
+        return states
+
+    def _set_generators(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if self.runtime.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.runtime.device)
 
     def resume(self, checkpoint_path: Path) -> None:
         """Takes the state of `checkpoint_path`; CheckpointError if it is damaged or of another model."""
@@ -8038,7 +8767,8 @@ class Trainer:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint_path} belongs to another configuration: {error}") from error
         self.feed.load_state_dict(state["batches"])
-        torch.set_rng_state(state["generator"])
+        # Before they were kept by device there was one, the CPU's.
+        self._set_generators(state["generators"] if "generators" in state else {"cpu": state["generator"]})
         self.clock.restore(state["clock"])
         self._seconds = self.clock.elapsed("train")
         self.steps, self.tokens = state["steps"], state["tokens"]
@@ -8069,16 +8799,41 @@ def weights_sum(model: nn.Module) -> float:
 
 
 # golf/run.py: A run folder and the stages that fill it: train, pack, score.
+ARTIFACT_NAME, SCRIPT_NAME, PACK_NAME = "artifact.bin", "train_gpt.py", "pack.json"
+
+
 class FreshProcessError(ValueError):
     """The process that scores the artifact from its bytes alone failed; it has said why."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a run's scores are made."""
+
+    device: str = "auto"
+    max_tokens: int | None = None
+    """Score this many validation tokens only."""
+    eager: bool = False
+    """Without torch.compile."""
 
 
 class Run:
     """The stages of a run on one dataset; the configuration is resolved, the folder exists."""
 
-    def __init__(self, folder: Path, config: RunConfig, dataset: Dataset, runtime: Runtime, log: RunLog):
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        dataset: Dataset,
+        runtime: Runtime,
+        log: RunLog,
+        plan: TimePlan | None = None,
+    ):
         self.folder, self.config, self.dataset = folder, config, dataset
         self.runtime, self.log = runtime, log
+        self.plan = TimePlan(None) if plan is None else plan
+        self.trainer: Trainer | None = None
+        """While it is there, its compiled forward pass grades."""
         self.clock = PhaseClock()
         self.header = {
             "model": dataclasses.asdict(served_config(config.model)),
@@ -8088,9 +8843,10 @@ class Run:
             "ttt": dataclasses.asdict(config.ttt),
         }
 
-    def train(self) -> dict[str, Any]:
+    def train(self, code: bytes | None = None) -> dict[str, Any]:
         """Trains, or goes on from the folder's checkpoint, and keeps the chosen weights; says what was done.
 
+        With the `code` that is charged for, the process that will score is tried before the first step.
         All processes of the runtime's world train; the first alone writes. Raises WorldError unless they
         agree on configuration, data and versions; DivergenceError, Interrupted and CheckpointError as the
         trainer does.
@@ -8098,19 +8854,23 @@ class Run:
         done, world = self.folder / "training.json", self.runtime.world
         if world.share(done.is_file):
             self.log.say("the training is done already")
-            summary = world.share(lambda: json.loads(done.read_text(encoding="utf-8")))
-            self.clock.restore(summary["seconds"])
+            summary = world.share(lambda: read_stage(done, ("averaging", "seconds")))
+            self.clock.restore(self.clock.seconds | summary["seconds"])
             return summary
+        if world.is_first:
+            forget_stages(self.folder, "training")
         world.require_same(self._inputs())
-        trainer = self._trainer()
+        trainer = self.trainer = self._trainer()
         checkpoint = self.folder / "checkpoint.pt"
         if world.share(checkpoint.is_file):
             trainer.resume(checkpoint)
             self.log.say(f"resumed at step {trainer.steps}")
+            self.plan.count_spent(sum(self.clock.seconds.values()))
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
         self.log.event("kernels", training=trainer.kernels)
-        with self.clock.phase("warm-up"):
+        trying = nullcontext() if code is None else self.fresh_process_starting(code)
+        with self.clock.phase("warm-up"), trying:
             trainer.warm_up()
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self.log.event("model_params", model_params=num_parameters)
@@ -8139,6 +8899,7 @@ class Run:
         if world.is_first:
             save_weights(self.folder / "weights.safetensors", served_weights(weights))
             write_json(done, summary)
+        self.plan.say_left("training", self.log)
         return summary
 
     def _inputs(self) -> dict[str, Any]:
@@ -8147,24 +8908,68 @@ class Run:
         versions = {"torch": torch.__version__, "compute dtype": dtype_name(self.runtime.compute_dtype)}
         return {**flat_fields(dataclasses.asdict(self.config)), **files, **versions}
 
-    def pack(self, code: bytes) -> dict[str, Any]:
-        """Writes train_gpt.py, the file that is charged for, and artifact.bin; their bytes and hashes.
+    @contextmanager
+    def fresh_process_starting(self, code: bytes) -> Iterator[None]:
+        """Beside the block, starts the process that will score the artifact, to import only.
 
-        BudgetError when the two do not fit LIMIT_BYTES together.
+        FreshProcessError at the block's end where it cannot: it is isolated and does not see packages that
+        come by PYTHONPATH or lie in the user's own site.
         """
-        with whole_file(self.folder / "train_gpt.py") as partial:
+        with tempfile.TemporaryDirectory() as empty:
+            script = Path(empty) / SCRIPT_NAME
+            script.write_bytes(code)
+            command = [sys.executable, "-I", str(script), "--score", "-", "--data", "-", "--help"]
+            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(command, cwd=empty, env=lone_environment(), **pipes)
+            try:
+                yield
+                _, errors = process.communicate()
+            finally:
+                process.kill()
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
+            raise FreshProcessError(
+                f"the process that scores the artifact cannot start: {last}. It runs isolated (python -I): "
+                "packages of PYTHONPATH and of the user's site are not seen; install requirements.txt into "
+                f"{sys.prefix}"
+            )
+
+    def packed(self) -> dict[str, Any] | None:
+        """What an earlier `pack` found, if the files it wrote are still there; None otherwise."""
+        done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
+        if not done.is_file():
+            return None
+        stored = read_stage(done, ("code_sha256", "artifact_sha256", "seconds"))
+        hashes = {script: stored["code_sha256"], artifact: stored["artifact_sha256"]}
+        if not all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
+            return None
+        self.log.say("the packing is done already")
+        self._restore_clock("pack", stored.pop("seconds"))
+        return stored
+
+    def pack(self, code: bytes) -> dict[str, Any]:
+        """Writes train_gpt.py, the file that is charged for, artifact.bin and pack.json; returns the last.
+
+        BudgetError when the first two do not fit LIMIT_BYTES together.
+        """
+        done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
+        forget_stages(self.folder, "pack")
+        with whole_file(script) as partial:
             partial.write_bytes(code)
         with self.clock.phase("pack"):
             weights = load_weights(self.folder / "weights.safetensors")
-            calibration = load_calibration(self.folder) if self.config.pack.scheme == "entropy" else None
+            calibration = None
+            if self.config.pack.scheme == "entropy":
+                # Factorising and rounding happen where the calibration is.
+                calibration = load_calibration(self.folder).to(self.runtime.device)
             room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
             packed = pack(weights, self.header, self.config.pack, room_bytes, calibration)
-        with whole_file(self.folder / "artifact.bin") as partial:
+        with whole_file(artifact) as partial:
             partial.write_bytes(packed.artifact)
         total = len(code) + len(packed.artifact)
         self.log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
         self.log.say(f"Total submission size: {total} bytes")
-        return {
+        summary = {
             "bytes": {
                 "code": len(code),
                 "artifact": len(packed.artifact),
@@ -8175,40 +8980,38 @@ class Run:
             "code_sha256": hashlib.sha256(code).hexdigest(),
             "artifact_sha256": hashlib.sha256(packed.artifact).hexdigest(),
         }
+        write_json(done, summary | {"seconds": self.clock.elapsed("pack")})
+        self.plan.say_left("pack", self.log)
+        return summary
 
-    def score(self, averaged: str, device: str, max_tokens: int | None) -> dict[str, Any]:
-        """Scores by stage: the weights before packing here, the artifact in a fresh process.
+    def score(self, averaged: str, how: ScoringOptions) -> dict[str, Any]:
+        """Scores by stage: the weights before packing here, the artifact in fresh processes.
 
-        The former by disjoint windows, the latter as the artifact's own configuration says.
+        The former by disjoint windows, the latter as the artifact's own configuration says. Each stage leaves
+        a file; one that is there already is not scored again.
         """
-        stages: dict[str, dict[str, Any]] = {}
-        with self.clock.phase("score"):
-            tokens = self.dataset.validation_tokens(self.clock)
-            last = load_checkpoint(self.folder / "checkpoint.pt")["model"]
-            chosen = load_weights(self.folder / "weights.safetensors")
-            for stage, weights in (("last", last), ("averaged", chosen)):
-                stages[stage] = self._score_weights(weights, tokens, max_tokens)
-                self.log.event("stage", name=stage, **stages[stage])
-            stages["averaged"]["output"] = averaged
-            # What training leaves of this process's memory would be missing to the fresh one.
-            release_memory(self.runtime.device)
-            figures = self._score_in_fresh_process(device, max_tokens)
-        for stage, prefix in (("quantized", ""), ("test_time_trained", "ttt_")):
-            if f"{prefix}val_bpb" in figures:
-                stages[stage] = {
-                    "val_bpb": figures[f"{prefix}val_bpb"],
-                    "val_loss": figures[f"{prefix}val_loss_nats_per_token"],
-                    **self._windows(figures, by_document=prefix != "" and self.config.ttt.method == "lora"),
-                    **{key: figures[key] for key in ("tokens_scored", "bytes_scored")},
-                    "seconds": figures[f"{prefix}score_seconds"],
-                }
-                self.log.record("stage", name=stage, **stages[stage])
+        stages = self._score_weights_stages(averaged, how.max_tokens)
+        # What training leaves of this process's memory would be missing to the fresh one.
+        self.trainer = None
+        release_memory(self.runtime.device)
+        plain = self._score_artifact("quantized", how, None)
+        stages["quantized"] = self._stage("quantized", plain)
+        found = {"quantized": plain}
+        if self.config.ttt.enabled:
+            trained = self._score_adapting(plain, how)
+            if trained is not None:
+                found["test_time_trained"] = trained
+                stages["test_time_trained"] = self._stage("test_time_trained", trained)
+        self._join_documents(list(found))
+        last = list(found)[-1]
         return {
             "stages": stages,
-            "partial": figures["partial"],
-            "scored_artifact_sha256": figures["artifact_sha256"],
-            "load_seconds": figures["seconds"] - sum(stage.get("seconds", 0.0) for stage in stages.values()),
-            "data": self.data_facts() | {"validation_sha256": figures["validation_sha256"]},
+            "partial": plain["partial"],
+            "scored_artifact_sha256": plain["artifact_sha256"],
+            "score_compute_dtype": plain["compute_dtype"],
+            # Of the process that made the score that counts.
+            "load_seconds": found[last]["seconds"] - stages[last]["seconds"],
+            "data": self.data_facts() | {"validation_sha256": plain["validation_sha256"]},
         }
 
     def data_facts(self) -> dict[str, Any]:
@@ -8229,6 +9032,7 @@ class Run:
         seed_everything(self.config.seed)
         model = GPT(self.config.model)
         model.initialize()
+        self.log.record("initialization", orthogonal_to=distance_from_orthogonal(model))
         model.compute_dtype = self.runtime.compute_dtype
         model.to(self.runtime.device)
         batches = TrainBatches(
@@ -8240,8 +9044,11 @@ class Run:
         )
 
         def held_out_bpb() -> float:
-            how = None, trainer.micro_batch_tokens, self.runtime.world
-            return self._disjoint_score(model, batches.held_out, *how).bits_per_byte
+            grade = trainer.grade if trainer.can_grade(self.config.model.context) else None
+            pass_tokens, world = trainer.micro_batch_tokens, self.runtime.world
+            return self._disjoint_score(
+                model, batches.held_out, None, pass_tokens, world, grade
+            ).bits_per_byte
 
         trainer = Trainer(
             model,
@@ -8268,14 +9075,49 @@ class Run:
         device = self.runtime.device
         return calibrate(trainer.model, ((x.to(device), y.to(device)) for x, y in batches))
 
+    def _score_weights_stages(self, averaged: str, max_tokens: int | None) -> dict[str, dict[str, Any]]:
+        """Scores of the last and of the averaged weights, by stage."""
+        done = self.folder / "score_weights.json"
+        names = ("max_tokens", "seconds", "stages")
+        if done.is_file() and (stored := read_stage(done, names))["max_tokens"] == max_tokens:
+            self.log.say("the weights are scored already")
+            self._restore_clock("score", stored["seconds"])
+            return stored["stages"]
+        stages: dict[str, dict[str, Any]] = {}
+        with self.clock.phase("score"):
+            tokens = self.dataset.validation_tokens(self.clock)
+            last = load_checkpoint(self.folder / "checkpoint.pt")["model"]
+            stages["last"] = self._score_weights(last, tokens, max_tokens)
+            self.log.event("stage", name="last", **stages["last"])
+            if averaged == "last":
+                stages["averaged"] = dict(stages["last"])
+            else:
+                chosen = load_weights(self.folder / "weights.safetensors")
+                stages["averaged"] = self._score_weights(chosen, tokens, max_tokens)
+            self.log.event("stage", name="averaged", **stages["averaged"])
+        stages["averaged"]["output"] = averaged
+        seconds = self.clock.elapsed("score")
+        write_json(done, {"stages": stages, "max_tokens": max_tokens, "seconds": seconds})
+        self.plan.say_left("scoring the weights", self.log)
+        return stages
+
     def _score_weights(
         self, weights: dict[str, Tensor], tokens: np.ndarray, max_tokens: int | None
     ) -> dict[str, Any]:
-        model = GPT(served_config(self.config.model))
-        model.load_state_dict(served_weights(weights))
-        model.compute_dtype = self.runtime.compute_dtype
-        model.to(self.runtime.device)
-        tally = self._disjoint_score(model, tokens, max_tokens, self.config.train.micro_batch_tokens)
+        trainer, context = self.trainer, self.config.model.context
+        if trainer is not None:
+            trainer.model.looping = self.config.model.loop_visits > 1
+        if trainer is not None and trainer.can_grade(context):
+            trainer.model.load_state_dict(weights)
+            tally = self._disjoint_score(
+                trainer.model, tokens, max_tokens, trainer.micro_batch_tokens, grade=trainer.grade
+            )
+        else:
+            model = GPT(served_config(self.config.model))
+            model.load_state_dict(served_weights(weights))
+            model.compute_dtype = scoring_dtype(self.runtime.device, self.runtime.compute_dtype)
+            model.to(self.runtime.device)
+            tally = self._disjoint_score(model, tokens, max_tokens, self.config.train.micro_batch_tokens)
         return {
             "val_bpb": tally.bits_per_byte,
             "val_loss": tally.nats_per_token,
@@ -8285,12 +9127,22 @@ class Run:
         }
 
     def _disjoint_score(
-        self, model: GPT, tokens: np.ndarray, limit: int | None, pass_tokens: int, world: World | None = None
+        self,
+        model: GPT,
+        tokens: np.ndarray,
+        limit: int | None,
+        pass_tokens: int,
+        world: World | None = None,
+        grade: Grade | None = None,
     ) -> Tally:
         # In training's passes, of which it is known that they fit the device.
         windows = WindowConfig(None, self.config.model.context, max(self.config.model.context, pass_tokens))
         vocabulary = self.dataset.vocabulary
-        return score(model, tokens, vocabulary, windows, self.log, max_tokens=limit, world=world).tally
+        # One shape of batches: a chunk ends with at most one that is filled up.
+        chunk_tokens = CHUNK_TOKENS if grade is None else 16 * (windows.batch_tokens or pass_tokens)
+        return score(
+            model, tokens, vocabulary, windows, self.log, chunk_tokens, limit, world=world, grade=grade
+        ).tally
 
     def _launcher(self) -> list[str]:
         """The interpreter alone, or on a machine of several processes as many of them by torchrun."""
@@ -8301,29 +9153,131 @@ class Run:
         torchrun = [*alone, "-m", "torch.distributed.run", "--standalone", "--no-python"]
         return [*torchrun, f"--nproc_per_node={num_processes}", *alone]
 
-    def _windows(self, figures: dict[str, Any], by_document: bool) -> dict[str, Any]:
-        """How far a prediction of the artifact saw."""
-        if by_document:
-            return {"windows": "by document", "context": figures["windows"]["context"]}
-        return {"windows": "sliding", **{key: figures["windows"][key] for key in ("stride", "context")}}
+    def _stage(self, name: str, figures: dict[str, Any]) -> dict[str, Any]:
+        """A stage's entry in the results: the score, and how far its predictions saw."""
+        prefix = "" if name == "quantized" else "ttt_"
+        if prefix and self.config.ttt.method == "lora":
+            windows = {"windows": "by document", "context": figures["windows"]["context"]}
+        else:
+            sizes = {key: figures["windows"][key] for key in ("stride", "context")}
+            windows = {"windows": "sliding", **sizes}
+        limits = figures.get(f"{prefix}documents", {})
+        return {
+            "val_bpb": figures[f"{prefix}val_bpb"],
+            "val_loss": figures[f"{prefix}val_loss_nats_per_token"],
+            **windows,
+            "adaptation_stopped_after_tokens": limits.get("adaptation_stopped_after_tokens"),
+            "tokens_scored": figures[f"{prefix}tokens_scored"],
+            "bytes_scored": figures[f"{prefix}bytes_scored"],
+            "seconds": figures[f"{prefix}score_seconds"],
+        }
 
-    def _score_in_fresh_process(self, device: str, max_tokens: int | None) -> dict[str, Any]:
-        """Runs the script that is charged for, alone in an empty folder, on the artifact on disk."""
+    def _score_adapting(self, plain: dict[str, Any], how: ScoringOptions) -> dict[str, Any] | None:
+        """Figures with test-time training; None, which is kept like a score, where the time is too short."""
+        name = "test_time_trained"
+        stored = self._stored_score(name, how)
+        if stored is not None:
+            return None if "left_out" in stored else stored
+        limit = self.plan.ttt_seconds(plain["score_seconds"], self.config.ttt.max_seconds)
+        if limit == 0.0:
+            reason = "test-time training is left out: too little time for more than plain scoring"
+            self.log.say(reason)
+            kept = {"left_out": reason, "max_tokens": how.max_tokens, "seconds": 0.0, "wall_seconds": 0.0}
+            write_json(
+                self.folder / f"score_{name}.json", kept | {"artifact_sha256": plain["artifact_sha256"]}
+            )
+            return None
+        if limit is not None:
+            # What the process takes to start and to load is not scoring.
+            limit = max(1.0, limit - (plain["seconds"] - plain["score_seconds"]))
+        return self._score_artifact(name, how, limit)
+
+    def _stored_score(self, name: str, how: ScoringOptions) -> dict[str, Any] | None:
+        """What an earlier process found of the stage `name`, if it is of this artifact and as asked for."""
+        path, documents = (self.folder / f"score_{name}{suffix}" for suffix in (".json", ".npz"))
+        if not path.is_file():
+            return None
+        stored = read_stage(path, ("artifact_sha256", "max_tokens", "wall_seconds"))
+        if not (documents.is_file() or "left_out" in stored):
+            return None
+        same = stored["artifact_sha256"] == sha256_of_file(self.folder / ARTIFACT_NAME)
+        if not same or stored["max_tokens"] != how.max_tokens:
+            return None
+        self.log.say(f"{name}: scored already")
+        self._restore_clock("score", self.clock.elapsed("score") + stored["wall_seconds"])
+        return stored
+
+    def _score_artifact(self, name: str, how: ScoringOptions, max_seconds: float | None) -> dict[str, Any]:
+        """Figures of the stage `name`, from the script that is charged for.
+
+        It runs alone in an empty folder, on the artifact on disk; figures that are there already are kept.
+        """
+        stored = self._stored_score(name, how)
+        if stored is not None:
+            return stored
         folder = self.folder.resolve()
-        figures = folder / "score.json"
-        with tempfile.TemporaryDirectory() as empty:
-            script = Path(empty) / "train_gpt.py"
-            script.write_bytes((folder / "train_gpt.py").read_bytes())
-            command = [*self._launcher(), str(script), "--score", str(folder / "artifact.bin")]
+        figures, artifact = folder / f"score_{name}.json", folder / ARTIFACT_NAME
+        before = self.clock.elapsed("score")
+        with self.clock.phase("score"), tempfile.TemporaryDirectory() as empty:
+            script = Path(empty) / SCRIPT_NAME
+            script.write_bytes((folder / SCRIPT_NAME).read_bytes())
+            command = [*self._launcher(), str(script), "--score", str(artifact)]
             command += ["--data", str(self.dataset.folder.resolve()), "--json", str(figures)]
-            command += ["--per-document", str(folder / "per_document.npz"), "--device", device]
-            command += ["--ttt"] if self.config.ttt.enabled else []
-            command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
+            command += ["--per-document", str(folder / f"score_{name}.npz"), "--device", how.device]
+            command += ["--ttt", "--no-plain"] if name == "test_time_trained" else []
+            command += ["--eager"] if how.eager else []
+            command += [] if how.max_tokens is None else ["--max-tokens", str(how.max_tokens)]
+            command += [] if max_seconds is None else ["--max-seconds", f"{max_seconds:.1f}"]
             self.log.say("scoring the artifact in a fresh process, from its bytes alone")
-            finished = subprocess.run(command, cwd=empty, env=lone_environment(), check=False)
+            finished = subprocess.run(
+                command, cwd=empty, env=lone_environment(), check=False, preexec_fn=end_with_parent
+            )
         if finished.returncode:
-            raise FreshProcessError(f"scoring {folder / 'artifact.bin'} failed, as said above")
-        return json.loads(figures.read_text(encoding="utf-8"))
+            raise FreshProcessError(f"scoring {artifact} failed, as said above")
+        found = read_stage(figures) | {"wall_seconds": self.clock.elapsed("score") - before}
+        write_json(figures, found)
+        self.log.record("stage", name=name, **self._stage(name, found))
+        self.plan.say_left(f"scoring, {name}", self.log)
+        return found
+
+    def _join_documents(self, names: list[str]) -> None:
+        """per_document.npz of the stages' own: tokens and bytes are those of the score that counts."""
+        arrays: dict[str, np.ndarray] = {}
+        for name in names:
+            path = self.folder / f"score_{name}.npz"
+            try:
+                with np.load(path) as own:
+                    arrays |= dict(own)
+            except (ValueError, zipfile.BadZipFile) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); remove it to have its stage done again"
+                ) from error
+        with whole_file(self.folder / "per_document.npz") as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def _restore_clock(self, phase: str, seconds: float) -> None:
+        self.clock.restore(self.clock.seconds | {phase: seconds})
+
+
+def read_stage(path: Path, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a stage left, with these `names` in it; ValueError if the file is not what it wrote."""
+    again = "remove it to have its stage done again"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
+    missing = [name for name in names if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise ValueError(f"{path} is damaged (it has no {missing[0]}); {again}")
+    return found
+
+
+def forget_stages(folder: Path, stage: str) -> None:
+    """Removes what the stages after `stage` left, because it is done anew."""
+    packing = (PACK_NAME, "score_weights.json") if stage == "training" else ()
+    scores = [f"score_{name}.json" for name in ("quantized", "test_time_trained")]
+    for name in (*packing, *scores, "results.json", "audit.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_calibration(folder: Path) -> Calibration:
@@ -8379,7 +9333,8 @@ def has_toolkit() -> bool:
 def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Dataset:
     """The dataset that was asked for, or the preset's own, made or fetched when it is not there yet."""
     source, vocab_size = PRESETS[options.preset].source, config.model.vocab_size
-    folder = options.data or Path("data") / (f"docs_{vocab_size}" if source == "docs" else "fineweb_sp1024")
+    prefix = "docs_" if source == "docs" else "fineweb_sp"
+    folder = options.data or Path("data") / f"{prefix}{vocab_size}"
     if options.data is None and not (folder / "manifest.json").is_file():
         if not has_toolkit():
             raise ConfigError(f"no data at {folder}; give --data DIR")
@@ -8413,44 +9368,67 @@ def doctor() -> int:
     return 0
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether nothing of a run is left to do: its results are there, and its audit passed."""
+    if not (folder / "results.json").is_file():
+        return False
+    audit = folder / "audit.json"
+    return not has_toolkit() or (audit.is_file() and read_stage(audit).get("passed") is True)
+
+
 def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     """One run in one folder, from text to results.json and audit.json; goes on with what the folder holds.
 
     Of several processes all train, and the first does the rest.
     """
     options, config = command.options, command.config
-    runtime = choose_runtime(options.device, world=world)
+    if world.is_first:
+        require_writable(folder, "--out")
+    runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config.check(runtime.device.type)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]
     console.say(f"preset {options.preset}: {preset.purpose}")
     console.say(f"on {runtime.describe()}")
     dataset = world.first_on_each_machine(lambda: open_or_prepare(options, config, console))
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    total = None if options.total_minutes is None else 60 * options.total_minutes
+    plan = TimePlan(total, folder / "spent_seconds.txt" if world.is_first else None)
     if not world.is_first:
-        Run(folder, config, dataset, runtime, console).train()
+        Run(folder, config, dataset, runtime, console, plan).train()
         release_memory(runtime.device)
         return
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder / "run")
     log.say(f"run {folder}, seed {config.seed}")
-    run = Run(folder, config, dataset, runtime, log)
-    described = {"options": stored_options(options), "config": config_to_dict(config)}
+    plan.say_start(config.minutes, log)
+    run = Run(folder, config, dataset, runtime, log, plan)
+    command_line = stored_command(folder) or shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    described = {
+        "command": command_line,
+        "options": stored_options(options),
+        "config": config_to_dict(config),
+    }
     write_json(folder / "config.json", {**described, "header": run.header})
     log.record("environment", **environment(runtime.device, world))
     log.record("config", **described["config"])
-    code = charged_script(options.form or ("packed" if preset.source == "challenge" else "readable"), log)
+    packed = run.packed()
+    code = b""
+    if packed is None:
+        form = options.form or ("packed" if preset.source == "challenge" else "readable")
+        code = charged_script(form, log)
     try:
-        training = run.train()
+        training = run.train(code)
     except Interrupted as stop:
         log.say(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
         raise
-    packed = run.pack(code)
-    scores = run.score(training["averaging"]["output"], options.device, options.max_tokens)
+    packed = packed or run.pack(code)
+    how = ScoringOptions(options.device, options.max_tokens, options.eager)
+    scores = run.score(training["averaging"]["output"], how)
     results = {
         "name": options.name or options.preset,
         "preset": options.preset,
         "seed": config.seed,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line,
         "config": config_to_dict(config),
         **training,
         **packed,
@@ -8463,7 +9441,8 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     if has_toolkit():
         from golf.record.closing import close_run
 
-        close_run(folder, results, dataset, options.device, log)
+        how_audited = EvaluateConfig(device=options.device, eager=options.eager)
+        close_run(folder, results, dataset, how_audited, log, plan)
     else:
         write_json(folder / "results.json", results)
     log.close()
@@ -8481,7 +9460,7 @@ def whole_run(arguments: list[str]) -> int:
             for command, _ in runs:
                 check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
         for command, folder in runs:
-            if not world.share((folder / "results.json").is_file):
+            if not world.share(partial(is_finished, folder)):
                 train_pack_score(command, folder, world)
     if not world.is_first:
         return 0
@@ -8502,7 +9481,7 @@ def main(arguments: list[str]) -> int:
             return doctor()
         if any(argument.split("=")[0] == "--score" for argument in arguments):
             command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
-            evaluate_and_say(command.score, command.data, command.how, ttt=command.ttt)
+            evaluate_and_say(command.score, command.data, command.how, command.plain, command.ttt)
             return 0
         try:
             return whole_run(arguments)
