@@ -1,15 +1,16 @@
 """Presets hold together at any budget, and a configuration survives its way through JSON."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from golf.config import ConfigError, RunConfig, config_from_dict, config_to_dict, fit_to_vocabulary
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.train.stages import forecast_run, plan_stages
+from golf.world import flat_fields
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
@@ -56,12 +57,19 @@ def test_the_networks_of_the_studies_have_their_published_sizes(name, millions):
     assert size / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def test_the_seed_preset_is_every_default():
-    config = PRESETS["seed"].config
-    for part in fields(RunConfig):
-        if part.name not in ("minutes", "train", "ttt"):
-            assert getattr(config, part.name) == getattr(RunConfig(), part.name)
-    assert config.model == ModelConfig()
+def test_the_seed_preset_is_every_default_but_for_what_its_card_adds():
+    config, default = (flat_fields(config_to_dict(one)) for one in (PRESETS["seed"].config, RunConfig()))
+    changed = {name: value for name, value in config.items() if value != default[name]}
+    assert changed == {
+        "minutes": 10.0,
+        "train.reserve_seconds": 5.0,
+        "averaging.output": "ema+swa",
+        "pack.scheme": "int5",
+    }
+    model, ttt = PRESETS["seed"].config.model, PRESETS["seed"].config.ttt
+    assert (model.num_layers, model.width, model.output_init) == (11, 512, "scaled")
+    assert config["optim.matrix_optimizer"] == "muon" and config["schedule.warmdown_shape"] == "cosine"
+    assert (config["score.stride"], ttt.method, ttt.epochs, ttt.frozen_blocks) == (64, "sgd", 3, 2)
 
 
 def test_unknown_fields_are_named_and_later_ones_have_their_default():
