@@ -482,7 +482,7 @@ class Run:
             command += [] if max_seconds is None else ["--max-seconds", f"{max_seconds:.1f}"]
             self.log.say("scoring the artifact in a fresh process, from its bytes alone")
             finished = subprocess.run(
-                command, cwd=empty, env=lone_environment(), check=False, preexec_fn=end_with_parent
+                command, cwd=empty, env=lone_environment(), check=False, preexec_fn=end_with_parent()
             )
         if finished.returncode:
             raise FreshProcessError(f"scoring {artifact} failed, as said above")

@@ -9,9 +9,10 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -116,11 +117,16 @@ def tag_compiled_code(attention: tuple[str, ...]) -> None:
     torch.compiler.config.cache_key_tag = "+".join(attention)
 
 
-def end_with_parent() -> None:
-    """Called in a new process before its program starts: has Linux end it when its parent is gone."""
-    if sys.platform == "linux":
-        _PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent() -> Callable[[], None] | None:
+    """What a new process calls before its program starts, so that Linux ends it when its parent is gone.
+
+    None on other systems, which have no such call.
+    """
+    if sys.platform != "linux":
+        return None
+    # Loaded here: between fork and exec no lock may be waited for.
+    prctl, pr_set_pdeathsig = ctypes.CDLL(None).prctl, 1
+    return partial(prctl, pr_set_pdeathsig, signal.SIGTERM)
 
 
 def c_compiler() -> str | None:

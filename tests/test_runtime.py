@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,31 @@ print(counters["aot_autograd"]["autograd_cache_hit"])
     assert hits("flash", "tagged") == 0
     assert hits("flash", "tagged") == 1, "the same kernels are taken from the cache"
     assert hits("math", "tagged") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such call")
+def test_a_process_that_was_told_so_ends_with_its_parent():
+    parent = """
+import subprocess, sys, time
+from golf.runtime import end_with_parent
+child = subprocess.Popen(["sleep", "60"], preexec_fn=end_with_parent())
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    os.kill(child, 0)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while is_running(child):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
