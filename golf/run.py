@@ -430,18 +430,18 @@ class Run:
         stored = self._stored_score(name, how)
         if stored is not None:
             return None if "left_out" in stored else stored
-        limit = self.plan.ttt_seconds(plain["score_seconds"], self.config.ttt.max_seconds)
+        limit = self.plan.ttt_seconds(plain["seconds"], self.config.ttt.max_seconds)
         if limit == 0.0:
             reason = "test-time training is left out: too little time for more than plain scoring"
             self.log.say(reason)
-            kept = {"left_out": reason, "max_tokens": how.max_tokens, "seconds": 0.0, "wall_seconds": 0.0}
+            kept = {"left_out": reason, "max_tokens": how.max_tokens, "seconds": 0.0}
             write_json(
                 self.folder / f"score_{name}.json", kept | {"artifact_sha256": plain["artifact_sha256"]}
             )
             return None
-        if limit is not None:
-            # What the process takes to start and to load is not scoring.
-            limit = max(1.0, limit - (plain["seconds"] - plain["score_seconds"]))
+        if limit is not None and self.plan.left_seconds is not None:
+            # The total counts what the process takes to start and to load; its own limit begins after that.
+            limit -= plain["seconds"] - plain["score_seconds"]
         return self._score_artifact(name, how, limit)
 
     def _stored_score(self, name: str, how: ScoringOptions) -> dict[str, Any] | None:
@@ -449,14 +449,16 @@ class Run:
         path, documents = (self.folder / f"score_{name}{suffix}" for suffix in (".json", ".npz"))
         if not path.is_file():
             return None
-        stored = read_stage(path, ("artifact_sha256", "max_tokens", "wall_seconds"))
+        stored = read_stage(path, ("artifact_sha256", "max_tokens", "seconds"))
         if not (documents.is_file() or "left_out" in stored):
             return None
         same = stored["artifact_sha256"] == sha256_of_file(self.folder / ARTIFACT_NAME)
         if not same or stored["max_tokens"] != how.max_tokens:
             return None
-        self.log.say(f"{name}: scored already")
-        self._restore_clock("score", self.clock.elapsed("score") + stored["wall_seconds"])
+        self.log.say(f"{name}: done already")
+        # The process that scored states its own seconds; this one, if it lived to see the end, those of both.
+        seconds = stored.get("wall_seconds", stored["seconds"])
+        self._restore_clock("score", self.clock.elapsed("score") + seconds)
         return stored
 
     def _score_artifact(self, name: str, how: ScoringOptions, max_seconds: float | None) -> dict[str, Any]:

@@ -308,3 +308,26 @@ def test_a_damaged_artifact_is_refused_by_name(whole, data, tmp_path, capsys, da
     assert exit_code(["--score", str(tmp_path / "artifact.bin"), "--data", str(data)]) == 2
     err = capsys.readouterr().err
     assert "artifact" in err and err.count("\n") == 1
+
+
+def test_test_time_training_that_was_left_out_stays_so(whole, tmp_path, monkeypatch, counted):
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for stage in ("test_time_trained", "results", "audit"):
+        for path in stage_files(run)[stage]:
+            path.unlink(missing_ok=True)
+    stored = json.loads((run / "config.json").read_text())
+    stored["config"]["ttt"]["max_seconds"] = 1e-3
+    (run / "config.json").write_text(json.dumps(stored))
+    assert exit_code(["--resume", "run"]) == 0
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["stages"]) == {"last", "averaged", "quantized"}
+    (feature,) = [one for one in results["features"] if one["name"].startswith("ttt")]
+    assert not feature["active"] and "too little time" in feature["evidence"]
+    # Another process has other limits, and yet the same results.
+    stored["config"]["ttt"]["max_seconds"] = None
+    (run / "config.json").write_text(json.dumps(stored))
+    (run / "results.json").unlink()
+    assert exit_code(["--resume", "run"]) == 0
+    assert set(json.loads((run / "results.json").read_text())["stages"]) == {"last", "averaged", "quantized"}
+    assert "test_time_trained" not in counted
