@@ -246,7 +246,7 @@ class Run:
         # What training leaves of this process's memory would be missing to the fresh one.
         self.trainer = None
         release_memory(self.runtime.device)
-        plain = self._score_artifact("quantized", how, None)
+        plain = self._stored_score("quantized", how) or self._score_artifact("quantized", how, None)
         stages["quantized"] = self._stage("quantized", plain)
         found = {"quantized": plain}
         if self.config.ttt.enabled:
@@ -464,11 +464,8 @@ class Run:
     def _score_artifact(self, name: str, how: ScoringOptions, max_seconds: float | None) -> dict[str, Any]:
         """Figures of the stage `name`, from the script that is charged for.
 
-        It runs alone in an empty folder, on the artifact on disk; figures that are there already are kept.
+        It runs alone in an empty folder, on the artifact on disk.
         """
-        stored = self._stored_score(name, how)
-        if stored is not None:
-            return stored
         folder = self.folder.resolve()
         figures, artifact = folder / f"score_{name}.json", folder / ARTIFACT_NAME
         before = self.clock.elapsed("score")
