@@ -14,14 +14,14 @@ from typing import Annotated
 
 import tyro
 
-from golf.files import STANDARD_OUTPUT, name_standard_output
-from golf.log import RunLog
-from golf.program import run_program
-from golf.record.verify import print_verification, verify_entry
-from golf.runtime import read_world
-from golf.score.audit import audit_path
-from golf.score.evaluate import EvaluateConfig, evaluate_and_say
-from golf.score.locate import find_artifact, find_data
+from golf.audit.rescore import audit_path
+from golf.entry.verify import print_verification, verify_entry
+from golf.evaluate import EvaluateConfig, main_evaluate
+from golf.locate import find_artifact, find_data
+from golf.system.device import read_world
+from golf.system.files import STANDARD_OUTPUT, name_standard_output
+from golf.system.log import RunLog
+from golf.system.program import run_program
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
     if command.verify:
         found = verify_entry(command.path, data, command.sample, command.config.device, log)
         return print_verification(found, log, command.config.json)
-    evaluate_and_say(find_artifact(command.path), data, command.config, ttt=command.ttt)
+    main_evaluate(find_artifact(command.path), data, command.config, ttt=command.ttt)
     return True
 
 

@@ -15,9 +15,7 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
-from golf.config import config_to_dict
-from golf.files import whole_file, write_json
-from golf.log import RunLog
+from golf.entry.finalize import flattened_script
 from golf.pack.artifact import PackConfig, Packed, pack
 from golf.pack.budget import LIMIT_BYTES, BudgetError, bytes_for_artifact
 from golf.pack.calibrate import Calibration
@@ -25,9 +23,11 @@ from golf.pack.estimate import artifact_bytes_at, bits_that_fit
 from golf.pack.layout import count_elements, implied_shapes
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
 from golf.presets import PRESETS
-from golf.program import run_program
-from golf.record.closing import flattened_script
 from golf.run import load_calibration
+from golf.system.files import atomic_write, write_json
+from golf.system.log import RunLog
+from golf.system.program import run_program
+from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
 
 ESTIMATED_BITS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
@@ -85,7 +85,7 @@ def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any
     room_bytes = bytes_for_artifact(code_bytes, config.limit_bytes)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
     out = config.out or folder / "artifact.bin"
-    with whole_file(out) as partial:
+    with atomic_write(out) as partial:
         partial.write_bytes(packed.artifact)
     total_bytes = code_bytes + len(packed.artifact)
     report = {"code_bytes": code_bytes, "total_bytes": total_bytes, **packed.report}
@@ -94,9 +94,9 @@ def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any
         draw_report(report, config.png or out.with_suffix(".png"))
     log.record("packed", **report)
     for line in packed.report["notes"]:
-        log.say(line)
-    log.say(f"{out}: {total_bytes:,} bytes with its code; the limit is {config.limit_bytes:,}")
-    log.say(f"at these bits a weight, {packed.report['num_weights_that_fit']:,} weights would fit")
+        log.info(line)
+    log.info(f"{out}: {total_bytes:,} bytes with its code; the limit is {config.limit_bytes:,}")
+    log.info(f"at these bits a weight, {packed.report['num_weights_that_fit']:,} weights would fit")
     return report
 
 
@@ -155,7 +155,7 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
         ("bits a weight", "total bytes", "of the limit"),
         [(bits, size, f"{100 * size / limit_bytes:.1f}%") for bits, size in sizes.items()],
     )
-    log.say(f"{limit_bytes:,} bytes have room for {fitting:.2f} bits a weight")
+    log.info(f"{limit_bytes:,} bytes have room for {fitting:.2f} bits a weight")
     return {
         "preset": preset,
         "num_weights": num_weights,

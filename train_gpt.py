@@ -23,21 +23,22 @@ from golf.command import (
     stored_command,
     stored_options,
 )
-from golf.config import ConfigError, RunConfig, config_to_dict, fit_to_vocabulary
+from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import require_writable, write_json
-from golf.log import RunLog
+from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.pack.budget import BudgetError
 from golf.presets import PRESETS
-from golf.program import STOPPED, run_program
 from golf.run import Run, ScoringOptions, read_stage
-from golf.runtime import choose_runtime, device_kind, environment, read_world, release_memory
-from golf.score.evaluate import EvaluateConfig, evaluate_and_say
 from golf.summary import cost, print_results
+from golf.system.device import choose_runtime, device_kind, environment, read_world, release_memory
+from golf.system.distributed import World, flat_fields
+from golf.system.files import require_writable, write_json
+from golf.system.log import RunLog
+from golf.system.program import STOPPED, run_program
+from golf.system.stored import ConfigError, config_to_dict
 from golf.time_plan import TimePlan
 from golf.train.budget import shards_to_read
 from golf.train.loop import Interrupted
-from golf.world import World, flat_fields
 
 
 def has_toolkit() -> bool:
@@ -53,14 +54,14 @@ def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Data
     if options.data is None and not (folder / "manifest.json").is_file():
         if not has_toolkit():
             raise ConfigError(f"no data at {folder}; give --data DIR")
-        from golf.data.prepare import prepare_default
+        from golf.prepare.prepare import prepare_default
 
         num_shards = shards_to_read(config.budget(), config.train.batch_tokens)
         prepare_default(source, folder, vocab_size, log, num_shards)
     dataset = open_dataset(folder)
     manifest = dataset.manifest
     sizes = ", ".join(f"{manifest.num_tokens(split):,} {split} tokens" for split in ("train", "val"))
-    log.say(f"data {folder}: {manifest.name}, {sizes}")
+    log.info(f"data {folder}: {manifest.name}, {sizes}")
     return dataset
 
 
@@ -68,7 +69,7 @@ def charged_script(form: str, log: RunLog) -> bytes:
     """The one file that a run is charged for: this script with the project's modules pasted in."""
     if not has_toolkit():
         return Path(__file__).read_bytes()
-    from golf.record.closing import flattened_script
+    from golf.entry.finalize import flattened_script
 
     return flattened_script(Path(__file__), form, log)
 
@@ -102,9 +103,9 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config.check(runtime.device.type)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]
-    console.say(f"preset {options.preset}: {preset.purpose}")
-    console.say(f"on {runtime.describe()}")
-    dataset = world.first_on_each_machine(lambda: open_or_prepare(options, config, console))
+    console.info(f"preset {options.preset}: {preset.purpose}")
+    console.info(f"on {runtime.describe()}")
+    dataset = world.local_rank0_first(lambda: open_or_prepare(options, config, console))
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
     total = None if options.total_minutes is None else 60 * options.total_minutes
     plan = TimePlan(total, folder / "spent_seconds.txt" if world.is_first else None)
@@ -114,7 +115,7 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder / "run")
-    log.say(f"run {folder}, seed {config.seed}")
+    log.info(f"run {folder}, seed {config.seed}")
     plan.say_start(config.minutes, log)
     run = Run(folder, config, dataset, runtime, log, plan)
     command_line = stored_command(folder) or shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -134,7 +135,7 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     try:
         training = run.train(code)
     except Interrupted as stop:
-        log.say(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
+        log.info(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
         raise
     packed = packed or run.pack(code)
     how = ScoringOptions(options.device, options.max_tokens, options.eager)
@@ -154,10 +155,10 @@ def train_pack_score(command: RunCommand, folder: Path, world: World) -> None:
     }
     print_results(results, log)
     if has_toolkit():
-        from golf.record.closing import close_run
+        from golf.entry.finalize import finalize_run
 
         how_audited = EvaluateConfig(device=options.device, eager=options.eager)
-        close_run(folder, results, dataset, how_audited, log, plan)
+        finalize_run(folder, results, dataset, how_audited, log, plan)
     else:
         write_json(folder / "results.json", results)
     log.close()
@@ -168,19 +169,19 @@ def whole_run(arguments: list[str]) -> int:
     world = read_world()
     with world.joined(device_kind(parse_run(arguments).options.device)):
         world.require_same(flat_fields(config_to_dict(parse_run(arguments).config)))
-        runs = world.share(lambda: planned_runs(arguments))
+        runs = world.broadcast(lambda: planned_runs(arguments))
         if has_toolkit():
-            from golf.record.runs import check_plan
+            from golf.entry.runs import check_plan
 
             for command, _ in runs:
                 check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
         for command, folder in runs:
-            if not world.share(partial(is_finished, folder)):
+            if not world.broadcast(partial(is_finished, folder)):
                 train_pack_score(command, folder, world)
     if not world.is_first:
         return 0
     if has_toolkit():
-        from golf.record.build import build
+        from golf.entry.build import build
 
         print(f"entry: {build([folder for _, folder in runs], Path('records'), runs[0][0].options.track)}")
     else:
@@ -196,7 +197,7 @@ def main(arguments: list[str]) -> int:
             return doctor()
         if any(argument.split("=")[0] == "--score" for argument in arguments):
             command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
-            evaluate_and_say(command.score, command.data, command.how, command.plain, command.ttt)
+            main_evaluate(command.score, command.data, command.how, command.plain, command.ttt)
             return 0
         try:
             return whole_run(arguments)

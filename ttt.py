@@ -14,10 +14,10 @@ from typing import Annotated
 
 import tyro
 
-from golf.files import name_standard_output
-from golf.program import run_program
-from golf.score.evaluate import EvaluateConfig, evaluate_and_say
-from golf.score.locate import find_artifact, find_data
+from golf.evaluate import EvaluateConfig, main_evaluate
+from golf.locate import find_artifact, find_data
+from golf.system.files import name_standard_output
+from golf.system.program import run_program
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
     def work() -> None:
         artifact, data = find_artifact(command.path), find_data(command.data, command.path)
-        evaluate_and_say(artifact, data, command.config, plain=False, ttt=True)
+        main_evaluate(artifact, data, command.config, plain=False, ttt=True)
 
     return run_program("ttt.py", work)
 

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import tyro
 
-from golf.files import write_json
-from golf.log import RunLog
-from golf.score.audit import AuditConfig, audit_artifact
-from golf.score.evaluate import EvaluateConfig, evaluate
-from golf.score.locate import find_artifact, find_data
+from golf.audit.rescore import AuditConfig, audit_artifact
+from golf.evaluate import EvaluateConfig, evaluate
+from golf.locate import find_artifact, find_data
+from golf.system.files import write_json
+from golf.system.log import RunLog
 
 
 @dataclass(frozen=True)

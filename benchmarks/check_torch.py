@@ -28,24 +28,24 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import TorchDynamoException
 
 from golf.config import RunConfig, fit_to_vocabulary
-from golf.data.assemble import TextOrigin, TextStream, build_dataset
-from golf.data.division import SplitConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.data.tokenizer import TokenizerChoice
-from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
+from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
+from golf.prepare.split import SplitConfig
+from golf.prepare.tokenizer import TokenizerChoice
 from golf.presets import PRESETS
-from golf.program import run_program
 from golf.run import Run
-from golf.runtime import Runtime
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
+from golf.system.device import Runtime
+from golf.system.log import RunLog
+from golf.system.program import run_program
 from golf.train.loop import Trainer
-from golf.train.objective import served_config
-from golf.train.stages import Stage, plan_stages
+from golf.train.objective import export_config
+from golf.train.phases import Phase, plan_phases
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITE = ("tests/model", "tests/train", "tests/score", "tests/kernels")
+SUITE = ("tests/model", "tests/train", "tests/score", "tests/ttt")
 STATED = {"seed": 1, "h100-10min": 2, "h100-107min": 4}
 """Graphs of a run's steps; elsewhere as many as its stages have kinds."""
 SLIDING_GRAPHS = 2
@@ -136,7 +136,7 @@ def tiny_model(model: ModelConfig, context: int) -> ModelConfig:
 def tiny_run(config: RunConfig) -> RunConfig:
     """The preset's run in NUM_STEPS steps of two passes, its stages at the same points."""
     context = CONTEXT_UNIT * (1 + len(config.schedule.context_growth))
-    sizes = {stage.context for stage in stages_of(config, context)}
+    sizes = {stage.context for stage in phases_of(config, context)}
     unit = int(np.lcm.reduce(sorted(sizes)))
     pass_tokens = unit * -(-PASS_TOKENS // unit)
     parts = 1 + len(config.schedule.batch_growth)
@@ -145,7 +145,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
         batch_tokens=2 * parts * pass_tokens,
         micro_batch_tokens=pass_tokens,
         held_out_tokens=4 * context,
-        held_out_looks=3,
+        num_evals=3,
         reserve_seconds=0.0,
         checkpoint_seconds=1e9,
     )
@@ -160,11 +160,11 @@ def tiny_run(config: RunConfig) -> RunConfig:
     )
 
 
-def stages_of(config: RunConfig, context: int | None = None) -> tuple[Stage, ...]:
+def phases_of(config: RunConfig, context: int | None = None) -> tuple[Phase, ...]:
     """The stages of a run, of another context if one is given."""
-    loops = config.model.loop_visits > 1
+    loops = config.model.recurrence > 1
     length = config.model.context if context is None else context
-    return plan_stages(length, config.train.batch_tokens, loops, config.schedule)
+    return plan_phases(length, config.train.batch_tokens, loops, config.schedule)
 
 
 def tiny_dataset(folder: Path) -> Dataset:
@@ -200,13 +200,13 @@ def count_training(config: RunConfig, dataset: Dataset, folder: Path, backend: B
 def expected_graphs(name: str) -> int:
     """Graphs of the steps of a preset's run."""
     return STATED.get(
-        name, len({(stage.context, stage.looping) for stage in stages_of(PRESETS[name].config)})
+        name, len({(stage.context, stage.looping) for stage in phases_of(PRESETS[name].config)})
     )
 
 
 def count_scoring(config: RunConfig, dataset: Dataset, backend: Backend) -> int:
     """Graphs of a score by sliding windows with a tiny run's network, compiled as an artifact's is."""
-    model = GPT(served_config(config.model))
+    model = GPT(export_config(config.model))
     model.initialize()
     model.compute_dtype = torch.bfloat16
     tokens = np.array(dataset.train_shards()[0][: 20 * config.model.context])
@@ -237,7 +237,7 @@ def check_presets(names: tuple[str, ...], backend: Backend, log: RunLog) -> bool
                 graphs = count_training(config, dataset, Path(scratch) / name, backend)
                 sliding = count_scoring(config, dataset, backend)
             except TorchDynamoException as error:
-                log.say(f"{name}: torch {torch.__version__} cannot trace it: {error}")
+                log.info(f"{name}: torch {torch.__version__} cannot trace it: {error}")
                 rows.append([name, str(expected), *"----", "FAILS"])
                 sound = False
                 continue

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 import tyro
 
-from golf.files import write_json
-from golf.record.check import check_folders, exit_code
-from golf.runtime import environment
+from golf.check.check import check_folders, exit_code
+from golf.system.device import environment
+from golf.system.files import write_json
 
 TOKENS, NUM_BYTES = 62_021_632, 151_080_891
 NATS_PER_BPB = 1.68845

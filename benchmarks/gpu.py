@@ -24,7 +24,7 @@ import tyro
 from benchmarks.gpu_jobs import ROOT, read_results, try_lock
 from benchmarks.gpu_plan import Choice, GpuBenchmark, Machine, Plan
 from benchmarks.gpu_session import Session
-from golf.program import run_program
+from golf.system.program import run_program
 
 
 class GpuBenchmarkError(ValueError):
@@ -33,7 +33,7 @@ class GpuBenchmarkError(ValueError):
 
 PROBE = """
 import json, sys
-from golf.runtime import choose_runtime, hardware_name
+from golf.system.device import choose_runtime, hardware_name
 import torch
 device = choose_runtime(sys.argv[1]).device
 memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0

@@ -22,10 +22,10 @@ from torch import Tensor
 from benchmarks.gpu_jobs import Post
 from benchmarks.recipe_arms import Scale, frontier_recipe
 from benchmarks.training_rows import mark_time, seconds_between
-from golf.kernels.attention import attention_kernels, causal_attention, present_kernels
 from golf.model.gpt import GPT
+from golf.model.kernels import attention_kernels, causal_attention, present_kernels
 from golf.presets import PRESETS
-from golf.runtime import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
+from golf.system.device import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
 from golf.train.objective import mean_nats
 
 NEEDED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")

@@ -185,7 +185,7 @@ class Plan:
 
     def data_command(self) -> list[str]:
         """Makes the dataset, on all cores."""
-        options, prepare = self.options, [sys.executable, "-u", "-m", "golf.data.prepare"]
+        options, prepare = self.options, [sys.executable, "-u", "-m", "golf.prepare"]
         if not options.text and self.on_card:
             return [*prepare, "--source", "challenge", "--train-shards", "2", "--data", str(self.data)]
         files, how = options.text, ["--tokenizer", str(options.tokenizer)]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_jobs import Job
-from golf.files import whole_file
+from golf.system.files import atomic_write
 
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 """Of a file that is carried home."""
 RUN_FILES = (
     "run.log", "run.jsonl", "config.json", "training.json", "pack.json", "score_weights.json",
@@ -30,7 +30,7 @@ def write_report(path: Path, title: str, jobs: Sequence[Job], lines: Sequence[di
         text = section([line for line in lines if line["event"] not in ("start", "end")])
         if text:
             parts.append(text)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -112,7 +112,7 @@ def archive(out: Path, work: Path, runs: Sequence[Path], entry: Path | None, fir
     """Puts what is worth keeping into `out`, in a few files of at most 16 MiB; what was left out, and why."""
     left_out = []
     logs = sorted((work / "logs").glob("*"))
-    with whole_file(out / "logs.tar.gz") as partial, tarfile.open(partial, "w:gz") as tar:
+    with atomic_write(out / "logs.tar.gz") as partial, tarfile.open(partial, "w:gz") as tar:
         for path in logs:
             tar.add(path, f"logs/{path.name}")
         for run in runs:
@@ -125,14 +125,14 @@ def archive(out: Path, work: Path, runs: Sequence[Path], entry: Path | None, fir
         copies[artifacts[-1]] = "artifact.bin"
     for source, name in copies.items():
         if source.is_file():
-            with whole_file(out / name) as partial:
+            with atomic_write(out / name) as partial:
                 shutil.copyfile(source, partial)
     if entry is not None:
-        with whole_file(out / "entry.tar.gz") as partial, tarfile.open(partial, "w:gz") as tar:
+        with atomic_write(out / "entry.tar.gz") as partial, tarfile.open(partial, "w:gz") as tar:
             for path in sorted(entry.rglob("*")):
                 if path.is_file() and path.stat().st_size < 2**20:
                     tar.add(path, f"{entry.name}/{path.relative_to(entry)}")
     for path in sorted(out.iterdir()):
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
             left_out.append(f"{path.name} has {path.stat().st_size:,} bytes; a file carried home has 16 MiB")
     return left_out

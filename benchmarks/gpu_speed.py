@@ -27,12 +27,12 @@ from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from benchmarks.scoring import peak_bytes
 from benchmarks.training_rows import flops_per_token, make_trainer, matmul_flops, time_steps
 from golf.config import RunConfig
-from golf.kernels.attention import KernelError, attention_kernels
-from golf.kernels.fused import training_kernels
+from golf.model.fused import training_kernels
+from golf.model.kernels import KernelError, attention_kernels
 from golf.presets import PRESETS
-from golf.runtime import choose_runtime, release_memory
+from golf.system.device import choose_runtime, release_memory
 from golf.train.loop import Trainer
-from golf.train.stages import Stage
+from golf.train.phases import Phase
 
 CPU_SHARE = 16
 """On a CPU a row's context is this part of its name's."""
@@ -81,14 +81,14 @@ def row_trainer(stage: SpeedStage, config: RunConfig, trainer: Trainer, device_t
     The network keeps the preset's context, so that what is compiled here serves the run, too.
     """
     context = stage.context if device_type == "cuda" else stage.context // CPU_SHARE
-    trainer.stages = (Stage(0.0, context, config.train.batch_tokens, False),)
-    config.train.check(trainer.stages)
+    trainer.phases = (Phase(0.0, context, config.train.batch_tokens, False),)
+    config.train.check(trainer.phases)
     return trainer
 
 
 def next_loss(trainer: Trainer) -> Callable[[], Tensor]:
     """The loss of the next pass's batch, by the kernels of training, as often as it is called."""
-    context = trainer.stages[0].context
+    context = trainer.phases[0].context
     tokens = trainer.feed.next(trainer.micro_batch_tokens // context, context)
 
     def loss() -> Tensor:
@@ -134,13 +134,13 @@ def measure(stage: SpeedStage) -> None:
     trainer = row_trainer(stage, config, make_trainer(config, runtime), runtime.device.type)
     row = {
         "network": stage.network,
-        "context": trainer.stages[0].context,
+        "context": trainer.phases[0].context,
         "attention": list(trainer.attention),
         "kernels": trainer.kernels,
         "compiled": runtime.compiled,
     }
     started = time.perf_counter()
-    with trainer.clock.phase("train"):
+    with trainer.clock.stage("train"):
         trainer.warm_up()
         row["warm_up_seconds"] = time.perf_counter() - started
         row["micro_batch_tokens"] = trainer.micro_batch_tokens
@@ -152,7 +152,7 @@ def measure(stage: SpeedStage) -> None:
             durations = time_steps(trainer, stage.seconds, stage.steps)
             clocks = card_state(CLOCK_FIELDS)
             ceiling = matmul_flops(runtime)
-            flops = flops_per_token(trainer.model, trainer.stages[0].context)
+            flops = flops_per_token(trainer.model, trainer.phases[0].context)
             low, middle, high = np.percentile(durations, (10, 50, 90)) * 1e3
             # By the median: other processes, which compile, use the card for moments.
             speed = 1e3 * config.train.batch_tokens / middle

@@ -20,10 +20,7 @@ import zstandard
 from torch import Tensor
 
 from benchmarks.packing_cost import measure_memory, measure_seconds
-from golf.clock import PhaseClock
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import write_json
-from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
 from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
@@ -36,8 +33,12 @@ from golf.pack.layout import Weights, tensor_kind
 from golf.pack.quantizer import Sensitivity, base_step, quantize_tensor, sensitivities
 from golf.pack.report import describe_artifact
 from golf.run import load_calibration
-from golf.runtime import environment
 from golf.score.tally import Tally
+from golf.system.clock import StageClock
+from golf.system.device import environment
+from golf.system.files import write_json
+from golf.system.log import RunLog
+from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_weights
 
 
@@ -75,8 +76,8 @@ class Judge:
     def __init__(self, config: ModelConfig, weights: Weights, dataset: Dataset, max_tokens: int):
         self.reference, self.candidate = GPT(config), GPT(config)
         self.reference.load_state_dict(weights)
-        clock = PhaseClock()
-        with clock.phase("score"):
+        clock = StageClock()
+        with clock.stage("score"):
             tokens = dataset.validation_tokens(clock)
         rows = min(max_tokens, len(tokens) - 1) // config.context
         tokens = tokens[: rows * config.context + 1].astype(np.int64)
@@ -258,7 +259,12 @@ def main() -> None:
     torch.set_num_threads(1)
     log = RunLog()
     weights, header, calibration = read_trained(options.run)
-    judge = Judge(ModelConfig(**header["model"]), weights, open_dataset(options.data), options.max_tokens)
+    judge = Judge(
+        config_from_dict(ModelConfig, header["model"]),
+        weights,
+        open_dataset(options.data),
+        options.max_tokens,
+    )
     figures: dict[str, Any] = measure_coder(weights, header, options.bits)
     figures |= measure_gaps(weights, header, calibration, judge)
     figures |= measure_gptq(weights, calibration, judge, options.gptq_bits)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import tyro
 
-from golf.data.docs import read_docs
-from golf.data.encode import encode_documents
-from golf.data.tokenizer import train_tokenizer
 from golf.data.vocabulary import Vocabulary
-from golf.files import write_json
-from golf.log import RunLog
-from golf.runtime import processor_name
+from golf.prepare.docs import read_docs
+from golf.prepare.encode import encode_documents
+from golf.prepare.tokenizer import train_tokenizer
+from golf.system.device import processor_name
+from golf.system.files import write_json
+from golf.system.log import RunLog
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,17 @@ import torch
 import tyro
 
 from benchmarks.recipe_arms import Scale, all_recipes
-from golf.config import RunConfig, config_to_dict
+from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import write_json
 from golf.lab.contrasts import differences_to_base
-from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.run import Run
-from golf.runtime import Runtime, choose_runtime, environment
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
+from golf.system.device import Runtime, choose_runtime, environment
+from golf.system.files import write_json
+from golf.system.log import RunLog
+from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
 
 

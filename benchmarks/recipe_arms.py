@@ -11,12 +11,12 @@ from golf.train.budget import TrainConfig
 TECHNIQUES: dict[str, tuple[str, ...]] = {
     "leaky activation": ("model.activation_slope",),
     "wide feed-forward": ("model.mlp_hidden",),
-    "exclusive attention": ("model.exclusive_attention",),
-    "query gain": ("model.query_gain",),
+    "exclusive attention": ("model.xsa",),
+    "query gain": ("model.qk_gain",),
     "rotary base": ("model.rotary_base",),
     "attention gate": ("model.attention_gate",),
     "skip gates": ("model.skip_gates",),
-    "two lanes": ("model.lane_blocks",),
+    "two lanes": ("model.parallel_residual_blocks",),
     "smear behind a gate": ("model.smear",),
     "zero outputs": ("model.output_init",),
     "row normalisation": ("optim.row_normalize",),
@@ -30,13 +30,13 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "beta2": ("optim.adam_beta2",),
     "gradient clip": ("optim.gradient_clip",),
     "warmdown": ("schedule.warmdown", "schedule.warmdown_shape", "schedule.floor"),
-    "context growth": ("schedule.context_growth", "schedule.rewarm"),
+    "context growth": ("schedule.context_growth", "schedule.lr_rewarmup"),
     "small batch": ("train.batch_tokens", "train.micro_batch_tokens"),
 }
 """What the frontier's recipe differs in; without a technique these fields are as in the seed's."""
 
 ADDITIONS: dict[str, dict[str, object]] = {
-    "recurrence": {"model.loop_visits": 2},
+    "recurrence": {"model.recurrence": 2},
     "no bigram": {"model.bigram_buckets": 0},
     "rates of ten minutes": {
         "optim.matrix_lr": H100_10.optim.matrix_lr,
@@ -77,7 +77,7 @@ def seed_recipe(scale: Scale) -> RunConfig:
             micro_batch_tokens=scale.batch_tokens // 2,
             warmup_steps=1,
             reports=10,
-            held_out_looks=1,
+            num_evals=1,
             held_out_tokens=16_384,
             checkpoint_seconds=1e9,
         ),
@@ -100,9 +100,9 @@ def frontier_recipe(scale: Scale) -> RunConfig:
         FRONTIER_MODEL,
         **{name: vars(seed.model)[name] for name in sizes},
         mlp_hidden=4 * scale.width,
-        lane_blocks=max(1, scale.layers // 4),
-        loop_first=middle - 1,
-        loop_last=middle,
+        parallel_residual_blocks=max(1, scale.layers // 4),
+        recurrence_first=middle - 1,
+        recurrence_last=middle,
     )
     return replace(
         seed,

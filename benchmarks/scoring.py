@@ -19,14 +19,14 @@ import torch
 import tyro
 from torch import nn
 
-from golf.files import write_json
-from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.runtime import choose_runtime, environment, seed_everything, synchronize
-from golf.score.adapt import ChunkAdapter
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig, plan_windows
+from golf.system.device import choose_runtime, environment, seed_everything, synchronize
+from golf.system.files import write_json
+from golf.system.log import RunLog
+from golf.ttt.sgd import ChunkAdapter
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import torch
 import tyro
 
 from benchmarks.training_rows import CONTEXT, PARTS, Case, measure
-from golf.files import write_json
-from golf.log import RunLog
-from golf.runtime import choose_runtime, environment
+from golf.system.device import choose_runtime, environment
+from golf.system.files import write_json
+from golf.system.log import RunLog
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def main() -> None:
     cases = plan_cases(device, options.quick)
     seconds = 4.0 if options.quick else 60 * options.minutes / len(cases)
     for case in cases:
-        log.say(f"measuring {case}")
+        log.info(f"measuring {case}")
         rows.append(run_alone(case, options.device, seconds))
     names = [
         f"{row['shape']}{', loops' * row['recurrence']}"

@@ -15,17 +15,17 @@ from torch.distributed import TCPStore, init_process_group
 
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from benchmarks.scoring import peak_bytes
-from golf.clock import PhaseClock
 from golf.config import RunConfig
 from golf.data.batches import TrainBatches
-from golf.kernels.attention import attention_kernels
-from golf.log import RunLog
 from golf.model.gpt import GPT
+from golf.model.kernels import attention_kernels
 from golf.model.layers import Linear
 from golf.presets import PRESETS
-from golf.runtime import Runtime, choose_runtime, seed_everything, synchronize
+from golf.system.clock import StageClock
+from golf.system.device import Runtime, choose_runtime, seed_everything, synchronize
+from golf.system.distributed import World
+from golf.system.log import RunLog
 from golf.train.loop import Trainer
-from golf.world import World
 
 PARTS = ("loader", "forward", "backward", "exchange", "optimiser", "averaging", "logging")
 CONTEXT = 1024
@@ -50,13 +50,13 @@ class Case:
             scale = Scale(context=CONTEXT, batch_tokens=CPU_STEP_TOKENS)
             config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)
             sizes = {}
-        loop_visits = 3 if self.looping else 1
+        recurrence = 3 if self.looping else 1
         return replace(
             config,
             steps=10**6,
             minutes=None,
-            model=replace(config.model, context=CONTEXT, loop_visits=loop_visits),
-            schedule=replace(config.schedule, context_growth=(), loop_start=0.0),
+            model=replace(config.model, context=CONTEXT, recurrence=recurrence),
+            schedule=replace(config.schedule, context_growth=(), recurrence_start=0.0),
             train=replace(config.train, held_out_tokens=0, warmup_steps=1, **sizes),
         )
 
@@ -137,7 +137,7 @@ def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
         TrainBatches([tokens], 0, 0, config.model.vocab_size),
         config.budget(),
         runtime,
-        PhaseClock(),
+        StageClock(),
         RunLog(quiet=True),
         lambda: math.nan,
         config.train,
@@ -157,7 +157,7 @@ def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:
     synchronize(device)
     started, marks = time.perf_counter(), [mark_time(device)]
     with trainer.log.progress("steps", 1.0, "of the run") as bar, attention_kernels(trainer.attention):
-        while not trainer.world.agree(
+        while not trainer.world.all_reduce_any(
             0.0,
             trainer.world.is_first and len(marks) > at_least and time.perf_counter() - started >= seconds,
         )[1]:
@@ -200,7 +200,7 @@ def measure(
         init_process_group(backend, store=store, rank=rank, world_size=world.size)
     config = case.config(runtime.device.type)
     trainer = make_trainer(config, runtime)
-    with trainer.clock.phase("train"):
+    with trainer.clock.stage("train"):
         trainer.warm_up()
         warmed_bytes = peak_bytes(runtime.device)
         durations = time_steps(trainer, 0.6 * seconds, at_least=2)

@@ -19,27 +19,27 @@ import numpy as np
 import tyro
 
 from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
-from golf.clock import PhaseClock
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
-from golf.files import write_json
-from golf.log import RunLog
+from golf.evaluate import EvaluateConfig, load_model, read_settings
+from golf.locate import find_artifact, find_data
 from golf.model.gpt import GPT
-from golf.record.significance import paired_bootstrap
-from golf.runtime import choose_runtime, environment
-from golf.score.adapt import TestTimeConfig
-from golf.score.document_scorer import score_documents
 from golf.score.documents import per_document
-from golf.score.evaluate import EvaluateConfig, load_model, read_settings
-from golf.score.locate import find_artifact, find_data
-from golf.score.lora import LoraLearner
-from golf.score.methods import plan_lora, score_adapting
 from golf.score.scorer import ScoreResult, score
 from golf.score.windows import WindowConfig
+from golf.stats import paired_bootstrap
+from golf.system.clock import StageClock
+from golf.system.device import choose_runtime, environment
+from golf.system.files import write_json
+from golf.system.log import RunLog
+from golf.ttt.document_scorer import score_documents
+from golf.ttt.lora import LoraLearner
+from golf.ttt.methods import plan_lora, score_adapting
+from golf.ttt.sgd import TTTConfig
 
 
 @dataclass(frozen=True)
-class TestTimeBenchmark:
+class TTTBenchmark:
     """What to measure."""
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
@@ -77,7 +77,7 @@ class TestTimeBenchmark:
 class Bench:
     """An artifact's network and what to score it on."""
 
-    def __init__(self, options: TestTimeBenchmark):
+    def __init__(self, options: TTTBenchmark):
         self.options, self.runtime = options, choose_runtime(options.device)
         self.artifact = find_artifact(options.path).read_bytes()
         self.dataset: Dataset = open_dataset(find_data(options.data, options.path))
@@ -91,7 +91,7 @@ class Bench:
         return load_model(self.artifact, self.runtime.device)[0]
 
     def adapting(
-        self, tokens: np.ndarray, ttt: TestTimeConfig, windows: WindowConfig | None = None
+        self, tokens: np.ndarray, ttt: TTTConfig, windows: WindowConfig | None = None
     ) -> ScoreResult:
         """The score with test-time training."""
         limit = self.options.max_tokens
@@ -106,8 +106,8 @@ class Bench:
 
 def measure_gains(bench: Bench) -> dict[str, Any]:
     """Bits per byte by sliding windows, what each method takes off, and p that adapters are no better."""
-    clock = PhaseClock()
-    with clock.phase("score"):
+    clock = StageClock()
+    with clock.stage("score"):
         tokens = bench.dataset.validation_tokens(clock)
     seconds, results = {}, {}
     for name in ("sliding", "sgd", "lora"):
@@ -193,7 +193,7 @@ def try_settings(bench: Bench, log: RunLog) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["gain_bpb"])
 
 
-def grid_of(options: TestTimeBenchmark, ttt: TestTimeConfig) -> list[tuple[str, TestTimeConfig]]:
+def grid_of(options: TTTBenchmark, ttt: TTTConfig) -> list[tuple[str, TTTConfig]]:
     """Every setting of the grid and its name: adapters in all combinations, then sgd by epochs."""
     grid = []
     adapters = product(options.rates, options.ranks, options.chunks, options.boosts)
@@ -211,7 +211,7 @@ def grid_of(options: TestTimeBenchmark, ttt: TestTimeConfig) -> list[tuple[str, 
     return grid
 
 
-def report_speeds(options: TestTimeBenchmark, log: RunLog) -> None:
+def report_speeds(options: TTTBenchmark, log: RunLog) -> None:
     """The speeds of each arm, and a step's operations."""
     runtime, speed = choose_runtime(options.device), options.speed
     rows = measure_speeds(speed, runtime, log)
@@ -226,7 +226,7 @@ def report_speeds(options: TestTimeBenchmark, log: RunLog) -> None:
 
 def main() -> None:
     """Measures gains and speed-up, or tries the grid, and prints the table."""
-    options = tyro.cli(TestTimeBenchmark, description=__doc__)
+    options = tyro.cli(TTTBenchmark, description=__doc__)
     log = RunLog()
     if options.path is None:
         report_speeds(options, log)

@@ -21,16 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from golf.config import RunConfig
 from golf.data.shards import read_shard
-from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.runtime import Runtime, choose_runtime
-from golf.score import document_step
-from golf.score.document_plan import DocumentBatch, plan_documents, split_documents
-from golf.score.document_scorer import score_documents
-from golf.score.lora import LoraConfig, LoraLearner
-from golf.score.tilt import NgramTilt
 from golf.score.windows import WindowConfig
+from golf.system.device import Runtime, choose_runtime
+from golf.system.log import RunLog
+from golf.ttt import document_step
+from golf.ttt.document_plan import DocumentBatch, plan_documents, split_documents
+from golf.ttt.document_scorer import score_documents
+from golf.ttt.lora import LoraConfig, LoraLearner
+from golf.ttt.tilt import NgramTilt
 
 CHALLENGE_DOCUMENTS = 50_000
 _MEAN_LOG, _STD_LOG = 6.14, 1.0

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from golf.config import ConfigError, RunConfig, config_from_dict
+from golf.config import RunConfig
+from golf.evaluate import EvaluateConfig
 from golf.presets import PRESETS
-from golf.score.evaluate import EvaluateConfig
+from golf.system.stored import ConfigError, config_from_dict
 from golf.time_plan import planned_train_minutes
 
 RUN_SUMMARY = (

@@ -1,22 +1,17 @@
 """A run's configuration, composed of those of its parts; every field belongs to the part that reads it."""
 
-import dataclasses
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig
-from golf.score.adapt import TestTimeConfig
 from golf.score.windows import WindowConfig
+from golf.system.stored import ConfigError
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
 from golf.train.optim import OptimConfig
+from golf.train.phases import plan_phases
 from golf.train.schedule import ScheduleConfig
-from golf.train.stages import plan_stages
-
-
-class ConfigError(ValueError):
-    """Options that contradict each other, or a stored configuration that is not one."""
+from golf.ttt.sgd import TTTConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class RunConfig:
     """From weights to bytes."""
     score: WindowConfig = field(default_factory=WindowConfig)
     """The sliding windows of the score."""
-    ttt: TestTimeConfig = field(default_factory=TestTimeConfig)
+    ttt: TTTConfig = field(default_factory=TTTConfig)
     """Test-time training."""
 
     def budget(self) -> Budget:
@@ -53,33 +48,9 @@ class RunConfig:
     def check(self, device_type: str) -> None:
         """Raises ValueError for parts that do not go together, before any work is done for them."""
         self.budget()
-        loops = self.model.loop_visits > 1
-        self.train.check(plan_stages(self.model.context, self.train.batch_tokens, loops, self.schedule))
+        loops = self.model.recurrence > 1
+        self.train.check(plan_phases(self.model.context, self.train.batch_tokens, loops, self.schedule))
         self.score.resolve(self.model.context, device_type)
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config and its parts as plain JSON values."""
-    return dataclasses.asdict(config)
-
-
-def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `config_to_dict` for a config class; ConfigError names a field that is unknown.
-
-    A field that came after the values were stored has its default, by rule what went before it.
-    """
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - set(fields)):
-        raise ConfigError(f"{kind.__name__} has no field {unknown[0]!r}")
-    parts = {name: _value_from_json(fields[name].type, value) for name, value in values.items()}
-    return kind(**parts)
-
-
-def _value_from_json(kind: Any, value: Any) -> Any:
-    """A field's value of type `kind`: a part of the config, or a plain value, tuples having become lists."""
-    if dataclasses.is_dataclass(kind):
-        return config_from_dict(kind, value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 def fit_to_vocabulary(config: RunConfig, preset: RunConfig, vocab_size: int, bos_id: int) -> RunConfig:

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from golf.command import default_preset
-from golf.log import RunLog
 from golf.presets import PRESETS
-from golf.runtime import (
-    OLDEST_TORCH,
+from golf.system.device import (
+    MIN_TORCH,
     c_compiler,
     cpu_has_bfloat16,
     driver_version,
     gpu_has_bfloat16,
     processor_name,
 )
+from golf.system.log import RunLog
 
 Row = tuple[str, str, str]
 """What was looked at, what was found, what follows."""
@@ -50,8 +50,8 @@ def print_diagnosis(log: RunLog, data: Path) -> None:
 
 def _machine() -> Iterator[Row]:
     found = torch.__version__
-    oldest = ".".join(map(str, OLDEST_TORCH))
-    recent = tuple(int(part) for part in found.split("+")[0].split(".")[:2]) >= OLDEST_TORCH
+    oldest = ".".join(map(str, MIN_TORCH))
+    recent = tuple(int(part) for part in found.split("+")[0].split(".")[:2]) >= MIN_TORCH
     yield "python", sys.version.split()[0], "ok" if sys.version_info >= (3, 11) else "3.11 or later is needed"
     yield "torch", found, "ok" if recent else f"{oldest} or later is needed"
     yield "processor", f"{processor_name()}, {os.cpu_count()} cores", f"{torch.get_num_threads()} threads"

@@ -6,14 +6,14 @@ from typing import Literal
 from golf.config import RunConfig
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig
-from golf.score.adapt import TestTimeConfig
-from golf.score.lora import LoraConfig
-from golf.score.tilt import TiltConfig
 from golf.score.windows import WindowConfig
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import TrainConfig
 from golf.train.optim import OptimConfig
 from golf.train.schedule import ScheduleConfig
+from golf.ttt.lora import LoraConfig
+from golf.ttt.sgd import TTTConfig
+from golf.ttt.tilt import TiltConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Preset:
     purpose: str
 
 
-FRONTIER_TTT = TestTimeConfig(
+FRONTIER_TTT = TTTConfig(
     method="lora",
     lora=LoraConfig(
         rank=80,
@@ -48,7 +48,7 @@ SEED = RunConfig(
     train=TrainConfig(reserve_seconds=5.0),
     averaging=AveragingConfig(output="ema+swa"),
     pack=PackConfig(scheme="int5"),
-    ttt=TestTimeConfig(method="sgd", epochs=3, frozen_blocks=2),
+    ttt=TTTConfig(method="sgd", epochs=3, frozen_blocks=2),
 )
 """The card of openai/parameter-golf #334, item by item: 11 layers of width 512, orthogonal initialisation,
 Muon and AdamW, cosine warmdown, the mean of EMA samples as output, int5 under zstd-22, sliding windows of
@@ -58,12 +58,12 @@ FRONTIER_MODEL = ModelConfig(
     mlp_hidden=2048,
     context=2048,
     rotary_base=10_000.0,
-    query_gain=5.25,
-    exclusive_attention=True,
+    qk_gain=5.25,
+    xsa=True,
     attention_gate=0.5,
     activation_slope=0.3,
     skip_gates=True,
-    lane_blocks=3,
+    parallel_residual_blocks=3,
     smear="add",
     bigram_buckets=0,
     output_init="zero",
@@ -91,7 +91,7 @@ FRONTIER_TRAIN = TrainConfig(
 )
 H100_107 = RunConfig(
     minutes=107.0,
-    model=replace(FRONTIER_MODEL, context=3072, loop_first=3, loop_last=5, loop_visits=3),
+    model=replace(FRONTIER_MODEL, context=3072, recurrence_first=3, recurrence_last=5, recurrence=3),
     train=FRONTIER_TRAIN,
     optim=FRONTIER_OPTIM,
     schedule=ScheduleConfig(
@@ -100,9 +100,9 @@ H100_107 = RunConfig(
         floor=0.1,
         momentum_warmup=0.3,
         momentum_start=0.92,
-        loop_start=0.35,
+        recurrence_start=0.35,
         context_growth=(0.1, 0.7),
-        rewarm=0.0064,
+        lr_rewarmup=0.0064,
     ),
     averaging=AveragingConfig(ema_window=0.05),
     score=WindowConfig(stride=512),
@@ -114,7 +114,7 @@ H100_30 = replace(
     model=replace(H100_107.model, context=2048),
     train=replace(FRONTIER_TRAIN, batch_tokens=262_144, micro_batch_tokens=65_536),
     optim=replace(FRONTIER_OPTIM, matrix_lr=0.03, momentum=0.95),
-    schedule=replace(H100_107.schedule, momentum_warmup=0.08, loop_start=0.4, context_growth=(0.3,)),
+    schedule=replace(H100_107.schedule, momentum_warmup=0.08, recurrence_start=0.4, context_growth=(0.3,)),
 )
 H100_10 = replace(
     H100_30,
@@ -150,7 +150,7 @@ CPU = RunConfig(
     optim=OptimConfig(row_normalize=True, newton_schulz="polar-express", adam_beta2=0.99),
     pack=PackConfig(calibration_tokens=16_384),
     score=WindowConfig(stride=64),
-    ttt=TestTimeConfig(method="lora", chunk_tokens=16_384),
+    ttt=TTTConfig(method="lora", chunk_tokens=16_384),
 )
 """Two blocks take twice the steps of four: 2.19 and 2.14 bits per byte against 2.30 and 2.32 before packing
 (documentation, a minute on one core of an AMD EPYC, seeds 1 and 2; in 1.7 minutes 2.00 against 2.13)."""
@@ -166,7 +166,7 @@ CPU_10 = replace(
         num_kv_heads=2,
         mlp_hidden=1024,
         context=512,
-        lane_blocks=1,
+        parallel_residual_blocks=1,
         bigram_buckets=2048,
     ),
     train=replace(
@@ -193,7 +193,7 @@ GPT2_MODEL = ModelConfig(
     rotary_dims=64,
     rotary_base=10_000.0,
     positions="learned",
-    query_key_norm=False,
+    qk_norm=False,
     norm="layer",
     feedforward="gelu",
     plain_blocks=True,

@@ -22,34 +22,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.clock import PhaseClock
 from golf.config import RunConfig
 from golf.data.batches import TrainBatches
 from golf.data.manifest import MANIFEST_NAME, Dataset, sha256_of_file
-from golf.files import whole_file, write_json
-from golf.log import RunLog
 from golf.model.gpt import GPT, distance_from_orthogonal
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
-from golf.runtime import (
+from golf.score.scorer import CHUNK_TOKENS, Grade, score
+from golf.score.tally import Tally
+from golf.score.windows import WindowConfig
+from golf.system.clock import StageClock
+from golf.system.device import (
     Runtime,
     dtype_name,
     end_with_parent,
-    lone_environment,
+    env_without_torchrun,
     release_memory,
     scoring_dtype,
     seed_everything,
 )
-from golf.score.scorer import CHUNK_TOKENS, Grade, score
-from golf.score.tally import Tally
-from golf.score.windows import WindowConfig
+from golf.system.distributed import World, flat_fields
+from golf.system.files import atomic_write, write_json
+from golf.system.log import RunLog
 from golf.time_plan import TimePlan
 from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
 from golf.train.choice import choose_output, weights_sum
 from golf.train.loop import Trainer
-from golf.train.objective import served_config, served_weights
-from golf.world import World, flat_fields
+from golf.train.objective import export_config, export_state_dict
 
 ARTIFACT_NAME, SCRIPT_NAME, PACK_NAME = "artifact.bin", "train_gpt.py", "pack.json"
 
@@ -86,9 +86,9 @@ class Run:
         self.plan = TimePlan(None) if plan is None else plan
         self.trainer: Trainer | None = None
         """While it is there, its compiled forward pass grades."""
-        self.clock = PhaseClock()
+        self.clock = StageClock()
         self.header = {
-            "model": dataclasses.asdict(served_config(config.model)),
+            "model": dataclasses.asdict(export_config(config.model)),
             "compute_dtype": dtype_name(runtime.compute_dtype),
             "tokenizer_sha256": dataset.vocabulary.sha256,
             "score": dataclasses.asdict(config.score),
@@ -104,9 +104,9 @@ class Run:
         trainer does.
         """
         done, world = self.folder / "training.json", self.runtime.world
-        if world.share(done.is_file):
-            self.log.say("the training is done already")
-            summary = world.share(lambda: read_stage(done, ("averaging", "seconds")))
+        if world.broadcast(done.is_file):
+            self.log.info("the training is done already")
+            summary = world.broadcast(lambda: read_stage(done, ("averaging", "seconds")))
             self.clock.restore(self.clock.seconds | summary["seconds"])
             return summary
         if world.is_first:
@@ -114,20 +114,20 @@ class Run:
         world.require_same(self._inputs())
         trainer = self.trainer = self._trainer()
         checkpoint = self.folder / "checkpoint.pt"
-        if world.share(checkpoint.is_file):
+        if world.broadcast(checkpoint.is_file):
             trainer.resume(checkpoint)
-            self.log.say(f"resumed at step {trainer.steps}")
+            self.log.info(f"resumed at step {trainer.steps}")
             self.plan.count_spent(sum(self.clock.seconds.values()))
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
         self.log.event("kernels", training=trainer.kernels)
         trying = nullcontext() if code is None else self.fresh_process_starting(code)
-        with self.clock.phase("warm-up"), trying:
+        with self.clock.stage("warm-up"), trying:
             trainer.warm_up()
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self.log.event("model_params", model_params=num_parameters)
         trainer.train(checkpoint)
-        with self.clock.phase("calibrate"):
+        with self.clock.stage("calibrate"):
             output, weights, held_out = choose_output(trainer, self.log)
             if self.config.pack.scheme == "entropy" and world.is_first:
                 calibration = self._calibrate(trainer, weights)
@@ -149,7 +149,7 @@ class Run:
             "seconds": self.clock.seconds,
         }
         if world.is_first:
-            save_weights(self.folder / "weights.safetensors", served_weights(weights))
+            save_weights(self.folder / "weights.safetensors", export_state_dict(weights))
             write_json(done, summary)
         self.plan.say_left("training", self.log)
         return summary
@@ -172,7 +172,7 @@ class Run:
             script.write_bytes(code)
             command = [sys.executable, "-I", str(script), "--score", "-", "--data", "-", "--help"]
             pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-            process = subprocess.Popen(command, cwd=empty, env=lone_environment(), **pipes)
+            process = subprocess.Popen(command, cwd=empty, env=env_without_torchrun(), **pipes)
             try:
                 yield
                 _, errors = process.communicate()
@@ -195,7 +195,7 @@ class Run:
         hashes = {script: stored["code_sha256"], artifact: stored["artifact_sha256"]}
         if not all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
             return None
-        self.log.say("the packing is done already")
+        self.log.info("the packing is done already")
         self._restore_clock("pack", stored.pop("seconds"))
         return stored
 
@@ -206,9 +206,9 @@ class Run:
         """
         done, script, artifact = (self.folder / name for name in (PACK_NAME, SCRIPT_NAME, ARTIFACT_NAME))
         forget_stages(self.folder, "pack")
-        with whole_file(script) as partial:
+        with atomic_write(script) as partial:
             partial.write_bytes(code)
-        with self.clock.phase("pack"):
+        with self.clock.stage("pack"):
             weights = load_weights(self.folder / "weights.safetensors")
             calibration = None
             if self.config.pack.scheme == "entropy":
@@ -216,11 +216,11 @@ class Run:
                 calibration = load_calibration(self.folder).to(self.runtime.device)
             room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
             packed = pack(weights, self.header, self.config.pack, room_bytes, calibration)
-        with whole_file(artifact) as partial:
+        with atomic_write(artifact) as partial:
             partial.write_bytes(packed.artifact)
         total = len(code) + len(packed.artifact)
         self.log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
-        self.log.say(f"Total submission size: {total} bytes")
+        self.log.info(f"Total submission size: {total} bytes")
         summary = {
             "bytes": {
                 "code": len(code),
@@ -332,11 +332,11 @@ class Run:
         done = self.folder / "score_weights.json"
         names = ("max_tokens", "seconds", "stages")
         if done.is_file() and (stored := read_stage(done, names))["max_tokens"] == max_tokens:
-            self.log.say("the weights are scored already")
+            self.log.info("the weights are scored already")
             self._restore_clock("score", stored["seconds"])
             return stored["stages"]
         stages: dict[str, dict[str, Any]] = {}
-        with self.clock.phase("score"):
+        with self.clock.stage("score"):
             tokens = self.dataset.validation_tokens(self.clock)
             last = load_checkpoint(self.folder / "checkpoint.pt")["model"]
             stages["last"] = self._score_weights(last, tokens, max_tokens)
@@ -358,15 +358,15 @@ class Run:
     ) -> dict[str, Any]:
         trainer, context = self.trainer, self.config.model.context
         if trainer is not None:
-            trainer.model.looping = self.config.model.loop_visits > 1
+            trainer.model.looping = self.config.model.recurrence > 1
         if trainer is not None and trainer.can_grade(context):
             trainer.model.load_state_dict(weights)
             tally = self._disjoint_score(
                 trainer.model, tokens, max_tokens, trainer.micro_batch_tokens, grade=trainer.grade
             )
         else:
-            model = GPT(served_config(self.config.model))
-            model.load_state_dict(served_weights(weights))
+            model = GPT(export_config(self.config.model))
+            model.load_state_dict(export_state_dict(weights))
             model.compute_dtype = scoring_dtype(self.runtime.device, self.runtime.compute_dtype)
             model.to(self.runtime.device)
             tally = self._disjoint_score(model, tokens, max_tokens, self.config.train.micro_batch_tokens)
@@ -433,7 +433,7 @@ class Run:
         limit = self.plan.ttt_seconds(plain["seconds"], self.config.ttt.max_seconds)
         if limit == 0.0:
             reason = "test-time training is left out: too little time for more than plain scoring"
-            self.log.say(reason)
+            self.log.info(reason)
             kept = {"left_out": reason, "max_tokens": how.max_tokens, "seconds": 0.0}
             write_json(
                 self.folder / f"score_{name}.json", kept | {"artifact_sha256": plain["artifact_sha256"]}
@@ -455,7 +455,7 @@ class Run:
         same = stored["artifact_sha256"] == sha256_of_file(self.folder / ARTIFACT_NAME)
         if not same or stored["max_tokens"] != how.max_tokens:
             return None
-        self.log.say(f"{name}: done already")
+        self.log.info(f"{name}: done already")
         # The process that scored states its own seconds; this one, if it lived to see the end, those of both.
         seconds = stored.get("wall_seconds", stored["seconds"])
         self._restore_clock("score", self.clock.elapsed("score") + seconds)
@@ -469,7 +469,7 @@ class Run:
         folder = self.folder.resolve()
         figures, artifact = folder / f"score_{name}.json", folder / ARTIFACT_NAME
         before = self.clock.elapsed("score")
-        with self.clock.phase("score"), tempfile.TemporaryDirectory() as empty:
+        with self.clock.stage("score"), tempfile.TemporaryDirectory() as empty:
             script = Path(empty) / SCRIPT_NAME
             script.write_bytes((folder / SCRIPT_NAME).read_bytes())
             command = [*self._launcher(), str(script), "--score", str(artifact)]
@@ -479,9 +479,9 @@ class Run:
             command += ["--eager"] if how.eager else []
             command += [] if how.max_tokens is None else ["--max-tokens", str(how.max_tokens)]
             command += [] if max_seconds is None else ["--max-seconds", f"{max_seconds:.1f}"]
-            self.log.say("scoring the artifact in a fresh process, from its bytes alone")
+            self.log.info("scoring the artifact in a fresh process, from its bytes alone")
             finished = subprocess.run(
-                command, cwd=empty, env=lone_environment(), check=False, preexec_fn=end_with_parent()
+                command, cwd=empty, env=env_without_torchrun(), check=False, preexec_fn=end_with_parent()
             )
         if finished.returncode:
             raise FreshProcessError(f"scoring {artifact} failed, as said above")
@@ -503,7 +503,7 @@ class Run:
                 raise ValueError(
                     f"{path} is damaged ({error}); remove it to have its stage done again"
                 ) from error
-        with whole_file(self.folder / "per_document.npz") as partial, open(partial, "wb") as file:
+        with atomic_write(self.folder / "per_document.npz") as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     def _restore_clock(self, phase: str, seconds: float) -> None:

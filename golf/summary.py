@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 
 STAGE_NAMES = {
     "last": "last weights",

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from golf.files import whole_file
-from golf.log import RunLog
+from golf.system.files import atomic_write
+from golf.system.log import RunLog
 
 TRAIN_SHARE = 0.6
 """Most of the total that training gets where its minutes are not given."""
@@ -68,7 +68,7 @@ class TimePlan:
             return
         minutes = self.total_seconds / 60
         training = "as many steps as asked for" if train_minutes is None else f"{train_minutes:.3g} of them"
-        log.say(
+        log.info(
             f"plan: {minutes:.3g} minutes in all; training takes {training}; compiling before it, packing "
             f"and scoring after it; test-time training ends {AUDIT_SHARE * minutes:.2g} minutes before the "
             "end, which the audit gets"
@@ -79,7 +79,7 @@ class TimePlan:
         left = self.left_seconds
         if left is not None:
             if self._spent is not None:
-                with whole_file(self._spent) as partial:
+                with atomic_write(self._spent) as partial:
                     partial.write_text(f"{self.used_seconds:.1f}\n", encoding="utf-8")
             log.event("time_plan", after=stage, left_seconds=round(left, 1))
 

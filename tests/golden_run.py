@@ -1,6 +1,6 @@
 """The golden runs: two tiny ones that together use every part from text to score, and what they came to.
 
-`python -m tests.golden_run` prints what they come to on this machine.
+`python -m tests.golden_run > tests/golden.json` writes what they come to on this machine.
 """
 
 import hashlib
@@ -12,8 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.numpy import load_file
 
+from golf.pack.artifact import decode_artifact
+from golf.pack.container import read_container
 from tests.tiny_samples import tiny_tokenizer, write_tiny_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +51,8 @@ RUNS = {
         *("--ttt.chunk-tokens", "256", "--ttt.batch-sequences", "4"),
     ],
     "frontier": [
-        *("--preset", "h100-30min", "--model.lane-blocks", "1", "--model.loop-first", "1"),
-        *("--model.loop-last", "2", "--model.loop-visits", "2", "--model.rotary-dims", "8"),
+        *("--preset", "h100-30min", "--model.parallel-residual-blocks", "1", "--model.recurrence-first", "1"),
+        *("--model.recurrence-last", "2", "--model.recurrence", "2", "--model.rotary-dims", "8"),
         *("--ttt.lora.rank", "2", "--ttt.lora.batch-documents", "4", "--ttt.phases", "3"),
         *("--ttt.tilt.table-bits", "12"),
     ],
@@ -64,7 +67,7 @@ def _digest(arrays: list[bytes]) -> str:
 
 
 def golden_figures(name: str, folder: Path) -> dict[str, Any]:
-    """Makes the run `name` in `folder`: hashes of its weights and its artifact, and its scores."""
+    """Makes the run `name` in `folder`: hashes of weights and payload, and the scores."""
     write_tiny_dataset(folder / "data", tiny_tokenizer(), num_documents=60)
     # Plain SSE code everywhere, so that one processor's sums are another's.
     environment = os.environ | {
@@ -82,10 +85,12 @@ def golden_figures(name: str, folder: Path) -> dict[str, Any]:
     run = folder / "run"
     weights = load_file(run / "weights.safetensors")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    artifact = (run / "artifact.bin").read_bytes()
+    decoded, payload = decode_artifact(artifact)[1], read_container(artifact)[1]
     return {
         "weights_sha256": _digest([array.tobytes() for array in weights.values()]),
-        "artifact_sha256": hashlib.sha256((run / "artifact.bin").read_bytes()).hexdigest(),
-        "artifact_bytes": (run / "artifact.bin").stat().st_size,
+        "decoded_sha256": _digest([tensor.numpy().tobytes() for tensor in decoded.values()]),
+        "payload_sha256": hashlib.sha256(payload).hexdigest(),
         "nats_per_token": {stage: found["val_loss"] for stage, found in results["stages"].items()},
         "tokens": {stage: found["tokens_scored"] for stage, found in results["stages"].items()},
         "bytes": {stage: found["bytes_scored"] for stage, found in results["stages"].items()},
@@ -93,6 +98,8 @@ def golden_figures(name: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    figures = {}
     for run_name in RUNS:
         with tempfile.TemporaryDirectory() as directory:
-            print(json.dumps({run_name: golden_figures(run_name, Path(directory))}, indent=1))
+            figures[run_name] = golden_figures(run_name, Path(directory))
+    print(json.dumps({"torch": torch.__version__.split("+")[0], "runs": figures}, indent=1))

@@ -18,12 +18,12 @@ TINY = ModelConfig(
 )
 
 SWITCHES = {
-    "exclusive": {"exclusive_attention": True},
+    "exclusive": {"xsa": True},
     "attention-gate": {"attention_gate": 0.5},
     "slope": {"activation_slope": 0.3},
     "skip-gates": {"skip_gates": True},
-    "lanes": {"lane_blocks": 2},
-    "loop": {"loop_first": 1, "loop_last": 2, "loop_visits": 3},
+    "lanes": {"parallel_residual_blocks": 2},
+    "loop": {"recurrence_first": 1, "recurrence_last": 2, "recurrence": 3},
     "smear-add": {"smear": "add"},
     "smear-off": {"smear": "off"},
     "no-bigram": {"bigram_buckets": 0},
@@ -33,7 +33,7 @@ VARIANTS = {
     "alibi": {"positions": "alibi"},
     "rotary+alibi": {"positions": "rotary+alibi"},
     "no-positions": {"positions": "none"},
-    "bare-queries": {"query_key_norm": False},
+    "bare-queries": {"qk_norm": False},
     "dense-gate": {"attention_gate_dense": True},
     "sinks": {"attention_sinks": True},
     "modulated": {"modulated_attention": True, "num_kv_heads": 4},
@@ -43,7 +43,7 @@ VARIANTS = {
     "swiglu": {"feedforward": "swiglu"},
     "xielu": {"feedforward": "xielu"},
     "experts": {"num_experts": 4},
-    "experts-unlike": {"num_experts": 3, "experts_unlike": True},
+    "experts-unlike": {"num_experts": 3, "heterogeneous_experts": True},
     "plain": {"plain_blocks": True},
     "no-softcap": {"logit_softcap": 0.0},
 }
@@ -55,7 +55,7 @@ GPT2_LIKE = replace(
     positions="learned",
     norm="layer",
     feedforward="gelu",
-    query_key_norm=False,
+    qk_norm=False,
     plain_blocks=True,
     logit_softcap=0.0,
     smear="off",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from golf.world import World, WorldError
+from golf.system.distributed import World, WorldError
 
 
 def _process(rank: int, size: int, port: int, results: Any, function: Any, arguments: tuple) -> None:
@@ -24,7 +24,7 @@ def _process(rank: int, size: int, port: int, results: Any, function: Any, argum
         results.join_thread()
         os._exit(1)
     try:
-        world.agree(0.0, False)
+        world.all_reduce_any(0.0, False)
     except WorldError as error:
         found["lost"] = str(error)
     results.put((rank, found))

@@ -7,30 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from golf.record.source import read_source
+from golf.entry.source import read_source
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "golf"
 
 FLOORS = {
-    "log": 0, "clock": 0, "runtime": 0, "world": 0, "files": 0, "program": 0,
-    "data": 1, "kernels": 1,
-    "model": 2,
+    "system": 0,
+    "data": 1,
+    "model": 2, "prepare": 2, "stats": 2,
     "train": 3, "pack": 3, "score": 3,
-    "config": 4, "presets": 4,
-    "time_plan": 4,
-    "record": 5, "run": 5,
+    "ttt": 4,
+    "config": 5, "presets": 5, "time_plan": 5, "evaluate": 5, "locate": 4,
+    "audit": 6, "run": 6,
+    "check": 7,
+    "entry": 8,
+    "site": 9,
 }  # fmt: skip
 """A room imports from its own and lower floors; rooms not named here use all others and nothing uses them."""
-TOP_FLOOR = 6
+TOP_FLOOR = 10
 
 BUNDLED = (
-    "log",
-    "clock",
-    "runtime",
-    "world",
-    "files",
-    "program",
+    "system",
     "config",
     "presets",
     "run",
@@ -40,6 +38,8 @@ BUNDLED = (
     "train",
     "pack",
     "score",
+    "ttt",
+    "evaluate",
 )
 BUNDLED_DATA = ("caseops", "shards", "vocabulary", "manifest", "batches")
 
@@ -144,7 +144,7 @@ def test_modules_do_not_import_in_circles():
 
 
 def test_the_whole_configuration_is_read_by_runs_and_records_alone():
-    rooms = set(FLOORS) - {"record", "run", "presets"}
+    rooms = set(FLOORS) - {"entry", "run", "presets"}
     wrong = [
         place(path, node)
         for path in MODULES
@@ -213,7 +213,7 @@ def test_the_environment_is_read_by_the_runtime_alone():
     wrong = [
         place(path, node)
         for path in SHIPPED
-        if path != PACKAGE / "runtime.py"
+        if path != PACKAGE / "system" / "device.py"
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv", "os.putenv")
     ]

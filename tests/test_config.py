@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golf.config import ConfigError, RunConfig, config_from_dict, config_to_dict, fit_to_vocabulary
+from golf.config import RunConfig, fit_to_vocabulary
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.train.stages import forecast_run, plan_stages
-from golf.world import flat_fields
+from golf.system.distributed import flat_fields
+from golf.system.stored import ConfigError, config_from_dict, config_to_dict
+from golf.train.phases import forecast_run, plan_phases
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
@@ -36,8 +37,8 @@ def test_a_preset_is_a_network_and_its_steps_are_whole_on_every_device(name):
 @pytest.mark.parametrize("minutes", [0.5, 3.0, 300.0])
 def test_any_budget_gives_the_same_shape_of_run(name, minutes):
     config = PRESETS[name].config
-    stages = plan_stages(
-        config.model.context, config.train.batch_tokens, config.model.loop_visits > 1, config.schedule
+    stages = plan_phases(
+        config.model.context, config.train.batch_tokens, config.model.recurrence > 1, config.schedule
     )
     with torch.device("meta"):
         visits = GPT(config.model).num_visits

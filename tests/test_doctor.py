@@ -3,7 +3,7 @@
 import torch
 
 from golf.doctor import diagnose, print_diagnosis
-from golf.log import RunLog
+from golf.system.log import RunLog
 
 
 def test_the_table_names_versions_preset_and_datasets(tmp_path):

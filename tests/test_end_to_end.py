@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from golf import run as running
-from golf.data.assemble import TextOrigin, TextStream, build_dataset
-from golf.data.division import SplitConfig
-from golf.data.tokenizer import TokenizerChoice
-from golf.log import RunLog
-from golf.record import closing
+from golf.entry import finalize as closing
+from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
+from golf.prepare.split import SplitConfig
+from golf.prepare.tokenizer import TokenizerChoice
+from golf.system.log import RunLog
 from golf.train.loop import Trainer
 from train_gpt import main
 

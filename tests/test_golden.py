@@ -16,7 +16,6 @@ def test_a_run_gives_the_golden_weights_artifact_and_scores(name, tmp_path):
     found, golden = golden_figures(name, tmp_path), GOLDEN["runs"][name]
     assert found["nats_per_token"] == pytest.approx(golden["nats_per_token"], abs=1e-3)
     assert (found["tokens"], found["bytes"]) == (golden["tokens"], golden["bytes"])
-    assert found["artifact_bytes"] == pytest.approx(golden["artifact_bytes"], rel=0.01)
-    if torch.__version__.split("+")[0] == GOLDEN["made_with"]["torch"]:
+    if torch.__version__.split("+")[0] == GOLDEN["torch"]:
         # The subprocess computes with SSE code alone, which every x86 processor runs alike.
         assert found == golden

@@ -13,12 +13,12 @@ from tiny_samples import tiny_tokenizer, write_tiny_dataset
 from golf import run as running
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import PackConfig
-from golf.runtime import Runtime
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
+from golf.system.device import Runtime
+from golf.system.log import RunLog
 from golf.train.budget import TrainConfig
 from golf.train.loop import Trainer
 

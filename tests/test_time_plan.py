@@ -3,8 +3,8 @@
 import pytest
 
 from golf.command import parse_run
-from golf.config import ConfigError
-from golf.log import RunLog
+from golf.system.log import RunLog
+from golf.system.stored import ConfigError
 from golf.time_plan import AUDIT_SHARE, MIN_TTT_OVER_PLAIN, TRAIN_SHARE, TimePlan, planned_train_minutes
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.clock import PhaseClock
 from golf.data.shards import ShardError, check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
+from golf.system.clock import StageClock
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
@@ -127,7 +127,7 @@ class Dataset:
             raise DataError(f"{self.folder}: training starts with token {first}; expected BOS, {bos_id}")
         return shards
 
-    def validation_tokens(self, clock: PhaseClock) -> np.ndarray:
+    def validation_tokens(self, clock: StageClock) -> np.ndarray:
         """All validation tokens in order, uint16, each file checked against its sha256 and the vocabulary.
 
         PhaseError outside the prepare and score phases: nothing else may look at validation text.
@@ -245,12 +245,12 @@ def _refuse_overlapping_documents(path: Path, files: tuple[ShardFile, ...]) -> N
 def _missing_dataset_message(folder: Path) -> str:
     if any(folder.glob("fineweb_*.bin")):
         return f"{folder}: has shards but no {MANIFEST_NAME}. {_adopt_hint(folder)}"
-    command = f"python -m golf.data.prepare --source docs --data {folder}"
+    command = f"python -m golf.prepare --source docs --data {folder}"
     return f"{folder}: no dataset there; make one with `{command}`"
 
 
 def _adopt_hint(folder: Path) -> str:
     return (
-        f"`python -m golf.data.prepare --source shards --data {folder} --tokenizer FILE.model` "
+        f"`python -m golf.prepare --source shards --data {folder} --tokenizer FILE.model` "
         "checks the shards and writes one"
     )

@@ -19,9 +19,9 @@ import tyro
 from golf.finetune.settings import FinetuneConfig, FinetuneError, StageName
 from golf.finetune.stage import finetune
 from golf.finetune.stages import StagesCommand, run_stages
-from golf.log import RunLog
 from golf.pack.budget import BudgetError
-from golf.program import STOPPED, run_program
+from golf.system.log import RunLog
+from golf.system.program import STOPPED, run_program
 from golf.tasks.results import Metric, TaskResult, print_results
 from golf.train.loop import Interrupted
 
@@ -67,7 +67,7 @@ def run_command(command: FinetuneCommand) -> None:
         for when in ("before", "after")
     ]
     print_results(results, log)
-    log.say(f"{folder}: artifact.bin of {figures['artifact_bytes']:,} bytes")
+    log.info(f"{folder}: artifact.bin of {figures['artifact_bytes']:,} bytes")
     log.close()
 
 

@@ -12,9 +12,9 @@ import torch
 from golf.finetune.batches import example_tensors
 from golf.finetune.examples import Example, ExamplePair
 from golf.finetune.losses import answer_log_probs
-from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.score.tally import Tally
+from golf.system.log import RunLog
 from golf.tasks.likelihood import BATCH_TOKENS
 from golf.tasks.results import Metric, ratio_interval, share_metric
 

@@ -28,8 +28,8 @@ from golf.finetune.held_out import pair_log_probs, score_preferences, score_resp
 from golf.finetune.losses import PreferenceLoss, ResponseLoss
 from golf.finetune.settings import FinetuneConfig, FinetuneError, StageName
 from golf.finetune.template import ChatTemplate
-from golf.log import RunLog
-from golf.runtime import choose_runtime
+from golf.system.device import choose_runtime
+from golf.system.log import RunLog
 from golf.tasks.files import LongTexts
 from golf.tasks.models import OpenedModel
 from golf.tasks.results import Metric
@@ -145,7 +145,7 @@ def cached_reference(
     if path.is_file():
         stored = load_weights(path)
         if torch.equal(stored["digest"], key):
-            log.say(f"reference of {len(pairs)} pairs read from {path}")
+            log.info(f"reference of {len(pairs)} pairs read from {path}")
             return stored["log_probs"].numpy()
     found_P2 = pair_log_probs(opened.model, pairs, log, "reference")
     save_weights(path, {"digest": key, "log_probs": torch.from_numpy(found_P2)})

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.clock import PhaseClock
 from golf.data.manifest import sha256_of_file
-from golf.files import whole_file, write_json
+from golf.entry.finalize import flattened_script
 from golf.finetune.inputs import StageInput, prepare_preferences, prepare_responses, read_examples
 from golf.finetune.settings import USUAL_EPOCHS, USUAL_RATES, FinetuneConfig, FinetuneError, StageName
 from golf.finetune.template import require_free, stored_template, template_of
-from golf.log import RunLog
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import calibrate
-from golf.record.closing import flattened_script
-from golf.runtime import choose_runtime, seed_everything
+from golf.system.clock import StageClock
+from golf.system.device import choose_runtime, seed_everything
+from golf.system.files import atomic_write, write_json
+from golf.system.log import RunLog
 from golf.tasks.models import OpenedModel, open_model
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
@@ -51,7 +51,7 @@ def build_trainer(
         micro_batch_tokens=config.pass_rows * context,
         warmup_steps=0,
         reports=min(steps, 20),
-        held_out_looks=3,
+        num_evals=3,
         checkpoint_seconds=config.checkpoint_seconds,
     )
 
@@ -60,12 +60,12 @@ def build_trainer(
         given.batches,
         Budget(steps=steps),
         runtime,
-        PhaseClock(),
+        StageClock(),
         log,
         given.held_out_bpb,
         train,
         replace(config.optim, **rates),
-        ScheduleConfig(momentum_warmup=0.0, loop_start=0.0, warmdown=0.9, warmdown_shape="linear"),
+        ScheduleConfig(momentum_warmup=0.0, recurrence_start=0.0, warmdown=0.9, warmdown_shape="linear"),
         AveragingConfig(output="last"),
     )
     trainer.loss = torch.compile(given.loss, dynamic=False) if runtime.compiled else given.loss
@@ -89,7 +89,7 @@ def finetune(
     """
     done = folder / "finetune.json"
     opened = open_model(source, tokenizer, device)
-    log.say(opened.describe())
+    log.info(opened.describe())
     template = stored_template(opened.header) or template_of(opened.vocabulary, str(opened.tokenizer))
     require_free(template, _training_shards(opened))
     header = {key: value for key, value in opened.header.items() if key != "scheme"}
@@ -105,7 +105,7 @@ def finetune(
     }
     _claim_folder(folder, described)
     if done.is_file():
-        log.say(f"{folder}: done already")
+        log.info(f"{folder}: done already")
         return json.loads(done.read_text(encoding="utf-8"))
     examples, left_out = read_examples(stage, files, opened, template, config.long)
     if stage == "sft":
@@ -116,7 +116,7 @@ def finetune(
     trainer = build_trainer(stage, opened, given, config, log)
     if (folder / "checkpoint.pt").is_file():
         trainer.resume(folder / "checkpoint.pt")
-        log.say(f"resumed at step {trainer.steps}")
+        log.info(f"resumed at step {trainer.steps}")
     trainer.train(folder / "checkpoint.pt")
     after = given.measure()
     shutil.copyfile(opened.tokenizer, folder / opened.tokenizer.name)
@@ -166,11 +166,11 @@ def _pack_weights(
         calibration = calibrate(opened.model, _calibration_batches(opened, given, config))
         save_weights(folder / "calibration.safetensors", calibration.tensors())
     code = flattened_script(PROJECT / "train_gpt.py", "packed", log)
-    with whole_file(folder / "train_gpt.py") as partial:
+    with atomic_write(folder / "train_gpt.py") as partial:
         partial.write_bytes(code)
     room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
-    with whole_file(folder / "artifact.bin") as partial:
+    with atomic_write(folder / "artifact.bin") as partial:
         partial.write_bytes(packed.artifact)
     log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
     return {"code_bytes": len(code), "artifact_bytes": len(packed.artifact)}

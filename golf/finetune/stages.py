@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from golf.config import RunConfig, config_to_dict, fit_to_vocabulary
+from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import whole_file, write_json
 from golf.finetune.held_out import pair_log_probs, score_preferences, score_responses
 from golf.finetune.inputs import read_examples, split_held_out
 from golf.finetune.settings import FinetuneConfig, FinetuneError
 from golf.finetune.stage import finetune
 from golf.finetune.template import stored_template, template_of
-from golf.log import RunLog
 from golf.presets import PRESETS
 from golf.run import Run
-from golf.runtime import choose_runtime
+from golf.system.device import choose_runtime
+from golf.system.files import atomic_write, write_json
+from golf.system.log import RunLog
+from golf.system.stored import config_to_dict
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import Metric, write_results
@@ -102,11 +103,11 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
     rows = summarise(measured)
     facts = {"seeds": seeds, "preset": command.preset, "limit": command.limit, "rows": rows}
     write_json(command.stages / "stages.json", facts)
-    with whole_file(command.stages / "stages.md") as partial:
+    with atomic_write(command.stages / "stages.md") as partial:
         partial.write_text(stages_table(rows), encoding="utf-8")
     columns = ("stage", "score", "mean", "95% interval", "over", "chance", "after pretraining, difference")
     log.table(f"stages, {len(seeds)} seeds", columns, [row_cells(row) for row in rows])
-    log.say(f"table: {command.stages / 'stages.md'}")
+    log.info(f"table: {command.stages / 'stages.md'}")
     return rows
 
 
@@ -158,7 +159,7 @@ def measure_stage(
         return [Metric(**metric) for metric in stored]
     tokenizer = dataset.folder / dataset.manifest.tokenizer
     opened = open_model(folder / "weights.safetensors", tokenizer, command.device)
-    log.say(opened.describe())
+    log.info(opened.describe())
     results = run_tasks(opened, names, command.evals, command.limit, command.long, log)
     write_results(results, folder, {"limit": command.limit})
     metrics = [

@@ -14,9 +14,9 @@ from golf.lab.report import COLUMNS, cells, write_report
 from golf.lab.search import require_optuna, search
 from golf.lab.study import Study, load_study
 from golf.lab.trials import cores, plan_trials, run_trials
-from golf.log import RunLog
-from golf.program import run_program
-from golf.runtime import choose_runtime
+from golf.system.device import choose_runtime
+from golf.system.log import RunLog
+from golf.system.program import run_program
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LabOptions:
     study: Annotated[str, tyro.conf.Positional]
     """A study's name under docs/studies, or a study file (.toml)."""
     data: Path
-    """Dataset folder, as `python -m golf.data.prepare` makes it."""
+    """Dataset folder, as `python -m golf.prepare` makes it."""
     seeds: int | None = None
     """Runs an arm; by default as the study says."""
     minutes: float | None = None
@@ -65,7 +65,7 @@ def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> N
     device = choose_runtime(options.device).device.type
     if options.search:
         search(study, dataset, options.device, options.trials, options.out, log)
-        log.say(f"search: {study.folder / 'search.md'}")
+        log.info(f"search: {study.folder / 'search.md'}")
         return
     jobs = options.jobs or (max(1, cores() // options.threads) if device == "cpu" else 1)
     trials = plan_trials(study, dataset, options.device, options.threads, options.out)
@@ -77,7 +77,7 @@ def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> N
         for outcome in outcomes
     ]
     log.table(study.title, COLUMNS[:7], rows)
-    log.say(f"report: {study.folder / 'README.md'} and {study.folder / 'index.html'}")
+    log.info(f"report: {study.folder / 'README.md'} and {study.folder / 'index.html'}")
 
 
 def main(arguments: list[str]) -> int:

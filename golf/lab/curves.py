@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.files import whole_file
 from golf.lab.outcome import ArmOutcome
+from golf.system.files import atomic_write
 
 SKIPPED_SHARE = 0.2
 """First part of each curve that does not set the scale."""
@@ -47,7 +47,7 @@ def write_curves(path: Path, outcomes: list[ArmOutcome]) -> bool:
     axis.grid(True, color="#e3e7eb", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, ncols=1 + len(drawn) // 14, loc="upper right", frameon=False)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
     pyplot.close(figure)
     return True

@@ -5,8 +5,8 @@ import re
 from html import escape
 from pathlib import Path
 
-from golf.files import whole_file
 from golf.lab.study import Study
+from golf.system.files import atomic_write
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -92,5 +92,5 @@ def write_page(
         + "\n".join(parts)
         + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
     )
-    with whole_file(study.folder / "index.html") as partial:
+    with atomic_write(study.folder / "index.html") as partial:
         partial.write_text(page, encoding="utf-8")

@@ -2,14 +2,14 @@
 
 import math
 
-from golf.config import config_to_dict
-from golf.files import whole_file, write_json
 from golf.lab.curves import write_curves
 from golf.lab.outcome import ArmOutcome
 from golf.lab.page import write_page
 from golf.lab.study import Study
 from golf.lab.trial import STATED_BITS
-from golf.world import flat_fields
+from golf.system.distributed import flat_fields
+from golf.system.files import atomic_write, write_json
+from golf.system.stored import config_to_dict
 
 COLUMNS = (
     "arm", "bits per byte", "deviation", "difference", "95% interval", "p", "p (Holm)", "runs",
@@ -113,7 +113,7 @@ def write_report(study: Study, outcomes: list[ArmOutcome], command: str) -> None
     parts += [f"![held-out bits per byte along training]({CURVES_NAME})"] if drawn else []
     parts += ["## Against what was claimed", markdown_table(CLAIM_COLUMNS, told, "---")] if told else []
     parts += ["## Reading", study.reading] if study.reading else []
-    with whole_file(study.folder / "README.md") as partial:
+    with atomic_write(study.folder / "README.md") as partial:
         partial.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     picture = study.folder / CURVES_NAME if drawn else None
     write_page(study, (COLUMNS, rows), (CLAIM_COLUMNS, told), how, command, picture)

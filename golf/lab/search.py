@@ -11,16 +11,16 @@ from typing import Any
 
 from golf.config import RunConfig
 from golf.data.manifest import Dataset
-from golf.files import whole_file, write_json
 from golf.lab.report import markdown_table
 from golf.lab.study import Study, StudyError, override
 from golf.lab.trial import FAILURES, train_trial
 from golf.lab.trials import FIRST_SEED, fitted
-from golf.log import RunLog
+from golf.system.files import atomic_write, write_json
+from golf.system.log import RunLog
 
 REDUCTION = 3
 """Of every so many runs at a look, one goes on to the next."""
-MOST_LOOKS = 27
+MAX_EVALS = 27
 
 
 def require_optuna() -> None:
@@ -109,7 +109,7 @@ def _objective(
         def watch(step: int, bpb: float) -> None:
             looks[0] += 1
             trial.report(bpb, looks[0])
-            if looks[0] < base.train.held_out_looks and trial.should_prune():
+            if looks[0] < base.train.num_evals and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
@@ -117,11 +117,11 @@ def _objective(
             config.check("cpu")
             _, training = train_trial(place, config, dataset, device, watch)
         except FAILURES as error:
-            log.say(f"run {trial.number}: {chosen} failed: {error}")
+            log.info(f"run {trial.number}: {chosen} failed: {error}")
             raise optuna.TrialPruned from error
         averaging = training["averaging"]
         bpb = averaging["held_out_bpb"][averaging["output"]]
-        log.say(f"run {trial.number}: {chosen}: {bpb:.4f} held-out bpb")
+        log.info(f"run {trial.number}: {chosen}: {bpb:.4f} held-out bpb")
         return bpb
 
     return objective
@@ -143,7 +143,7 @@ def _write(study: Study, found: Any, folder: Path) -> None:
         markdown_table(("run", "held-out bits per byte", *study.search), rows),
     ]
     study.folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(study.folder / "search.md") as partial:
+    with atomic_write(study.folder / "search.md") as partial:
         partial.write_text("\n\n".join(text) + "\n", encoding="utf-8")
     write_json(
         study.folder / "search.json",

@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 
-from golf.config import RunConfig, config_from_dict
+from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.files import write_json
-from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.pack.estimate import artifact_bytes_at
 from golf.pack.layout import implied_shapes
 from golf.run import Run
-from golf.runtime import choose_runtime, environment
 from golf.score.scorer import score
+from golf.system.device import choose_runtime, environment
+from golf.system.files import write_json
+from golf.system.log import RunLog
+from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_weights
 from golf.train.loop import Interrupted
-from golf.train.objective import served_config
+from golf.train.objective import export_config
 
 STATED_BITS = 6.0
 """Bits a weight at which a study states the bytes of an artifact."""
@@ -72,11 +73,11 @@ def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
     config = config_from_dict(RunConfig, trial["config"])
     dataset = open_dataset(Path(trial["data"]))
     run, training = train_trial(folder, config, dataset, trial["device"], lambda step, bpb: None)
-    served = served_config(config.model)
+    served = export_config(config.model)
     model = GPT(served)
     model.load_state_dict(load_weights(folder / "weights.safetensors"))
     model.compute_dtype = run.runtime.compute_dtype
-    with run.clock.phase("score"):
+    with run.clock.stage("score"):
         tokens = dataset.validation_tokens(run.clock)
         limit = trial["validation_tokens"] if trial["validation_tokens"] < len(tokens) - 1 else None
         tally = score(

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from golf.config import RunConfig, config_to_dict, fit_to_vocabulary
+from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset
-from golf.files import write_json
 from golf.lab.study import Study
-from golf.log import RunLog
-from golf.world import flat_fields
+from golf.system.distributed import flat_fields
+from golf.system.files import write_json
+from golf.system.log import RunLog
+from golf.system.stored import config_to_dict
 
 FIRST_SEED = 1
 _POLL_SECONDS = 0.1
@@ -84,7 +85,7 @@ def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: 
 def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
     """Runs what is not done yet, `jobs` at a time; KeyboardInterrupt once all have stopped and saved."""
     waiting = [trial for trial in trials if (trial.outcome() or {"again": True}).get("again")]
-    log.say(f"{len(trials)} runs, {len(trials) - len(waiting)} of them done already, {jobs} at a time")
+    log.info(f"{len(trials)} runs, {len(trials) - len(waiting)} of them done already, {jobs} at a time")
     running: dict[subprocess.Popen[bytes], Trial] = {}
     with log.progress("study", len(trials), "runs") as bar:
         bar.advance(len(trials) - len(waiting))
@@ -121,7 +122,7 @@ def _finish(trial: Trial, code: int, log: RunLog) -> None:
         outcome = {"reason": reason, "again": code < 0}
         write_json(trial.folder / "failed.json", outcome)
     figure = outcome.get("reason") or f"{outcome['validation_bpb']:.4f} bpb"
-    log.say(f"{trial.arm}, seed {trial.seed}: {figure}")
+    log.info(f"{trial.arm}, seed {trial.seed}: {figure}")
 
 
 def cores() -> int:

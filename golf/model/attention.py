@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.kernels.attention import causal_attention
+from golf.model.kernels import causal_attention
 from golf.model.layers import GATE_INPUTS, Linear, rms_norm
 from golf.model.positions import rotate
 from golf.model.variants_attention import BiasedAttention, modulate_triad
@@ -17,7 +17,7 @@ Places = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Documents]
 """Rotary cosines and sines, and the documents of the batch where attention keeps them apart."""
 
 
-def remove_own_value(y_BLHE: Tensor, v_BLKE: Tensor) -> Tensor:
+def exclusive_self_attention(y_BLHE: Tensor, v_BLKE: Tensor) -> Tensor:
     """Each head's output less its part along the position's own value: y - (y . u) u, u = v / |v|.
 
     Source: exclusive self-attention, openai/parameter-golf #287.
@@ -50,7 +50,7 @@ class Attention(nn.Module):
     `exclusive` takes each position's own value out of its outputs; `gate_scale` other than 0 adds HeadGates,
     `dense_gate` a factor per output channel, sigmoid(W x) with W zero at the start (arXiv:2505.06708).
     Without `normed`, queries and keys have neither norm nor gain; `alibi` and `sinks` as BiasedAttention has
-    them; `modulated` lets queries, keys and values modulate each other; `documents_apart` keeps attention
+    them; `modulated` lets queries, keys and values modulate each other; `document_mask` keeps attention
     inside documents.
     """
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         width: int,
         num_heads: int,
         num_kv_heads: int,
-        query_gain: float,
+        qk_gain: float,
         exclusive: bool = False,
         gate_scale: float = 0.0,
         dense_gate: bool = False,
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         alibi: bool = False,
         sinks: bool = False,
         modulated: bool = False,
-        documents_apart: bool = False,
+        document_mask: bool = False,
     ):
         super().__init__()
         self.exclusive, self.modulated = exclusive, modulated
@@ -76,11 +76,11 @@ class Attention(nn.Module):
         self.key = Linear(width, num_kv_heads * self.head_width)
         self.value = Linear(width, num_kv_heads * self.head_width)
         self.output = Linear(width, width)
-        self.query_gain = nn.Parameter(torch.full((num_heads,), query_gain)) if normed else None
+        self.qk_gain = nn.Parameter(torch.full((num_heads,), qk_gain)) if normed else None
         self.gates = HeadGates(num_heads, gate_scale) if gate_scale else None
         self.dense_gate = Linear(width, width) if dense_gate else None
         self.biased = BiasedAttention(num_heads, alibi, sinks) if alibi or sinks else None
-        self.apart = DocumentAttention() if documents_apart else None
+        self.apart = DocumentAttention() if document_mask else None
 
     def forward(self, x_BTD: Tensor, rotary: Places, num_last: int) -> Tensor:
         """Output of the last `num_last` positions, shape (B, num_last, D)."""
@@ -92,10 +92,10 @@ class Attention(nn.Module):
         if self.modulated:
             q_BLHE, k_BTKE, v_BTKE = modulate_triad(q_BLHE, k_BTKE, v_BTKE)
             q_BLHE = q_BLHE[:, -num_last:]
-        if self.query_gain is not None:
+        if self.qk_gain is not None:
             # Expanded before it meets E, so that the gain's gradient is a sum over E, which the kernel of the
             # norm's gradient has at hand, and then one over the small (B, L, H).
-            gain_BLH1 = self.query_gain.to(q_BLHE.dtype).expand(q_BLHE.shape[:-1])[..., None]
+            gain_BLH1 = self.qk_gain.to(q_BLHE.dtype).expand(q_BLHE.shape[:-1])[..., None]
             q_BLHE, k_BTKE = rms_norm(q_BLHE) * gain_BLH1, rms_norm(k_BTKE)
         q_BLHE = rotate(q_BLHE, cos_TR[-num_last:], sin_TR[-num_last:])
         k_BTKE = rotate(k_BTKE, cos_TR, sin_TR)
@@ -106,7 +106,7 @@ class Attention(nn.Module):
             y_BHLE = (causal_attention if self.biased is None else self.biased)(*heads)
         y_BLHE = y_BHLE.transpose(1, 2)
         if self.exclusive:
-            y_BLHE = remove_own_value(y_BLHE, v_BTKE[:, -num_last:])
+            y_BLHE = exclusive_self_attention(y_BLHE, v_BTKE[:, -num_last:])
         if self.gates is not None:
             y_BLHE = y_BLHE * self.gates(x_BLD)[..., None]
         y_BLD = y_BLHE.flatten(2)

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from golf.kernels.fused import FUSED
-from golf.kernels.up_activation import fused_feedforward, squared_leaky
+from golf.model.fused import FUSED
 from golf.model.layers import Linear
+from golf.model.up_activation import fused_feedforward, squared_leaky
 
 
 class FeedForward(nn.Module):

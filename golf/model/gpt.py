@@ -16,11 +16,11 @@ from golf.model.layers import GATE_INPUTS, Embedding, Linear, Softcap, TiedHead,
 from golf.model.norms import NormKind, build_norm
 from golf.model.passes import Visit, plan_visits, visit_order
 from golf.model.positions import rotary_tables
-from golf.model.residual import Block, LaneBlock, PlainBlock, join_skip
-from golf.model.variants_feedforward import MOST_EXPERTS, FeedForwardKind, build_feedforward
+from golf.model.residual import Block, ParallelResidualBlock, PlainBlock, join_skip
+from golf.model.variants_feedforward import MAX_EXPERTS, FeedForwardKind, build_feedforward
 from golf.model.varlen import find_documents
 
-MOST_LOOP_VISITS = 16
+MAX_RECURRENCE = 16
 """Far beyond what helps; it bounds the work that an artifact can ask for."""
 
 
@@ -49,11 +49,11 @@ class ModelConfig:
     positions: Literal["rotary", "learned", "alibi", "rotary+alibi", "none"] = "rotary"
     """What tells positions apart: RoPE, a learned table as long as the context, ALiBi's distance biases
     (arXiv:2108.12409), RoPE and ALiBi together, or nothing but the causal mask."""
-    query_gain: float = 1.5
+    qk_gain: float = 1.5
     """Initial gain of each query head after its norm."""
-    query_key_norm: bool = True
+    qk_norm: bool = True
     """Whether queries and keys are RMS-normed, and queries scaled by a learned gain."""
-    exclusive_attention: bool = False
+    xsa: bool = False
     """Whether each position's own value is taken out of its attention output."""
     attention_gate: float = 0.0
     """s in sigmoid(s W x), the factor on each head's output, W reading 12 channels; 0 for no gates."""
@@ -61,7 +61,7 @@ class ModelConfig:
     """Whether attention's output channels have factors sigmoid(W x), W a full matrix (arXiv:2505.06708)."""
     attention_sinks: bool = False
     """Whether each head has a learned logit for attending to nothing."""
-    documents_apart: bool = False
+    document_mask: bool = False
     """Whether attention stays inside a document, from its BOS on, instead of reading those before it too."""
     modulated_attention: bool = False
     """Whether queries, keys and values modulate each other before attention (Co4, arXiv:2510.08404)."""
@@ -73,20 +73,20 @@ class ModelConfig:
     """s in the feed-forward's activation relu2, max(u, s u)^2."""
     num_experts: int = 1
     """Parts that mlp_hidden is divided into, of which each token is given two; 1 for no mixture."""
-    experts_unlike: bool = False
+    heterogeneous_experts: bool = False
     """Whether experts have sizes of 1 : 2 : 3 ... instead of one size."""
     plain_blocks: bool = False
     """Whether blocks are x + f(norm(x)) alone, as in GPT-2: nothing damped, mixed in, scaled or skipped, and
     the embedding not normed."""
     skip_gates: bool = False
     """Whether a skip is blended into the stream by a learned gate; otherwise it is added."""
-    lane_blocks: int = 0
+    parallel_residual_blocks: int = 0
     """Last blocks in which attention and feed-forward run side by side on two lanes."""
-    loop_first: int = 0
+    recurrence_first: int = 0
     """First of the blocks that are visited more than once."""
-    loop_last: int = 0
+    recurrence_last: int = 0
     """Last of them."""
-    loop_visits: int = 1
+    recurrence: int = 1
     """How often they are visited, as a group; 1 for no recurrence."""
     logit_softcap: float = 30.0
     """c in c * tanh(logit / c); 0 leaves logits as they are."""
@@ -128,32 +128,32 @@ class ModelConfig:
             raise ValueError(f"bigram_buckets is {self.bigram_buckets}; expected at least 0")
         if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
             raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
-        if self.documents_apart and (self.attention_sinks or self.positions.endswith("alibi")):
-            raise ValueError("documents_apart goes with neither attention_sinks nor ALiBi")
+        if self.document_mask and (self.attention_sinks or self.positions.endswith("alibi")):
+            raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")
         if self.modulated_attention and self.num_kv_heads != self.num_heads:
             raise ValueError(f"num_kv_heads is {self.num_kv_heads}; modulated attention takes num_heads")
-        if self.num_experts != 1 and not 2 <= self.num_experts <= min(MOST_EXPERTS, self.mlp_hidden):
-            raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MOST_EXPERTS}")
-        if not 0 <= self.future_tokens <= MOST_LOOP_VISITS:
-            raise ValueError(f"future_tokens is {self.future_tokens}; expected 0 to {MOST_LOOP_VISITS}")
-        if self.plain_blocks and (self.lane_blocks or self.skip_gates):
-            raise ValueError("plain_blocks have neither lane_blocks nor skip_gates")
+        if self.num_experts != 1 and not 2 <= self.num_experts <= min(MAX_EXPERTS, self.mlp_hidden):
+            raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MAX_EXPERTS}")
+        if not 0 <= self.future_tokens <= MAX_RECURRENCE:
+            raise ValueError(f"future_tokens is {self.future_tokens}; expected 0 to {MAX_RECURRENCE}")
+        if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
+            raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
         self._check_passes()
 
     def _check_passes(self) -> None:
-        if not 0 <= self.loop_first <= self.loop_last < self.num_layers:
+        if not 0 <= self.recurrence_first <= self.recurrence_last < self.num_layers:
             raise ValueError(
-                f"loop_first {self.loop_first} and loop_last {self.loop_last} must be blocks in this order; "
-                f"there are {self.num_layers}"
+                f"recurrence_first {self.recurrence_first} and recurrence_last {self.recurrence_last} "
+                f"must be blocks in this order; there are {self.num_layers}"
             )
-        if not 1 <= self.loop_visits <= MOST_LOOP_VISITS:
-            raise ValueError(f"loop_visits is {self.loop_visits}; expected 1 to {MOST_LOOP_VISITS}")
-        looped = self.loop_last if self.loop_visits > 1 else -1
+        if not 1 <= self.recurrence <= MAX_RECURRENCE:
+            raise ValueError(f"recurrence is {self.recurrence}; expected 1 to {MAX_RECURRENCE}")
+        looped = self.recurrence_last if self.recurrence > 1 else -1
         most_lanes = self.num_layers - max(self.num_layers // 2, looped + 1)
-        if not 0 <= self.lane_blocks <= most_lanes:
+        if not 0 <= self.parallel_residual_blocks <= most_lanes:
             raise ValueError(
-                f"lane_blocks is {self.lane_blocks}; expected 0 to {most_lanes}, the blocks of the second "
-                "half behind those that loop"
+                f"parallel_residual_blocks is {self.parallel_residual_blocks}; expected 0 to {most_lanes}, "
+                "the blocks of the second half behind those that loop"
             )
 
 
@@ -168,13 +168,13 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.looping = config.loop_visits > 1
+        self.looping = config.recurrence > 1
         self._plans = [
             plan_visits(
-                visit_order(config.num_layers, config.loop_first, config.loop_last, visits),
+                visit_order(config.num_layers, config.recurrence_first, config.recurrence_last, visits),
                 skips=not config.plain_blocks,
             )
-            for visits in (1, config.loop_visits)
+            for visits in (1, config.recurrence)
         ]
         skips = (sum(visit.keeps for visit in self._plans[1]), config.width)
         self.embedding = Embedding(config.vocab_size, config.width)
@@ -234,13 +234,13 @@ class GPT(nn.Module):
         config, plan = self.config, self.plan
         rotary_dims = config.rotary_dims if config.positions.startswith("rotary") else 0
         rotary = rotary_tables(length, rotary_dims, config.rotary_base, inputs_BT.device)
-        if config.documents_apart:
+        if config.document_mask:
             packed = inputs_BT.device.type == "cuda" and self.compute_dtype != torch.float32
             rotary = (*rotary, find_documents(inputs_BT, config.bos_id, packed))
         stream = embedding_BTD = self._embed(inputs_BT)
         kept: list[Tensor] = []
         for index, visit in enumerate(plan):
-            if visit.layer == config.num_layers - config.lane_blocks:
+            if visit.layer == config.num_layers - config.parallel_residual_blocks:
                 stream = (stream, stream)
             if visit.skip is not None:
                 gate_D = None if self.skip_gates is None else self.skip_gates[visit.skip]
@@ -279,15 +279,15 @@ def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
         config.width,
         config.num_heads,
         config.num_kv_heads,
-        config.query_gain,
-        config.exclusive_attention,
+        config.qk_gain,
+        config.xsa,
         config.attention_gate,
         config.attention_gate_dense,
-        config.query_key_norm,
+        config.qk_norm,
         config.positions.endswith("alibi"),
         config.attention_sinks,
         config.modulated_attention,
-        config.documents_apart,
+        config.document_mask,
     )
     feedforward = build_feedforward(
         config.width,
@@ -295,12 +295,12 @@ def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
         config.feedforward,
         config.activation_slope,
         config.num_experts,
-        config.experts_unlike,
+        config.heterogeneous_experts,
     )
     if config.plain_blocks:
         return PlainBlock(config.width, attention, feedforward, config.norm)
-    damping = 1.0 / math.sqrt(layer + 1)
-    if layer < config.num_layers - config.lane_blocks:
-        return Block(config.width, damping, attention, feedforward, config.norm)
+    ln_scale = 1.0 / math.sqrt(layer + 1)
+    if layer < config.num_layers - config.parallel_residual_blocks:
+        return Block(config.width, ln_scale, attention, feedforward, config.norm)
     is_last = layer == config.num_layers - 1
-    return LaneBlock(config.width, damping, attention, feedforward, is_last, config.norm)
+    return ParallelResidualBlock(config.width, ln_scale, attention, feedforward, is_last, config.norm)

@@ -17,10 +17,12 @@ class Visit(NamedTuple):
     """Index of the skip that is taken in before the block; None for none."""
 
 
-def visit_order(num_layers: int, loop_first: int, loop_last: int, loop_visits: int) -> tuple[int, ...]:
-    """Blocks in the order of their visits: `loop_first` to `loop_last` as a group `loop_visits` times."""
-    looped = tuple(range(loop_first, loop_last + 1))
-    return (*range(loop_first), *looped * loop_visits, *range(loop_last + 1, num_layers))
+def visit_order(
+    num_layers: int, recurrence_first: int, recurrence_last: int, recurrence: int
+) -> tuple[int, ...]:
+    """Blocks in the order of their visits: first to last of the recurrence as a group, `recurrence` times."""
+    looped = tuple(range(recurrence_first, recurrence_last + 1))
+    return (*range(recurrence_first), *looped * recurrence, *range(recurrence_last + 1, num_layers))
 
 
 def plan_visits(order: tuple[int, ...], skips: bool = True) -> tuple[Visit, ...]:

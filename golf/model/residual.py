@@ -29,7 +29,7 @@ def join_skip(
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each on a normed input times `damping`.
+    """Attention and feed-forward, each on a normed input times `ln_scale`.
 
     Before them the stream is mixed per channel with the embedding; each output is scaled per channel.
     """
@@ -37,13 +37,13 @@ class Block(nn.Module):
     def __init__(
         self,
         width: int,
-        damping: float,
+        ln_scale: float,
         attention: Attention,
         feedforward: nn.Module,
         norm: NormKind = "rms",
     ):
         super().__init__()
-        self.damping = damping
+        self.ln_scale = ln_scale
         self.attention_norm, self.feedforward_norm = build_norm(norm, width), build_norm(norm, width)
         mix_2D = torch.zeros(2, width)
         mix_2D[0] = 1.0
@@ -59,9 +59,9 @@ class Block(nn.Module):
         """The stream after this block at the last `num_last` positions, shape (B, num_last, D)."""
         dtype = x_BTD.dtype
         x_BTD = self._mixed(x_BTD, embedding_BTD)
-        attended_BLD = self.attention(self.attention_norm(x_BTD) * self.damping, rotary, num_last)
+        attended_BLD = self.attention(self.attention_norm(x_BTD) * self.ln_scale, rotary, num_last)
         x_BLD = x_BTD[:, -num_last:] + self.attention_scale.to(dtype) * attended_BLD
-        fed_BLD = self.feedforward(self.feedforward_norm(x_BLD) * self.damping)
+        fed_BLD = self.feedforward(self.feedforward_norm(x_BLD) * self.ln_scale)
         return x_BLD + self.feedforward_scale.to(dtype) * fed_BLD
 
     def _mixed(self, x_BTD: Tensor, embedding_BTD: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class PlainBlock(nn.Module):
         return x_BLD + self.feedforward(self.feedforward_norm(x_BLD))
 
 
-class LaneBlock(Block):
+class ParallelResidualBlock(Block):
     """A block whose sublayers run side by side on two lanes (openai/parameter-golf #1529).
 
     Attention reads lane 0, mixed with the embedding, and the feed-forward lane 1; then
@@ -96,13 +96,13 @@ class LaneBlock(Block):
     def __init__(
         self,
         width: int,
-        damping: float,
+        ln_scale: float,
         attention: Attention,
         feedforward: nn.Module,
         is_last: bool,
         norm: NormKind = "rms",
     ):
-        super().__init__(width, damping, attention, feedforward, norm)
+        super().__init__(width, ln_scale, attention, feedforward, norm)
         self.is_last = is_last
         self.lane_keep = nn.Parameter(torch.full((2,), 1.1))
         self.lane_write = nn.Parameter(torch.ones(2, 2))
@@ -114,8 +114,8 @@ class LaneBlock(Block):
         dtype = embedding_BTD.dtype
         first_BLD, second_BLD = (lane_BTD[:, -num_last:] for lane_BTD in lanes)
         mixed_BTD = self._mixed(lanes[0], embedding_BTD)
-        attended_BLD = self.attention(self.attention_norm(mixed_BTD) * self.damping, rotary, num_last)
-        fed_BLD = self.feedforward(self.feedforward_norm(second_BLD) * self.damping)
+        attended_BLD = self.attention(self.attention_norm(mixed_BTD) * self.ln_scale, rotary, num_last)
+        fed_BLD = self.feedforward(self.feedforward_norm(second_BLD) * self.ln_scale)
         from_attention = (self.lane_write[0, :, None] * self.attention_scale).to(dtype)
         from_feedforward = (self.lane_write[1, :, None] * self.feedforward_scale).to(dtype)
         keep = self.lane_keep.to(dtype)

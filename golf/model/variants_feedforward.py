@@ -17,7 +17,7 @@ FeedForwardKind = Literal["relu2", "gelu", "swiglu", "xielu"]
 """Activations; `relu2` is max(u, slope u)^2."""
 ACTIVE_EXPERTS = 2
 """Experts that each token is given."""
-MOST_EXPERTS = 64
+MAX_EXPERTS = 64
 """It bounds the work that an artifact can ask for."""
 XIELU_SLOPE = 0.5
 XIELU_START = 0.8

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from golf.kernels.attention import masked_attention, repeat_heads
+from golf.model.kernels import masked_attention, repeat_heads
 
 _SLOT_TOKENS = 64
-_LEAST_SLOTS = 16
+_MIN_SLOTS = 16
 
 
 class Documents(NamedTuple):
@@ -42,7 +42,7 @@ def document_bounds(inputs_BT: Tensor, bos_id: int) -> Tensor:
     than slots, which then are shorter than 64 tokens on average, has its last ones seen as one.
     """
     num_rows, length = inputs_BT.shape
-    slots = min(length, max(_LEAST_SLOTS, length // _SLOT_TOKENS))
+    slots = min(length, max(_MIN_SLOTS, length // _SLOT_TOKENS))
     starts_BT = inputs_BT == bos_id
     starts_BT = torch.cat((torch.ones_like(starts_BT[:, :1]), starts_BT[:, 1:]), 1)
     ranks_BT = starts_BT.cumsum(1) - 1

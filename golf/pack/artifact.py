@@ -27,7 +27,7 @@ FINEST_STEP = 1 / 16
 """Without one, no step is below this share of a matrix's sigma."""
 PRICE_RANGE = 2.0**40
 """The coarsest grid's price over the finest's."""
-FEWEST_BITS = 1.0
+MIN_BITS = 1.0
 """Bits a weight below which a model is refused as too big for its bytes."""
 
 
@@ -110,11 +110,11 @@ def _fit_entropy(
 ) -> tuple[bytes, dict[str, object]]:
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     num_weights = count_elements(shapes)
-    fewest_bytes = math.ceil(FEWEST_BITS * num_weights / 8)
+    fewest_bytes = math.ceil(MIN_BITS * num_weights / 8)
     if fewest_bytes > limit_bytes:
         raise BudgetError(
-            f"artifact is {fewest_bytes:,} bytes at the least, {FEWEST_BITS:g} bit a weight; {limit_bytes:,} "
-            f"are left for it: about {8 * limit_bytes / FEWEST_BITS:,.0f} of the {num_weights:,} parameters "
+            f"artifact is {fewest_bytes:,} bytes at the least, {MIN_BITS:g} bit a weight; {limit_bytes:,} "
+            f"are left for it: about {8 * limit_bytes / MIN_BITS:,.0f} of the {num_weights:,} parameters "
             "would fit"
         )
     found = sensitivities(weights, calibration)
@@ -142,7 +142,7 @@ def _fit_entropy(
 
 def _damping_notes(found: dict[str, Sensitivity]) -> list[str]:
     return [
-        f"the Hessian of {name} was singular: damping {sensitivity.damping:g} in place of {DAMPING:g}"
+        f"the Hessian of {name} was singular: ln_scale {sensitivity.ln_scale:g} in place of {DAMPING:g}"
         for name, sensitivity in found.items()
-        if sensitivity.damping > DAMPING
+        if sensitivity.ln_scale > DAMPING
     ]

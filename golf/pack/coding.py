@@ -10,7 +10,7 @@ import struct
 import numpy as np
 
 from golf.pack.container import ArtifactError
-from golf.pack.grid import NUM_CLASSES, QuantizedTensor, TensorGrid, narrowest
+from golf.pack.grid import NUM_CLASSES, QuantizedTensor, TensorGrid, smallest_int
 from golf.pack.rans import (
     ALPHABET,
     choose_lanes,
@@ -25,7 +25,7 @@ ESCAPE = -128
 """The symbol of what is beyond +-127: it stands in a list of its own."""
 FINEST_CODED_CLASS = 47
 """Codes of finer classes give up their lowest bits, one an octave: as good as random, these go raw."""
-MOST_RAW_BITS = -((FINEST_CODED_CLASS - NUM_CLASSES + 1) // 8)
+MAX_RAW_BITS = -((FINEST_CODED_CLASS - NUM_CLASSES + 1) // 8)
 CODES_PER_TABLE = 8192
 """Classes with fewer codes share a table with their neighbours, or the tables would outweigh their gain."""
 _COUNT_CHUNK = 1 << 20
@@ -73,14 +73,14 @@ def split_codes(codes_RC: np.ndarray, classes_RC: np.ndarray) -> tuple[np.ndarra
     upper_RC = codes_RC >> raw_RC
     escaped_RC = np.abs(upper_RC) > 127
     symbols_N = np.where(escaped_RC, ESCAPE, upper_RC).astype(np.int8).view(np.uint8).reshape(-1)
-    low = b"".join(_pack_bits(codes_RC[raw_RC == count], count) for count in range(1, MOST_RAW_BITS + 1))
+    low = b"".join(_pack_bits(codes_RC[raw_RC == count], count) for count in range(1, MAX_RAW_BITS + 1))
     return symbols_N, upper_RC[escaped_RC].astype("<i4"), low
 
 
 def join_codes(
     symbols_RC: np.ndarray, classes_RC: np.ndarray, escapes: np.ndarray, low: bytes | memoryview
 ) -> np.ndarray:
-    """The inverse of `split_codes`, as the narrowest type."""
+    """The inverse of `split_codes`, as the smallest_int type."""
     codes_RC = symbols_RC.view(np.int8)
     if not len(escapes) and not len(low):
         return codes_RC
@@ -95,7 +95,7 @@ def join_codes(
             low[begin : begin + size], count, int(np.count_nonzero(chosen_RC))
         )
         begin += size
-    return narrowest(codes_RC)
+    return smallest_int(codes_RC)
 
 
 def encode_codes(tensors: list[QuantizedTensor]) -> bytes:
@@ -156,7 +156,7 @@ def _count_classes(classes_RC: np.ndarray) -> np.ndarray:
 
 def _low_sizes(classes_RC: np.ndarray) -> list[int]:
     """Bytes of the low bits of codes that give up 1, 2, ... of them."""
-    counts = np.bincount(raw_bits(), _count_classes(classes_RC), minlength=MOST_RAW_BITS + 1)
+    counts = np.bincount(raw_bits(), _count_classes(classes_RC), minlength=MAX_RAW_BITS + 1)
     return [(count * int(codes) + 7) // 8 for count, codes in enumerate(counts)][1:]
 
 

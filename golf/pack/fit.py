@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 BAND_SHARE = 5000 / 16_000_000
-FEWEST_BAND_BYTES = 64
+MIN_BAND_BYTES = 64
 """An artifact lands this close below its limit: the share, or these bytes where that is less."""
 _MOST_TRIES = 12
 _BISECTIONS = 60
@@ -44,7 +44,7 @@ def fit_price(
     `encode` gives the artifact at a price; `forecast` guesses its bytes, falls with the price, and is
     corrected by each artifact made.
     """
-    band_bytes = max(FEWEST_BAND_BYTES, int(BAND_SHARE * limit_bytes))
+    band_bytes = max(MIN_BAND_BYTES, int(BAND_SHARE * limit_bytes))
     aim = limit_bytes - band_bytes / 2
     ends = math.log2(finest), math.log2(coarsest)
     best: Fit | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 DAMPING = 0.003
 """Added to the Hessian's mean diagonal of 1; from 0.001 to 0.01 the divergence moves by 3% at equal bits."""
-MOST_DAMPING = 1e3
+MAX_LN_SCALE = 1e3
 RATE_SHARE = 0.25
 """Share of the ridge that theory asks for: 12% less divergence than without at 3.2 bits; 0.5 gives 10%."""
 _BLOCK_COLUMNS = 128
@@ -25,7 +25,7 @@ _HIGHEST_RIDGE_GROUP = 4
 
 
 class SingularHessianError(ValueError):
-    """A Hessian that no damping makes positive definite."""
+    """A Hessian that no ln_scale makes positive definite."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Factors:
     inverse_GCC: Tensor
     """Upper U with U^T U the inverse of the damped and ridged Hessian, in act-order; float64."""
     ridge_GC: Tensor
-    damping: float
+    ln_scale: float
     """What was added to the diagonal: DAMPING, or more if the Hessian was singular."""
 
 
@@ -65,20 +65,20 @@ def ridge_groups(ridge_R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def column_steps(hessian_CC: Tensor) -> tuple[Tensor, float]:
-    """Relative steps at which every column's error costs the same, (C,), and the damping that it took.
+    """Relative steps at which every column's error costs the same, (C,), and the ln_scale that it took.
 
     The steps are the diagonal of U in act-order.
     """
     columns = len(hessian_CC)
     none = torch.zeros(1, device=hessian_CC.device)
     factors = factorize(hessian_CC, none, torch.ones(columns, device=hessian_CC.device))
-    return factors.inverse_GCC[0].diagonal()[factors.order_C.argsort()], factors.damping
+    return factors.inverse_GCC[0].diagonal()[factors.order_C.argsort()], factors.ln_scale
 
 
 def factorize(
-    hessian_CC: Tensor, ridge_R: Tensor, relative_spread_C: Tensor, damping: float = DAMPING
+    hessian_CC: Tensor, ridge_R: Tensor, relative_spread_C: Tensor, ln_scale: float = DAMPING
 ) -> Factors:
-    """Factors of a Hessian of mean diagonal 1; a singular one gets ten times the damping until it is not.
+    """Factors of a Hessian of mean diagonal 1; a singular one gets ten times the ln_scale until it is not.
 
     `ridge_R` is the rounding noise of each row over its power, for a column of spread and step 1; RATE_SHARE
     of it counts.
@@ -88,13 +88,13 @@ def factorize(
     group_R, ridge_G = ridge_groups(RATE_SHARE * ridge_R)
     ridge_GC = (ridge_G[:, None] / relative_spread_C.double().square())[:, order_C]
     ordered_CC = hessian_CC[order_C][:, order_C]
-    while damping <= MOST_DAMPING:
-        inverses = [inverse_factor(ordered_CC + torch.diag(damping + ridge_C)) for ridge_C in ridge_GC]
+    while ln_scale <= MAX_LN_SCALE:
+        inverses = [inverse_factor(ordered_CC + torch.diag(ln_scale + ridge_C)) for ridge_C in ridge_GC]
         if all(inverse is not None for inverse in inverses):
-            return Factors(order_C, group_R, torch.stack(inverses), ridge_GC, damping)
-        damping *= 10
+            return Factors(order_C, group_R, torch.stack(inverses), ridge_GC, ln_scale)
+        ln_scale *= 10
     raise SingularHessianError(
-        f"Hessian of {len(hessian_CC)} columns is singular at damping {MOST_DAMPING:g}"
+        f"Hessian of {len(hessian_CC)} columns is singular at ln_scale {MAX_LN_SCALE:g}"
     )
 
 

@@ -61,12 +61,12 @@ class QuantizedTensor:
     """A tensor as whole codes on a grid."""
 
     codes_RC: np.ndarray
-    """Of the narrowest signed type that holds them."""
+    """Of the smallest_int signed type that holds them."""
     grid: TensorGrid
 
 
-def narrowest(codes: np.ndarray) -> np.ndarray:
-    """Whole numbers as int8, int16 or int32, whichever is the narrowest that holds them."""
+def smallest_int(codes: np.ndarray) -> np.ndarray:
+    """Whole numbers as int8, int16 or int32, whichever is the smallest_int that holds them."""
     largest = np.max(np.abs(codes), initial=0)
     return codes.astype(next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max))
 

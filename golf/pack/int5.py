@@ -18,7 +18,7 @@ COARSEST = 1.0
 """The largest step in units of a row's sigma; a model that needs more is too big for its bytes."""
 _ZSTD_TRIES = 6
 _CLOSE_ENOUGH = 0.9995
-LARGEST_CODE: dict[TensorKind, int] = {"matrix": 15, "embedding": 127}
+MAX_CODE: dict[TensorKind, int] = {"matrix": 15, "embedding": 127}
 
 
 def row_steps(weight_RC: np.ndarray, largest_code: int, coarseness: float) -> np.ndarray:
@@ -28,7 +28,7 @@ def row_steps(weight_RC: np.ndarray, largest_code: int, coarseness: float) -> np
     """
     sigma_R = np.sqrt(np.mean(np.square(weight_RC, dtype=np.float64), axis=1))
     absmax_R = np.max(np.abs(weight_RC), axis=1).astype(np.float64)
-    coarse = coarseness * LARGEST_CODE["matrix"] / largest_code
+    coarse = coarseness * MAX_CODE["matrix"] / largest_code
     return np.maximum(absmax_R / largest_code, coarse * sigma_R)
 
 
@@ -48,7 +48,7 @@ def encode_int5(weights: Weights, coarseness: float) -> bytes:
         if kind == "small":
             halves.append(encode_halves(array))
         else:
-            scales, codes_RC = quantize_rows(array, LARGEST_CODE[kind], coarseness)
+            scales, codes_RC = quantize_rows(array, MAX_CODE[kind], coarseness)
             halves.append(scales)
             codes.append(codes_RC.tobytes())
     return b"".join(halves + codes)
@@ -80,7 +80,7 @@ def code_entropy_bytes(weights: Weights, coarseness: float) -> float:
     for name, tensor in weights.items():
         kind = tensor_kind(name, tuple(tensor.shape))
         if kind != "small":
-            _, codes_RC = quantize_rows(tensor.numpy(), LARGEST_CODE[kind], coarseness)
+            _, codes_RC = quantize_rows(tensor.numpy(), MAX_CODE[kind], coarseness)
             counts = np.bincount(codes_RC.reshape(-1).view(np.uint8))
             counts = counts[counts > 0]
             bits += float(np.sum(counts * np.log2(counts.sum() / counts)))

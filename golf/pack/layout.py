@@ -7,6 +7,7 @@ import torch
 
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.container import ArtifactError
+from golf.system.stored import config_from_dict
 
 Weights = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -30,7 +31,7 @@ def implied_shapes(model: object) -> Shapes:
             raise ArtifactError(f"header's model has {name} = {value}; expected 0 to {most:,}")
     try:
         with torch.device("meta"):
-            network = GPT(ModelConfig(**model))
+            network = GPT(config_from_dict(ModelConfig, model))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(f"header's model describes no network: {error}") from error
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

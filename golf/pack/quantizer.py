@@ -19,8 +19,8 @@ from golf.pack.grid import (
     FIRST_CLASS,
     QuantizedTensor,
     TensorGrid,
-    narrowest,
     row_view,
+    smallest_int,
 )
 from golf.pack.halves import decode_halves, encode_halves
 from golf.pack.layout import TensorKind, Weights, tensor_kind
@@ -29,7 +29,7 @@ ENERGY_FLOOR = 0.002
 """Share of a tensor's mean energy that each row has at least: what calibration never touched still counts."""
 DEFAULT_GAINS: dict[TensorKind, float] = {"matrix": 1.0, "embedding": 16.0, "small": 1e9}
 """Without calibration: energy times mean squared weight."""
-MOST_ENERGY = 1e60
+MAX_FISHER = 1e60
 """Keeps steps within fp32: a tensor of weights below 1e-30 becomes zero."""
 FINEST_CLASS = 110
 """sigma / step of about 2,000 at most: no tensor gains by more."""
@@ -50,7 +50,7 @@ class Sensitivity:
     """Mean diagonal 1; None stands for the identity."""
     log2_step_C: Tensor
     """float64: what the Hessian says about the columns' steps."""
-    damping: float
+    ln_scale: float
     """What it took to make the Hessian positive definite; 0 without one."""
 
 
@@ -68,7 +68,7 @@ def _default_sensitivity(name: str, weight: Tensor) -> Sensitivity:
     rows, columns = row_view(tuple(weight.shape))
     power = float(weight.double().square().mean()) if weight.numel() else 1.0
     energy = DEFAULT_GAINS[tensor_kind(name, tuple(weight.shape))] / max(power, 1e-300)
-    energy_R = torch.full((rows,), min(MOST_ENERGY, energy), dtype=torch.float64)
+    energy_R = torch.full((rows,), min(MAX_FISHER, energy), dtype=torch.float64)
     return Sensitivity(energy_R, None, torch.zeros(columns, dtype=torch.float64), 0.0)
 
 
@@ -77,10 +77,10 @@ def _measured_sensitivity(name: str, view: tuple[int, int], calibration: Calibra
     energy_R = calibration.energy(name).double()
     floor = ENERGY_FLOOR * float(energy_R.mean()) if rows else 0.0
     hessian_CC = calibration.hessian(name)
-    step_C, damping = energy_R.new_ones(columns), 0.0
+    step_C, ln_scale = energy_R.new_ones(columns), 0.0
     if hessian_CC is not None:
-        step_C, damping = column_steps(hessian_CC)
-    return Sensitivity(energy_R + max(floor, 1e-30), hessian_CC, step_C.log2(), damping)
+        step_C, ln_scale = column_steps(hessian_CC)
+    return Sensitivity(energy_R + max(floor, 1e-30), hessian_CC, step_C.log2(), ln_scale)
 
 
 def base_step(price: float) -> float:
@@ -143,7 +143,7 @@ def quantize_tensor(weight: Tensor, sensitivity: Sensitivity, price: float, smal
         weight_RC = weight_RC - torch.from_numpy(mean_R)[:, None]
     finest = FINEST_SMALL_CLASS if small else FINEST_CLASS
     codes_RC, grid = _quantize_rows(weight_RC, sensitivity, base_step(price), finest, mean_R)
-    return QuantizedTensor(narrowest(codes_RC.cpu().numpy()), grid)
+    return QuantizedTensor(smallest_int(codes_RC.cpu().numpy()), grid)
 
 
 def _quantize_rows(
@@ -165,7 +165,7 @@ def _quantize_rows(
         rounded_from_RC = weight_RC / (1 + noise_R[:, None] / column_spread_C.exp2().square())
         codes_RC = (rounded_from_RC / step_R[:, None] / step_C).round()
     else:
-        factors = factorize(hessian_CC, noise_R, column_spread_C.exp2(), sensitivity.damping)
+        factors = factorize(hessian_CC, noise_R, column_spread_C.exp2(), sensitivity.ln_scale)
         target_RC = shrink_target(weight_RC, factors)
         codes_RC, rounded_from_RC = round_with_feedback(target_RC, step_R, step_C, factors)
     row_spread_R, column_spread_C = log2_spread(rounded_from_RC)

@@ -11,8 +11,8 @@ from golf.pack.container import ArtifactError
 
 PRECISION_BITS = 12
 ALPHABET = 256
-MOST_LANES = 1024
-FEWEST_LANES = 8
+MAX_LANES = 1024
+MIN_LANES = 8
 _SYMBOLS_PER_LANE = 1 << 13
 _LOWEST_STATE = np.uint32(1 << 16)
 _WORD_BITS = np.uint32(16)
@@ -23,7 +23,7 @@ _MOST_TABLE_BYTES = 1 + 255 * (2 + 2 * ALPHABET)
 def choose_lanes(num_symbols: int) -> int:
     """A power of two: enough lanes to be fast, few enough that their states (4 bytes each) cost nothing."""
     lanes = 1 << max(0, (num_symbols // _SYMBOLS_PER_LANE).bit_length() - 1)
-    return min(MOST_LANES, max(FEWEST_LANES, lanes))
+    return min(MAX_LANES, max(MIN_LANES, lanes))
 
 
 def normalize_counts(counts_KA: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def decode_rans(
     data: bytes | memoryview, classes_N: np.ndarray, frequencies_KA: np.ndarray, lanes: int
 ) -> np.ndarray:
     """The symbols, uint8; ArtifactError unless the data is exactly what `encode_rans` gave for them."""
-    if not 1 <= lanes <= MOST_LANES or len(data) < 4 * lanes or len(data) % 2:
+    if not 1 <= lanes <= MAX_LANES or len(data) < 4 * lanes or len(data) % 2:
         raise ArtifactError(f"coded stream of {len(data):,} bytes cannot have {lanes} lanes")
     slots = _slot_table(frequencies_KA)
     states_L = np.frombuffer(data, dtype="<u4", count=lanes).astype(np.uint32)

@@ -16,8 +16,6 @@ import zstandard
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from golf.files import whole_file
-from golf.log import RunLog
 from golf.pack.calibrate import Calibration
 from golf.pack.coding import ESCAPE, count_symbols, raw_bits, share_tables, split_codes
 from golf.pack.container import read_container
@@ -26,6 +24,8 @@ from golf.pack.grid import NUM_CLASSES, QuantizedTensor, dequantize
 from golf.pack.layout import Weights, implied_shapes
 from golf.pack.quantizer import Sensitivity, sensitivities
 from golf.pack.rans import PRECISION_BITS, normalize_counts
+from golf.system.files import atomic_write
+from golf.system.log import RunLog
 
 ESCAPE_BITS = 32
 _COLOURS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
@@ -84,7 +84,7 @@ def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, in
         "brotli11": None,
     }
     if find_spec("brotli") is None:
-        log.say("brotli is not installed (pip install brotli): its size is left out")
+        log.info("brotli is not installed (pip install brotli): its size is left out")
     else:
         import brotli
 
@@ -120,7 +120,7 @@ def draw_report(report: dict[str, Any], path: Path) -> None:
     right.set_title("share of the codes", loc="left")
     right.legend(frameon=False)
     FigureCanvasAgg(figure)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

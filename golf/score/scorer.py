@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from golf.data.vocabulary import Vocabulary
-from golf.log import RunLog
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.tally import Tally
 from golf.score.windows import Window, WindowConfig, group_chunks, plan_windows
-from golf.world import World
+from golf.system.distributed import World
+from golf.system.log import RunLog
 
 CHUNK_TOKENS = 32_768
 _SCORER_SEAL = object()
@@ -123,7 +123,7 @@ def score(
             total += tally
             if adapt is not None and index + 1 < len(chunks):
                 event = f"adapting to chunk {index}"
-                adapt(hand_over(ledger, tokens, nats_N, (first, end), (index, num_chunks), event))
+                adapt(release_chunk(ledger, tokens, nats_N, (first, end), (index, num_chunks), event))
             bar.advance(end - first, f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None)
     ledger.close(num_graded)
     total = sum_tallies(total, world)
@@ -138,7 +138,7 @@ def sum_tallies(own: Tally, world: World) -> Tally:
     return Tally(float(sums[0]), int(sums[1]), int(sums[2]))
 
 
-def hand_over(
+def release_chunk(
     ledger: Ledger,
     tokens: np.ndarray,
     nats_N: np.ndarray,

@@ -14,9 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from golf.log import RunLog
-from golf.program import run_program
-from golf.runtime import environment
+from golf.system.device import environment
+from golf.system.log import RunLog
+from golf.system.program import run_program
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import print_results, write_results
@@ -51,7 +51,7 @@ def run_command(command: TasksCommand, log: RunLog) -> None:
     """Measures, prints and writes; ValueError for what cannot be measured."""
     names = parse_tasks(command.tasks)
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
-    log.say(opened.describe())
+    log.info(opened.describe())
     out = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_tasks"
     results = run_tasks(opened, names, command.data, command.limit, command.long, log)
     print_results(results, log)
@@ -64,7 +64,7 @@ def run_command(command: TasksCommand, log: RunLog) -> None:
         "environment": environment(opened.device),
     }
     write_results(results, out, facts)
-    log.say(f"every item: {out}")
+    log.info(f"every item: {out}")
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from golf.log import ProgressBar, RunLog
+from golf.system.log import ProgressBar, RunLog
 from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
 from golf.tasks.models import OpenedModel
 from golf.tasks.sampling import SamplingConfig, draw_tokens
@@ -34,7 +34,7 @@ class Generator:
         self.opened, self.log = opened, log
         self.decoder_type = Decoder if can_cache(opened.model) else RereadingDecoder
         if self.decoder_type is RereadingDecoder:
-            log.say("this network cannot be read with a cache: each new token reads the whole text again")
+            log.info("this network cannot be read with a cache: each new token reads the whole text again")
 
     def continue_all(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from golf.data.vocabulary import Vocabulary
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import Line, LongTexts, TaskDataError, read_json_lines
 from golf.tasks.generate import Generation, Generator
 from golf.tasks.models import OpenedModel

@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import LongTexts
 from golf.tasks.generate import Generator
 from golf.tasks.likelihood import encode_request, fit_request, likelihoods, text_nats

@@ -6,7 +6,7 @@ Prompts and both accuracies are counted as lm-eval 0.4 counts them.
 import re
 from pathlib import Path
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import LongTexts, TaskDataError, find_file, read_json_lines
 from golf.tasks.likelihood import encode_request, fit_request, likelihoods
 from golf.tasks.models import OpenedModel

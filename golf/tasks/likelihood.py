@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from golf.data.vocabulary import Vocabulary
-from golf.log import RunLog
 from golf.model.loss import token_nats
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
+from golf.system.log import RunLog
 from golf.tasks.files import LongTexts, TaskDataError
 from golf.tasks.models import OpenedModel
 

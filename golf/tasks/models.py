@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golf.config import config_from_dict
 from golf.data.vocabulary import Vocabulary
+from golf.evaluate import load_model
+from golf.locate import find_artifact, find_artifacts
 from golf.model.gpt import GPT, ModelConfig
-from golf.runtime import choose_runtime
-from golf.score.evaluate import load_model
-from golf.score.locate import find_artifact, find_artifacts
+from golf.system.device import choose_runtime
+from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_checkpoint, load_weights
-from golf.train.objective import served_weights
+from golf.train.objective import export_state_dict
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -71,7 +71,7 @@ def open_model(
         header = read_run_header(file.parent)
         kind = "weights" if file.suffix == ".safetensors" else "checkpoint"
         weights = load_weights(file) if kind == "weights" else load_checkpoint(file)["model"]
-        model = build_model(header, served_weights(weights), file).to(runtime.device)
+        model = build_model(header, export_state_dict(weights), file).to(runtime.device)
     else:
         model, header = load_model(file.read_bytes(), runtime.device)
         kind = "artifact"

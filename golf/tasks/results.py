@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from golf.files import whole_file
-from golf.log import RunLog
+from golf.system.files import atomic_write
+from golf.system.log import RunLog
 
 Z_95 = 1.959963984540054
 NUM_RESAMPLES = 2000
@@ -101,7 +101,7 @@ def print_results(results: Sequence[TaskResult], log: RunLog) -> None:
     log.table("tasks", ("task", "score", "value", "95% interval", "chance", "items"), rows)
     for result in results:
         for metric in result.metrics:
-            log.say(f"{result.task} {metric.name}: {metric.convention}")
+            log.info(f"{result.task} {metric.name}: {metric.convention}")
         if result.notes:
             log.record("task_notes", task=result.task, **result.notes)
 
@@ -110,13 +110,13 @@ def write_results(results: Sequence[TaskResult], folder: Path, facts: dict[str, 
     """Writes tasks.json, the scores beside `facts`, and <task>.jsonl, every item."""
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
-        with whole_file(folder / f"{result.task}.jsonl") as partial:
+        with atomic_write(folder / f"{result.task}.jsonl") as partial:
             lines = (json.dumps(item, ensure_ascii=False) for item in result.items)
             partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     tasks = {
         result.task: {"metrics": [asdict(metric) for metric in result.metrics], "notes": result.notes}
         for result in results
     }
-    with whole_file(folder / "tasks.json") as partial:
+    with atomic_write(folder / "tasks.json") as partial:
         text = json.dumps({**facts, "tasks": tasks}, indent=2, ensure_ascii=False)
         partial.write_text(text + "\n", encoding="utf-8")

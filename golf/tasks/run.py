@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import LongTexts, TaskDataError
 from golf.tasks.gsm8k import run_gsm8k
 from golf.tasks.hellaswag import run_hellaswag

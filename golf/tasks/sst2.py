@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import Line, LongTexts, TaskDataError, read_labelled_lines
 from golf.tasks.likelihood import Request, encode_request, likelihoods
 from golf.tasks.models import OpenedModel

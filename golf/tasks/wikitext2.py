@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import LongTexts, TaskDataError, read_text
 from golf.tasks.likelihood import text_nats
 from golf.tasks.models import OpenedModel

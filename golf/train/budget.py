@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from golf.train.stages import Stage
+from golf.train.phases import Phase
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainConfig:
     """Part of a budget of minutes kept for reading text after the last step (choosing the average)."""
     reports: int = 50
     """Lines that the log gets over the run."""
-    held_out_looks: int = 5
+    num_evals: int = 5
     """Times over the run at which the held-out slice of the training text is scored."""
     held_out_tokens: int = 65_536
     """Size of that slice, which is never trained on."""
@@ -51,28 +51,28 @@ class TrainConfig:
             if vars(self)[name] < 0:
                 raise ValueError(f"train.{name} is {vars(self)[name]}; expected at least 0")
 
-    def check(self, stages: tuple[Stage, ...]) -> None:
-        """Raises ValueError unless each stage's steps are whole passes, and passes whole sequences."""
-        for stage in stages:
-            whole = stage.context > 0 and self.micro_batch_tokens % stage.context == 0
-            if not whole or stage.batch_tokens < 1 or stage.batch_tokens % self.micro_batch_tokens:
+    def check(self, phases: tuple[Phase, ...]) -> None:
+        """Raises ValueError unless each phase's steps are whole passes, and passes whole sequences."""
+        for phase in phases:
+            whole = phase.context > 0 and self.micro_batch_tokens % phase.context == 0
+            if not whole or phase.batch_tokens < 1 or phase.batch_tokens % self.micro_batch_tokens:
                 raise ValueError(
-                    f"train.batch_tokens {stage.batch_tokens} must be a multiple of train.micro_batch_tokens "
-                    f"{self.micro_batch_tokens}, and that of the context {stage.context}, "
-                    f"from {stage.start:.0%} of the run on"
+                    f"train.batch_tokens {phase.batch_tokens} must be a multiple of train.micro_batch_tokens "
+                    f"{self.micro_batch_tokens}, and that of the context {phase.context}, "
+                    f"from {phase.start:.0%} of the run on"
                 )
 
 
-def fit_passes(micro_batch_tokens: int, stages: tuple[Stage, ...], num_processes: int) -> int:
+def fit_micro_batches(micro_batch_tokens: int, phases: tuple[Phase, ...], num_processes: int) -> int:
     """Tokens of a pass, halved until every process has equally many passes of whole sequences in each step.
 
     ValueError if there is no such size.
     """
     tokens = micro_batch_tokens
-    while any(stage.batch_tokens % (tokens * num_processes) for stage in stages):
-        tokens = halve_passes(tokens, stages)
+    while any(phase.batch_tokens % (tokens * num_processes) for phase in phases):
+        tokens = halve_micro_batches(tokens, phases)
         if not tokens:
-            batches = ", ".join(str(size) for size in sorted({stage.batch_tokens for stage in stages}))
+            batches = ", ".join(str(size) for size in sorted({phase.batch_tokens for phase in phases}))
             raise ValueError(
                 f"steps of {batches} tokens cannot be shared by {num_processes} processes in passes of whole "
                 f"sequences; train.micro_batch_tokens is {micro_batch_tokens}"
@@ -80,9 +80,9 @@ def fit_passes(micro_batch_tokens: int, stages: tuple[Stage, ...], num_processes
     return tokens
 
 
-def halve_passes(tokens: int, stages: tuple[Stage, ...]) -> int:
-    """Half the tokens of a pass; 0 if sequences of some stage would not fill it."""
-    return 0 if tokens % 2 or any(tokens // 2 % stage.context for stage in stages) else tokens // 2
+def halve_micro_batches(tokens: int, phases: tuple[Phase, ...]) -> int:
+    """Half the tokens of a pass; 0 if sequences of some phase would not fill it."""
+    return 0 if tokens % 2 or any(tokens // 2 % phase.context for phase in phases) else tokens // 2
 
 
 @dataclass(frozen=True)

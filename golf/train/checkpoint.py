@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from golf.files import whole_file
+from golf.system.files import atomic_write
 
 
 class CheckpointError(ValueError):
@@ -17,7 +17,7 @@ class CheckpointError(ValueError):
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
     """Writes `state` (tensors and plain values), whole or not at all."""
-    with whole_file(path) as partial, open(partial, "wb") as file:
+    with atomic_write(path) as partial, open(partial, "wb") as file:
         torch.save(state, file)
 
 
@@ -33,7 +33,7 @@ def load_checkpoint(path: Path) -> dict[str, object]:
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Writes contiguous CPU weights as safetensors, whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save_file(weights, partial)
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.train.loop import Trainer
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from golf.world import World
+from golf.system.distributed import World
 
 BUCKET_BYTES = 16_000_000
 """Gradients sent as one message: large enough for the bandwidth, small enough that the first leave early."""
@@ -24,7 +24,7 @@ def plan_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list
     return [bucket for bucket in buckets if bucket]
 
 
-class GradientExchange:
+class GradientAllReduce:
     """Adds up the gradients of a step over all processes, each bucket as soon as its last one has come.
 
     Between `begin`, before a step's last backward pass, and `finish`, after it. In a compiled graph all

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from golf.data.batches import TrainBatches
-from golf.world import World
+from golf.system.distributed import World
 
 Batch = tuple[Tensor, Tensor]
 """inputs_BT and targets_BT."""

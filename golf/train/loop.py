@@ -12,26 +12,26 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from golf.clock import PhaseClock
 from golf.data.batches import TrainBatches
-from golf.kernels.attention import attention_kernels, choose_kernels, present_kernels
-from golf.kernels.fused import choose_training_kernels, present_training_kernels, training_kernels
-from golf.log import ProgressBar, RunLog
+from golf.model.fused import choose_training_kernels, present_training_kernels, training_kernels
 from golf.model.gpt import GPT
+from golf.model.kernels import attention_kernels, choose_kernels, present_kernels
 from golf.model.positions import rotary_tables
-from golf.runtime import Runtime, release_memory, synchronize, tag_compiled_code
+from golf.system.clock import StageClock
+from golf.system.device import Runtime, release_memory, synchronize, tag_compiled_code
+from golf.system.log import ProgressBar, RunLog
 from golf.train.averaging import AveragingConfig, WeightAverage
-from golf.train.budget import Budget, TrainConfig, fit_passes, halve_passes
+from golf.train.budget import Budget, TrainConfig, fit_micro_batches, halve_micro_batches
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from golf.train.exchange import GradientExchange
+from golf.train.exchange import GradientAllReduce
 from golf.train.feed import BatchFeed
 from golf.train.objective import Objective, target_nats
 from golf.train.optim import OptimConfig, Optimizers
+from golf.train.phases import phase_at, plan_phases
 from golf.train.reports import LaunchedFigures, LaunchedStep, StepReports
 from golf.train.schedule import ScheduleConfig, learning_rate_scale, muon_momentum
-from golf.train.stages import plan_stages, stage_at
 
-MOST_GRAPHS = 64
+MAX_GRAPHS = 64
 """Far more than a run has kinds of steps; torch's own limit is 8."""
 INLINED_READS, INLINED_OPERATIONS = 12, 60
 """Up to how many reads and operations Inductor computes a value where it is used, instead of writing it out.
@@ -44,7 +44,7 @@ what is to be added to it too, by each of its users; with these the sum is writt
 def prepare_compiler() -> None:
     """Sets what torch.compile needs to be told about training, for this process."""
     # Every kind of step is a graph of one function, and one more than the limit is an error.
-    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._inductor.config.realize_acc_reads_threshold = INLINED_READS
     torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS
     # Else each element of every query and key has its cosine and sine computed anew, at each pass.
@@ -73,7 +73,7 @@ class Trainer:
         batches: TrainBatches,
         budget: Budget,
         runtime: Runtime,
-        clock: PhaseClock,
+        clock: StageClock,
         log: RunLog,
         held_out_bpb: Callable[[], float],
         config: TrainConfig,
@@ -81,25 +81,25 @@ class Trainer:
         schedule: ScheduleConfig,
         averaging: AveragingConfig,
     ):
-        loops = model.config.loop_visits > 1
-        self.stages = plan_stages(model.config.context, config.batch_tokens, loops, schedule)
-        config.check(self.stages)
+        loops = model.config.recurrence > 1
+        self.phases = plan_phases(model.config.context, config.batch_tokens, loops, schedule)
+        config.check(self.phases)
         self.model, self.batches, self.budget = model, batches, budget
         self.runtime, self.clock, self.log = runtime, clock, log
         self.held_out_bpb = held_out_bpb
         self.config, self.optim, self.schedule = config, optim, schedule
         self.world = runtime.world
-        self.micro_batch_tokens = fit_passes(config.micro_batch_tokens, self.stages, self.world.size)
+        self.micro_batch_tokens = fit_micro_batches(config.micro_batch_tokens, self.phases, self.world.size)
         """Tokens of a pass, once it is known what fits the device."""
         self.feed = BatchFeed(batches, self.world, runtime.device, ahead=runtime.device.type == "cuda")
-        self.exchange = GradientExchange(model, self.world)
+        self.exchange = GradientAllReduce(model, self.world)
         self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
         """Attention kernels in the order to try them."""
         self.kernels = choose_training_kernels(config.kernels, present_training_kernels(runtime.device))
         """Those of the feed-forward, for training's own passes alone."""
         self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
-        self.reports = StepReports(budget, config, self.stages, model.num_visits, clock, log)
+        self.reports = StepReports(budget, config, self.phases, model.num_visits, clock, log)
         self.steps = 0
         self.tokens = 0
         """Trained on so far."""
@@ -123,7 +123,7 @@ class Trainer:
     @property
     def kinds(self) -> list[tuple[int, bool]]:
         """Context and recurrence of each kind of step that the run has; the dearest first."""
-        return sorted({(stage.context, stage.looping) for stage in self.stages}, reverse=True)
+        return sorted({(phase.context, phase.looping) for phase in self.phases}, reverse=True)
 
     def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """The training loss of a micro-batch, a scalar: mean nats per token, and what the config adds."""
@@ -170,7 +170,7 @@ class Trainer:
                 torch.randint(self.model.config.vocab_size, shape).to(self.runtime.device) for _ in range(2)
             )
             for _ in range(self.config.warmup_steps):
-                if self.world.agree(0.0, not self._fits(inputs_BT, targets_BT))[1]:
+                if self.world.all_reduce_any(0.0, not self._fits(inputs_BT, targets_BT))[1]:
                     optimizers.zero_grad()
                     release_memory(self.runtime.device)
                     return False
@@ -180,10 +180,10 @@ class Trainer:
 
     def _halve_passes(self) -> None:
         tokens = self.micro_batch_tokens
-        half = halve_passes(tokens, self.stages)
+        half = halve_micro_batches(tokens, self.phases)
         if not half:
             raise DeviceMemoryError(f"a pass of {tokens:,} tokens does not fit the device's memory")
-        self.log.say(f"passes of {tokens:,} tokens do not fit the device's memory; {half:,} and more passes")
+        self.log.info(f"passes of {tokens:,} tokens do not fit the device's memory; {half:,} and more passes")
         self.micro_batch_tokens = half
         # Graphs of the larger passes would count against the number that are kept.
         torch.compiler.reset()
@@ -209,14 +209,14 @@ class Trainer:
         earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
         try:
             with (
-                self.clock.phase("train"),
+                self.clock.stage("train"),
                 self.log.progress("train", 1.0, "of the run") as bar,
                 attention_kernels(self.attention),
             ):
                 self._loop(checkpoint_path, bar)
                 synchronize(self.runtime.device)
             self.feed.settle()
-            self.model.looping = self.model.config.loop_visits > 1
+            self.model.looping = self.model.config.recurrence > 1
             self._save(checkpoint_path)
         finally:
             signal.signal(signal.SIGINT, earlier_handler)
@@ -224,13 +224,13 @@ class Trainer:
     def _loop(self, checkpoint_path: Path, bar: ProgressBar) -> None:
         self._look_at_clock()
         last_save = self._seconds
-        next_look = self.progress + 1 / self.config.held_out_looks
+        next_eval = self.progress + 1 / self.config.num_evals
         while not self._budget_used():
             started = self._seconds
             self.reports.launched(self.step(), bar)
             self._step_seconds = self._seconds - started
-            if self.progress >= next_look:
-                next_look += 1 / self.config.held_out_looks
+            if self.progress >= next_eval:
+                next_eval += 1 / self.config.num_evals
                 # The step that the device still works on is training.
                 synchronize(self.runtime.device)
                 with self.clock.paused():
@@ -247,20 +247,20 @@ class Trainer:
 
     def _look_at_clock(self) -> None:
         elapsed = self.clock.elapsed("train")
-        self._seconds, self._stopping = self.world.agree(elapsed, self._stop_requested)
+        self._seconds, self._stopping = self.world.all_reduce_any(elapsed, self._stop_requested)
 
     def step(self) -> LaunchedStep:
         """One optimiser step; its loss stays on the device, so that nothing waits for it."""
         progress = self.progress
-        stage = stage_at(progress, self.stages)
+        phase = phase_at(progress, self.phases)
         lr_scale = learning_rate_scale(progress, self.schedule)
         self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
-        self.model.looping = stage.looping
+        self.model.looping = phase.looping
         self.objective.set_progress(progress)
-        num_passes = stage.batch_tokens // self.micro_batch_tokens
+        num_passes = phase.batch_tokens // self.micro_batch_tokens
         total = torch.zeros((), device=self.runtime.device)
         for left in reversed(range(num_passes // self.world.size)):
-            tokens = self.feed.next(self.micro_batch_tokens // stage.context, stage.context)
+            tokens = self.feed.next(self.micro_batch_tokens // phase.context, phase.context)
             loss = self._loss_of(*tokens) / num_passes
             if not left:
                 self.exchange.begin()
@@ -272,7 +272,7 @@ class Trainer:
         self.optimizers.zero_grad()
         loss_is_summed()
         self.steps += 1
-        self.tokens += stage.batch_tokens
+        self.tokens += phase.batch_tokens
         # Averages belong to the point of the run that this step has reached, not to where it began.
         self._look_at_clock()
         self.average.update(self.progress)
@@ -293,7 +293,7 @@ class Trainer:
         if self._stop_requested and self.world.size == 1:
             raise KeyboardInterrupt
         self._stop_requested = True
-        self.log.say("stopping after this step (again to stop at once)")
+        self.log.info("stopping after this step (again to stop at once)")
 
     def _save(self, path: Path) -> None:
         if self.world.is_first:
@@ -327,7 +327,7 @@ class Trainer:
 
     def resume(self, checkpoint_path: Path) -> None:
         """Takes the state of `checkpoint_path`; CheckpointError if it is damaged or of another model."""
-        state = self.world.share(lambda: load_checkpoint(checkpoint_path))
+        state = self.world.broadcast(lambda: load_checkpoint(checkpoint_path))
         try:
             self.model.load_state_dict(state["model"])
             self.optimizers.load_state_dict(state["optimizers"])

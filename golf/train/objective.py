@@ -89,11 +89,11 @@ def with_gradient_of(loss: Tensor, term: Tensor) -> Tensor:
     return loss + (term - term.detach())
 
 
-def served_config(config: ModelConfig) -> ModelConfig:
+def export_config(config: ModelConfig) -> ModelConfig:
     """The network that leaves training: without the maps that predict further ahead."""
     return replace(config, future_tokens=0)
 
 
-def served_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def export_state_dict(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the network that leaves training."""
     return {name: weight for name, weight in weights.items() if not name.startswith("future.")}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.layers import Linear
-from golf.world import World, nothing_to_wait_for
+from golf.system.distributed import World, noop
 
 QUINTIC = ((3.4445, -4.7750, 2.0315),) * 5
 """Coefficients of Muon's author (kellerjordan.github.io/posts/muon), the same at each of five steps."""
@@ -166,7 +166,7 @@ class Muon(torch.optim.Optimizer):
             gradients_NRC, state["momentum_NRC"], group["momentum"], self.row_normalize
         ).to(self.compute_dtype)
         if self.world.size == 1:
-            return orthogonalize(direction_NRC, self.coefficients), nothing_to_wait_for
+            return orthogonalize(direction_NRC, self.coefficients), noop
         own_MRC = orthogonalize(own_share(direction_NRC, self.world), self.coefficients)
         return self.world.gather_rows(own_MRC)
 

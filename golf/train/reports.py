@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from golf.clock import PhaseClock
-from golf.log import ProgressBar, RunLog
+from golf.system.clock import StageClock
+from golf.system.log import ProgressBar, RunLog
 from golf.train.budget import Budget, TrainConfig
-from golf.train.stages import Stage, forecast_run, stage_at
+from golf.train.phases import Phase, forecast_run, phase_at
 
 START_OF_RUN = 0.05
 """Share of the run in which the loss may rise above where it began."""
@@ -70,13 +70,13 @@ class StepReports:
         self,
         budget: Budget,
         config: TrainConfig,
-        stages: tuple[Stage, ...],
+        phases: tuple[Phase, ...],
         visits: tuple[int, int],
-        clock: PhaseClock,
+        clock: StageClock,
         log: RunLog,
     ):
         self.budget, self.config, self.clock, self.log = budget, config, clock, log
-        self.stages, self.visits = stages, visits
+        self.phases, self.visits = phases, visits
         self.first_loss = math.nan
         """The loss of the run's first step."""
         self._pending: LaunchedStep | None = None
@@ -140,9 +140,9 @@ class StepReports:
 
     def _forecast(self, step: LaunchedStep, seconds: float) -> None:
         token_seconds = (seconds - self._start_seconds) / (step.tokens - self._start_tokens)
-        stage = stage_at(step.progress, self.stages)
+        phase = phase_at(step.progress, self.phases)
         run = forecast_run(
-            self.stages, self.visits, stage, token_seconds, self.budget.seconds, self.budget.steps
+            self.phases, self.visits, phase, token_seconds, self.budget.seconds, self.budget.steps
         )
         self.log.event(
             "forecast",

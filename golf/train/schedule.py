@@ -23,18 +23,18 @@ class ScheduleConfig:
     """Share of the run, at its start, over which Muon's momentum grows to its full value."""
     momentum_start: float = 0.85
     """Muon's momentum at the start."""
-    loop_start: float = 0.35
+    recurrence_start: float = 0.35
     """Point of the run from which on the blocks that loop do so (openai/parameter-golf #1204)."""
     context_growth: tuple[float, ...] = ()
     """Points of the run at which the context grows to model.context by equal parts, one more part than points
     (openai/parameter-golf #2014)."""
-    rewarm: float = 0.0
+    lr_rewarmup: float = 0.0
     """Share of the run over which the learning rate climbs from 0 again where the context has grown."""
     batch_growth: tuple[float, ...] = ()
     """Points of the run at which the batch grows to train.batch_tokens, likewise by equal parts."""
 
     def __post_init__(self) -> None:
-        for name in ("warmdown", "floor", "momentum_warmup", "loop_start", "rewarm"):
+        for name in ("warmdown", "floor", "momentum_warmup", "recurrence_start", "lr_rewarmup"):
             if not 0.0 <= vars(self)[name] <= 1.0:
                 raise ValueError(f"schedule.{name} is {vars(self)[name]}; expected 0 to 1")
         for name in ("context_growth", "batch_growth"):
@@ -46,15 +46,15 @@ class ScheduleConfig:
 def learning_rate_scale(progress: float, config: ScheduleConfig) -> float:
     """Factor on every learning rate: 1 until the warmdown begins, then down to `floor` at progress 1.
 
-    After each growth of the context it climbs from 0 to that value over the share `rewarm` of the run.
+    After each growth of the context it climbs from 0 to that value over the share `lr_rewarmup` of the run.
     """
     start = 1.0 - config.warmdown
     done = min(1.0, (progress - start) / config.warmdown) if progress > start else 0.0
     shape = 0.5 * (1.0 + math.cos(math.pi * done)) if config.warmdown_shape == "cosine" else 1.0 - done
     climb = 1.0
     for point in config.context_growth:
-        if point <= progress < point + config.rewarm:
-            climb = min(climb, (progress - point) / config.rewarm)
+        if point <= progress < point + config.lr_rewarmup:
+            climb = min(climb, (progress - point) / config.lr_rewarmup)
     return climb * (config.floor + (1.0 - config.floor) * shape)
 
 

@@ -12,7 +12,7 @@ from benchmarks.check_torch import (
     count_scoring,
     count_training,
     expected_graphs,
-    stages_of,
+    phases_of,
     tiny_dataset,
     tiny_run,
 )
@@ -30,9 +30,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def shallow(name: str) -> RunConfig:
     """The preset's tiny run, of two layers; of three where one loops."""
     config = tiny_run(PRESETS[name].config)
-    loops = {"loop_first": 1, "loop_last": 1, "num_layers": 3} if config.model.loop_visits > 1 else {}
-    lanes = min(1, config.model.lane_blocks)
-    return replace(config, model=replace(config.model, **{"num_layers": 2, "lane_blocks": lanes, **loops}))
+    loops = (
+        {"recurrence_first": 1, "recurrence_last": 1, "num_layers": 3} if config.model.recurrence > 1 else {}
+    )
+    lanes = min(1, config.model.parallel_residual_blocks)
+    return replace(
+        config, model=replace(config.model, **{"num_layers": 2, "parallel_residual_blocks": lanes, **loops})
+    )
 
 
 @pytest.mark.parametrize(("name", "num_graphs"), [("seed", 1), ("h100-10min", 2), ("h100-107min", 4)])
@@ -52,9 +56,9 @@ def test_a_graph_that_only_a_later_step_needs_is_found(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first_kind_alone(trainer: Trainer) -> None:
-        stages, trainer.stages = trainer.stages, trainer.stages[:1]
+        phases, trainer.phases = trainer.phases, trainer.phases[:1]
         warm_up(trainer)
-        trainer.stages = stages
+        trainer.phases = phases
 
     warm_up = Trainer.warm_up
     monkeypatch.setattr(Trainer, "warm_up", first_kind_alone)
@@ -66,7 +70,7 @@ def test_a_graph_that_only_a_later_step_needs_is_found(
 def test_a_tiny_run_has_the_stages_and_parts_of_its_preset(name: str) -> None:
     preset, tiny = PRESETS[name].config, tiny_run(PRESETS[name].config)
     tiny.check("cpu")
-    whole, small = stages_of(preset), stages_of(tiny)
+    whole, small = phases_of(preset), phases_of(tiny)
     assert [(stage.start, stage.looping) for stage in whole] == [(s.start, s.looping) for s in small]
     shrunk = {"vocab_size", "width", "mlp_hidden", "context", "rotary_dims", "bigram_buckets", "bigram_width"}
     kept = {key: value for key, value in vars(preset.model).items() if key not in shrunk}

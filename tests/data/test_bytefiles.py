@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from data_samples import sample_text
 
-from golf.clock import PhaseClock
-from golf.data.adopt import adopt_shards
-from golf.data.assemble import TextOrigin, TextStream, build_dataset
-from golf.data.division import GivenValidation, SplitConfig
+from golf.audit.probes import probe_bytes
 from golf.data.manifest import DataError, Manifest, byte_file_of, open_dataset, read_byte_file
-from golf.data.prepare import main
 from golf.data.shards import read_shard, write_shard
-from golf.data.survey import iterate_documents
-from golf.data.tokenizer import TokenizerChoice
-from golf.log import RunLog
-from golf.score.probes import probe_bytes
+from golf.prepare.adopt import adopt_shards
+from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
+from golf.prepare.prepare import main
+from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.survey import iterate_documents
+from golf.prepare.tokenizer import TokenizerChoice
 from golf.score.scorer import tally_targets
+from golf.system.clock import StageClock
+from golf.system.log import RunLog
 
 TEXTS = [sample_text(seed) for seed in range(120)] + [
     "NASA\ufb01 \u2122 \ue001The \ue004 E\u0301TE J\u030cA 1\ue003"
@@ -46,7 +46,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 def test_the_bytes_of_a_shard_are_those_of_its_normalised_original(folder: Path):
     dataset = open_dataset(folder)
-    tokens = dataset.validation_tokens(PhaseClock())
+    tokens = dataset.validation_tokens(StageClock())
     normalised = [dataset.vocabulary.normalize(text) for text in TEXTS[-40:]]
     decoded = [dataset.vocabulary.decode(document[1:]) for document in iterate_documents(tokens, 1)]
     assert decoded == normalised
@@ -59,7 +59,7 @@ def test_the_bytes_of_a_shard_are_those_of_its_normalised_original(folder: Path)
 
 def test_the_score_and_the_audits_own_count_charge_the_original_bytes(folder: Path):
     dataset = open_dataset(folder)
-    tokens = dataset.validation_tokens(PhaseClock())
+    tokens = dataset.validation_tokens(StageClock())
     vocabulary, stated = dataset.vocabulary, dataset.manifest.val_text_bytes
     nats_N = np.ones(len(tokens) - 1, dtype=np.float32)
     assert tally_targets(nats_N, tokens, vocabulary).num_bytes == stated
@@ -90,7 +90,7 @@ def test_a_byte_file_that_counts_otherwise_is_refused(copy: Path):
     counts[7] += 1
     write_shard(byte_file_of(shard), counts)
     with pytest.raises(DataError, match=r"fineweb_val_000000\.bytes: sha256 .*; the manifest says"):
-        open_dataset(copy).validation_tokens(PhaseClock())
+        open_dataset(copy).validation_tokens(StageClock())
     (copy / "manifest.json").unlink()
     with pytest.raises(
         DataError, match=r"token 7 of fineweb_val_000000\.bin is \d+ bytes there; it stands for"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.clock import PhaseClock, PhaseError
 from golf.data.manifest import DataError, Manifest, ShardFile, open_dataset, sha256_of_file
 from golf.data.shards import ShardError, write_shard
 from golf.data.vocabulary import Vocabulary, VocabularyError
+from golf.system.clock import PhaseError, StageClock
 
 
 @pytest.fixture
@@ -60,17 +60,17 @@ def test_a_manifest_loads_as_it_was_saved(folder: Path):
 def test_an_opened_dataset_gives_its_shards_in_order(folder: Path):
     dataset = open_dataset(folder)
     assert [shard.tolist() for shard in dataset.train_shards()] == [[1, 12, 1, 22], [1, 13, 1, 23]]
-    validation = dataset.validation_tokens(PhaseClock())
+    validation = dataset.validation_tokens(StageClock())
     assert validation.tolist() == [1, 10, 1, 20, 1, 11, 1, 21]
     assert validation.dtype == np.uint16
 
 
 @pytest.mark.parametrize("phase", ["warm-up", "train", "calibrate", "pack"])
 def test_validation_tokens_stay_closed_outside_prepare_and_score(folder: Path, phase: str):
-    dataset, clock = open_dataset(folder), PhaseClock()
-    with clock.phase(phase), pytest.raises(PhaseError, match=f"not allowed in phase '{phase}'"):
+    dataset, clock = open_dataset(folder), StageClock()
+    with clock.stage(phase), pytest.raises(PhaseError, match=f"not allowed in phase '{phase}'"):
         dataset.validation_tokens(clock)
-    with clock.phase("score"):
+    with clock.stage("score"):
         assert len(dataset.validation_tokens(clock)) == 8
 
 
@@ -90,7 +90,7 @@ def test_without_training_shards_a_dataset_can_be_scored_and_not_trained_on(fold
     for path in folder.glob("fineweb_train_*.bin"):
         path.unlink()
     dataset = open_dataset(folder)
-    assert len(dataset.validation_tokens(PhaseClock())) == 8
+    assert len(dataset.validation_tokens(StageClock())) == 8
     with pytest.raises(ShardError, match=r"fineweb_train_000000\.bin"):
         dataset.train_shards()
 
@@ -114,7 +114,7 @@ def test_a_shard_of_another_length_than_the_manifest_says_is_refused(folder: Pat
 def test_changed_validation_is_refused_by_its_sha256(folder: Path):
     write_shard(folder / "fineweb_val_000001.bin", np.array([1, 11, 1, 22]))
     with pytest.raises(DataError, match=r"fineweb_val_000001\.bin: sha256 \w+; the manifest says"):
-        open_dataset(folder).validation_tokens(PhaseClock())
+        open_dataset(folder).validation_tokens(StageClock())
 
 
 def test_a_validation_token_outside_the_vocabulary_is_named(folder: Path):
@@ -129,7 +129,7 @@ def test_a_validation_token_outside_the_vocabulary_is_named(folder: Path):
     with pytest.raises(
         ShardError, match=r"fineweb_val_000001\.bin: token 2 is 999; the vocabulary has ids 0 to"
     ):
-        open_dataset(folder).validation_tokens(PhaseClock())
+        open_dataset(folder).validation_tokens(StageClock())
 
 
 def test_training_that_does_not_start_with_bos_is_refused(folder: Path):
@@ -144,7 +144,7 @@ def test_a_dataset_without_a_split_says_so_when_it_is_asked_for(folder: Path, sp
     rewrite(folder, files=[file for file in files if file["split"] != split])
     dataset = open_dataset(folder)
     with pytest.raises(DataError, match=r"has no (training|validation) shards"):
-        dataset.train_shards() if split == "train" else dataset.validation_tokens(PhaseClock())
+        dataset.train_shards() if split == "train" else dataset.validation_tokens(StageClock())
 
 
 def test_a_folder_without_data_says_how_to_make_some(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_folder_without_data_says_how_to_make_some(tmp_path: Path):
 def test_shards_without_a_manifest_say_how_to_adopt_them(folder: Path):
     (folder / "manifest.json").unlink()
     with pytest.raises(
-        DataError, match=r"has shards but no manifest\.json\. `python -m golf\.data\.prepare --source"
+        DataError, match=r"has shards but no manifest\.json\. `python -m golf\.prepare --source"
     ):
         open_dataset(folder)
 

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from golf.data.shards import read_shard
-from golf.data.tokenizer import train_tokenizer
 from golf.data.vocabulary import Vocabulary, VocabularyError
+from golf.prepare.tokenizer import train_tokenizer
 
 SCRIPTS = [
     "Ελληνικά и русский, עברית العربية हिन्दी ไทย 日本語 한국어 ქართული አማርኛ",

@@ -28,7 +28,7 @@ def command(tokenizer_path, conversations_file, preferences_file, tmp_path, monk
     preset = PRESETS["cpu"]
     shape = {"num_layers": 2, "width": 16, "num_heads": 2, "num_kv_heads": 1, "mlp_hidden": 32}
     model = {"bigram_buckets": 32, "bigram_width": 4, "rotary_dims": 4, "context": 64, **shape}
-    train = {"batch_tokens": 256, "micro_batch_tokens": 256, "held_out_tokens": 64, "held_out_looks": 1}
+    train = {"batch_tokens": 256, "micro_batch_tokens": 256, "held_out_tokens": 64, "num_evals": 1}
     tiny = preset.config.__class__(
         minutes=0.02,
         model=preset.config.model.__class__(vocab_size=512, **model),

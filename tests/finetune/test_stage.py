@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny_samples import tiny_tokenizer, write_tiny_dataset
 
+from golf.evaluate import EvaluateConfig, evaluate
 from golf.finetune.__main__ import main
 from golf.finetune.inputs import cached_reference, read_examples, split_held_out
 from golf.finetune.settings import FinetuneConfig, FinetuneError
 from golf.finetune.stage import finetune
 from golf.finetune.template import TemplateError
-from golf.log import RunLog
-from golf.score.evaluate import EvaluateConfig, evaluate
+from golf.system.log import RunLog
 from golf.tasks.models import open_model
 from golf.train.checkpoint import load_weights
 from golf.train.loop import Interrupted, Trainer

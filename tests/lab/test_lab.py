@@ -19,7 +19,7 @@ validation_tokens = 64
 [set]
 model = {num_layers = 1, width = 16, num_heads = 2, num_kv_heads = 1, mlp_hidden = 32, context = 32, \
 rotary_dims = 4, bigram_buckets = 16, bigram_width = 4}
-train = {batch_tokens = 64, micro_batch_tokens = 64, warmup_steps = 0, held_out_looks = 2, \
+train = {batch_tokens = 64, micro_batch_tokens = 64, warmup_steps = 0, num_evals = 2, \
 held_out_tokens = 64}
 averaging.output = "last"
 [[arms]]
@@ -39,7 +39,7 @@ set.train.sigreg_weight = 0.1
 name = "failing"
 set.optim.matrix_lr = 1e30
 [search]
-model.query_gain = {low = 0.5, high = 2.0}
+model.qk_gain = {low = 0.5, high = 2.0}
 model.norm = {choices = ["rms", "layer"]}
 """
 
@@ -127,6 +127,6 @@ def test_a_search_halves_on_held_out_text_and_never_opens_the_validation_text(la
         assert call(lab, "--search", "--trials", trials) == 0
     found = json.loads((lab / "study" / "search.json").read_text())
     assert 1 <= len(found) <= 4
-    assert set(found[0]["chosen"]) == {"model.query_gain", "model.norm"}
+    assert set(found[0]["chosen"]) == {"model.qk_gain", "model.norm"}
     assert [row["held_out_bpb"] for row in found] == sorted(row["held_out_bpb"] for row in found)
     assert "the validation text was not opened" in (lab / "study" / "search.md").read_text()

@@ -4,15 +4,15 @@ import dataclasses
 
 import pytest
 
-from golf.config import config_to_dict
 from golf.lab.study import STUDIES, load_study
 from golf.model.gpt import ModelConfig
+from golf.system.stored import config_to_dict
 
 NAMES = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
 SIZES = {"vocab_size", "num_heads", "bigram_width", "bos_id"}
-SETTINGS = {"embedding_std", "rotary_base", "query_gain", "output_init"}
+SETTINGS = {"embedding_std", "rotary_base", "qk_gain", "output_init"}
 """Fields that are no switch."""
-FRONTIER = {"exclusive_attention", "skip_gates", "lane_blocks"}
+FRONTIER = {"xsa", "skip_gates", "parallel_residual_blocks"}
 """Switches of the leaderboard's networks, which `python -m benchmarks.recipe` compares."""
 
 
@@ -34,4 +34,4 @@ def test_every_switch_has_a_row_in_a_study():
     switches = {field.name for field in dataclasses.fields(ModelConfig)} - SIZES - SETTINGS - FRONTIER
     switches |= {"sigreg_weight", "sigreg_real_only", "sigreg_until", "matrix_optimizer", "gradient_clip"}
     switches |= {"context_growth"}
-    assert switches - told - {"documents_apart"} == set()
+    assert switches - told - {"document_mask"} == set()

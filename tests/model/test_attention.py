@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from golf.kernels.attention import causal_attention
 from golf.model.attention import (
     Attention,
     HeadGates,
-    remove_own_value,
+    exclusive_self_attention,
 )
+from golf.model.kernels import causal_attention
 from golf.model.positions import rotary_tables, rotate
 
 
@@ -33,7 +33,7 @@ def test_attention_equals_a_float64_loop_over_heads_and_positions(num_queries):
 def test_what_is_left_of_an_output_is_orthogonal_to_its_own_value():
     torch.manual_seed(0)
     y, v = torch.randn(2, 5, 4, 8, dtype=torch.float64), torch.randn(2, 5, 2, 8, dtype=torch.float64)
-    left = remove_own_value(y, v)
+    left = exclusive_self_attention(y, v)
     for head in range(4):
         own = v[:, :, head // 2]
         along = (y[:, :, head] * own).sum(-1, keepdim=True) / (own * own).sum(-1, keepdim=True)
@@ -44,7 +44,7 @@ def test_what_is_left_of_an_output_is_orthogonal_to_its_own_value():
 
 def test_a_value_of_zero_takes_nothing_away():
     y = torch.randn(1, 2, 4, 8)
-    assert torch.equal(remove_own_value(y, torch.zeros(1, 2, 2, 8)), y)
+    assert torch.equal(exclusive_self_attention(y, torch.zeros(1, 2, 2, 8)), y)
 
 
 def test_head_gates_read_the_first_twelve_channels_and_start_at_one_half():
@@ -70,7 +70,7 @@ def test_the_value_is_taken_out_before_the_gate_and_both_before_the_output(num_l
     x = torch.randn(2, 6, 16)
     y = plain(x, rotary, num_last).unflatten(-1, (4, 4))
     v = full.value(x)[:, -num_last:].unflatten(-1, (2, 4))
-    expected = remove_own_value(y, v) * full.gates(x[:, -num_last:])[..., None]
+    expected = exclusive_self_attention(y, v) * full.gates(x[:, -num_last:])[..., None]
     torch.testing.assert_close(full(x, rotary, num_last), full.output(expected.flatten(2)))
 
 
@@ -93,6 +93,6 @@ def test_queries_are_normed_then_turned_then_scaled_by_their_heads_gain(num_last
     q, k = (projection(x).unflatten(-1, (-1, 4)).double() for projection in (layer.query, layer.key))
     q, k = (y / (y.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt() for y in (q, k))
     turned_q, turned_k = (rotate(y, *rotary) for y in (q, k))
-    expected_q = turned_q[:, -num_last:] * layer.query_gain[:, None]
+    expected_q = turned_q[:, -num_last:] * layer.qk_gain[:, None]
     torch.testing.assert_close(seen[0].double(), expected_q.transpose(1, 2), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(seen[1].double(), turned_k.transpose(1, 2), atol=1e-6, rtol=1e-6)

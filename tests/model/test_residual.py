@@ -7,15 +7,17 @@ from torch import nn
 from golf.model.attention import Attention
 from golf.model.feedforward import FeedForward
 from golf.model.positions import rotary_tables
-from golf.model.residual import LaneBlock, join_skip
+from golf.model.residual import ParallelResidualBlock, join_skip
 
 WIDTH, LENGTH = 16, 6
 ROTARY = rotary_tables(LENGTH, 4, 100.0, torch.device("cpu"))
 
 
-def make_lane_block(is_last: bool) -> LaneBlock:
+def make_lane_block(is_last: bool) -> ParallelResidualBlock:
     torch.manual_seed(0)
-    block = LaneBlock(WIDTH, 0.5, Attention(WIDTH, 4, 2, 1.5), FeedForward(WIDTH, 32, 0.3), is_last)
+    block = ParallelResidualBlock(
+        WIDTH, 0.5, Attention(WIDTH, 4, 2, 1.5), FeedForward(WIDTH, 32, 0.3), is_last
+    )
     for parameter in block.parameters():
         nn.init.normal_(parameter, mean=0.5)
     return block.double()
@@ -48,7 +50,9 @@ def test_the_last_lane_block_returns_the_mean_of_its_lanes():
 
 
 def test_lanes_start_as_a_sum_with_a_gain_of_one_tenth_more():
-    block = LaneBlock(WIDTH, 0.5, Attention(WIDTH, 4, 2, 1.5), FeedForward(WIDTH, 32), is_last=False)
+    block = ParallelResidualBlock(
+        WIDTH, 0.5, Attention(WIDTH, 4, 2, 1.5), FeedForward(WIDTH, 32), is_last=False
+    )
     assert block.lane_keep.tolist() == pytest.approx([1.1, 1.1])
     assert block.lane_write.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 

@@ -21,12 +21,12 @@ TINY = ModelConfig(
     bigram_buckets=16,
     bigram_width=4,
     smear="add",
-    lane_blocks=1,
-    loop_first=0,
-    loop_last=0,
-    loop_visits=2,
-    exclusive_attention=True,
-    documents_apart=True,
+    parallel_residual_blocks=1,
+    recurrence_first=0,
+    recurrence_last=0,
+    recurrence=2,
+    xsa=True,
+    document_mask=True,
 )
 
 
@@ -60,7 +60,7 @@ def test_logits_of_a_document_do_not_depend_on_its_neighbours():
         here = logits[position : position + len(tokens)]
         torch.testing.assert_close(here, alone, atol=2e-5, rtol=0)
         position += len(tokens)
-    together = build(replace(TINY, documents_apart=False))(PACKED[None])[0]
+    together = build(replace(TINY, document_mask=False))(PACKED[None])[0]
     torch.testing.assert_close(together[:13], logits[:13], atol=2e-5, rtol=0)
     assert (together[13:] - logits[13:]).abs().max() > 1e-3
 
@@ -139,7 +139,7 @@ def test_attention_by_bounds_is_attention_by_mask(length: int, monkeypatch: pyte
 
 @pytest.mark.parametrize("change", [{"attention_sinks": True}, {"positions": "alibi"}])
 def test_biases_on_attention_are_refused_beside_it(change: dict[str, object]):
-    with pytest.raises(ValueError, match="documents_apart goes with neither attention_sinks nor ALiBi"):
+    with pytest.raises(ValueError, match="document_mask goes with neither attention_sinks nor ALiBi"):
         replace(TINY, **change)
 
 

@@ -9,7 +9,7 @@ from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.budget import BudgetError
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container, write_container
-from golf.pack.fit import FEWEST_BAND_BYTES
+from golf.pack.fit import MIN_BAND_BYTES
 
 TINY = ModelConfig(
     vocab_size=64, num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_hidden=96, context=32,
@@ -101,7 +101,7 @@ def test_twenty_random_models_land_in_the_band_or_say_why_not():
         decode_artifact(packed.artifact)
         outcomes.append(packed.report["fit"])
         if outcomes[-1] == "band":
-            assert len(packed.artifact) >= limit - FEWEST_BAND_BYTES
+            assert len(packed.artifact) >= limit - MIN_BAND_BYTES
         elif outcomes[-1] == "near":
             assert len(packed.artifact) >= 0.98 * limit
     assert outcomes.count("near") <= 2

@@ -73,7 +73,10 @@ def test_the_head_and_the_input_table_both_count_for_the_embedding():
 
 
 def test_every_weight_is_calibrated_and_the_model_is_left_as_it_was():
-    for config in (TINY, dataclasses.replace(TINY, num_layers=4, loop_first=1, loop_last=2, loop_visits=2)):
+    for config in (
+        TINY,
+        dataclasses.replace(TINY, num_layers=4, recurrence_first=1, recurrence_last=2, recurrence=2),
+    ):
         model = tiny_model(config)
         before = {name: parameter.clone() for name, parameter in model.named_parameters()}
         calibration = calibrate(model, tiny_batches(2))
@@ -89,7 +92,7 @@ def test_every_weight_is_calibrated_and_the_model_is_left_as_it_was():
 
 
 def test_a_layer_visited_twice_sums_both_visits():
-    config = dataclasses.replace(TINY, num_layers=3, loop_first=1, loop_last=1, loop_visits=2)
+    config = dataclasses.replace(TINY, num_layers=3, recurrence_first=1, recurrence_last=1, recurrence=2)
     model, name, calls = tiny_model(config), "blocks.1.feedforward.up", []
     handle = model.get_submodule(name).register_forward_hook(lambda m, args, output: calls.append(args[0]))
     batches = tiny_batches(1)

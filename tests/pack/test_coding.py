@@ -14,7 +14,7 @@ from golf.pack.coding import (
     split_codes,
 )
 from golf.pack.container import ArtifactError
-from golf.pack.grid import FIRST_CLASS, NUM_CLASSES, QuantizedTensor, TensorGrid, narrowest
+from golf.pack.grid import FIRST_CLASS, NUM_CLASSES, QuantizedTensor, TensorGrid, smallest_int
 
 
 def tensor_of_classes(rng, classes_R, columns, scale=1.0) -> QuantizedTensor:
@@ -28,7 +28,7 @@ def tensor_of_classes(rng, classes_R, columns, scale=1.0) -> QuantizedTensor:
         np.zeros(rows, np.float32),
     )
     sigma_R1 = scale * np.exp2((np.asarray(classes_R)[:, None] + FIRST_CLASS) / 8)
-    return QuantizedTensor(narrowest(np.rint(rng.standard_normal((rows, columns)) * sigma_R1)), grid)
+    return QuantizedTensor(smallest_int(np.rint(rng.standard_normal((rows, columns)) * sigma_R1)), grid)
 
 
 def test_classes_share_a_table_until_it_has_enough_codes():
@@ -53,7 +53,7 @@ def test_codes_of_every_class_come_back_however_far_out_they_are(scale):
 
 def test_splitting_codes_leaves_symbols_of_a_byte_and_low_bits():
     rng = np.random.default_rng(1)
-    codes = narrowest(rng.integers(-40_000, 40_000, (50, 60)))
+    codes = smallest_int(rng.integers(-40_000, 40_000, (50, 60)))
     classes = rng.integers(0, NUM_CLASSES, (50, 60)).astype(np.uint8)
     symbols, escapes, low = split_codes(codes, classes)
     assert symbols.dtype == np.uint8

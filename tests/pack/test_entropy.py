@@ -6,7 +6,7 @@ import torch
 
 from golf.pack.container import ArtifactError
 from golf.pack.entropy import decode_entropy, encode_entropy, read_quantized
-from golf.pack.grid import QuantizedTensor, TensorGrid, narrowest, row_view
+from golf.pack.grid import QuantizedTensor, TensorGrid, row_view, smallest_int
 from golf.pack.layout import tensor_kind
 
 SHAPES = {
@@ -30,7 +30,7 @@ def random_tensors(seed: int, spread: float = 3.0) -> dict[str, QuantizedTensor]
         vectors = [rng.integers(-9, 9, length) for length in lengths]
         grid = TensorGrid(*vectors, mean.astype(np.float16).astype(np.float32))
         codes = np.rint(rng.standard_normal((rows, columns)) * spread).astype(np.int64)
-        tensors[name] = QuantizedTensor(narrowest(codes), grid)
+        tensors[name] = QuantizedTensor(smallest_int(codes), grid)
     return tensors
 
 

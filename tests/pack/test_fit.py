@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from golf.pack.fit import FEWEST_BAND_BYTES, fit_price
+from golf.pack.fit import MIN_BAND_BYTES, fit_price
 
 FINEST, COARSEST = 2.0**-40, 2.0**-4
 
@@ -32,7 +32,7 @@ def test_the_size_lands_in_the_band_in_a_few_tries(spread, bits):
     limit = int(bits * num_weights / 8)
     fit = fit_price(encode, forecast, FINEST, COARSEST, limit)
     assert fit.outcome == "band" and fit.tries <= 6
-    assert limit - FEWEST_BAND_BYTES <= len(fit.artifact) <= limit
+    assert limit - MIN_BAND_BYTES <= len(fit.artifact) <= limit
 
 
 def test_a_trembling_size_never_passes_the_limit():

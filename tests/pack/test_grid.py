@@ -5,8 +5,8 @@ from golf.pack.grid import (
     TensorGrid,
     dequantize,
     exact_powers,
-    narrowest,
     row_view,
+    smallest_int,
 )
 
 
@@ -44,8 +44,8 @@ def test_a_class_is_the_spread_in_steps():
 
 def test_codes_take_the_narrowest_type_that_holds_them():
     for largest, kind in ((127, np.int8), (128, np.int16), (32767, np.int16), (32768, np.int32)):
-        assert narrowest(np.array([0, -largest])).dtype == kind
-    assert narrowest(np.zeros((0, 3))).dtype == np.int8
+        assert smallest_int(np.array([0, -largest])).dtype == kind
+    assert smallest_int(np.zeros((0, 3))).dtype == np.int8
 
 
 def test_every_shape_is_seen_as_rows_and_columns():

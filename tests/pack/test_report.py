@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_calibrate import TINY, tiny_batches, tiny_model
 
-from golf.log import RunLog
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.estimate import artifact_bytes_at, bits_that_fit
 from golf.pack.layout import implied_shapes
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report, part_of
+from golf.system.log import RunLog
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from score_toys import BOS_ID, ToyVocabulary, toy_documents
 
+from golf.audit.probes import probe_bytes
 from golf.data.shards import read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.score import documents
 from golf.score.documents import per_document
-from golf.score.probes import probe_bytes
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.decoder import RereadingDecoder
 from golf.tasks.generate import Generator
 from golf.tasks.sampling import GREEDY, SamplingConfig

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.run import run_tasks
 from golf.tasks.wikitext2 import split_articles
 

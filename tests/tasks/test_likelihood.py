@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.files import TaskDataError
 from golf.tasks.likelihood import Request, encode_request, fit_request, likelihoods, text_nats
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.log import RunLog
+from golf.system.log import RunLog
 from golf.tasks.__main__ import main
 from golf.tasks.files import TaskDataError, read_labelled_lines
 from golf.tasks.gsm8k import build_prompt, last_number, read_gsm8k, stated_answer

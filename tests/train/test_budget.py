@@ -3,30 +3,30 @@
 import pytest
 
 from golf.presets import PRESETS
-from golf.train.budget import Budget, fit_passes, halve_passes, shards_to_read
-from golf.train.stages import Stage, plan_stages
+from golf.train.budget import Budget, fit_micro_batches, halve_micro_batches, shards_to_read
+from golf.train.phases import Phase, plan_phases
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 8])
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.source == "challenge"])
 def test_every_preset_of_the_challenge_is_shared_evenly_by_eight_processes(name, num_processes):
     config = PRESETS[name].config
-    loops = config.model.loop_visits > 1
-    stages = plan_stages(config.model.context, config.train.batch_tokens, loops, config.schedule)
-    tokens = fit_passes(config.train.micro_batch_tokens, stages, num_processes)
-    for stage in stages:
+    loops = config.model.recurrence > 1
+    phases = plan_phases(config.model.context, config.train.batch_tokens, loops, config.schedule)
+    tokens = fit_micro_batches(config.train.micro_batch_tokens, phases, num_processes)
+    for stage in phases:
         assert stage.batch_tokens % (tokens * num_processes) == 0 and tokens % stage.context == 0
 
 
 def test_passes_halve_down_to_one_sequence_of_every_stage():
-    stages = (Stage(0.0, 8, 384, False), Stage(0.5, 16, 384, False))
-    assert [halve_passes(tokens, stages) for tokens in (128, 64, 48, 32, 16)] == [64, 32, 0, 16, 0]
-    assert fit_passes(128, stages, 3) == 128 and fit_passes(128, stages, 8) == 16
+    phases = (Phase(0.0, 8, 384, False), Phase(0.5, 16, 384, False))
+    assert [halve_micro_batches(tokens, phases) for tokens in (128, 64, 48, 32, 16)] == [64, 32, 0, 16, 0]
+    assert fit_micro_batches(128, phases, 3) == 128 and fit_micro_batches(128, phases, 8) == 16
 
 
 def test_what_cannot_be_shared_is_refused_with_the_sizes():
     with pytest.raises(ValueError, match=r"steps of 96 tokens cannot be shared by 5 processes .* is 32"):
-        fit_passes(32, (Stage(0.0, 16, 96, False),), 5)
+        fit_micro_batches(32, (Phase(0.0, 16, 96, False),), 5)
 
 
 def test_shards_are_read_for_what_a_run_may_get_through():

@@ -10,9 +10,9 @@ import torch
 from parallel_toys import MODEL, STEPS, losses_of, score_toy, toy_trainer, work_together
 from processes import run_together
 
-from golf.train.exchange import GradientExchange, plan_buckets
+from golf.system.distributed import World, noop
+from golf.train.exchange import GradientAllReduce, plan_buckets
 from golf.train.objective import mean_nats
-from golf.world import World, nothing_to_wait_for
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,10 @@ def test_gradients_of_a_compiled_loss_are_exchanged_without_breaking_its_graph()
     class Doubling(World):
         def sum(self, tensor: torch.Tensor) -> Callable[[], None]:
             tensor.mul_(2)
-            return nothing_to_wait_for
+            return noop
 
     model = toy_trainer(World()).model
-    exchange = GradientExchange(model, Doubling(size=2), bucket_bytes=2000)
+    exchange = GradientAllReduce(model, Doubling(size=2), bucket_bytes=2000)
     tokens = torch.randint(MODEL.vocab_size, (4, 16))
     exchange.begin()
     torch.compile(mean_nats, backend="aot_eager", fullgraph=True)(model, tokens, tokens).backward()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from golf.data.batches import TrainBatches
+from golf.system.distributed import World
 from golf.train.feed import BatchFeed
-from golf.world import World
 
 SIZES = [(2, 8)] * 5 + [(1, 16)] * 3 + [(3, 8)] * 30
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from golf.clock import PhaseClock
 from golf.data.batches import TrainBatches
-from golf.kernels.attention import KernelError
-from golf.log import RunLog
 from golf.model.gpt import GPT, ModelConfig
+from golf.model.kernels import KernelError
 from golf.model.loss import token_nats
-from golf.runtime import Runtime, triton_is_interpreted
+from golf.system.clock import StageClock
+from golf.system.device import Runtime, triton_is_interpreted
+from golf.system.log import RunLog
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import CheckpointError
@@ -60,7 +60,7 @@ def make_trainer(
         TrainBatches([make_text()], seed=0, held_out_tokens=64),
         budget,
         Runtime(torch.device("cpu"), torch.float32, compiled),
-        PhaseClock(),
+        StageClock(),
         RunLog(quiet=True),
         lambda: 1.0,
         config,
@@ -141,8 +141,8 @@ def test_accumulated_gradients_equal_those_of_one_pass(tmp_path):
         torch.testing.assert_close(weight, all_weights(one)[name], atol=2e-3, rtol=0)
 
 
-LOOPING = replace(MODEL, num_layers=4, loop_first=1, loop_last=2, loop_visits=2)
-STAGED = ScheduleConfig(loop_start=0.5, context_growth=(0.3,), rewarm=0.2, batch_growth=(0.7,))
+LOOPING = replace(MODEL, num_layers=4, recurrence_first=1, recurrence_last=2, recurrence=2)
+STAGED = ScheduleConfig(recurrence_start=0.5, context_growth=(0.3,), lr_rewarmup=0.2, batch_growth=(0.7,))
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 9])
@@ -192,7 +192,7 @@ def test_a_run_goes_through_its_stages(tmp_path):
 
 
 def test_a_run_too_short_for_recurrence_is_scored_with_it_all_the_same(tmp_path):
-    late = ScheduleConfig(loop_start=1.0)
+    late = ScheduleConfig(recurrence_start=1.0)
     trainer = make_trainer(Budget(steps=2), model_config=LOOPING, schedule=late)
     trainer.train(tmp_path / "c.pt")
     assert trainer.model.looping
@@ -340,7 +340,7 @@ def test_all_graphs_of_a_compiled_run_are_made_by_its_warm_up(
 def test_a_look_at_held_out_text_waits_for_the_step_before_it(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr("golf.train.loop.synchronize", lambda device: done.append("waited"))
-    trainer = make_trainer(Budget(steps=4), replace(CONFIG, held_out_looks=2))
+    trainer = make_trainer(Budget(steps=4), replace(CONFIG, num_evals=2))
     trainer.held_out_bpb = lambda: done.append("looked") or 1.0
     trainer.train(tmp_path / "c.pt")
     looks = [place for place, what in enumerate(done) if what == "looked"]
@@ -362,8 +362,8 @@ def test_text_is_graded_by_the_pass_that_training_takes_and_by_no_other():
     trainer._forward = lambda *arguments: calls.append(arguments[1].shape) or target_nats(*arguments)
     inputs_BT, targets_BT = torch.randint(2, 32, (2, 4, 16))
     trainer.model.looping = False
-    assert trainer.can_grade(trainer.stages[-1].context)
-    assert not trainer.can_grade(trainer.stages[-1].context // 2)
+    assert trainer.can_grade(trainer.phases[-1].context)
+    assert not trainer.can_grade(trainer.phases[-1].context // 2)
     nats_BT = trainer.grade(inputs_BT, targets_BT)
     with torch.no_grad():
         expected_BT = token_nats(trainer.model(inputs_BT), targets_BT)

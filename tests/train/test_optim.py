@@ -98,10 +98,10 @@ FRONTIER = replace(
     smear="add",
     attention_gate=0.5,
     skip_gates=True,
-    lane_blocks=1,
-    loop_first=1,
-    loop_last=2,
-    loop_visits=2,
+    parallel_residual_blocks=1,
+    recurrence_first=1,
+    recurrence_last=2,
+    recurrence=2,
 )
 
 
@@ -145,7 +145,7 @@ def test_without_gradients_only_the_decay_acts():
         parameter.grad = torch.zeros_like(parameter)
     optimizers.step()
     after = dict(model.named_parameters())
-    query, gain = "blocks.0.attention.query.weight", "blocks.0.attention.query_gain"
+    query, gain = "blocks.0.attention.query.weight", "blocks.0.attention.qk_gain"
     torch.testing.assert_close(after[query], before[query] * (1 - 0.1 * 0.5))
     torch.testing.assert_close(after[gain], before[gain] * (1 - 0.2 * 0.3))
     torch.testing.assert_close(after["embedding.weight"], before["embedding.weight"] * (1 - 0.5 * 0.2))

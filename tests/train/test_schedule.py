@@ -41,13 +41,13 @@ def test_a_window_outside_the_run_is_refused():
 
 
 def test_the_rate_climbs_again_after_each_growth_of_the_context():
-    config = ScheduleConfig(warmdown=0.0, context_growth=(0.2, 0.6), rewarm=0.1)
+    config = ScheduleConfig(warmdown=0.0, context_growth=(0.2, 0.6), lr_rewarmup=0.1)
     got = [learning_rate_scale(progress, config) for progress in (0.1, 0.2, 0.25, 0.3, 0.6, 0.65, 0.7)]
     assert got == pytest.approx([1.0, 0.0, 0.5, 1.0, 0.0, 0.5, 1.0])
 
 
 def test_the_climb_ends_on_the_rate_that_the_warmdown_has_there():
-    config = ScheduleConfig(warmdown=0.5, warmdown_shape="linear", context_growth=(0.7,), rewarm=0.1)
+    config = ScheduleConfig(warmdown=0.5, warmdown_shape="linear", context_growth=(0.7,), lr_rewarmup=0.1)
     plain = ScheduleConfig(warmdown=0.5, warmdown_shape="linear")
     assert learning_rate_scale(0.75, config) == pytest.approx(0.5 * learning_rate_scale(0.75, plain))
     assert learning_rate_scale(0.81, config) == learning_rate_scale(0.81, plain)

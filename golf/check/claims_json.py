@@ -1,0 +1,261 @@
+"""Reads any submission.json: every alias of its keys, every way to write a number, units told apart."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from golf.check.findings import Evidence
+
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "val_bpb": (
+        "val_bpb val_bpb_mean mean_val_bpb val_bpb_3seed_mean final_val_bpb post_quant_val_bpb "
+        "val_bits_per_byte final_bpb bpb mean_bpb bpb_mean score"
+    ).split(),
+    "val_loss": "val_loss val_loss_mean mean_val_loss final_val_loss val_nll".split(),
+    "val_bpb_std": "val_bpb_std std_val_bpb bpb_std val_bpb_stdev val_bpb_sd std".split(),
+    "val_loss_std": "val_loss_std std_val_loss".split(),
+    "pre_quant_val_bpb": "pre_quant_val_bpb prequant_val_bpb val_bpb_pre_quant".split(),
+    "bytes_total": (
+        "bytes_total artifact_bytes_max bytes_total_max total_bytes total_submission_bytes submission_bytes "
+        "submission_size_bytes artifact_bytes artifact_size_bytes artifact_bytes_mean "
+        "artifact_size total_size_bytes artifact_size_mb artifact_mb submission_size_mb "
+        "total_size_mb total_mb artifact_size_mib"
+    ).split(),
+    "bytes_model": (
+        "bytes_model bytes_model_compressed model_bytes bytes_model_int8_zlib bytes_model_int6_zstd "
+        "compressed_model_bytes bytes_weights"
+    ).split(),
+    "bytes_code": "bytes_code code_bytes code_size_bytes code_size".split(),
+    "train_seconds": (
+        "train_seconds training_time_seconds train_time_seconds train_time_s train_time_s_mean "
+        "train_seconds_mean training_seconds training_time_ms train_time_ms training_time_minutes "
+        "training_time_min training_time_hours wallclock_seconds wall_clock_seconds "
+        "wallclock_s wallclock_minutes wallclock_hours wallclock_ms"
+    ).split(),
+    "eval_seconds": (
+        "eval_seconds eval_time_seconds eval_time_s eval_time_s_mean eval_time_seconds_mean eval_time_ms "
+        "eval_time_minutes"
+    ).split(),
+    "steps": "step_stop steps train_steps num_steps train_steps_mean steps_mean".split(),
+}
+"""By meaning, the keys that carry it in public entries, the one that counts first."""
+
+NAMES = {
+    "author": ("author", "authors", "submitter"),
+    "github_id": ("github_id", "github", "github_username", "github_handle"),
+    "name": ("name", "run_name", "title"),
+    "date": ("date", "submission_date"),
+    "track": ("track", "category"),
+}
+
+COARSEST_BPB = 0.002
+"""Half a digit of a score counts for no more: 1.1 may stand for 1.098, 1.0 for no score above."""
+
+_TEXT_NUMBER = re.compile(r"^\s*[~<>=\u2248]*\s*([-+]?\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)")
+_SIZE_UNITS = {"mb": 10**6, "mib": 2**20, "kb": 10**3, "kib": 2**10, "bytes": 1, "b": 1}
+_TIME_UNITS = {
+    "ms": 1e-3,
+    "s": 1,
+    "sec": 1,
+    "seconds": 1,
+    "m": 60,
+    "min": 60,
+    "minutes": 60,
+    "h": 3600,
+    "hours": 3600,
+}
+
+
+class WrittenFloat(float):
+    """A JSON number that keeps its digits: 1.0810 says more than 1.081."""
+
+    written: str
+
+    def __new__(cls, written: str) -> "WrittenFloat":
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of the JSON in this project's unit: nats per token, bits per byte, bytes or seconds."""
+
+    key: str
+    value: float
+    written: str
+    """As it stands in the file."""
+    line: int
+    half_step: float
+    """Half of the last digit written, in the same unit: the most that rounding explains."""
+    was_text: bool = False
+    """Written as a string."""
+    assumed: str = ""
+    """The unit taken where the file names none."""
+
+
+@dataclass
+class Submission:
+    """What a submission.json claims."""
+
+    file: str
+    raw: dict[str, JsonValue]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    odd: dict[str, str] = field(default_factory=dict)
+    """Keys that carry a meaning but no number, and what stands there: null, NaN, a list."""
+    seeds: tuple[int, ...] = ()
+    seed_results: dict[int, dict[str, Figure]] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+    def evidence(self, key: str) -> Evidence:
+        """The line of a top-level key."""
+        line = _line_of(self.lines, key)
+        return Evidence(self.file, line, self.lines[line - 1].strip()[:160] if line else "")
+
+    def value(self, meaning: str) -> float | None:
+        """The number for a meaning, or None."""
+        figure = self.figures.get(meaning)
+        return figure.value if figure else None
+
+
+class SubmissionError(ValueError):
+    """A submission.json that is not a JSON object."""
+
+
+def read_submission(file: str, text: str) -> Submission:
+    """Reads the JSON text; SubmissionError says what is wrong with it and on which line."""
+    if text.startswith("\ufeff"):
+        raise SubmissionError("starts with a byte order mark, which JSON readers refuse")
+    try:
+        raw = json.loads(text, parse_float=WrittenFloat)
+    except json.JSONDecodeError as error:
+        raise SubmissionError(f"line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise SubmissionError(f"cannot be read: {type(error).__name__}") from error
+    if not isinstance(raw, dict):
+        raise SubmissionError(f"is a JSON {type(raw).__name__}, expected an object")
+    submission = Submission(file, raw, lines=tuple(text.split("\n")))
+    for meaning, keys in ALIASES.items():
+        _take_figure(submission, meaning, keys)
+    for meaning, keys in NAMES.items():
+        value = next((raw[key] for key in keys if isinstance(raw.get(key), str)), "")
+        submission.names[meaning] = str(value).strip()
+    submission.seed_results = dict(_seed_results(submission))
+    submission.seeds = _seeds(raw, submission.seed_results)
+    return submission
+
+
+def _take_figure(submission: Submission, meaning: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key not in submission.raw:
+            continue
+        value = submission.raw[key]
+        if isinstance(value, dict):
+            value = next((value[k] for k in ("mean", "val_bpb", "value", "avg") if k in value), value)
+        figure = to_figure(key, value, _line_of(submission.lines, key))
+        if figure is None:
+            submission.odd.setdefault(meaning, f"{key}: {json.dumps(value)[:60]}")
+            continue
+        if meaning == "val_bpb":
+            figure = replace(figure, half_step=min(figure.half_step, COARSEST_BPB))
+        submission.figures[meaning] = figure
+        submission.odd.pop(meaning, None)
+        return
+
+
+def to_figure(key: str, value: JsonValue, line: int) -> Figure | None:
+    """A value as a number in bytes, seconds or as it is; None for null, NaN, lists and other text.
+
+    The unit comes from the value's own text, else from the key's ending, else from its size: a total below
+    1,000 is in MB.
+    """
+    was_text = isinstance(value, str)
+    unit = ""
+    if isinstance(value, str):
+        match = _TEXT_NUMBER.match(value)
+        if not match:
+            return None
+        written, unit = match.group(1).replace(",", "").replace("_", ""), match.group(2).lower()
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    else:
+        written = value.written if isinstance(value, WrittenFloat) else repr(value)
+    if len(written) > 40 or not math.isfinite(float(written)):
+        return None
+    scale, assumed = _scale(key.lower(), unit, float(written))
+    decimals = len(written.partition(".")[2]) if "e" not in written.lower() else 12
+    number = float(written) * scale
+    return Figure(
+        key,
+        number,
+        str(value)[:60] if was_text else written,
+        line,
+        0.5 * 10.0**-decimals * scale,
+        was_text,
+        assumed,
+    )
+
+
+def _scale(key: str, unit: str, number: float) -> tuple[float, str]:
+    is_size = "byte" in key or "size" in key or re.search(r"_mi?b(_|$)|^total_mb", key) is not None
+    if is_size:
+        if unit in _SIZE_UNITS:
+            return _SIZE_UNITS[unit], ""
+        ending = re.search(r"_(mb|mib|kb|kib)(?:_|$)", key)
+        if ending:
+            return _SIZE_UNITS[ending.group(1)], "" if "i" in ending.group(1) else "decimal"
+        if 0 < number < 1000 and "code" not in key:
+            return 10**6, "decimal MB"
+        return 1, ""
+    if "time" in key or "wall" in key or "seconds" in key:
+        ending = re.search(r"_(ms|s|sec|seconds|min|minutes|h|hours)(?:_|$)", key)
+        name = unit if unit in _TIME_UNITS else ending.group(1) if ending else "s"
+        if name in ("s", "sec", "seconds") and number > 500_000:
+            return 1e-3, "milliseconds"
+        return _TIME_UNITS[name], ""
+    return 1, ""
+
+
+def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figure]]]:
+    results = submission.raw.get("seed_results", submission.raw.get("results_by_seed", {}))
+    pairs: list[tuple[JsonValue, JsonValue]] = []
+    if isinstance(results, dict):
+        pairs = list(results.items())
+    elif isinstance(results, list):
+        pairs = [(item.get("seed"), item) for item in results if isinstance(item, dict)]
+    for seed, result in pairs:
+        number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None
+        if not number:
+            continue
+        fields = result if isinstance(result, dict) else {"val_bpb": result}
+        line = _line_of(submission.lines, str(seed))
+        figures = {}
+        for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds", "eval_seconds"):
+            found = ((key, fields[key]) for key in ALIASES[meaning] if key in fields)
+            key, value = next(found, ("", None))
+            figure = to_figure(key, value, line)
+            if figure:
+                figures[meaning] = figure
+        yield int(number.group()), figures
+
+
+def _seeds(raw: dict[str, JsonValue], results: dict[int, dict[str, Figure]]) -> tuple[int, ...]:
+    seeds = raw.get("seeds", raw.get("seed"))
+    if isinstance(seeds, dict):
+        seeds = list(seeds)
+    if isinstance(seeds, int | str) and not isinstance(seeds, bool):
+        seeds = [seeds]
+    found = [
+        int(s) for s in seeds or [] if isinstance(s, int | str) and str(s).isdigit() and len(str(s)) < 10
+    ]
+    return tuple(dict.fromkeys(found or results))
+
+
+def _line_of(lines: tuple[str, ...], key: str) -> int:
+    quoted = json.dumps(key)
+    return next((number for number, text in enumerate(lines, 1) if quoted in text), 0)

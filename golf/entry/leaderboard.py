@@ -1,0 +1,147 @@
+"""Public scores to stand beside one's own, each with what it was measured on and under.
+
+Means over three seeds unless the note says otherwise; values are the authors' or the maintainers', as printed
+in the pull request named (openai/parameter-golf). Scores compare only on the same validation text: a score on
+another text has no place among these, whatever its number.
+"""
+
+import bisect
+from dataclasses import dataclass
+from typing import Literal
+
+Text = Literal["challenge", "launch-day"]
+"""challenge: the first 50,000 validation documents, 151.08 million bytes, in any tokenizer. launch-day: the
+export of 18 March 2026, 155.77 million bytes, which is another text."""
+Track = Literal["10 min, 8xH100", "one GPU", "unlimited"]
+
+
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """A public score."""
+
+    bpb: float
+    name: str
+    track: Track
+    hardware: str
+    train_minutes: float | None
+    """None where the pull request does not say."""
+    tokenizer: str
+    pull_request: int | None
+    """None for an entry the repository's owners made themselves."""
+    note: str = ""
+    text: Text = "challenge"
+
+
+def _record(bpb: float, name: str, tokenizer: str, pull_request: int, note: str = "") -> LeaderboardRow:
+    return LeaderboardRow(bpb, name, "10 min, 8xH100", "8xH100", 10.0, tokenizer, pull_request, note)
+
+
+_AUDITED = "ranked by the final audit, #2146"
+
+LEADERBOARD: tuple[LeaderboardRow, ...] = (
+    LeaderboardRow(
+        bpb=1.2244,
+        name="naive baseline of launch day",
+        track="10 min, 8xH100",
+        hardware="8xH100",
+        train_minutes=10.0,
+        tokenizer="sp1024",
+        pull_request=None,
+        note="one seed, on the launch-day export",
+        text="launch-day",
+    ),
+    LeaderboardRow(
+        1.2074, "naive baseline, four hours", "unlimited", "8xH100", 240.0, "sp1024", None, "one seed"
+    ),
+    _record(1.1458, "SmearGate, BigramHash, MLP 3x", "sp1024", 162),
+    _record(1.1428, "10 layers, int5 MLP, SWA", "sp1024", 180),
+    _record(1.1318, "11 layers", "sp1024", 198),
+    _record(1.1271, "XSA on the last 4 layers, EMA", "sp1024", 287),
+    _record(1.1248, "partial RoPE, layer-norm scale", "sp1024", 315, "best of three seeds; mean 1.1250"),
+    _record(1.1228, "the stack #549 builds on", "sp1024", 414),
+    _record(1.1194, "LeakyReLU squared, score-first adaptation", "sp1024", 549),
+    _record(1.1147, "XSA on all layers, full GPTQ", "sp1024", 1019),
+    _record(1.1063, "depth recurrence, parallel residuals", "sp1024", 1204),
+    _record(1.0979, "vocabulary 4,096, MLP 4x", "sp4096", 1218),
+    _record(1.0912, "MuonEq-R", "sp4096", 1285),
+    _record(1.0856, "vocabulary 8,192, SDClip", "sp8192", 1394),
+    _record(1.0810, "three-layer recurrence, score-first adaptation", "sp8192", 1493),
+    _record(1.0758, "two-lane parallel residuals", "sp8192", 1529),
+    _record(1.0734, "packed documents, LoRA adaptation by document", "sp8192", 1530),
+    _record(1.0714, "attention output gate", "sp8192", 1667),
+    _record(1.0655, "CaseOps, gated attention, phased adaptation", "CaseOps sp8192", 1736),
+    _record(1.0611, "LQER, sparse gates, SmearGate with BOS mask", "CaseOps sp8192", 1855),
+    _record(1.0594, "asymmetric logit rescale", "CaseOps sp8192", 1945, _AUDITED),
+    _record(1.0586, "longer evaluation context", "CaseOps sp8192", 1953, _AUDITED),
+    _record(1.0576, "context growth", "CaseOps sp8192", 2014, _AUDITED),
+    _record(1.0565, "n-gram tilt: the final first place", "CaseOps sp8192", 2135, _AUDITED),
+    LeaderboardRow(1.2392, "129 experiments on one GPU", "one GPU", "1xH100", 10.0, "sp1024", 436),
+    LeaderboardRow(1.2192, "8 layers, sliding window", "one GPU", "1xH100", 10.0, "sp4096", 1617),
+    LeaderboardRow(
+        1.2207, "11 layers, SWA", "one GPU", "1xH100", 107.0, "sp1024", 334, "not quantised; over the limit"
+    ),
+    LeaderboardRow(1.1573, "80 minutes on a PCIe card", "one GPU", "1xH100 PCIe", 80.0, "unknown", 1090),
+    LeaderboardRow(1.1129, "the #1019 recipe without adaptation", "one GPU", "1xH100", 80.0, "sp1024", 1224),
+    LeaderboardRow(1.1026, "3,000 steps of the #1394 stack", "one GPU", "1xH200", 110.0, "sp8192", 2084),
+    LeaderboardRow(1.0704, "the #1493 recipe for four hours", "one GPU", "1xA100", 240.0, "sp8192", 1528),
+    LeaderboardRow(1.0587, "the #1855 code", "one GPU", "1xH200", None, "CaseOps sp8192", 2033, "one seed"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a score stands among the rungs of its text."""
+
+    above: tuple[LeaderboardRow, ...]
+    """Better ones, the nearest last."""
+    below: tuple[LeaderboardRow, ...]
+    """Worse ones, the nearest first."""
+
+
+def place(bpb: float, text: Text = "challenge", nearest: int = 3) -> Place:
+    """The `nearest` public scores on either side of `bpb`, among those on the same validation text."""
+    rungs = sorted((rung for rung in LEADERBOARD if rung.text == text), key=lambda rung: rung.bpb)
+    at = bisect.bisect_left([rung.bpb for rung in rungs], bpb)
+    return Place(tuple(rungs[max(0, at - nearest) : at]), tuple(rungs[at : at + nearest]))
+
+
+def ladder_rows(
+    bpb: float, name: str, hardware: str, train_minutes: float, tokenizer: str, text: Text | None
+) -> list[tuple[str, str, str, str, str, str]]:
+    """A score among its neighbours as table rows: bpb, what, hardware, minutes, tokenizer, source.
+
+    `text` is None for a score on any text but the two that public scores are on: the row then stands alone.
+    """
+    own = (f"{bpb:.4f}", name, hardware, f"{train_minutes:g}", tokenizer, "this")
+    if text is None:
+        return [own]
+    found = place(bpb, text)
+    return [*map(_row, found.above), own, *map(_row, found.below)]
+
+
+def what_compares(text: Text | None, num_gpus: int, train_minutes: float) -> str:
+    """One paragraph: which public scores a score may be read against, and which not."""
+    if text is None:
+        return (
+            "Scored on another text than the challenge's 50,000 validation documents. Bits per byte depend "
+            "on the text, so this score stands beside no public one: it is neither better nor worse than any."
+        )
+    if text == "launch-day":
+        return (
+            "Scored on the launch-day export (155.77 million bytes), as the launch-day baseline alone is: "
+            "not comparable with scores on today's export, in either direction."
+        )
+    return (
+        "Scored on the challenge's 50,000 validation documents: bits per byte compare across tokenizers, "
+        "since all count the same 151.08 million bytes. Compute does not: training took "
+        f"{num_gpus * train_minutes:,.0f} GPU-minutes, where a ten-minute record takes 80 on H100, and as "
+        "many again to evaluate. Rows on other hardware or of another track show what is possible, not a "
+        "rank. The launch-day baseline (1.2244) is on another export and is left out."
+    )
+
+
+def _row(rung: LeaderboardRow) -> tuple[str, str, str, str, str, str]:
+    source = f"#{rung.pull_request}" if rung.pull_request else "main"
+    name = f"{rung.name} ({rung.note})" if rung.note else rung.name
+    minutes = f"{rung.train_minutes:g}" if rung.train_minutes else "not stated"
+    return (f"{rung.bpb:.4f}", name, rung.hardware, minutes, rung.tokenizer, source)

@@ -1,0 +1,272 @@
+"""Scores an entry again, from its folder alone in a fresh process, and compares every figure it states.
+
+The entry's own script is run: verify what you would be willing to run.
+"""
+
+import datetime
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.data.manifest import open_dataset, sha256_of_file
+from golf.entry.results import EntryError, Results, read_entry_results, read_json
+from golf.entry.submission import SUBMISSION_NAME, Identity, submission
+from golf.pack.budget import LIMIT_BYTES
+from golf.system.clock import StageClock
+from golf.system.files import write_json
+from golf.system.log import RunLog
+
+FLOAT32_BPB = 1e-6
+"""How far a score may lie from the stated one where both were made in float32 on a CPU. Under the instruction
+sets SSE4, AVX2 and AMX of one processor, the entry of one minute moved by 1.9e-8 by sliding windows and by
+1.3e-7 with adapters (16,000 tokens)."""
+OTHER_DTYPE_BPB = 1e-3
+"""Likewise where one of them was made in bfloat16: processors differed by 2.8e-4 on two documents, an H100 in
+bfloat16 and a CPU in float32 by 1.9e-4 on twelve (7,047 tokens, sliding windows)."""
+UNVERIFIED = (
+    "training and scoring seconds, tokens/s and cost (they belong to the recorded machine)",
+    "scores before quantisation (their weights are not in the entry)",
+    "README.md and plots (generated from the figures compared here)",
+)
+BY_DOCUMENT = "by document"
+"""What a stage's `windows` says where documents were learned from one by one."""
+_SAID_BY_THE_AUTHOR = ("author", "github_id", "name", "blurb", "date", "track")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure that the entry states, and the same found anew."""
+
+    what: str
+    stated: Any
+    found: Any
+    tolerance: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are equal, or as numbers within the tolerance."""
+        if isinstance(self.stated, float) and isinstance(self.found, float):
+            return abs(self.stated - self.found) <= self.tolerance
+        return self.stated == self.found
+
+
+def verify_entry(
+    entry: Path, data_folder: Path, sample: int | None, device: str, log: RunLog
+) -> list[Comparison]:
+    """Everything an entry states that can be found anew, by file hashes, counts and a fresh scoring.
+
+    `sample` scores that many windows from the start and compares the documents they cover, test-time training
+    by document aside. Raises EntryError
+    for a folder that is no entry of this toolkit, or whose script fails; ValueError for unfit data.
+    """
+    results = read_entry_results(entry)
+    comparisons = [*compare_files(entry, results), *compare_submission(entry, results)]
+    comparisons += compare_data(data_folder, results)
+    for seed, stated in results.items():
+        log.info(f"seed {seed}: scoring again in a fresh process")
+        limit = stated.stages.quantized.tokens_scored if stated.partial else None
+        trained = stated.stages.test_time_trained
+        if sample is not None:
+            limit = windows_to_tokens(stated, sample)
+            if trained is not None and trained.windows == BY_DOCUMENT:
+                log.info(
+                    "left out of a sample: the test-time-trained score, whose adapters pass from document"
+                )
+                log.info("to document, so that it takes all of them; without --sample it is compared too")
+                trained = None
+        if trained is not None and trained.adaptation_stopped_after_tokens is not None:
+            log.info(
+                f"seed {seed}: the test-time-trained score is not verified: a time limit ended adapting "
+                f"after {trained.adaptation_stopped_after_tokens:,} tokens, which belongs to the machine"
+            )
+            trained = None
+        options = []
+        if trained is not None:
+            # The limit of the recorded run, which it did not reach, is none of a slower machine's.
+            limited = stated.config.get("ttt", {}).get("max_seconds") is not None
+            options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
+        figures, documents = rescore(entry, seed, data_folder, limit, device, options)
+        tolerance = score_tolerance(stated, figures)
+        if sample is None:
+            comparisons += compare_scores(seed, stated, figures, tolerance, trained is not None)
+        else:
+            documents = {name: sums_D[:-1] for name, sums_D in documents.items()}
+        own = f"_seed{seed}" if len(results) > 1 else ""
+        comparisons += compare_documents(entry, seed, own, documents, tolerance)
+    return comparisons
+
+
+def compare_files(entry: Path, results: dict[int, Results]) -> Iterator[Comparison]:
+    """Sizes and hashes of script and artifacts, the limit, and whose audit the entry shows."""
+    script = entry / "train_gpt.py"
+    for seed, stated in results.items():
+        artifact = entry / f"artifact_seed{seed}.bin"
+        for path in (script, artifact):
+            if not path.is_file():
+                raise EntryError(
+                    f"{entry} has no {path.name} (sha256 {stated.artifact_sha256}); put it there"
+                )
+        code, model = script.stat().st_size, artifact.stat().st_size
+        yield Comparison(f"seed {seed} bytes.code", stated.bytes.code, code)
+        yield Comparison(f"seed {seed} bytes.artifact", stated.bytes.artifact, model)
+        yield Comparison(f"seed {seed} bytes.total", stated.bytes.total, code + model)
+        yield Comparison(f"seed {seed} within {LIMIT_BYTES:,} bytes", True, code + model <= LIMIT_BYTES)
+        yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, sha256_of_file(script))
+        yield Comparison(f"seed {seed} artifact_sha256", stated.artifact_sha256, sha256_of_file(artifact))
+    if (entry / "audit.json").is_file():
+        audit = read_json(entry / "audit.json")
+        audits = audit.get("seeds", {str(next(iter(results))): audit})
+        for seed, stated in results.items():
+            found = audits.get(str(seed), {})
+            yield Comparison(f"seed {seed} audit passed", True, found.get("passed"))
+            yield Comparison(f"seed {seed} audit of", stated.artifact_sha256, found.get("artifact_sha256"))
+
+
+def compare_submission(entry: Path, results: dict[int, Results]) -> Iterator[Comparison]:
+    """Every figure of submission.json against what results.json makes of it."""
+    stated = read_json(entry / SUBMISSION_NAME)
+    today = submission(list(results.values()), Identity(), "", "", datetime.date.min)
+    found = dict(flatten({key: value for key, value in today.items() if key not in _SAID_BY_THE_AUTHOR}))
+    stated_flat = dict(flatten(stated))
+    for name, value in found.items():
+        tolerance = 1e-12 * abs(value) if isinstance(value, float) else 0.0
+        yield Comparison(f"submission {name}", stated_flat.get(name), value, tolerance)
+
+
+def compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparison]:
+    """Whether this is the text that was scored: hashes, tokens, bytes."""
+    clock = StageClock()
+    with clock.stage("score"):
+        dataset = open_dataset(folder)
+        tokens = dataset.validation_tokens(clock)
+    sha256 = hashlib.sha256(tokens.tobytes()).hexdigest()
+    num_bytes = int(dataset.vocabulary.count_bytes(tokens[:-1], tokens[1:]).sum())
+    for seed, stated in results.items():
+        yield Comparison(f"seed {seed} validation_sha256", stated.data.validation_sha256, sha256)
+        yield Comparison(f"seed {seed} validation_tokens", stated.data.validation_tokens, len(tokens))
+        yield Comparison(
+            f"seed {seed} tokenizer_sha256", stated.data.tokenizer_sha256, dataset.vocabulary.sha256
+        )
+        if not stated.partial:
+            final = stated.stages.final
+            yield Comparison(f"seed {seed} all tokens scored", final.tokens_scored, len(tokens) - 1)
+            yield Comparison(f"seed {seed} all bytes scored", final.bytes_scored, num_bytes)
+
+
+def rescore(
+    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, options: list[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Figures and sums by document from the entry's own script, alone in an empty place."""
+    with tempfile.TemporaryDirectory() as empty:
+        alone = Path(empty) / "entry"
+        alone.mkdir()
+        for path in entry.iterdir():
+            if path.is_file() and not path.is_symlink():
+                shutil.copyfile(path, alone / path.name)
+        command = [sys.executable, "-I", "train_gpt.py", "--score", f"artifact_seed{seed}.bin"]
+        command += ["--data", str(data_folder.resolve()), "--device", device]
+        command += ["--json", "figures.json", "--per-document", "documents.npz"]
+        command += options
+        command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
+        done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise EntryError(f"{entry / 'train_gpt.py'} --score ended with {done.returncode}: {last}")
+        figures = json.loads((alone / "figures.json").read_text(encoding="utf-8"))
+        with np.load(alone / "documents.npz") as arrays:
+            return figures, dict(arrays)
+
+
+def score_tolerance(stated: Results, figures: dict[str, Any]) -> float:
+    """In bits per byte: tight where both scores were made in float32 on a CPU."""
+    exact = "cpu", "float32"
+    here = figures["environment"]["device"], figures["compute_dtype"]
+    there = stated.environment.get("device"), stated.score_compute_dtype
+    return FLOAT32_BPB if here == there == exact else OTHER_DTYPE_BPB
+
+
+def compare_scores(
+    seed: int, stated: Results, figures: dict[str, Any], tolerance: float, ttt: bool
+) -> Iterator[Comparison]:
+    """Each of the artifact's scores against the one found, that of test-time training if `ttt`."""
+    stages = {"": stated.stages.quantized, "ttt_": stated.stages.test_time_trained if ttt else None}
+    for prefix, stage in stages.items():
+        if stage is None:
+            continue
+        where = f"seed {seed} {'test-time-trained' if prefix else 'quantised'}"
+        nats = tolerance * math.log(2.0) * stage.bytes_scored / stage.tokens_scored
+        yield Comparison(f"{where} val_bpb", stage.val_bpb, figures[f"{prefix}val_bpb"], tolerance)
+        found = figures[f"{prefix}val_loss_nats_per_token"]
+        yield Comparison(f"{where} val_loss", stage.val_loss, found, nats)
+        for count in ("tokens_scored", "bytes_scored"):
+            # Scripts of entries made before each method had counts of its own state those of the last.
+            found = figures.get(f"{prefix}{count}", figures.get(count))
+            yield Comparison(f"{where} {count}", vars(stage)[count], found)
+
+
+def windows_to_tokens(stated: Results, num_windows: int) -> int:
+    """Tokens that the first windows of an entry's score grade."""
+    stage = stated.stages.quantized
+    if num_windows < 1 or stage.context is None or stage.stride is None:
+        raise EntryError(f"cannot sample {num_windows} windows of {stage.context} tokens by {stage.stride}")
+    return stage.context + (num_windows - 1) * stage.stride
+
+
+def compare_documents(
+    entry: Path, seed: int, own: str, documents: dict[str, np.ndarray], tolerance: float
+) -> Iterator[Comparison]:
+    """The documents that were scored whole, against per_document.npz, where a seed's nats end with `own`."""
+    covered = len(documents["tokens"])
+    if covered < 1:
+        raise EntryError("the sample covers no whole document; take more windows")
+    with np.load(entry / "per_document.npz") as arrays:
+        stated = dict(arrays)
+    of = f"seed {seed} first {covered} documents:"
+    for name in ("tokens", "bytes"):
+        same = np.array_equal(stated[name][:covered], documents[name][:covered])
+        yield Comparison(f"{of} {name} of each", True, same)
+    num_bytes = int(documents["bytes"][:covered].sum())
+    for name in ("nats", "ttt_nats"):
+        if name in documents and name + own in stated:
+            bpb = [
+                float(nats[:covered].sum()) / math.log(2.0) / num_bytes
+                for nats in (stated[name + own], documents[name])
+            ]
+            yield Comparison(f"{of} {name.removesuffix('nats')}bpb", bpb[0], bpb[1], tolerance)
+
+
+def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Path | None) -> bool:
+    """Prints the scores and every disagreement, writes all of it as JSON; says whether all agree."""
+    wrong = [comparison for comparison in comparisons if not comparison.agrees]
+    shown = [
+        c for c in comparisons if c in wrong or ("bpb" in c.what and not c.what.startswith("submission"))
+    ]
+    rows = [
+        (c.what, c.stated, c.found, f"{c.tolerance:g}", "agrees" if c.agrees else "DIFFERS") for c in shown
+    ]
+    log.table("stated and found", ("figure", "stated", "found", "tolerance", ""), rows)
+    log.info(f"{len(comparisons) - len(wrong)} of {len(comparisons)} stated figures agree")
+    log.info(f"not verified: {'; '.join(UNVERIFIED)}")
+    if json_path:
+        rows = [{**asdict(comparison), "agrees": comparison.agrees} for comparison in comparisons]
+        write_json(json_path, {"agrees": not wrong, "comparisons": rows, "not_verified": UNVERIFIED})
+    return not wrong
+
+
+def flatten(value: Any, trail: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested JSON objects with its dotted name."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{trail}.{key}" if trail else str(key))
+    else:
+        yield trail, value

@@ -1,0 +1,263 @@
+"""`python -m golf.prepare`: text, or shards that somebody published, to a dataset folder."""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from golf.data.manifest import DataError, Manifest, sha256_of_file
+from golf.prepare.adopt import adopt_shards
+from golf.prepare.assemble import TextOrigin, TextStream, build_dataset, require_empty
+from golf.prepare.challenge import (
+    DOCUMENT_BYTES,
+    ENCODE_SECONDS_PER_MB,
+    EXPORTS,
+    ChallengeConfig,
+    documents_for,
+    fetch_challenge,
+)
+from golf.prepare.docs import read_docs
+from golf.prepare.encode import text_digest
+from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.text import FINEWEB, stream_dataset, stream_files
+from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
+from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
+from golf.system.log import RunLog
+from golf.system.program import run_program
+
+DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
+"""At 512 pieces some 66,000 tokens of validation: two slow cores score them, learning, in a minute."""
+
+DOCS_VOCAB_SIZE = 512
+CHALLENGE_SAMPLE_BYTES = 200_000_000
+"""Text that a tokenizer for the challenge's documents is trained on."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text the source `text` reads, and how it is divided."""
+
+    files: tuple[Path, ...] = ()
+    """.txt, .jsonl, .jsonl.zst or .parquet files; without any, `dataset` is streamed."""
+    dataset: str = FINEWEB[0]
+    """A dataset of the Hugging Face hub, or a folder that the `datasets` library can read."""
+    configuration: str | None = None
+    """Configuration of the dataset; FineWeb's is sample-10BT unless told otherwise."""
+    text_field: str = "text"
+    """Field or column that holds the text."""
+    max_docs: int | None = None
+    """Read no more documents than this."""
+    val_shard: tuple[Path, ...] = ()
+    """Shards that are the validation split, as they are; all text read is then for training."""
+    val_tokenizer: Path | None = None
+    """What `val_shard` was encoded with, if with another tokenizer: its documents are decoded and encoded
+    again, so that scores in bits per byte compare."""
+    val_docs: int | None = None
+    """So many documents at the start of the text are the validation split; 50,000 of docs_selected.jsonl
+    unless told otherwise."""
+    case_ops: MarkPieces | None = None
+    """Train the tokenizer for text whose case is marked (CaseOps), or fuse the marks of one that is: marks,
+    or fused with the space before them. A tokenizer that has marks is used with them in any case."""
+    sample_bytes: int = SAMPLE_BYTES
+    """Bytes of text, from the start, that a tokenizer is trained on."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """The division into training and validation, where no validation shard is given."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What to make a dataset of, and where."""
+
+    source: Literal["docs", "challenge", "text", "shards"]
+    """docs: documentation of the installed Python and packages. challenge: the export published on the hub.
+    text: files, or a dataset by name. shards: shards that lie in the folder already, which get a manifest."""
+    data: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
+    """The dataset folder."""
+    tokenizer: Path | None = None
+    """A SentencePiece .model file (text, shards)."""
+    vocab_size: int | None = None
+    """Train a tokenizer of so many pieces instead (docs, text); docs takes 512 unless told otherwise."""
+    name: str | None = None
+    """What the manifest calls the dataset (text, shards)."""
+    origin: str | None = None
+    """Where the text is from, for the manifest (text, shards)."""
+    licence: str | None = None
+    """Licence of the text, for the manifest (text, shards)."""
+    text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
+    challenge: Annotated[ChallengeConfig, tyro.conf.arg(name="")] = field(default_factory=ChallengeConfig)
+
+
+def prepare_default(
+    source: Literal["docs", "challenge"], folder: Path, vocab_size: int, log: RunLog, train_shards: int = 8
+) -> Manifest:
+    """Makes the dataset that a preset is meant for, as train_gpt.py does when it is missing.
+
+    `train_shards` is how many shards of the challenge the run will read.
+    """
+    if source == "docs":
+        return prepare_docs(folder, vocab_size, log)
+    return prepare_challenge(folder, vocab_size, log, train_shards)
+
+
+def prepare_challenge(
+    folder: Path, vocab_size: int, log: RunLog, train_shards: int, endpoint: str | None = None
+) -> Manifest:
+    """The challenge's text in `vocab_size` pieces: prepared shards if the hub has them, else made here.
+
+    Where they are not the challenge's own and cannot be had, the reason is said, and shards are made from its
+    documents, with a tokenizer trained on their training part. DataError if the documents cannot be had.
+    """
+    own = EXPORTS[1024]
+    repository = EXPORTS.get(vocab_size)
+    config = ChallengeConfig(train_shards, f"sp{vocab_size}", False, repository or own, endpoint=endpoint)
+    if repository is not None:
+        try:
+            return fetch_challenge(folder, config, log)
+        except DataError as error:
+            if repository == own:
+                raise
+            log.info(f"no prepared shards of {vocab_size:,} pieces: {error}")
+    num_documents = documents_for(vocab_size, train_shards)
+    text_mb = num_documents * DOCUMENT_BYTES / 1e6
+    minutes = text_mb * ENCODE_SECONDS_PER_MB / (os.cpu_count() or 1) / 60
+    log.info(
+        f"making shards of {vocab_size:,} pieces from the challenge's documents: a download of tens of GB, a "
+        f"tokenizer trained on {CHALLENGE_SAMPLE_BYTES / 1e6:,.0f} MB, and {text_mb:,.0f} MB of text to "
+        f"encode, about {minutes:.0f} minutes of {os.cpu_count()} cores"
+    )
+    documents = folder.with_name("challenge_documents")
+    fetch_challenge(documents, ChallengeConfig(1, "sp1024", True, own, endpoint=endpoint), log)
+    files = (documents / DOCUMENTS_NAME,)
+    text = TextConfig(files=files, max_docs=num_documents, sample_bytes=CHALLENGE_SAMPLE_BYTES)
+    options = PrepareOptions("text", folder, vocab_size=vocab_size, name=f"fineweb_sp{vocab_size}", text=text)
+    return prepare_text(options, log)
+
+
+def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:
+    """The documentation installed with Python and the packages used here, with a tokenizer of its own."""
+    require_empty(folder)
+    log.info("reading the documentation of the installed Python and packages")
+    docs = read_docs(min(8, os.cpu_count() or 1))
+    in_order = sorted(docs.documents, key=text_digest)
+    size_bytes = sum(len(document.encode("utf-8", "replace")) for document in in_order)
+    read = f"{len(in_order)} documents, {size_bytes} bytes, from {docs.num_files} files"
+    log.info(f"{read} ({docs.num_unreadable} not readable)")
+    origin = TextOrigin(f"docs_{vocab_size}", docs.source, docs.licence, docs.revision)
+    places = ((text, position) for position, text in enumerate(in_order, 1))
+    stream = TextStream(places, len(in_order), "documents")
+    return build_dataset(folder, origin, stream, TokenizerChoice(vocab_size=vocab_size), DOCS_SPLIT, log)
+
+
+def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
+    """Files or a named dataset, with a given tokenizer or one trained on the text."""
+    config = options.text
+    if (options.tokenizer is None) == (options.vocab_size is None):
+        raise DataError("source text needs either --tokenizer FILE.model or --vocab-size N")
+    given = given_validation(config)
+    if config.files:
+        stream = stream_files(config.files, config.text_field, config.max_docs)
+        names = ", ".join(path.name for path in config.files)
+        source, licence, name = f"files {names}", "not stated", config.files[0].name.split(".")[0]
+        revision = ", ".join(f"sha256 {sha256_of_file(path)}" for path in config.files)
+    else:
+        is_fineweb = config.dataset == FINEWEB[0]
+        configuration = config.configuration or (FINEWEB[1] if is_fineweb else None)
+        stream = stream_dataset(config.dataset, configuration, config.text_field, config.max_docs)
+        source = f"dataset {config.dataset} {configuration or ''}".strip()
+        licence = "ODC-By 1.0" if is_fineweb else "not stated"
+        name, revision = config.dataset.split("/")[-1], "as streamed"
+    if config.max_docs is not None:
+        revision += f", first {config.max_docs} documents"
+    origin = TextOrigin(options.name or name, options.origin or source, options.licence or licence, revision)
+    tokenizer = TokenizerChoice(
+        options.tokenizer, options.vocab_size or 0, config.case_ops, config.sample_bytes
+    )
+    return build_dataset(options.data, origin, stream, tokenizer, config.split, log, given)
+
+
+def given_validation(config: TextConfig) -> GivenValidation:
+    """The validation split that the options give, if they do.
+
+    DataError for options that contradict each other, and for another part of the challenge's documents than
+    its validation: training would read the rest of it.
+    """
+    if config.val_tokenizer and not config.val_shard:
+        raise DataError("--val-tokenizer says how --val-shard was encoded; no shard is given")
+    if config.val_docs is not None and (config.val_shard or config.val_docs < 1):
+        raise DataError(f"--val-docs is {config.val_docs}; expected at least 1, and no --val-shard beside it")
+    is_challenge = any(file.name.startswith(DOCUMENTS_NAME) for file in config.files) and not config.val_shard
+    first = VALIDATION_DOCUMENTS if is_challenge else 0
+    first = first if config.val_docs is None else config.val_docs
+    if is_challenge and first < VALIDATION_DOCUMENTS:
+        raise DataError(
+            f"the challenge's validation is the first {VALIDATION_DOCUMENTS} documents of {DOCUMENTS_NAME}; "
+            f"--val-docs {first} would train on the others (openai/parameter-golf #2127)"
+        )
+    return GivenValidation(config.val_shard, config.val_tokenizer, first)
+
+
+def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
+    """Makes the dataset that the options ask for; DataError and its kin if they cannot be met."""
+    _refuse_foreign_options(options)
+    if options.source == "docs":
+        return prepare_docs(options.data, options.vocab_size or DOCS_VOCAB_SIZE, log)
+    if options.source == "challenge":
+        return fetch_challenge(options.data, options.challenge, log)
+    if options.source == "text":
+        return prepare_text(options, log)
+    origin = TextOrigin(
+        options.name or options.data.absolute().name,
+        options.origin or "shards found in the folder",
+        options.licence or "not stated",
+        "as found",
+    )
+    return adopt_shards(options.data, options.tokenizer, origin, log)
+
+
+def describe(manifest: Manifest, log: RunLog) -> None:
+    """Prints what a dataset holds."""
+    rows = []
+    for split, text_bytes in (("train", manifest.train_text_bytes), ("val", manifest.val_text_bytes)):
+        files = [file for file in manifest.files if file.split == split]
+        documents = max((file.last_document for file in files), default=-1) - min(
+            (file.first_document for file in files), default=0
+        )
+        rows.append([split, len(files), documents + 1, manifest.num_tokens(split), text_bytes])
+    columns = ["split", "shards", "documents", "tokens", "text bytes"]
+    log.table(f"{manifest.name}: {manifest.source} ({manifest.licence})", columns, rows)
+    log.info(f"tokenizer: {manifest.tokenizer}, {manifest.vocab_size} pieces")
+    for note in (f"{manifest.repeated_documents} exact repeats", *manifest.notes):
+        log.info(note)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
+    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
+    log = RunLog()
+    stopped = "stopped; the same command starts or goes on"
+    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
+
+
+def _refuse_foreign_options(options: PrepareOptions) -> None:
+    """DataError for an option that the source does not read."""
+    readers = {
+        "tokenizer": ("text", "shards"),
+        "vocab_size": ("docs", "text"),
+        "name": ("text", "shards"),
+        "origin": ("text", "shards"),
+        "licence": ("text", "shards"),
+        "text": ("text",),
+        "challenge": ("challenge",),
+    }
+    defaults = vars(PrepareOptions(options.source, options.data))
+    for option, sources in readers.items():
+        given, default = vars(options)[option], defaults[option]
+        if options.source not in sources and given != default:
+            if dataclasses.is_dataclass(given):
+                changed = [name for name, value in vars(given).items() if value != vars(default)[name]]
+                option = changed[0]
+            flag = "--" + option.replace("_", "-")
+            raise DataError(f"{flag} is for source {' or '.join(sources)}; the source is {options.source}")

@@ -1,0 +1,179 @@
+"""Which split a document goes to: by its own text, by a validation split that is given, never to both."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from golf.data.manifest import DataError
+from golf.data.shards import check_token_ids, read_shard
+from golf.data.vocabulary import Vocabulary
+from golf.prepare.encode import EncodedDocument, ShardWriter, encode_documents, text_digest
+from golf.prepare.survey import check_encoded_with, iterate_documents
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How documents are divided: by each one's own text, not by its place or its neighbours."""
+
+    val_fraction: float = 0.05
+    """Share of documents, by the hash of their normalised text, that training never sees."""
+    val_max_bytes: int = 5_000_000
+    """Bytes of text at most that become validation, in order of their hashes; the rest of that share of
+    documents goes unused."""
+    shard_tokens: int = 100_000_000
+    """Tokens after which a shard is closed."""
+
+    def is_val(self, digest: bytes) -> bool:
+        """Whether the document of this digest belongs to the validation share."""
+        return int.from_bytes(digest[:8], "big") < self.val_fraction * 2**64
+
+
+@dataclass(frozen=True)
+class GivenValidation:
+    """A validation split that is not drawn from the text; by default there is none."""
+
+    shards: tuple[Path, ...] = ()
+    """Shards that are the split."""
+    tokenizer: Path | None = None
+    """What they were encoded with, if their documents are to be decoded and encoded again."""
+    first_documents: int = 0
+    """So many documents at the start of the text are the split, in their order."""
+
+    def texts(self, stream: Iterator[str]) -> list[str]:
+        """The split's documents as text, unless its shards stay as they are; takes them from the stream.
+
+        Raises DataError for a text that is too short or a shard of another tokenizer.
+        """
+        if self.first_documents:
+            taken = list(islice(stream, self.first_documents))
+            if len(taken) < self.first_documents:
+                raise DataError(
+                    f"{self.first_documents} documents are to be validation; the text has {len(taken)}"
+                )
+            return taken
+        if self.tokenizer is None:
+            return []
+        vocabulary = Vocabulary.load(self.tokenizer)
+        return [vocabulary.decode(document[1:]) for document in self._documents(vocabulary)]
+
+    def describe(self, num_documents: int, num_bytes: int, num_left_out: int) -> str:
+        """How the split came about, for the manifest; `num_bytes` is its size as it was encoded here."""
+        left_out = (
+            f"{num_left_out} documents with the text of a validation document were left out of training"
+        )
+        if self.first_documents:
+            return f"validation is the first {num_documents} documents of the text; {left_out}"
+        if self.tokenizer is None:
+            return f"validation is given as shards; {left_out}"
+        vocabulary = Vocabulary.load(self.tokenizer)
+        stream = np.concatenate(list(self._documents(vocabulary)))
+        given = int(vocabulary.count_bytes(stream[:-1], stream[1:]).sum())
+        same = f"{given} bytes" if given == num_bytes else f"MISMATCH: {given} bytes before, {num_bytes} now"
+        return (
+            f"validation is given as shards of {self.tokenizer.name}, {num_documents} documents, decoded and "
+            f"encoded again: {same}; {left_out}"
+        )
+
+    def _documents(self, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
+        check_encoded_with(self.shards[0], vocabulary)
+        stream = np.concatenate([np.array(read_shard(path)) for path in self.shards])
+        check_token_ids(stream, vocabulary.size, str(self.shards[-1]))
+        return iterate_documents(stream, vocabulary.bos_id)
+
+
+class Division:
+    """Sends each new document to the training shards or to the candidates for validation."""
+
+    def __init__(self, staging: Path, split: SplitConfig, vocabulary: Vocabulary):
+        self._staging = staging
+        self._split = split
+        self._vocabulary = vocabulary
+        self._seen: set[bytes] = set()
+        self._given: set[bytes] = set()
+        self._candidates: list[EncodedDocument] = []
+        self._candidate_bytes = 0
+        self._num_unused = 0
+        self._num_in_validation = 0
+        self._num_given = 0
+        self.num_repeated = 0
+        self.val_paths: list[Path] = []
+        self.train_writer = ShardWriter(staging, "train", split.shard_tokens)
+
+    def take_shard(self, path: Path) -> None:
+        """Copies a given validation shard; its documents will not be trained on."""
+        check_encoded_with(path, self._vocabulary)
+        copy = self._staging / f"fineweb_val_{len(self.val_paths):06d}.bin"
+        shutil.copyfile(path, copy)
+        self.val_paths.append(copy)
+        for document in iterate_documents(read_shard(copy), self._vocabulary.bos_id):
+            self._given.add(text_digest(self._vocabulary.decode(document[1:])))
+
+    def take_validation(self, texts: Iterable[str], num_threads: int | None) -> None:
+        """Encodes the documents of a given validation split, in their order; none will be trained on."""
+        writer = ShardWriter(self._staging, "val", self._split.shard_tokens, keeps_order=True)
+        for document in encode_documents(texts, self._vocabulary, num_threads):
+            writer.add(document)
+            self._given.add(document.digest)
+            self._num_given += 1
+        writer.close()
+        self.val_paths = writer.paths
+
+    def add(self, document: EncodedDocument) -> None:
+        """Takes one document, unless it is a repeat."""
+        if document.digest in self._given:
+            self._num_in_validation += 1
+        elif document.digest in self._seen:
+            self.num_repeated += 1
+        else:
+            self._seen.add(document.digest)
+            if not self._given and self._split.is_val(document.digest):
+                self._candidates.append(document)
+                self._candidate_bytes += document.text_bytes
+                if self._candidate_bytes > 2 * self._split.val_max_bytes:
+                    self._keep_smallest_hashes()
+            else:
+                self.train_writer.add(document)
+
+    def close(self) -> None:
+        """Writes the validation shards and the last training shard; DataError if a split has no document."""
+        self._keep_smallest_hashes()
+        if not self._given:
+            writer = ShardWriter(self._staging, "val", self._split.shard_tokens)
+            for document in self._candidates:
+                writer.add(document)
+            writer.close()
+            self.val_paths = writer.paths
+        self.train_writer.close()
+        found = f"of {len(self._seen)} different documents"
+        if not self.train_writer.paths:
+            raise DataError(f"{found} none is left for training")
+        if not self.val_paths:
+            share = f"the validation share of {self._split.val_fraction:g}"
+            raise DataError(f"{found} {share} gets none; give more text or a larger share")
+
+    def describe(self, given: GivenValidation, val_bytes: int) -> str:
+        """How validation, of `val_bytes`, came about, for the manifest."""
+        if self._given:
+            return given.describe(self._num_given, val_bytes, self._num_in_validation)
+        share = f"the validation share of {self._split.val_fraction:g}"
+        chosen = (
+            f"{len(self._candidates)} documents of smallest hash, at most {self._split.val_max_bytes} bytes"
+        )
+        return f"validation: the {chosen}; {self._num_unused} more documents of {share} are unused"
+
+    def _keep_smallest_hashes(self) -> None:
+        """Drops candidates beyond the limit of bytes; the smallest hash stays whatever its size."""
+        self._candidates.sort(key=lambda document: document.digest)
+        kept, size = 0, 0
+        for document in self._candidates:
+            if kept and size + document.text_bytes > self._split.val_max_bytes:
+                break
+            size += document.text_bytes
+            kept += 1
+        self._num_unused += len(self._candidates) - kept
+        del self._candidates[kept:]
+        self._candidate_bytes = size

@@ -1,0 +1,194 @@
+"""The `text` source: documents of files or of a named dataset, streamed, never a whole corpus in memory."""
+
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from golf.data.manifest import DataError
+from golf.prepare.assemble import TextStream
+
+FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")
+"""Name and configuration of the challenge's own text on the hub; ODC-By 1.0."""
+
+END_OF_TEXT = "<|endoftext|>"
+"""Separates the documents of a .txt file, if it is there at all."""
+
+TEXT_CHUNK_CHARACTERS = 100_000
+"""A .txt file without END_OF_TEXT is cut at the first empty line after so many characters."""
+
+_BLOCK_BYTES = 1 << 20
+_LARGEST_WINDOW_BYTES = 2**31
+
+
+def stream_files(files: Sequence[Path], field: str, max_documents: int | None = None) -> TextStream:
+    """The documents of .txt, .jsonl, .jsonl.zst and .parquet files, one file after the other.
+
+    JSON lines and parquet rows have their text in `field`. Raises DataError for a missing file or another
+    kind of file at once; for broken content, with file and line, when it is reached.
+    """
+    for file in files:
+        _reader_of(file)
+        if not file.is_file():
+            raise DataError(f"{file}: no such file")
+    total = sum(file.stat().st_size for file in files)
+
+    def texts() -> Iterator[tuple[str, float]]:
+        before = 0
+        for file in files:
+            for text, position in _reader_of(file)(file, field):
+                yield text, (before + position) / 1e6
+            before += file.stat().st_size
+
+    return TextStream(islice(texts(), max_documents), total / 1e6, "MB read")
+
+
+def stream_dataset(
+    name: str, configuration: str | None, field: str, max_documents: int | None = None
+) -> TextStream:
+    """The documents of a dataset's training split, streamed by the `datasets` library.
+
+    `name` is that of a dataset on the hub or of a local folder. Raises DataError if the library is missing,
+    the dataset cannot be reached, or it has no column `field`.
+    """
+    _require("datasets", "a dataset by name")
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, configuration, split="train", streaming=True)
+        columns = rows.column_names
+        info = rows.info.splits
+    except (OSError, ValueError) as error:
+        raise DataError(f"dataset {name}: cannot be streamed ({_first_line(error)})") from error
+    if columns is not None and field not in columns:
+        raise DataError(f"dataset {name}: has no column {field!r}; it has {', '.join(columns)}")
+    known = info["train"].num_examples if info and "train" in info else 0
+    total = min(max_documents or known, known or max_documents or 0)
+
+    def texts() -> Iterator[tuple[str, float]]:
+        for number, row in enumerate(islice(rows, max_documents), 1):
+            yield _text_of(row, field, f"dataset {name}, row {number}"), number
+
+    return TextStream(texts(), total, "documents")
+
+
+def _reader_of(file: Path) -> Any:
+    for suffix, reader in _READERS.items():
+        if file.name.endswith(suffix):
+            return reader
+    raise DataError(f"{file}: is none of {', '.join(_READERS)}")
+
+
+def _read_txt(file: Path, field: str) -> Iterator[tuple[str, int]]:
+    with open(file, "rb") as raw:
+        lines = _decoded_lines(file, iter(lambda: raw.read(_BLOCK_BYTES), b""))
+        gathered: list[str] = []
+        size = 0
+        has_marks = False
+        for line in lines:
+            if END_OF_TEXT in line:
+                *ended, line = line.split(END_OF_TEXT)
+                has_marks = True
+                for part in ended:
+                    yield "".join([*gathered, part]), raw.tell()
+                    gathered, size = [], 0
+            gathered.append(line)
+            size += len(line)
+            if size >= TEXT_CHUNK_CHARACTERS and not has_marks and not line.strip():
+                yield "".join(gathered), raw.tell()
+                gathered, size = [], 0
+        yield "".join(gathered), raw.tell()
+
+
+def _read_jsonl(file: Path, field: str) -> Iterator[tuple[str, int]]:
+    with open(file, "rb") as raw:
+        blocks = _unzipped(file, raw) if file.suffix == ".zst" else iter(lambda: raw.read(_BLOCK_BYTES), b"")
+        for number, line in enumerate(_decoded_lines(file, blocks), 1):
+            if line.strip():
+                place = f"{file}, line {number}"
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{place}: not JSON ({error})") from error
+                yield _text_of(row, field, place), raw.tell()
+
+
+def _read_parquet(file: Path, field: str) -> Iterator[tuple[str, int]]:
+    _require("pyarrow", "a .parquet file")
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    size = file.stat().st_size
+    try:
+        table = ParquetFile(file)
+        if field not in table.schema_arrow.names:
+            raise DataError(f"{file}: has no column {field!r}; it has {', '.join(table.schema_arrow.names)}")
+        number = 0
+        for batch in table.iter_batches(batch_size=1000, columns=[field]):
+            for row in batch.to_pylist():
+                number += 1
+                yield _text_of(row, field, f"{file}, row {number}"), size * number // table.metadata.num_rows
+    except ArrowException as error:
+        raise DataError(f"{file}: not a readable parquet file ({_first_line(error)})") from error
+
+
+_READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".jsonl.zst": _read_jsonl, ".parquet": _read_parquet}
+
+
+def _unzipped(file: Path, raw: BinaryIO) -> Iterator[bytes]:
+    """Blocks of a .zst file of any number of frames; DataError if it is damaged or cut."""
+    unzip = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES)
+    frame = unzip.decompressobj()
+    complete = True
+    try:
+        while block := raw.read(_BLOCK_BYTES):
+            while block:
+                yield frame.decompress(block)
+                block, complete = frame.unused_data, frame.eof
+                if complete:
+                    frame = unzip.decompressobj()
+    except zstandard.ZstdError as error:
+        raise DataError(f"{file}: damaged zstd data ({error})") from error
+    if not complete:
+        raise DataError(f"{file}: ends in the middle of its zstd data")
+
+
+def _decoded_lines(file: Path, blocks: Iterator[bytes]) -> Iterator[str]:
+    """Lines with their ends, of a stream of UTF-8 bytes; DataError at a line that is not UTF-8."""
+    rest = b""
+    number = 0
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            number += 1
+            yield _decoded(line, file, number) + "\n"
+    if rest:
+        yield _decoded(rest, file, number + 1)
+
+
+def _decoded(line: bytes, file: Path, number: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _text_of(row: Any, field: str, place: str) -> str:
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        found = f"has {', '.join(map(str, row))}" if isinstance(row, dict) else f"is a {type(row).__name__}"
+        raise DataError(f"{place}: {found}; expected text in {field!r}")
+    return row[field]
+
+
+def _require(package: str, purpose: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        command = "pip install datasets"
+        raise DataError(f"{purpose} needs the package {package!r}, which is not installed: `{command}`")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

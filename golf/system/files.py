@@ -1,0 +1,59 @@
+"""Files appear whole or not at all."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STANDARD_OUTPUT = Path("-")
+"""Stands for it where a file to write is asked for."""
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; renames it when the block ends, removes it when it fails."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Raises ValueError, naming the option that gave it, unless a folder can be made there and written to."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option} {folder} cannot be written to: {error.strerror or error}") from error
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes indented UTF-8 JSON; ValueError for a number that JSON does not know (NaN, infinity)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def name_standard_output(arguments: list[str]) -> list[str]:
+    """A command line in which `--json` without a file means standard output."""
+    named = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        named.append(argument)
+        if argument == "--json" and following.startswith("--"):
+            named.append(str(STANDARD_OUTPUT))
+    return named

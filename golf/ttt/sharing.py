@@ -1,0 +1,105 @@
+"""How several processes share the documents of a score, and bring together what each found.
+
+Shapes: N targets.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from golf.data.vocabulary import Vocabulary
+from golf.score.scorer import tally_targets
+from golf.score.tally import Tally
+from golf.system.distributed import World
+from golf.ttt.deadline import Deadline
+from golf.ttt.document_plan import DocumentBatch, DocumentSpan
+
+
+class DocumentGroup(NamedTuple):
+    """Documents of a batch that share their forward passes."""
+
+    process: int
+    """Which of several processes grades them."""
+    place: int
+    """The first one's place among those that this process has in each batch."""
+    documents: tuple[DocumentSpan, ...]
+
+
+def even_groups(num_places: int, most: int) -> int:
+    """How many of `num_places` go together: as few groups as hold at most `most` each, and alike in size."""
+    num_groups = -(-num_places // most)
+    return -(-num_places // num_groups)
+
+
+def deal_batch(batch: DocumentBatch, at_once: int, num_processes: int = 1) -> list[DocumentGroup]:
+    """Groups of `at_once` documents in the batch's order, dealt out in turn.
+
+    The same places of every batch go to the same process, because adapters pass from a document to the next
+    one in its place. A group takes as long as its longest document, and in DOCUMENT_ORDER none has a longer
+    one than the group before it. Where full batches have equally many groups for each process, none therefore
+    has more to do than another by more than the longest document, for each of the sizes of chunks.
+    """
+    return [
+        DocumentGroup(
+            group % num_processes,
+            group // num_processes * at_once,
+            batch.documents[group * at_once : (group + 1) * at_once],
+        )
+        for group in range(-(-len(batch.documents) // at_once))
+    ]
+
+
+def count_shares(batches: list[DocumentBatch], at_once: int, num_processes: int) -> list[int]:
+    """The targets that each process grades."""
+    shares = [0] * num_processes
+    for batch in batches:
+        for process, _, documents in deal_batch(batch, at_once, num_processes):
+            shares[process] += sum(document.num_targets for document in documents)
+    return shares
+
+
+def add_documents(
+    total: Tally,
+    documents: Sequence[DocumentSpan],
+    nats_N: np.ndarray,
+    tokens: np.ndarray,
+    vocabulary: Vocabulary,
+) -> Tally:
+    """The tally with some documents added to it one after the other."""
+    for start, end in documents:
+        total += tally_targets(nats_N[start:end], tokens[start : end + 1], vocabulary)
+    return total
+
+
+def gather_nats(nats_N: np.ndarray, world: World) -> np.ndarray:
+    """What all processes graded, of which each has the others' as 0."""
+    if world.size == 1:
+        return nats_N
+    gathered_N = torch.from_numpy(nats_N.copy())
+    world.sum(gathered_N)()
+    return gathered_N.numpy()
+
+
+def sum_events(
+    fallbacks: int, num_tilted: int | None, deadline: Deadline | None, num_graded: int, world: World
+) -> dict[str, Any]:
+    """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.
+
+    `num_graded` targets are this process's share. Adaptation stopped after as many tokens as all processes
+    together had graded when each of them stopped, or was done.
+    """
+    stopped_after = None if deadline is None else deadline.stopped_after
+    num_adapting = num_graded if stopped_after is None else stopped_after
+    own = (fallbacks, num_tilted or 0, stopped_after is not None, num_adapting)
+    sums = torch.tensor(own, dtype=torch.float64)
+    world.sum(sums)()
+    fallbacks, all_tilted, num_stopped, num_adapting = map(int, sums.tolist())
+    notes: dict[str, Any] = {"unadapted_documents": fallbacks}
+    if num_tilted is not None:
+        notes["tilted_tokens"] = all_tilted
+    if deadline is not None:
+        notes |= deadline.notes()
+        notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
+    return notes

@@ -1,0 +1,49 @@
+"""The entries that are committed under records/, whichever they are: held to what they state."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval_bpb
+from golf.check.check import check_folders, exit_code, render
+from golf.entry.results import Results, read_entry_results
+from golf.entry.submission import RECORD_TRACKS
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = sorted(path.parent for track in RECORD_TRACKS for path in ROOT.glob(f"records/{track}/*/README.md"))
+SAMPLE_TOKENS = 400
+"""A whole verification takes as long as scoring the entry does."""
+
+
+def windows_of_first_documents(entry: Path, stated: Results) -> int:
+    """The fewest sliding windows that grade the first documents of together SAMPLE_TOKENS whole."""
+    with np.load(entry / "per_document.npz") as arrays:
+        ends = np.cumsum(arrays["tokens"])
+    needed = int(ends[np.searchsorted(ends, SAMPLE_TOKENS)]) + 1
+    stage = stated.stages.quantized
+    return 1 + max(0, -(-(needed - stage.context) // stage.stride))
+
+
+@pytest.fixture(params=ENTRIES, ids=lambda entry: entry.name)
+def entry(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_a_committed_entry_is_verified_by_its_own_script_in_an_empty_place(entry: Path) -> None:
+    results = read_entry_results(entry)
+    if not (entry / "data").is_dir():
+        pytest.skip(f"{entry.name} brings no text along")
+    if not all((entry / f"artifact_seed{seed}.bin").is_file() for seed in results):
+        pytest.skip(f"{entry.name}: an artifact is too large to be committed")
+    sample = max(windows_of_first_documents(entry, stated) for stated in results.values())
+    assert eval_bpb.main(["--verify", str(entry), "--sample", str(sample), "--device", "cpu"]) == 0
+
+
+def test_a_committed_entry_has_no_defect(entry: Path) -> None:
+    reports = check_folders([entry], workers=1)
+    assert exit_code(reports) == 0, render(reports[0])
+
+
+def test_a_committed_entry_was_audited(entry: Path) -> None:
+    assert "Audited: the legality probes passed" in (entry / "README.md").read_text()

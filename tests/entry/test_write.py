@@ -1,0 +1,378 @@
+import datetime
+import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_documents
+
+import train_gpt
+from golf.command import parse_run
+from golf.entry.bundle import pack_script
+from golf.entry.readme import reproduce_options
+from golf.entry.results import EntryError, read_entry_results, read_results
+from golf.entry.runs import check_plan, parse_events
+from golf.entry.submission import Identity, adopt_best, best_entry, read_identity
+from golf.entry.write import slug, write_entry
+from golf.presets import PRESETS
+from golf.system.stored import config_to_dict
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_drawing")
+DATE = datetime.date(2026, 5, 2)
+
+SUBMISSION_KEYS = (
+    "author github_id name blurb date track val_loss val_bpb val_loss_std val_bpb_std seeds seed_results "
+    "pre_quant_val_bpb bytes_total bytes_model bytes_code artifact_sha256 train_seconds eval_seconds "
+    "tokens_scored bytes_scored hardware versions toolkit_commit"
+).split()
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("golf.entry.write.plot_training", draw_nothing)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    return tmp_path / "records"
+
+
+def submission_of(entry: Path) -> dict:
+    return json.loads((entry / "submission.json").read_text())
+
+
+def test_an_entry_holds_the_runs_own_files(run, records):
+    entry = write_entry(run, records, "local", date=DATE)
+    assert entry == records / "local" / "2026-05-02_tiny-run"
+    assert sorted(path.name for path in entry.iterdir()) == [
+        "README.md",
+        "artifact_seed7.bin",
+        "per_document.npz",
+        "requirements.txt",
+        "results.json",
+        "submission.json",
+        "train_gpt.py",
+        "train_seed7.log",
+        "training.png",
+    ]
+    for name, source in (
+        ("train_gpt.py", "train_gpt.py"),
+        ("artifact_seed7.bin", "artifact.bin"),
+        ("train_seed7.log", "run.log"),
+        ("per_document.npz", "per_document.npz"),
+    ):
+        assert (entry / name).read_bytes() == (run / source).read_bytes()
+    assert (entry / "requirements.txt").read_text().startswith("numpy==")
+    assert read_entry_results(entry) == {7: read_results(run)[0]}
+
+
+def test_the_submission_has_the_contracts_keys_and_the_runs_figures(run, records):
+    entry = write_entry(run, records, "local", blurb="What it is.", date=DATE)
+    stored, results = submission_of(entry), read_results(run)[0]
+    assert list(stored) == SUBMISSION_KEYS
+    assert stored["val_bpb"] == results.stages.test_time_trained.val_bpb
+    assert stored["val_loss"] == results.stages.test_time_trained.val_loss
+    assert stored["pre_quant_val_bpb"] == results.stages.averaged.val_bpb
+    assert (stored["val_bpb_std"], stored["seeds"]) == (None, [7])
+    artifact = (run / "artifact.bin").read_bytes()
+    assert stored["bytes_total"] == len(artifact) + (run / "train_gpt.py").stat().st_size
+    assert stored["artifact_sha256"] == hashlib.sha256(artifact).hexdigest()
+    assert (stored["train_seconds"], stored["eval_seconds"]) == (62.5, 6.25)
+    assert (stored["blurb"], stored["date"], stored["track"]) == ("What it is.", "2026-05-02", "local")
+    assert stored["versions"] == {"python": "3.11.7", "torch": "2.13.0+cpu"}
+    assert stored["seed_results"]["7"]["val_bpb"] == stored["val_bpb"]
+
+
+def test_the_readme_says_what_was_scored_on_what(run, records):
+    text = (write_entry(run, records, "local", date=DATE) / "README.md").read_text()
+    results = read_results(run)[0]
+    for title, stage in results.stages.named():
+        assert re.search(rf"^\| {title}.* \| {stage.val_bpb:.6f} \| {stage.val_loss:.6f} \|", text, re.M)
+    for words in (
+        "disjoint windows",
+        "sliding, 256 tokens by 64",
+        "zstd -22 2.6000, xz -9 2.5000",
+        f"sha256 `{results.artifact_sha256}`",
+        "| limit | 16,000,000 |",
+        "documentation of installed packages",
+        "model.width = 128",
+        "not on the challenge's validation text",
+        "One seed",
+        "Not audited",
+        "python -I train_gpt.py --score artifact_seed7.bin --data DIR --ttt\n",
+        "![training](training.png)",
+        "| dollars | 0.25 |",
+    ):
+        assert words in text
+
+
+def test_all_bytes_of_the_artifact_are_in_the_table_of_bytes(run, records):
+    text = (write_entry(run, records, "local") / "README.md").read_text()
+    parts = [
+        int(count.replace(",", "")) for count in re.findall(r"^\| artifact: \w+ \| ([\d,]+)", text, re.M)
+    ]
+    assert sum(parts) == (run / "artifact.bin").stat().st_size and len(parts) == 3
+
+
+def test_an_entry_that_exists_is_never_touched(run, records):
+    first = write_entry(run, records, "local", date=DATE)
+    before = {path.name: path.read_bytes() for path in first.iterdir()}
+    second = write_entry(edit(run, preset="seed"), records, "local", date=DATE)
+    assert second.name == "2026-05-02_tiny-run-2"
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == before
+
+
+def test_nothing_half_written_is_left(run, records, monkeypatch):
+    def no_space(*arguments: object) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("golf.entry.write.render_readme", no_space)
+    with pytest.raises(OSError, match="no space left"):
+        write_entry(run, records, "local")
+    assert list((records / "local").iterdir()) == []
+
+
+def test_large_artifacts_are_kept_but_ignored_by_git(tmp_path, records):
+    small = write_entry(make_run(tmp_path / "a", artifact=bytes(999_999)), records, "local")
+    large = write_entry(make_run(tmp_path / "b", artifact=bytes(1_000_000)), records, "local")
+    assert not (small / ".gitignore").exists()
+    assert (large / ".gitignore").read_text() == "artifact_seed7.bin\n"
+    assert (large / "artifact_seed7.bin").stat().st_size == 1_000_000
+    assert "Too large to commit" in (large / "README.md").read_text()
+
+
+def test_code_and_artifact_may_fill_the_limit_to_the_byte(tmp_path, records):
+    room = 16_000_000 - len(SCRIPT)
+    run = make_run(tmp_path / "full", artifact=bytes(room))
+    assert submission_of(write_entry(run, records, "local"))["bytes_total"] == 16_000_000
+    with pytest.raises(EntryError, match=r"16,000,001 bytes; the limit is 16,000,000"):
+        write_entry(make_run(tmp_path / "over", artifact=bytes(room + 1)), records, "local")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"stages__quantized__val_bpb": 1.5}, "quantised: val_bpb is 1.5; .* make"),
+        ({"stages__quantized": ...}, "lacks stages.quantized"),
+        ({"stages__last__val_loss": "1.5"}, "stages.last.val_loss is '1.5'; expected float"),
+        ({"stages__last__val_loss": float("nan")}, "stages.last.val_loss is nan; expected a finite number"),
+        ({"seed": True}, "seed is True; expected int"),
+        ({"seconds__train": "long"}, "seconds.train is 'long'; expected float"),
+        ({"data": []}, r"data is \[\]; expected an object"),
+        ({"bytes__total": 5}, "the results say 5"),
+        ({"bytes__artifact": 5}, "artifact.bin is 1,600 bytes; the results say 5"),
+        ({"bytes__limit": 16_777_216}, "held against 16,777,216 bytes"),
+        ({"scored_artifact_sha256": "0" * 64}, "the artifact that was scored has sha256 000"),
+        (
+            {"artifact_sha256": "0" * 64, "scored_artifact_sha256": "0" * 64},
+            "artifact.bin has sha256 .* are of 000",
+        ),
+        ({"code_sha256": "0" * 64}, "train_gpt.py has sha256"),
+    ],
+)
+def test_results_that_contradict_the_files_or_themselves_are_refused(run, records, changes, complaint):
+    edit(run, **changes)
+    with pytest.raises(EntryError, match=complaint):
+        write_entry(run, records, "local")
+    assert not (records / "local").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["artifact.bin", "train_gpt.py", "run.log", "run.jsonl", "results.json", "per_document.npz"]
+)
+def test_a_missing_file_is_named(run, records, name):
+    (run / name).unlink()
+    with pytest.raises(EntryError, match=f"has no {name}"):
+        write_entry(run, records, "local")
+
+
+def test_a_script_that_does_not_compile_is_refused(tmp_path, records):
+    with pytest.raises(EntryError, match=r"train_gpt\.py does not compile"):
+        write_entry(make_run(tmp_path / "broken", script=b"def f(:\n"), records, "local")
+
+
+def test_a_packed_script_is_shipped_as_it_is_and_its_needs_are_known(tmp_path, records):
+    packed = pack_script(SCRIPT.decode())
+    entry = write_entry(make_run(tmp_path / "packed", script=packed), records, "local")
+    assert (entry / "train_gpt.py").read_bytes() == packed
+    assert (entry / "requirements.txt").read_text().startswith("numpy==")
+    assert f"{len(packed):,} bytes (packed; " in (entry / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["ttt_nats", "tokens", "bytes"])
+def test_documents_that_do_not_add_up_to_the_score_are_refused(run, records, name):
+    with np.load(run / "per_document.npz") as stored:
+        arrays = dict(stored)
+    np.savez(run / "per_document.npz", **{**arrays, name: arrays[name] + 1})
+    with pytest.raises(EntryError, match=r"per_document\.npz adds up to"):
+        write_entry(run, records, "local")
+    np.savez(run / "per_document.npz", **{key: value for key, value in arrays.items() if key != name})
+    with pytest.raises(EntryError, match=f"has no array '{name}'"):
+        write_entry(run, records, "local")
+
+
+@pytest.mark.parametrize(
+    ("track", "changes", "complaint"),
+    [
+        ("track_10min", {}, "expected one of local, track_non_record_16mb"),
+        ("track_non_record_16mb", {"partial": True}, "scored part of the validation text"),
+        ("track_10min_16mb", {"seconds__train": 598.0}, "training took 600.5 s"),
+        ("track_10min_16mb", {"stages__test_time_trained__seconds": 600.01}, "scoring took 600.8 s"),
+    ],
+)
+def test_a_track_admits_only_what_its_rules_allow(run, records, track, changes, complaint):
+    audit(edit(run, **changes))
+    with pytest.raises(EntryError, match=complaint):
+        write_entry(run, records, track)
+
+
+def test_an_audit_of_another_artifact_is_refused(run, records):
+    (run / "audit.json").write_text('{"passed": true, "artifact_sha256": "0"}')
+    with pytest.raises(EntryError, match="audit it again"):
+        write_entry(run, records, "local")
+
+
+def test_what_a_track_cannot_admit_is_refused_before_any_training(capsys):
+    check_plan("local", max_tokens=100, minutes=60)
+    check_plan("track_10min_16mb", max_tokens=None, minutes=10)
+    check_plan("track_non_record_16mb", max_tokens=None, minutes=60)
+    with pytest.raises(EntryError, match=r"--minutes 10.1 is over the 10 of track_10min_16mb"):
+        check_plan("track_10min_16mb", max_tokens=None, minutes=10.1)
+    options = ["--preset", "cpu", "--track", "track_non_record_16mb", "--max-tokens", "100"]
+    assert train_gpt.main(options) == 2
+    assert "scores part of the validation text" in capsys.readouterr().err
+
+
+def test_a_partial_score_is_said_to_be_one(run, records):
+    entry = write_entry(edit(run, partial=True), records, "local")
+    assert "Partial: 100 tokens of the validation text were scored." in (entry / "README.md").read_text()
+
+
+def test_an_audit_travels_with_the_entry_and_must_have_passed_for_a_record(run, records):
+    with pytest.raises(EntryError, match=r"was not audited; .* needs an audit that passed"):
+        write_entry(run, records, "track_non_record_16mb")
+    found = audit(run)
+    entry = write_entry(run, records, "track_non_record_16mb")
+    assert json.loads((entry / "audit.json").read_text()) == found
+    assert "Audited" in (entry / "README.md").read_text()
+    audit(run, passed=False)
+    with pytest.raises(EntryError, match="its audit did not pass"):
+        write_entry(run, records, "track_non_record_16mb")
+    assert "The audit did not pass" in (write_entry(run, records, "local") / "README.md").read_text()
+
+
+def test_a_run_without_optional_figures_makes_an_entry(run, records):
+    edit(
+        run,
+        stages__last=...,
+        stages__averaged=...,
+        stages__test_time_trained=...,
+        dollars=...,
+        bytes__parts=...,
+    )
+    edit(run, data__xz_bits_per_byte=..., data__zstd22_bits_per_byte=..., data__manifest_sha256=...)
+    stored = submission_of(write_entry(run, records, "local"))
+    assert stored["pre_quant_val_bpb"] is None
+    assert stored["val_bpb"] == read_results(run)[0].stages.quantized.val_bpb
+
+
+def test_a_score_on_the_challenges_text_stands_among_public_ones(tmp_path, records):
+    run = make_run(tmp_path / "run")
+    other = (write_entry(run, records, "local") / "README.md").read_text()
+    assert "Beside public scores" not in other
+    scale_documents(run, bytes_scored=151_080_000)
+    text = (write_entry(run, records, "local") / "README.md").read_text()
+    assert "## Beside public scores" in text and "512 pieces" in text
+    assert "not on the challenge's validation text" not in text
+
+
+def test_pictures_of_the_run_come_along(run, records):
+    (run / "bytes.png").write_bytes(b"picture")
+    entry = write_entry(run, records, "local")
+    assert (entry / "bytes.png").read_bytes() == b"picture"
+    assert "![bytes](bytes.png)" in (entry / "README.md").read_text()
+
+
+def test_options_repeat_what_differs_from_the_preset(run):
+    edit(run, config__ttt={"enabled": False}, config__model__rotary_dims=8)
+    options = reproduce_options(read_results(run)[0])
+    assert options == "--preset cpu --seed 7 --steps 30 --ttt.no-enabled"
+
+
+def test_a_line_cut_by_a_kill_is_left_out_of_the_events():
+    assert parse_events('{"event": "a"}\n{"event": "b\n3\n{"event": "c"}\n') == [
+        {"event": "a"},
+        {"event": "c"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("My run: 11L, width 512", "My-run-11L-width-512"),
+        ("../up", "up"),
+        ("...", "run"),
+        ("é", "run"),
+        ("a.b", "a.b"),
+    ],
+)
+def test_names_become_folder_names(name, expected):
+    assert slug(name) == expected
+
+
+def test_the_author_comes_from_the_projects_submission(tmp_path, run, records):
+    assert read_identity(tmp_path) == Identity()
+    (tmp_path / "submission.json").write_text('{"author": "Ada", "github_id": "ada", "val_bpb": 1.0}')
+    stored = submission_of(write_entry(run, records, "local"))
+    assert (stored["author"], stored["github_id"]) == ("Ada", "ada")
+    (tmp_path / "submission.json").write_text('{"author": "Ada"}')
+    with pytest.raises(EntryError, match="github_id is None"):
+        write_entry(run, records, "local")
+
+
+def test_the_best_committed_entry_becomes_the_projects_submission(tmp_path, records):
+    assert adopt_best(records) is None
+    for name, seed in (("a", 9), ("b", 2)):
+        audit(make_run(tmp_path / name, seed=seed))
+    worse = write_entry(tmp_path / "a", records, "track_non_record_16mb")
+    better = write_entry(tmp_path / "b", records, "track_non_record_16mb")
+    write_entry(make_run(tmp_path / "c", seed=1), records, "local")
+    assert worse != better == adopt_best(records)
+    assert (tmp_path / "submission.json").read_bytes() == (better / "submission.json").read_bytes()
+
+
+def test_the_projects_submission_is_that_of_its_best_entry():
+    stored = json.loads((ROOT / "submission.json").read_text())
+    best = best_entry(ROOT / "records")
+    if best is None:
+        assert set(stored) == {"author", "github_id"}
+    else:
+        assert stored == submission_of(best)
+
+
+@pytest.mark.parametrize("preset", ["cpu", "cpu-10min", "h100-107min"])
+def test_the_options_are_a_command_line_that_makes_the_same_configuration(run, preset):
+    asked = f"--preset {preset} --steps 30 --seed 7 --schedule.context-growth --ttt.lora.projections up down"
+    config = parse_run(shlex.split(asked)).config
+    figures = json.loads((run / "results.json").read_text())
+    stored = {**figures, "preset": preset, "config": config_to_dict(config)}
+    (run / "results.json").write_text(json.dumps(stored))
+    options = reproduce_options(read_results(run)[0])
+    assert parse_run(shlex.split(options)).config == config
+    assert "[" not in options and "chunk-lengths" not in options
+
+
+def test_a_preset_repeated_as_it_is_needs_no_options(run):
+    figures = json.loads((run / "results.json").read_text())
+    stored = {**figures, "preset": "cpu", "config": config_to_dict(PRESETS["cpu"].config)}
+    (run / "results.json").write_text(json.dumps(stored))
+    assert reproduce_options(read_results(run)[0]) == "--preset cpu --seed 7"

@@ -1,0 +1,279 @@
+import dataclasses
+import html
+import json
+import re
+import shutil
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from entry_toys import audit, draw_nothing, edit, make_run
+
+from golf.__main__ import main
+from golf.entry.build import build
+from golf.entry.progress import Progress
+from golf.entry.write import write_entry
+from golf.site import report
+from golf.site.load import Documents, EntryView, load_entries, read_shown
+from golf.site.page import best_of, group_by_text, render_page
+from golf.site.report import signature, watch, write_report
+from golf.system.log import RunLog
+
+NOW = datetime(2026, 5, 2, 12, 0, 0)
+NASTY = "<script>alert('x')</script>"
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Entries of every shape."""
+    place = tmp_path_factory.mktemp("shelf")
+    root = place / "records"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("golf.entry.write.plot_training", draw_nothing)
+        runs = [make_run(place / f"seed{seed}", seed) for seed in (42, 7, 99)]
+        for run in runs:
+            audit(edit(run, name="three-seeds"))
+        build(runs, root, "track_non_record_16mb")
+        trial = edit(make_run(place / "trial", 2), name=NASTY, environment__hardware=NASTY)
+        write_entry(trial, root, "local", blurb=NASTY)
+        write_entry(edit(make_run(place / "part", 3), name="in-part", partial=True), root, "local")
+        failed = edit(make_run(place / "failed", 1), name="failed")
+        audit(failed, passed=False)
+        write_entry(failed, root, "local")
+        portrayed = edit(make_run(place / "portrayed", 4), name="portrayed", portrait=PORTRAIT)
+        write_entry(edit(portrayed, features=[{"name": "ttt", "active": True}]), root, "local")
+        odd = edit(make_run(place / "odd", 5), name="odd", portrait={"codes": {"a": 3}})
+        write_entry(odd, root, "local")
+    stranger = root / "track_10min_16mb" / "stranger"
+    stranger.mkdir(parents=True)
+    stated = {"name": NASTY, "author": "x", "val_bpb": "1.25", "artifact_size_mb": 15.9, "blurb": 3}
+    (stranger / "submission.json").write_text(json.dumps(stated))
+    (stranger / "train.log").write_text(
+        "".join(f"step:{n}/9 train_loss:{5 - n / 3} val_bpb:2\n" for n in range(9))
+    )
+    (root / "local" / "broken").mkdir()
+    (root / "local" / "broken" / "submission.json").write_bytes(b"\xff\x00{")
+    (root / "local" / "broken" / "results.json").write_text('{"format": "golf-entry-1", "seeds": {"1": []}}')
+    (root / "local" / "empty").mkdir()
+    (root / "local" / "no-seeds").mkdir()
+    (root / "local" / "no-seeds" / "results.json").write_text('{"format": "golf-entry-1", "seeds": {}}')
+    (root / "local" / "strange").mkdir()
+    (root / "local" / "strange" / "results.json").write_text('{"format": "golf-entry-1", "seeds": 3}')
+    (root / "local" / "linked").symlink_to(stranger)
+    return root
+
+
+PORTRAIT = {
+    "codes": {
+        "attention": {"first_code": -30, "counts": list(range(61))},
+        "none": {"first_code": 0, "counts": []},
+    },
+    "loss_by_position": {
+        "context": 8,
+        "tokens_scored": 64,
+        "up_to_position": [1, 2, 4, 8],
+        "nats": [4, 3, 2, 1],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def page(records: Path) -> str:
+    return render_page(load_entries(records), [], NOW, None)
+
+
+def test_every_folder_has_a_row_and_a_section(records: Path, page: str) -> None:
+    folders = [path for path in records.glob("*/*") if not path.name.startswith(".")]
+    assert len(folders) == 12
+    for folder in folders:
+        name = html.escape(f"{folder.parent.name}/{folder.name}")
+        assert f'<a href="#{name}">' in page and f'<details class="entry" id="{name}">' in page
+    assert page.count("cannot be read</span>") == 5
+
+
+def test_what_folders_say_is_text_and_never_markup(page: str) -> None:
+    assert "<script>alert" not in page and html.escape(NASTY) in page
+    assert page.count("<script>") == 1
+
+
+def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    assert not re.search(r'(src|href)="(https?:)?//|@import|url\(', page)
+
+
+def test_the_best_committed_score_that_counts_comes_first(records: Path, page: str) -> None:
+    best = best_of(load_entries(records))
+    assert (best.name, best.track) == ("three-seeds", "track_non_record_16mb")
+    first = re.search(r'<div class="score">([\d.]+)<small>bits per byte', page)
+    assert first[1] == f"{best.bpb:.4f}"
+    assert f"± {best.bpb_std:.4f} over 3 seeds" in page
+
+
+def test_scores_are_ranked_on_their_own_text_alone_and_failed_ones_last(records: Path) -> None:
+    groups = group_by_text(load_entries(records))
+    assert [(text.name, text.partial) if text else None for text, _ in groups] == [
+        ("docs", False), ("docs", True), None,
+    ]  # fmt: skip
+    whole = groups[0][1]
+    assert whole[-1].verdict == "failed" and whole[-1].bpb < whole[0].bpb
+    counted = [entry.bpb for entry in whole[:-1]]
+    assert counted == sorted(counted)
+
+
+def test_a_strangers_folder_shows_what_its_json_says(records: Path) -> None:
+    shown = read_shown(records / "track_10min_16mb" / "stranger")
+    assert (shown.bpb, shown.bytes_total, shown.verdict) == (1.25, 15_900_000, "none")
+    assert shown.problem == "has no results.json"
+    assert shown.curves["train"].steps == tuple(range(9)) and shown.curves["train"].tokens == ()
+
+
+def test_figures_of_an_unknown_shape_cost_their_section_alone(page: str) -> None:
+    assert "its figures cannot be shown" in page and "three-seeds" in page
+
+
+def test_a_page_without_entries_says_how_to_make_one(tmp_path: Path) -> None:
+    write_report(tmp_path / "none", tmp_path / "runs", tmp_path / "index.html")
+    assert "No entry yet" in (tmp_path / "index.html").read_text()
+
+
+def test_fifty_entries_with_everything_stay_below_two_megabytes() -> None:
+    steps = tuple(range(1, 301))
+    curve = Progress(steps, steps, tuple(9 / step**0.5 + 1 for step in steps), steps, steps)
+    entries = [rich_entry(number, curve) for number in range(50)]
+    assert len(render_page(entries, [], NOW, None).encode()) < 2_000_000
+
+
+def rich_entry(number: int, curve: Progress) -> EntryView:
+    values = np.random.default_rng(number).lognormal(0.8, 0.2, 2_000)
+    codes = {part: {"first_code": -128, "counts": [10**6] * 256} for part in ("a", "b", "c", "d")}
+    passed = {"scorer": "sliding windows", "probe": "causality", "checked": "targets " * 20, "violations": []}
+    return EntryView(
+        folder=f"local/{number}",
+        track="local",
+        name=f"entry {number}",
+        blurb="What it is. " * 20,
+        bpb=1.1 + number / 100,
+        bytes_total=16_000_000,
+        bytes_code=60_000,
+        bytes_model=15_940_000,
+        parts=dict.fromkeys("abcd", 3_900_000),
+        seeds=(1, 2, 3, 4, 5),
+        curves={f"seed {seed}": curve for seed in range(5)},
+        documents=Documents(values, values * 1.01, np.ones_like(values)),
+        portrait={"codes": codes, "loss_by_position": PORTRAIT["loss_by_position"]},
+        features=({"name": "model.smear", "active": True, "evidence": "moves a logit"},) * 20,
+        audit={"passed": True, "probes": [passed] * 10},
+    )
+
+
+def make_live(runs: Path, steps: int) -> None:
+    folder = runs / "2026-05-02_live"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"config": {"minutes": 1.0, "steps": None}}
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = [{"event": "model_params", "model_params": 5}]
+    for step in range(1, steps + 1):
+        figures = {"train_loss": 4 - step / 10, "tokens": 100 * step, "train_seconds": 6.0 * step}
+        lines.append({"event": "step", "step": f"{step}/10", **figures})
+    (folder / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_run_under_way_shows_how_far_it_is_and_a_finished_one_does_not(tmp_path: Path) -> None:
+    make_live(tmp_path / "runs", 4)
+    write_report(tmp_path / "records", tmp_path / "runs", tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text()
+    assert "2026-05-02_live" in text and "40.0% of the training budget" in text
+    assert "loss 3.6000 nats per token" in text and "<meta http-equiv" not in text
+    (tmp_path / "runs" / "2026-05-02_live" / "results.json").write_text("{}")
+    write_report(tmp_path / "records", tmp_path / "runs", tmp_path / "index.html")
+    assert "2026-05-02_live" not in (tmp_path / "index.html").read_text()
+
+
+def test_watching_writes_the_page_when_a_log_grows_and_not_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "index.html"
+    written, changes = [], iter((lambda: None, lambda: make_live(runs, 5), lambda: None))
+
+    def sleep(seconds: float) -> None:
+        written.append(out.read_text())
+        out.write_text("as it was")
+        try:
+            next(changes)()
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    make_live(runs, 4)
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    watch(tmp_path / "records", runs, out, 5.0, RunLog(quiet=True))
+    assert ["40.0%" in text for text in written] == [True, False, False, False]
+    assert ["50.0%" in text for text in written] == [False, False, True, False]
+    assert 'http-equiv="refresh"' in written[0] and "<meta http-equiv" not in out.read_text()
+
+
+def test_a_run_that_is_moved_away_changes_the_signature(tmp_path: Path) -> None:
+    make_live(tmp_path / "runs", 1)
+    before = signature(tmp_path / "records", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    assert before and signature(tmp_path / "records", tmp_path / "runs") == ()
+
+
+def test_the_command_writes_the_page_and_refuses_no_time(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "page.html"
+    assert main(["report", "--records", str(records), "--runs", str(tmp_path), "--out", str(out)]) == 0
+    assert out.stat().st_size > 10_000
+    assert main(["report", "--records", str(records), "--every-seconds", "0"]) == 2
+    assert "--every-seconds is 0" in capsys.readouterr().err
+
+
+PROBE = """
+const frame = document.getElementById("page"), out = {};
+frame.onload = () => {
+  const page = frame.contentDocument, root = page.documentElement;
+  const table = page.querySelector("table.board");
+  const column = name => [...table.tHead.rows[0].cells].findIndex(c => c.textContent.startsWith(name));
+  const sort = name => { table.tHead.rows[0].cells[column(name)].querySelector("button").click();
+    return [...table.tBodies[0].rows].map(row => row.cells[column(name)].dataset.value); };
+  out.closed = root.scrollWidth;
+  page.querySelectorAll("details").forEach(entry => { entry.open = true; });
+  out.open = root.scrollWidth;
+  out.sizes = sort("size"); out.sizes_down = sort("size"); out.names = sort("entry");
+  out.score_px = parseFloat(frame.contentWindow.getComputedStyle(page.querySelector(".score")).fontSize);
+  document.getElementById("out").textContent = JSON.stringify(out);
+};
+frame.srcdoc = document.getElementById("source").value;
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_sorts_it_and_needs_no_sideways_scrolling_on_a_phone(page: str, tmp_path: Path) -> None:
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(
+        f'<textarea id="source">{html.escape(page)}</textarea><pre id="out"></pre>'
+        f'<iframe id="page" style="width:375px;height:800px;border:0"></iframe><script>{PROBE}</script>'
+    )
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", wrapper.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(html.unescape(re.search(r'<pre id="out">(.+?)</pre>', done.stdout, re.S)[1]))
+    assert found["closed"] <= 375 and found["open"] <= 375
+    sizes = [float(size) for size in found["sizes"]]
+    assert sizes == sorted(sizes) and len(set(sizes)) > 2
+    assert [float(size) for size in found["sizes_down"]] == sorted(sizes, reverse=True)
+    assert found["names"] == sorted(found["names"])
+    assert found["score_px"] > 50
+
+
+def test_an_entry_is_shown_as_its_submission_states_it(records: Path) -> None:
+    (folder,) = (records / "track_non_record_16mb").iterdir()
+    shown, stated = read_shown(folder), json.loads((folder / "submission.json").read_text())
+    for name in ("val_bpb", "val_bpb_std"):
+        assert getattr(shown, name.removeprefix("val_")) == pytest.approx(stated[name])
+    for name in ("bytes_total", "bytes_code", "bytes_model", "train_seconds", "eval_seconds", "hardware"):
+        assert getattr(shown, name) == stated[name]
+    assert list(shown.seeds) == stated["seeds"] and shown.verdict == "passed"
+    assert dataclasses.asdict(shown)["problem"] == ""

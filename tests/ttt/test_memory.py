@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from score_toys import BOS_ID, toy_documents
+from test_lora import STRONG, WINDOWS, network
+
+from golf.model.gpt import GPT, ModelConfig
+from golf.model.loss import token_nats
+from golf.score.windows import WindowConfig
+from golf.ttt.document_cache import PastInputs
+from golf.ttt.lora import LoraConfig, LoraLearner
+from golf.ttt.memory import LoraMemoryError, lora_bytes, plan_documents_at_once
+from golf.ttt.methods import plan_lora
+
+
+def test_as_many_documents_learn_together_as_fit() -> None:
+    model, config = network(), replace(STRONG, batch_documents=4)
+    batches = plan_lora(toy_documents([30, 28, 26, 24]), BOS_ID, config)
+    kept, each = lora_bytes(model, WINDOWS, config, 5)
+
+    def planned(documents: float) -> int:
+        return plan_documents_at_once(
+            model, WINDOWS, config, batches, int((kept + documents * each) / 0.8) + 9
+        )
+
+    assert [planned(documents) for documents in (1, 1.9, 3, 4, 100)] == [1, 1, 3, 4, 4]
+    assert plan_documents_at_once(model, WINDOWS, config, batches, None) == 4
+    with pytest.raises(LoraMemoryError, match="adapters of rank 2 for 4 documents take"):
+        planned(0.9)
+
+
+@pytest.mark.parametrize("beta_first", [0.0, 0.5])
+def test_the_plan_counts_what_a_learner_takes(beta_first: float) -> None:
+    model, config = network(), replace(STRONG, beta_first=beta_first)
+    learner = LoraLearner(model, config, 2)
+    taken = [learner._store_SP, learner.gradient_BP, learner.second_BP, learner.first_BP]
+    taken_bytes = sum(tensor.nbytes for tensor in taken if tensor is not None)
+    kept, each = lora_bytes(model, WINDOWS, config, 5)
+    without = lora_bytes(model, WINDOWS, replace(config, rank=1), 5)
+    adapters = 2 * (each - without[1])
+    assert kept == learner._store_SP.nbytes
+    assert 2 * adapters == taken_bytes - kept
+
+
+def test_the_plan_counts_what_the_backward_pass_of_a_chunk_keeps() -> None:
+    config = ModelConfig(
+        vocab_size=64, num_layers=4, width=64, num_heads=4, num_kv_heads=2, mlp_hidden=256, context=512
+    )
+    model, chunk, documents = GPT(config), 8, 2
+    model.initialize()
+    lora = LoraConfig(rank=4, batch_documents=documents, projections=("query", "value", "up"))
+    learner, past = LoraLearner(model, lora), PastInputs(model)
+    learner.start(0, documents)
+    tokens_BT = torch.randint(2, 64, (documents, 512))
+    with torch.no_grad(), past.attached(documents, 0, 512 - chunk):
+        model(tokens_BT[:, :-chunk])
+    past.keep()
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[:1] == (documents,):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        learner.attached(documents),
+        past.attached(documents, 512 - chunk, chunk),
+    ):
+        nats_BL = token_nats(model(tokens_BT, chunk), tokens_BT[:, -chunk:])
+    kept.pop(learner._store_SP.untyped_storage().data_ptr(), None)
+    _, each = lora_bytes(model, WindowConfig(context=512), lora, chunk)
+    moments = (learner.gradient_BP.nbytes + learner.second_BP.nbytes) / documents
+    windows = sum(x_BTD.nbytes for x_BTD in past._windows) / documents
+    assert nats_BL.requires_grad
+    assert 1.0 < (each - moments - windows) / (sum(kept.values()) / documents) < 2.0
