@@ -9,7 +9,8 @@ import pytest
 import torch
 from model_switches import ALONE, CONFIGS, GPT2_LIKE, TINY, TOGETHER
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.train.objective import mean_nats
 
 every_switch = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -194,7 +195,7 @@ def test_bfloat16_activations_stay_near_the_fp32_logits():
         {"norm": "batch"},
         {"num_experts": 0},
         {"num_experts": 65},
-        {"modulated_attention": True},
+        {"attention": "co4"},
         {"plain_blocks": True, "parallel_residual_blocks": 1},
     ],
 )

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from golf.model.norms import build_norm
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from golf.model.attention import Attention
+from golf.model.blocks import ParallelResidualBlock, join_skip
 from golf.model.feedforward import FeedForward
 from golf.model.positions import rotary_tables
-from golf.model.residual import ParallelResidualBlock, join_skip
 
 WIDTH, LENGTH = 16, 6
 ROTARY = rotary_tables(LENGTH, 4, 100.0, torch.device("cpu"))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from golf.model.attention import Attention, causal_attention
+from golf.model.attention_bias import BiasedAttention, alibi_slopes, modulate, modulate_triad
 from golf.model.positions import rotary_tables
-from golf.model.variants_attention import BiasedAttention, alibi_slopes, modulate, modulate_triad
 
 
 def test_slopes_are_those_of_the_alibi_paper():

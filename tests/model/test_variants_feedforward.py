@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from golf.model.variants_feedforward import ACTIVE_EXPERTS, Experts, build_feedforward, expert_sizes
+from golf.model.feedforward import ACTIVE_EXPERTS, Experts, build_feedforward, expert_sizes
 
 
 def random_sublayer(kind="relu2", num_experts=1, unlike=False, slope=0.0):

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.document_mask import DocumentAttention, document_bounds, find_documents
+from golf.model.gpt import GPT
 from golf.model.loss import token_nats
-from golf.model.varlen import DocumentAttention, document_bounds, find_documents
 
 BOS = 1
 TINY = ModelConfig(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
 
 NETWORKS = {
@@ -21,7 +22,7 @@ NETWORKS = {
     "alibi-with-sinks": {"positions": "alibi", "attention_sinks": True},
     "rotary-and-alibi": {"positions": "rotary+alibi", "attention_gate_dense": True},
     "no-positions": {"positions": "none", "qk_norm": False, "norm": "layer"},
-    "modulated": {"modulated_attention": True, "num_kv_heads": 2},
+    "modulated": {"attention": "co4", "num_kv_heads": 2},
     "experts": {"num_experts": 3, "heterogeneous_experts": True, "feedforward": "swiglu"},
     "documents-apart": {"document_mask": True},
     "plain-blocks": {"plain_blocks": True, "feedforward": "gelu", "norm": "rms-gain"},

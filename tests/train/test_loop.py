@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from golf.data.batches import TrainBatches
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.model.kernels import KernelError
 from golf.model.loss import token_nats
 from golf.system.clock import StageClock

@@ -7,7 +7,8 @@ import torch
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents
 
 from golf.audit.probes import replace_tokens
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.score.ledger import LegalityError
 from golf.score.scorer import ScoreResult
 from golf.score.windows import WindowConfig

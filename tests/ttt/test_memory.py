@@ -5,7 +5,8 @@ import torch
 from score_toys import BOS_ID, toy_documents
 from test_lora import STRONG, WINDOWS, network
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.score.windows import WindowConfig
 from golf.ttt.document_cache import PastInputs
