@@ -113,7 +113,7 @@ class GPT(nn.Module):
         """The normed stream after the last block, which the head reads, (B, num_last, D)."""
         config, plan = self.config, self.plan
         past = None if state is None else state.past
-        stream = embedding_BTD = self._embed(inputs_BT, past)
+        stream = embedding_BTD = self.embed(inputs_BT, past)
         length = embedding_BTD.size(1)
         num_last = length if num_last is None else min(num_last, length)
         positions = (None if past is None else past.positions()) or self._positions(inputs_BT)
@@ -132,7 +132,7 @@ class GPT(nn.Module):
                 skips.append(stream)
         return self.norm(stream)
 
-    def _embed(self, inputs_BT: Tensor, past: Past | None) -> Tensor:
+    def embed(self, inputs_BT: Tensor, past: Past | None = None) -> Tensor:
         """The stream before the first block, (B, T, D); with a past, of the new positions alone."""
         config = self.config
         x_BTD = self.embedding(inputs_BT)

@@ -82,10 +82,15 @@ class AdaptedMatrix(NamedTuple):
 
     name: str
     """Adapter target."""
-    shape: tuple[int, int]
-    """Outputs and inputs."""
+    weight: Tensor
+    """Of shape (outputs, inputs)."""
     visits: tuple[int, ...]
     """Numbers of the visits in the forward pass; of the head none."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return self.weight.size(0), self.weight.size(1)
 
     @property
     def num_adapters(self) -> int:
@@ -114,9 +119,9 @@ def find_matrices(model: GPT, targets: tuple[str, ...]) -> list[AdaptedMatrix]:
         matrices = {child.adapter: child for child in children if isinstance(child, Linear)}
         for name in TARGETS:
             if name in targets and name in matrices:
-                found.append(AdaptedMatrix(name, tuple(matrices[name].weight.shape), visits))
+                found.append(AdaptedMatrix(name, matrices[name].weight, visits))
     if HEAD in targets:
-        found.append(AdaptedMatrix(HEAD, tuple(model.embedding.weight.shape), ()))
+        found.append(AdaptedMatrix(HEAD, model.embedding.weight, ()))
     if not found:
         raise ValueError(f"ttt.lora.projections is {targets}; this network has no such matrix")
     return found
