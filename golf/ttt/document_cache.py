@@ -25,8 +25,8 @@ class PastInputs(Past):
     tokens before the window (as in arXiv:1901.02860).
     """
 
-    def __init__(self, num_visits: int):
-        self._kept: list[Tensor] = [torch.empty(0)] * num_visits
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
         self._next: list[Tensor] = []
 
     def window(self, num_documents: int, num_past: int, num_new: int) -> "PastInputs":
@@ -113,7 +113,7 @@ class FixedPast(Past):
 
     def unroll(self, end: int, num_past: int, rows: int) -> PastInputs:
         """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
-        past = PastInputs(len(self._rings))
+        past = PastInputs()
         order = np.arange(max(0, end - num_past), end) % max(1, num_past)
         past._kept = [ring_BPD[:rows, order] for ring_BPD in self._rings]
         return past

@@ -228,7 +228,7 @@ class _DocumentGrader:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
         documents = group.documents
         chunk_tokens = min(chunk_tokens, self.context)
-        self.past = PastInputs(len(self.model.plan))
+        self.past = PastInputs()
         first = least_stride = 0
         if self.learner is not None and self.steps is not None:
             first = self._grade_recorded(group, chunk_tokens, event)
@@ -347,7 +347,7 @@ class _DocumentGrader:
         broken_B = torch.zeros(self.steps.most_rows, dtype=torch.bool, device=self.device)
         broken_B[rows] = True
         self.steps.learner.reset_adapter(broken_B)
-        past, forgotten = PastInputs(len(self.model.plan)), [documents[row] for row in rows]
+        past, forgotten = PastInputs(), [documents[row] for row in rows]
         for index, first in enumerate(range(0, nats_BN.shape[1], chunk_tokens)):
             end = first + chunk_tokens
             logits_BLV = self._forward(past, forgotten, end, chunk_tokens)
@@ -361,7 +361,7 @@ class _DocumentGrader:
             for row, nats in zip(rows, nats_BL, strict=True):
                 if first >= firsts_B[row]:
                     nats_BN[row, first:end] = nats
-        if self.past._windows:
+        if self.past._kept:
             self.past.put_back(rows.tolist(), past)
 
     def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
@@ -443,7 +443,7 @@ class _DocumentGrader:
         """Computes the past of some documents anew up to `end`, as the unadapted model sees it."""
         if end == 0:
             return
-        past, forgotten = PastInputs(len(self.model.plan)), [documents[row] for row in rows]
+        past, forgotten = PastInputs(), [documents[row] for row in rows]
         for chunk_end in range(chunk_tokens, end + 1, chunk_tokens):
             self._forward(past, forgotten, chunk_end, chunk_tokens)
             past.keep()

@@ -52,7 +52,7 @@ def test_the_plan_counts_what_the_backward_pass_of_a_chunk_keeps() -> None:
     model, chunk, documents = GPT(config), 8, 2
     model.initialize()
     lora = LoraConfig(rank=4, batch_documents=documents, projections=("query", "value", "up"))
-    learner, past = LoraLearner(model, lora), PastInputs(len(model.plan))
+    learner, past = LoraLearner(model, lora), PastInputs()
     learner.start(0, documents)
     tokens_BT = torch.randint(2, 64, (documents, 512))
     with torch.no_grad():
