@@ -11,7 +11,7 @@ import torch
 
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.pack.budget import LIMIT_BYTES
+from golf.pack.fit import LIMIT_BYTES
 from golf.pack.container import write_container
 from golf.pack.entropy import decode_entropy, encode_entropy
 from golf.pack.layout import Weights, implied_shapes, tensor_kind

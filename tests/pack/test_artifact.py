@@ -1,16 +1,18 @@
 import dataclasses
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from golf.model.gpt import GPT, ModelConfig
-from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.pack.budget import BudgetError
+from golf.pack.artifact import QUANTIZERS, PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container, write_container
-from golf.pack.fit import MIN_BAND_BYTES
+from golf.pack.fit import MIN_BAND_BYTES, BudgetError
 
+COMMITTED = "track_non_record_16mb/2026-11-26_docs-one-minute/artifact_seed42.bin"
 TINY = ModelConfig(
     vocab_size=64, num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_hidden=96, context=32,
     rotary_dims=4, bigram_buckets=64, bigram_width=16,
@@ -32,7 +34,7 @@ def header_of(config: ModelConfig) -> dict[str, object]:
     return {"model": dataclasses.asdict(config), "compute_dtype": "float32", "tokenizer_sha256": "0" * 64}
 
 
-SCHEMES = (PackConfig(scheme="entropy"), PackConfig(scheme="int5"))
+SCHEMES = [PackConfig(scheme) for scheme in QUANTIZERS]
 each_scheme = pytest.mark.parametrize("config", SCHEMES, ids=lambda config: config.scheme)
 
 
@@ -195,6 +197,24 @@ def test_a_hostile_model_config_is_refused_before_memory_is_taken(change):
 def test_a_header_without_a_model_or_of_another_scheme_is_refused(header):
     with pytest.raises(ArtifactError):
         decode_artifact(write_container(header, b""))
+
+
+def test_an_unknown_quantizer_is_refused_with_the_list_of_those_that_exist():
+    with pytest.raises(ValueError, match="'int4' is unknown; there are entropy, int5"):
+        PackConfig(scheme="int4")
+    header, payload = read_container(pack(weights_of(network()), header_of(TINY), SCHEMES[0], 10**6).artifact)
+    for scheme in ("int4", None, ["int5"]):
+        with pytest.raises(ArtifactError, match="expected one of entropy, int5"):
+            decode_artifact(write_container({**header, "scheme": scheme}, bytes(payload)))
+
+
+def test_a_committed_artifact_decodes_to_the_weights_that_were_scored():
+    """Its format is that of earlier versions; the digest was computed by the version that wrote it."""
+    artifact = Path(__file__).parents[2] / "records" / COMMITTED
+    header, weights = decode_artifact(artifact.read_bytes())
+    digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in weights.values())).hexdigest()
+    assert header["scheme"] == "entropy"
+    assert digest == "6603c4cee5a37bace5370a97eb627c17d70dba53cd9cc2a617fcbc7cbfb04474"
 
 
 @pytest.mark.gpu
