@@ -36,8 +36,7 @@ class QuantizeConfig:
     """Pack a run's weights, or estimate the size of a preset's."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """Run folder: weights.safetensors, calibration.safetensors, config.json, and train_gpt.py, whose bytes count
-    too."""
+    """Run folder: weights.safetensors, calibration.safetensors, config.json, train_gpt.py (also counted)."""
     estimate: bool = False
     """Estimate the size from the preset's shapes, without training."""
     preset: str | None = None

@@ -11,28 +11,28 @@ import torch
 
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.pack.fit import LIMIT_BYTES
 from golf.pack.container import write_container
-from golf.pack.entropy import decode_entropy, encode_entropy
+from golf.pack.entropy import EntropyQuantizer, encode_entropy
+from golf.pack.fit import LIMIT_BYTES
 from golf.pack.layout import Weights, implied_shapes, tensor_kind
-from golf.pack.quantizer import base_step, quantize_tensor, sensitivities
+from golf.pack.quantize import base_step, quantize_tensor, sensitivities
 
 
 def measure_seconds() -> dict[str, float]:
-    """Processor seconds on 26.7 million codes at 3.4 bits: the payload written, and read to weights."""
+    """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, and decoding it to weights."""
     model = dataclasses.asdict(ModelConfig())
     shapes, weights = implied_shapes(model), _random_weights(model)
     found = sensitivities(weights, None)
-    price = math.log(2) / 12 * 0.4**2
+    rate_lambda = math.log(2) / 12 * 0.4**2
     tensors = {
-        name: quantize_tensor(weight, found[name], price, tensor_kind(name, shapes[name]) == "small")
+        name: quantize_tensor(weight, found[name], rate_lambda, tensor_kind(name, shapes[name]) == "small")
         for name, weight in weights.items()
     }
     del weights
     start = time.process_time()
-    payload = encode_entropy(tensors, shapes, base_step(price))
+    payload = encode_entropy(tensors, shapes, base_step(rate_lambda))
     encoded = time.process_time()
-    decode_entropy(memoryview(payload), shapes)
+    EntropyQuantizer().decode(memoryview(payload), shapes)
     read = time.process_time()
     write_container({}, payload)
     return {
@@ -57,7 +57,7 @@ def _random_weights(model: dict[str, Any]) -> Weights:
 
 def _peaks_of_the_seed() -> dict[str, float]:
     torch.set_num_threads(1)
-    # The libraries' own code and buffers are no part of what a weight costs: a small model loads them first.
+    # A small model loads the libraries first: their code and buffers are not counted.
     small = dataclasses.asdict(ModelConfig(num_layers=2, width=64, mlp_hidden=64, num_heads=4))
     decode_artifact(pack(_random_weights(small), {"model": small}, PackConfig(), LIMIT_BYTES).artifact)
     model = dataclasses.asdict(ModelConfig())
@@ -78,7 +78,7 @@ def _peaks_of_the_seed() -> dict[str, float]:
 
 
 def _restart_peak() -> int:
-    """Sets the process's peak back to what it holds now, and returns that, in bytes."""
+    """Resets the process's peak to its current memory, and returns that in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return _peak_bytes()
 

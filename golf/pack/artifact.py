@@ -1,8 +1,7 @@
 """Weights to artifact bytes that fit a limit, and back; the table of quantizers."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, plausible_size, read_container, write_container
@@ -11,8 +10,10 @@ from golf.pack.fit import parameters_that_fit
 from golf.pack.int5 import Int5Quantizer
 from golf.pack.layout import (
     CodedTensor,
+    Fitted,
     Shapes,
     Weights,
+    Wrap,
     count_elements,
     implied_shapes,
     require_finite,
@@ -23,25 +24,15 @@ from golf.pack.layout import (
 class Quantizer(Protocol):
     """Interface of a quantizer: weights to a payload that fits, and back.
 
-    A new one is a class in a file of its own and a line in QUANTIZERS. Payloads carry no shapes: `decode` gets
-    them, in the model's order, and `fit` gets the weights as fp32 CPU tensors in the same order.
+    A new one is a class in a file of its own and a line in QUANTIZERS. A payload holds no shapes: `decode`
+    gets them in the model's order, and `fit` gets the weights in the same order, as fp32 CPU tensors.
     """
 
     needs_calibration: bool
     """Whether runs measure a Calibration before packing; without one `calibration` is None."""
 
-    def fit(
-        self,
-        weights: Weights,
-        calibration: Calibration | None,
-        limit_bytes: int,
-        wrap: Callable[[bytes], bytes],
-    ) -> tuple[bytes, dict[str, object]]:
-        """The most precise useful artifact of at most `limit_bytes`, and its part of the report.
-
-        `wrap` turns a payload into the artifact's bytes. The report is JSON-able and has `notes`, a list of
-        lines for the user. Raises BudgetError if the least precise artifact does not fit.
-        """
+    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
+        """The most precise useful artifact of at most `limit_bytes`; raises BudgetError if there is none."""
         ...
 
     def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
@@ -65,8 +56,8 @@ class PackConfig:
     """How weights become bytes."""
 
     scheme: str = "entropy"
-    """Quantizer, a name of QUANTIZERS. entropy: steps by the loss's sensitivity, GPTQ, an entropy coder. int5,
-    the reference: one fp16 scale per row, int5 matrices and int8 embeddings, one code per byte under zstd."""
+    """Quantizer, a name of QUANTIZERS. entropy: steps by the loss's sensitivity, GPTQ, an entropy coder.
+    int5, the reference: one fp16 scale per row, int5 matrices and int8 embeddings, a code per byte, zstd."""
     margin_bytes: int = 0
     """Bytes of the limit to leave unused."""
     calibration_tokens: int = 131_072
@@ -82,7 +73,7 @@ class Packed:
     """An artifact that fits, and the sizes of its parts."""
 
     artifact: bytes
-    report: dict[str, object]
+    report: dict[str, Any]
     """JSON-able: sizes, the quantizer's own figures, and how many parameters would fit."""
 
 

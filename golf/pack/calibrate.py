@@ -1,11 +1,12 @@
 """Calibration: the Fisher information of the loss about each weight matrix, from forward and backward passes.
 
-For a matrix y = W x, W of shape (R, C), a token's gradient is g x^T with g = d(loss)/dy (R,). The empirical Fisher
-matrix of row r is the sum over tokens of g_r^2 x x^T (C, C); it approximates the loss's second derivative. One
-matrix per row is too much, so it is kept as a Kronecker form, a factor per row times one matrix for all rows:
+For y = W x with W (R, C), a token's gradient by W is g x^T, with g = d(loss)/dy (R,). The empirical Fisher
+matrix of row r is the sum over tokens of g_r^2 x x^T (C, C); it approximates the loss's second derivative.
+One matrix per row is too large, so it is approximated by a Kronecker form, a factor per row times one matrix
+for all:
     loss rise of an error E (R, C)  =  1/2 x sum over r of fisher_R[r] x E_r hessian_CC E_r^T
-hessian_CC is the sum of mean_r(g_r^2) x x^T, scaled to a mean diagonal of 1; fisher_R[r] is the mean over tokens of
-g_r^2 mean_c(x_c^2).
+hessian_CC is the sum of mean_r(g_r^2) x x^T, scaled to a mean diagonal of 1; fisher_R[r] is the mean over
+tokens of g_r^2 mean_c(x_c^2).
 Shapes: B batch, T time, N tokens of a batch, R rows, C columns.
 """
 
@@ -23,7 +24,7 @@ from golf.model.loss import token_nats
 EMBEDDING_WEIGHT = "embedding.weight"
 """Used twice, as the input table and as the head; both uses count."""
 CALIBRATION_PASS_TOKENS = 16_384
-"""Maximum tokens of a pass: it is not compiled, and keeps about 0.7 MB per token of the frontier's network."""
+"""Maximum tokens of a pass: it is not compiled, and keeps about 0.7 MB per token of a frontier network."""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Calibration:
     """Sum of squared weight gradients, mean over the row: of each token for matrices, else of each batch."""
 
     def hessian(self, name: str) -> Tensor | None:
-        """Hessian of the inputs, scaled to a mean diagonal of 1, fp32 (C, C); None for other than matrices."""
+        """Hessian of the inputs, scaled to a mean diagonal of 1, fp32 (C, C); None unless a matrix."""
         total_CC = self.moments_CC.get(name)
         return None if total_CC is None else total_CC / total_CC.diagonal().mean().clamp_min(1e-30)
 
@@ -47,9 +48,7 @@ class Calibration:
 
     def to(self, device: torch.device) -> "Calibration":
         """The same sums on another device, where the rounding will then run."""
-        moments_CC = {name: value.to(device) for name, value in self.moments_CC.items()}
-        squares_R = {name: value.to(device) for name, value in self.squares_R.items()}
-        return Calibration(self.num_tokens, moments_CC, squares_R)
+        return Calibration.from_tensors({name: sums.to(device) for name, sums in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as CPU tensors by name, for a file."""

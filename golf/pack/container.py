@@ -26,9 +26,7 @@ EXPANSION_FLOOR = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
 
 _PREAMBLE = struct.Struct("<4sB4sQ")
-_HEADER_LENGTH = struct.Struct("<I")
 _CHECKSUM_BYTES = 8
-_SECTION_LENGTH = struct.Struct("<I")
 _FP16_BYTES = 2
 _FP16_MAX_EXPONENT = 15
 
@@ -52,7 +50,7 @@ def write_container(header: dict[str, object], payload: bytes) -> bytes:
     text = canonical_json(header)
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"header is {len(text):,} bytes; at most {MAX_HEADER_BYTES:,} are allowed")
-    body = _HEADER_LENGTH.pack(len(text)) + text + payload
+    body = encode_count(len(text)) + text + payload
     frame = _compress_body(body)
     preamble = _PREAMBLE.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, ARTIFACT_CODEC, len(body))
     data = preamble + _container_checksum(preamble, frame) + frame
@@ -108,27 +106,23 @@ def _decompress_body(frame: memoryview, body_bytes: int, max_bytes: int) -> byte
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArtifactError(f"artifact's zstd frame cannot be read: {error}") from error
-    if len(body) != body_bytes:
-        raise ArtifactError(f"zstd frame holds {len(body):,} bytes; the artifact claims {body_bytes:,}")
     return body
 
 
 def _split_body(body: bytes) -> tuple[dict[str, object], memoryview]:
-    if len(body) < _HEADER_LENGTH.size:
+    reader = PayloadReader(memoryview(body))
+    length = reader.take_count()
+    if length > MAX_HEADER_BYTES:
         raise ArtifactError(
-            f"artifact's body is {len(body)} bytes; a header has at least {_HEADER_LENGTH.size}"
+            f"artifact's header claims {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
         )
-    (length,) = _HEADER_LENGTH.unpack_from(body)
-    end = _HEADER_LENGTH.size + length
-    if length > MAX_HEADER_BYTES or end > len(body):
-        raise ArtifactError(f"artifact's header claims {length:,} bytes; the body has {len(body):,}")
     try:
-        header = json.loads(body[_HEADER_LENGTH.size : end], parse_constant=_refuse_constant)
+        header = json.loads(bytes(reader.take(length)), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"artifact's header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise ArtifactError(f"artifact's header is a {type(header).__name__}; expected an object")
-    return header, memoryview(body)[end:]
+    return header, reader.rest
 
 
 def _refuse_constant(name: str) -> float:
@@ -148,14 +142,22 @@ class PayloadReader:
         piece, self.rest = self.rest[:size], self.rest[size:]
         return piece
 
-    def take_length(self) -> int:
-        """The length that `pack_length` wrote."""
-        return _SECTION_LENGTH.unpack(self.take(_SECTION_LENGTH.size))[0]
+    def take_array(self, dtype: str, count: int) -> np.ndarray:
+        """The next `count` values of a numpy type."""
+        return np.frombuffer(self.take(np.dtype(dtype).itemsize * count), dtype=dtype)
+
+    def take_count(self) -> int:
+        """The count that `encode_count` wrote."""
+        return int(self.take_array("<u4", 1)[0])
+
+    def take_fp16_block(self, count: int) -> np.ndarray:
+        """The block of `count` values that `encode_fp16_block` wrote, as fp32."""
+        return decode_fp16_block(self.take(_FP16_BYTES * (count + 1)))
 
 
-def pack_length(length: int) -> bytes:
-    """A section's length, u32, as written in front of the section."""
-    return _SECTION_LENGTH.pack(length)
+def encode_count(count: int) -> bytes:
+    """A count, u32, as written in front of a section."""
+    return np.array([count], dtype="<u4").tobytes()
 
 
 def encode_fp16_block(values: np.ndarray, round_up: bool = False) -> bytes:
@@ -173,11 +175,6 @@ def encode_fp16_block(values: np.ndarray, round_up: bool = False) -> bytes:
     if round_up:
         block = np.where(block < scaled, np.nextafter(block, np.float16(np.inf)), block).astype("<f2")
     return np.array([exponent], dtype="<i2").tobytes() + block.tobytes()
-
-
-def fp16_block_bytes(count: int) -> int:
-    """Length of a block of `count` values."""
-    return _FP16_BYTES * (count + 1)
 
 
 def decode_fp16_block(data: bytes | memoryview) -> np.ndarray:

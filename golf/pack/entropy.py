@@ -1,6 +1,6 @@
 """Quantizer "entropy": steps by the equal-slope rule, GPTQ, codes under a context-modelling entropy coder.
 
-    base f4 | means of small tensors | medians i2 and bins u1 (four per tensor) | grid tables | grid stream | codes
+    base f4 | means of small tensors | medians i2, bins u1 (4 per tensor) | grid tables | grid stream | codes
 
 base is the step of a weight of fisher 1. The grids' four vectors per tensor are coded as offsets from their
 medians, under one of 8 tables by the bin of their standard deviation.
@@ -8,36 +8,24 @@ Shapes: R rows, C columns, N numbers.
 """
 
 import math
-import struct
-from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from golf.pack.calibrate import Calibration
-from golf.pack.container import (
-    ArtifactError,
-    PayloadReader,
-    decode_fp16_block,
-    encode_fp16_block,
-    fp16_block_bytes,
-    pack_length,
-)
+from golf.pack.container import ArtifactError, PayloadReader, encode_count, encode_fp16_block
 from golf.pack.entropy_coder import (
     choose_lanes,
-    count_symbols,
     decode_codes,
     decode_rans,
     decode_tables,
     encode_codes,
-    encode_rans,
-    encode_tables,
+    encode_symbols,
     measure_codes,
-    normalize_counts,
 )
 from golf.pack.fit import BudgetError, fit_lambda
 from golf.pack.gptq import DAMPING
-from golf.pack.layout import CodedTensor, Shapes, Weights, count_elements, row_view, tensor_kind
+from golf.pack.layout import CodedTensor, Fitted, Shapes, Weights, Wrap, count_elements, row_view, tensor_kind
 from golf.pack.quantize import (
     QuantizedTensor,
     TensorGrid,
@@ -57,7 +45,6 @@ LAMBDA_RANGE = 2.0**40
 MIN_BITS = 1.0
 """Bits per weight below which a model is too large for its bytes."""
 NUM_GRID_TABLES = 8
-_BASE = struct.Struct("<f")
 
 
 class EntropyQuantizer:
@@ -65,21 +52,15 @@ class EntropyQuantizer:
 
     needs_calibration = True
 
-    def fit(
-        self,
-        weights: Weights,
-        calibration: Calibration | None,
-        limit_bytes: int,
-        wrap: Callable[[bytes], bytes],
-    ) -> tuple[bytes, dict[str, object]]:
+    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
         """The artifact of the smallest lambda that fits; without a calibration, steps follow the sigmas."""
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         num_weights = count_elements(shapes)
         min_bytes = math.ceil(MIN_BITS * num_weights / 8)
         if min_bytes > limit_bytes:
             raise BudgetError(
-                f"artifact is {min_bytes:,} bytes or more, at {MIN_BITS:g} bit per weight; {limit_bytes:,} are "
-                f"left for it: about {8 * limit_bytes / MIN_BITS:,.0f} of the {num_weights:,} parameters "
+                f"artifact is {min_bytes:,} bytes or more, at {MIN_BITS:g} bit per weight; {limit_bytes:,} "
+                f"are left for it: about {8 * limit_bytes / MIN_BITS:,.0f} of the {num_weights:,} parameters "
                 "would fit"
             )
         found = sensitivities(weights, calibration)
@@ -112,7 +93,7 @@ class EntropyQuantizer:
         return fit.artifact, {**report, "notes": notes}
 
     def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
-        """fp32 weights; raises ArtifactError unless the payload is exactly that of tensors of these shapes."""
+        """fp32 weights; raises ArtifactError unless the payload is one of tensors of these shapes."""
         base, tensors = read_quantized(payload, shapes)
         weights = {}
         with np.errstate(over="ignore", invalid="ignore"):
@@ -141,7 +122,7 @@ def encode_entropy(tensors: dict[str, QuantizedTensor], shapes: Shapes, base: fl
     small = [tensor_kind(name, shape) == "small" for name, shape in shapes.items()]
     means = [tensor.grid.mean_R for tensor, is_small in zip(ordered, small, strict=True) if is_small]
     sections = [
-        _BASE.pack(base),
+        np.array([base], dtype="<f4").tobytes(),
         encode_fp16_block(np.concatenate([np.zeros(0), *means])),
         _encode_grids([tensor.grid for tensor in ordered]),
         encode_codes([tensor.codes_RC for tensor in ordered], [tensor.grid.contexts() for tensor in ordered]),
@@ -152,11 +133,11 @@ def encode_entropy(tensors: dict[str, QuantizedTensor], shapes: Shapes, base: fl
 def read_quantized(payload: memoryview, shapes: Shapes) -> tuple[float, dict[str, QuantizedTensor]]:
     """The base step and the tensors of `encode_entropy`; raises ArtifactError for another payload."""
     reader = PayloadReader(payload)
-    base = _BASE.unpack(reader.take(_BASE.size))[0]
+    base = float(reader.take_array("<f4", 1)[0])
     views = [row_view(shape) for shape in shapes.values()]
     small = [tensor_kind(name, shape) == "small" for name, shape in shapes.items()]
     mean_rows = [rows if is_small else 0 for (rows, _), is_small in zip(views, small, strict=True)]
-    means = decode_fp16_block(reader.take(fp16_block_bytes(sum(mean_rows))))
+    means = reader.take_fp16_block(sum(mean_rows))
     grids = _decode_grids(reader, views, np.split(means, np.cumsum(mean_rows)[:-1]))
     codes = decode_codes(reader, [grid.contexts() for grid in grids])
     tensors = map(QuantizedTensor, codes, grids)
@@ -182,27 +163,28 @@ def _encode_grids(grids: list[TensorGrid]) -> bytes:
     offsets = [vector - median for vector, median in zip(vectors, medians, strict=True)]
     symbols_N = np.concatenate(offsets).astype(np.int8).view(np.uint8)
     tables_N = np.repeat(bins, [len(vector) for vector in vectors]).astype(np.uint8)
-    frequencies_KA = normalize_counts(count_symbols(symbols_N, tables_N, NUM_GRID_TABLES))
-    stream = encode_rans(symbols_N, tables_N, frequencies_KA, choose_lanes(len(symbols_N)))
+    tables, stream = encode_symbols(symbols_N, tables_N, NUM_GRID_TABLES)
     described_bytes = medians.astype("<i2").tobytes() + bins.astype(np.uint8).tobytes()
-    return described_bytes + encode_tables(frequencies_KA) + pack_length(len(stream)) + stream
+    return described_bytes + tables + encode_count(len(stream)) + stream
 
 
 def _decode_grids(
     reader: PayloadReader, views: list[tuple[int, int]], means: list[np.ndarray]
 ) -> list[TensorGrid]:
     lengths = [length for rows, columns in views for length in (rows, rows, columns, columns)]
-    medians = np.frombuffer(reader.take(2 * len(lengths)), dtype="<i2").astype(np.int64)
-    bins = np.frombuffer(reader.take(len(lengths)), dtype=np.uint8)
+    medians = reader.take_array("<i2", len(lengths)).astype(np.int64)
+    bins = reader.take_array("u1", len(lengths))
     frequencies_KA = decode_tables(reader)
     if bins.max(initial=0) >= len(frequencies_KA):
         raise ArtifactError(f"grids ask for coding table {bins.max()} of {len(frequencies_KA)}")
     tables_N = np.repeat(bins, lengths)
-    stream = reader.take(reader.take_length())
+    stream = reader.take(reader.take_count())
     symbols_N = decode_rans(stream, tables_N, frequencies_KA, choose_lanes(len(tables_N)))
     exponents = symbols_N.view(np.int8) + np.repeat(medians, lengths)
     vectors = np.split(exponents, np.cumsum(lengths)[:-1])
-    return [
-        TensorGrid(*vectors[4 * index : 4 * index + 4], mean if len(mean) else np.zeros(rows, np.float32))
-        for index, ((rows, _), mean) in enumerate(zip(views, means, strict=True))
-    ]
+    grids = []
+    for index, ((rows, _), mean_R) in enumerate(zip(views, means, strict=True)):
+        row_step_R, row_sigma_R, column_step_C, column_sigma_C = vectors[4 * index : 4 * index + 4]
+        mean_R = mean_R if len(mean_R) else np.zeros(rows, np.float32)
+        grids.append(TensorGrid(row_step_R, row_sigma_R, column_step_C, column_sigma_C, mean_R))
+    return grids

@@ -3,22 +3,22 @@
 A code's context, 0 to 127, is known before the code: a bin of its expected width, log2(sigma / step) in steps
 of 1/8. Contexts with few codes share a table of symbol frequencies. A symbol is a byte.
 
-rANS keeps a state x in [2^16, 2^32). A symbol of frequency f out of 2^12, whose slots begin at c, changes it to
+rANS keeps a state x in [2^16, 2^32). A symbol of frequency f out of 2^12, with slots from c on, changes x to
     x' = (x // f) * 2^12 + c + x % f
-which adds log2(2^12 / f) bits, the symbol's information, to x. Before a step that would pass 2^32 the lowest 16
-bits go to the stream. The slot x' % 2^12 identifies the symbol, and the step can be undone, so the decoder reads
-in the reverse order: the encoder starts with the last symbol. All arithmetic is on integers.
+which adds log2(2^12 / f) bits, the symbol's information. Before a step that would pass 2^32, the lowest 16
+bits of x go to the stream. The slot x' % 2^12 identifies the symbol, so the decoder can undo the steps, last
+to first; the encoder therefore starts with the last symbol. All arithmetic is on integers.
 L states (lanes) run side by side so that numpy does the work: symbol i belongs to lane i % L; all lanes share
 one stream of 16-bit words. The format of a model's codes:
 
-    table by context u8 (128) | tables | number of escapes u32 | escapes i32 | raw low bits | states u32 | words u16
+    table by context u8[128] | tables | num_escapes u32 | escapes i32 | low bits | states u32, words u16
 
 Shapes: R rows, C columns, N codes, L lanes, K tables, A the 256 symbols.
 """
 
 import numpy as np
 
-from golf.pack.container import ArtifactError, PayloadReader, pack_length
+from golf.pack.container import ArtifactError, PayloadReader, encode_count
 
 NUM_CONTEXTS = 128
 PRECISION_BITS = 12
@@ -30,7 +30,7 @@ FINEST_CODED_CONTEXT = 47
 """Codes of finer contexts give up their lowest bits, one per octave: these are uniform and stored raw."""
 MAX_RAW_BITS = -((FINEST_CODED_CONTEXT - NUM_CONTEXTS + 1) // 8)
 CODES_PER_TABLE = 8192
-"""Contexts with fewer codes share a table with their neighbors: a table of their own costs more than it saves."""
+"""Contexts with fewer codes share a table with their neighbors: a table costs more than it saves them."""
 MAX_LANES = 1024
 MIN_LANES = 8
 _SYMBOLS_PER_LANE = 1 << 13
@@ -54,27 +54,20 @@ def encode_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> bytes:
     symbols_N = np.concatenate([symbols for symbols, _, _ in split])
     tables_N = np.concatenate([table_of_context[contexts_RC.reshape(-1)] for contexts_RC in contexts])
     escapes = np.concatenate([own for _, own, _ in split])
-    frequencies_KA = normalize_counts(count_symbols(symbols_N, tables_N, int(table_of_context.max()) + 1))
-    sections = [
-        table_of_context.tobytes(),
-        encode_tables(frequencies_KA),
-        pack_length(len(escapes)),
-        escapes.tobytes(),
-        *(low for _, _, low in split),
-        encode_rans(symbols_N, tables_N, frequencies_KA, choose_lanes(len(symbols_N))),
-    ]
-    return b"".join(sections)
+    tables, stream = encode_symbols(symbols_N, tables_N, int(table_of_context.max()) + 1)
+    escaped = encode_count(len(escapes)) + escapes.tobytes()
+    return b"".join([table_of_context.tobytes(), tables, escaped, *(low for _, _, low in split), stream])
 
 
 def decode_codes(reader: PayloadReader, contexts: list[np.ndarray]) -> list[np.ndarray]:
     """The codes by tensor; raises ArtifactError unless the rest of the payload is exactly theirs."""
-    table_of_context = np.frombuffer(reader.take(NUM_CONTEXTS), dtype=np.uint8)
+    table_of_context = reader.take_array("u1", NUM_CONTEXTS)
     frequencies_KA = decode_tables(reader)
     if table_of_context.max() >= len(frequencies_KA):
         raise ArtifactError(
             f"a context points to coding table {table_of_context.max()} of {len(frequencies_KA)}"
         )
-    escapes = np.frombuffer(reader.take(4 * reader.take_length()), dtype="<i4")
+    escapes = reader.take_array("<i4", reader.take_count())
     low = [reader.take(sum(_low_sizes(contexts_RC))) for contexts_RC in contexts]
     tables_N = np.concatenate([table_of_context[contexts_RC.reshape(-1)] for contexts_RC in contexts])
     symbols_N = decode_rans(reader.rest, tables_N, frequencies_KA, choose_lanes(len(tables_N)))
@@ -89,6 +82,13 @@ def decode_codes(reader: PayloadReader, contexts: list[np.ndarray]) -> list[np.n
         codes.append(join_codes(symbols_RC, contexts_RC, escapes[:num_escaped], own_low))
         escapes = escapes[num_escaped:]
     return codes
+
+
+def encode_symbols(symbols_N: np.ndarray, tables_N: np.ndarray, num_tables: int) -> tuple[bytes, bytes]:
+    """Tables made for these symbols, and the rANS stream under them; symbols and tables are uint8."""
+    frequencies_KA = normalize_counts(count_symbols(symbols_N, tables_N, num_tables))
+    stream = encode_rans(symbols_N, tables_N, frequencies_KA, choose_lanes(len(symbols_N)))
+    return encode_tables(frequencies_KA), stream
 
 
 def measure_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> list[tuple[float, float, int]]:
@@ -120,7 +120,7 @@ def raw_bits() -> np.ndarray:
 
 
 def split_codes(codes_RC: np.ndarray, contexts_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """Symbols uint8 (N,), escapes int32, and raw low bits: those of codes that give up one first, then two."""
+    """Symbols uint8 (N,), escapes int32, and raw low bits: of codes that give up one first, then two."""
     raw_RC = raw_bits()[contexts_RC]
     upper_RC = codes_RC >> raw_RC
     escaped_RC = np.abs(upper_RC) > 127
@@ -204,9 +204,9 @@ def choose_lanes(num_symbols: int) -> int:
 
 
 def normalize_counts(counts_KA: np.ndarray) -> np.ndarray:
-    """Frequencies that sum to 4,096 in each table, at least 1 for a symbol that occurs, near the counts' shares.
+    """Frequencies near the counts' shares that sum to 4,096 in each table, at least 1 for symbols that occur.
 
-    Starts from the rounded shares and moves single slots where that costs the fewest, or saves the most, bits.
+    Starts from the rounded shares and moves single slots where that costs the fewest bits.
     """
     total = 1 << PRECISION_BITS
     frequencies_KA = np.zeros(counts_KA.shape, dtype=np.int64)
@@ -264,7 +264,7 @@ def encode_rans(symbols_N: np.ndarray, tables_N: np.ndarray, frequencies_KA: np.
 def decode_rans(
     data: bytes | memoryview, tables_N: np.ndarray, frequencies_KA: np.ndarray, lanes: int
 ) -> np.ndarray:
-    """The symbols, uint8; raises ArtifactError unless the data is exactly what `encode_rans` returned for them."""
+    """The symbols, uint8; raises ArtifactError unless the data is what `encode_rans` returned for them."""
     if not 1 <= lanes <= MAX_LANES or len(data) < 4 * lanes or len(data) % 2:
         raise ArtifactError(f"coded stream of {len(data):,} bytes cannot have {lanes} lanes")
     slots = _slot_table(frequencies_KA)
@@ -276,7 +276,7 @@ def decode_rans(
     for begin in range(0, len(tables_N), lanes):
         index = tables_N[begin : begin + lanes].astype(np.uint32) << bits
         states = states_L[: len(index)]
-        # The slot x' % 2^12 of the symbol's table: symbol, frequency - 1 and the slot's place within the symbol.
+        # Entry of the slot x' % 2^12: symbol, frequency - 1, and the slot's place within the symbol.
         entry = slots[index | (states & mask)]
         symbols_N[begin : begin + lanes] = entry >> np.uint32(24)
         # x = f * (x' // 2^12) + slot - first slot.
@@ -306,7 +306,7 @@ def _slot_table(frequencies_KA: np.ndarray) -> np.ndarray:
 
 
 def encode_tables(frequencies_KA: np.ndarray) -> bytes:
-    """K, then first and last used symbol of each table (signed) and the frequencies between, 7 bits per byte."""
+    """K, then by table the first and last used symbol (signed) and the frequencies, 7 bits per byte."""
     parts = [bytes([len(frequencies_KA)])]
     for frequencies_A in frequencies_KA:
         # Symbols are bytes of signed codes: rolled so that index 128 is code 0.

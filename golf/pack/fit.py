@@ -1,4 +1,4 @@
-"""The byte limit of an entry, and the search for the rate lambda whose artifact uses it without passing it."""
+"""The byte limit of an entry, and the search for the lambda whose artifact uses it without passing it."""
 
 import math
 from collections.abc import Callable
@@ -39,15 +39,7 @@ class Fit:
     """Nats per bit."""
     tries: int
     outcome: Literal["finest", "band", "near"]
-    """finest: the smallest lambda fits; band: within the band below the limit; near: the best of all tries."""
-
-
-@dataclass(frozen=True)
-class _Try:
-    log2_lambda: float
-    size: int
-    ratio: float
-    """Real over forecast size."""
+    """finest: the smallest lambda fits; band: within the band below the limit; near: the best try."""
 
 
 def fit_lambda(
@@ -66,12 +58,11 @@ def fit_lambda(
     target = limit_bytes - band_bytes / 2
     ends = math.log2(finest), math.log2(coarsest)
     best: Fit | None = None
-    tries: list[_Try] = []
+    sizes: dict[float, int] = {}
     for attempt in range(1, _MAX_TRIES + 1):
-        log2_lambda = _solve(forecast, tries, target, *ends)
+        log2_lambda = _solve(forecast, sizes, target, *ends)
         artifact = encode(2.0**log2_lambda)
-        size = len(artifact)
-        tries.append(_Try(log2_lambda, size, size / forecast(2.0**log2_lambda)))
+        size = sizes[log2_lambda] = len(artifact)
         if size <= limit_bytes and (best is None or size > len(best.artifact)):
             best = Fit(artifact, 2.0**log2_lambda, attempt, "near")
         if size <= limit_bytes and log2_lambda == ends[0]:
@@ -84,20 +75,23 @@ def fit_lambda(
 
 
 def _solve(
-    forecast: Callable[[float], float], tries: list[_Try], target: float, finest: float, coarsest: float
+    forecast: Callable[[float], float], sizes: dict[float, int], target: float, finest: float, coarsest: float
 ) -> float:
-    """log2 of the lambda whose corrected forecast equals the target, inside the bracket of earlier tries."""
-    too_fine = [attempt.log2_lambda for attempt in tries if attempt.size > target]
-    too_coarse = [attempt.log2_lambda for attempt in tries if attempt.size <= target]
+    """log2 of the lambda whose corrected forecast equals the target, inside the bracket of earlier tries.
+
+    `sizes` are the real sizes found so far, by log2 of their lambda.
+    """
+    too_fine = [log2_lambda for log2_lambda, size in sizes.items() if size > target]
+    too_coarse = [log2_lambda for log2_lambda, size in sizes.items() if size <= target]
     low, high = max(too_fine, default=finest), min(too_coarse, default=coarsest)
-    if not too_fine and _corrected(forecast, tries, low) <= target:
+    if not too_fine and _corrected(forecast, sizes, low) <= target:
         return low
-    if not too_coarse and _corrected(forecast, tries, high) > target:
+    if not too_coarse and _corrected(forecast, sizes, high) > target:
         return high
     first, last = low, high
     for _ in range(_BISECTIONS):
         middle = (first + last) / 2
-        if _corrected(forecast, tries, middle) > target:
+        if _corrected(forecast, sizes, middle) > target:
             first = middle
         else:
             last = middle
@@ -105,14 +99,11 @@ def _solve(
     return last if low < last < high else (low + high) / 2
 
 
-def _corrected(forecast: Callable[[float], float], tries: list[_Try], log2_lambda: float) -> float:
+def _corrected(forecast: Callable[[float], float], sizes: dict[float, int], log2_lambda: float) -> float:
     """The forecast times its ratio to real sizes, linear in log2 lambda through the two nearest tries."""
-    size = forecast(2.0**log2_lambda)
-    nearest = sorted(tries, key=lambda attempt: abs(attempt.log2_lambda - log2_lambda))[:2]
-    if not nearest:
-        return size
-    if len(nearest) == 1:
-        return size * nearest[0].ratio
-    one, other = nearest
-    slope = (other.ratio - one.ratio) / (other.log2_lambda - one.log2_lambda)
-    return size * (one.ratio + slope * (log2_lambda - one.log2_lambda))
+    nearest = sorted(sizes, key=lambda tried: abs(tried - log2_lambda))[:2]
+    ratios = [sizes[tried] / forecast(2.0**tried) for tried in nearest]
+    ratio = ratios[0] if ratios else 1.0
+    if len(nearest) == 2:
+        ratio += (ratios[1] - ratios[0]) / (nearest[1] - nearest[0]) * (log2_lambda - nearest[0])
+    return forecast(2.0**log2_lambda) * ratio

@@ -1,11 +1,11 @@
 """Rounding with error feedback (GPTQ, arXiv:2210.17323) on non-uniform steps, with a rate term.
 
-Rate term: the bits of a code grow with its square, about log2(e) / 2 x (code / sigma)^2. At the lambda that
-belongs to the step, this adds a ridge of step^2 / (12 sigma^2) to the Hessian's diagonal and shrinks the values
-that are rounded, more in rows where errors matter little: a dead zone whose width follows from the step.
+Rate term: the bits of a code grow with its square, about log2(e) / 2 x (code / sigma)^2. At the lambda of the
+step, this adds a ridge of step^2 / (12 sigma^2) to the Hessian's diagonal and shrinks the values that are
+rounded, more in rows where errors matter little: a dead zone whose width follows from the step.
 Column steps are proportional to the diagonal of the inverse Hessian's Cholesky factor, so that every column's
-error costs the same. The remaining error is white: its four largest singular directions hold 4 to 6% (width 256,
-3.2 bits), less than the same bytes save with a finer step, so there is no low-rank correction (LQER).
+error costs the same. The remaining error is white: its four largest singular directions hold 4 to 6% (width
+256, 3.2 bits), less than the same bytes save with a finer step, so there is no low-rank correction (LQER).
 Shapes: G groups of rows with the same ridge, R rows, C columns, B columns of a block.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 DAMPING = 0.003
-"""Added to the Hessian's mean diagonal of 1; from 0.001 to 0.01 the divergence changes by 3% at equal bits."""
+"""Added to the Hessian's mean diagonal of 1; from 0.001 to 0.01 the divergence changes by 3%."""
 MAX_DAMPING = 1e3
 RATE_SHARE = 0.25
 """Share of the ridge above that is used: 12% less divergence than with none at 3.2 bits; 0.5 gives 10%."""
@@ -30,7 +30,7 @@ class SingularHessianError(ValueError):
 
 @dataclass(frozen=True)
 class Factors:
-    """One matrix's Hessian, ready for rounding; columns in act-order, one inverse factor per group of rows."""
+    """One matrix's Hessian, ready for rounding; columns in act-order, an inverse factor per group of rows."""
 
     order_C: Tensor
     """Act-order: columns by falling diagonal of the Hessian."""
@@ -44,7 +44,7 @@ class Factors:
 
 def inverse_factor(hessian_CC: Tensor) -> Tensor | None:
     """Upper triangular U with U^T U = H^-1; None unless H is positive definite."""
-    # With the columns reversed, H' = L L^T gives H = M M^T with an upper M (L reversed); U = M^-1 is upper too.
+    # H reversed = L L^T, so H = M M^T with M (L reversed) upper triangular, and so is U = M^-1.
     lower, info = torch.linalg.cholesky_ex(hessian_CC.flip(0, 1))
     if int(info) != 0:
         return None
@@ -83,8 +83,8 @@ def factorize(
 ) -> Factors:
     """Factors of a Hessian of mean diagonal 1; while it is singular the damping is multiplied by ten.
 
-    `ridge_R` is step^2 / (12 sigma^2) of each row, for a column of relative sigma and step 1; RATE_SHARE of it
-    is used. Raises SingularHessianError beyond MAX_DAMPING.
+    `ridge_R` is step^2 / (12 sigma^2) of each row, for a column of relative sigma and step 1; RATE_SHARE of
+    it is used. Raises SingularHessianError beyond MAX_DAMPING.
     """
     hessian_CC = hessian_CC.double()
     order_C = hessian_CC.diagonal().argsort(descending=True, stable=True)

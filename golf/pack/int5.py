@@ -6,21 +6,14 @@ One code per byte: bit-packing the codes before zstd costs 15%. Shapes: R rows, 
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from golf.pack.calibrate import Calibration
-from golf.pack.container import (
-    ArtifactError,
-    PayloadReader,
-    decode_fp16_block,
-    encode_fp16_block,
-    fp16_block_bytes,
-)
+from golf.pack.container import ArtifactError, PayloadReader, decode_fp16_block, encode_fp16_block
 from golf.pack.fit import BudgetError, parameters_that_fit
-from golf.pack.layout import CodedTensor, Shapes, TensorKind, Weights, tensor_kind
+from golf.pack.layout import CodedTensor, Fitted, Shapes, TensorKind, Weights, Wrap, tensor_kind
 
 MAX_COARSENESS = 1.0
 """Largest step in units of a row's sigma; a model that needs more is too large for its bytes."""
@@ -35,13 +28,7 @@ class Int5Quantizer:
 
     needs_calibration = False
 
-    def fit(
-        self,
-        weights: Weights,
-        calibration: Calibration | None,
-        limit_bytes: int,
-        wrap: Callable[[bytes], bytes],
-    ) -> tuple[bytes, dict[str, object]]:
+    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
         """The artifact of the smallest coarseness that fits.
 
         Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
@@ -74,17 +61,17 @@ class Int5Quantizer:
         )
 
     def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
-        """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has exactly their size."""
+        """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
         reader = PayloadReader(payload)
         kinds = {name: tensor_kind(name, shape) for name, shape in shapes.items()}
         blocks, weights = {}, {}
         for name, shape in shapes.items():
             count = math.prod(shape) if kinds[name] == "small" else shape[0]
-            blocks[name] = decode_fp16_block(reader.take(fp16_block_bytes(count)))
+            blocks[name] = reader.take_fp16_block(count)
         for name, shape in shapes.items():
             values = blocks[name].reshape(shape) if kinds[name] == "small" else blocks[name][:, None]
             if kinds[name] != "small":
-                codes = np.frombuffer(reader.take(math.prod(shape)), dtype=np.int8)
+                codes = reader.take_array("i1", math.prod(shape))
                 values = codes.reshape(shape).astype(np.float32) * values
             weights[name] = torch.from_numpy(values)
         if len(reader.rest):
@@ -143,7 +130,7 @@ def code_entropy_bytes(weights: Weights, coarseness: float) -> float:
 
 
 def _bisect_coarseness(weights: Weights, entropy_bytes: float, too_fine: float, fits: float) -> float:
-    """The smallest coarseness whose codes' entropy is at most `entropy_bytes`, strictly inside the bracket."""
+    """Smallest coarseness whose codes' entropy is at most `entropy_bytes`, strictly inside the bracket."""
     if fits == MAX_COARSENESS and code_entropy_bytes(weights, fits) > entropy_bytes:
         return MAX_COARSENESS
     low, high = too_fine, fits

@@ -1,8 +1,9 @@
 """Names, shapes and kinds of a model's tensors, all implied by its config, and size estimates from them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from golf.system.stored import config_from_dict
 Weights = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
 TensorKind = Literal["matrix", "embedding", "small"]
+Wrap = Callable[[bytes], bytes]
+"""From a quantizer's payload to the bytes of the artifact."""
+Fitted = tuple[bytes, dict[str, Any]]
+"""An artifact's bytes and its quantizer's report, JSON-able, with `notes`: a list of lines for the user."""
 
 SMALL_BITS = 9.0
 """Bits per element of a small tensor, which nearly always has the finest step."""
@@ -86,7 +91,7 @@ def require_finite(weights: Weights) -> None:
 
 
 def require_shapes(weights: Weights, shapes: Shapes) -> None:
-    """Raises ValueError with the first difference between weights and the shapes that their config implies."""
+    """Raises ValueError with the first difference between weights and the shapes of their config."""
     for name in sorted(weights.keys() ^ shapes.keys()):
         raise ValueError(f"weight {name} is {'missing' if name in shapes else 'unknown to the model config'}")
     for name, shape in shapes.items():

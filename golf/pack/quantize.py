@@ -1,8 +1,8 @@
 """Scalar quantization: the step of every weight by the equal-slope rule, then rounding to integer codes.
 
-Rounding with step d adds a squared error of d^2 / 12 per weight. A weight with fisher F (second derivative of a
-token's loss in nats) then loses F d^2 / 24 nats and takes log2(sigma / d) bits plus a constant. One more bit
-saves the same loss in every weight when the slopes are equal, d(loss)/d(bits) = -lambda:
+Rounding with step d adds a squared error of d^2 / 12 per weight. With fisher F (second derivative of a
+token's loss in nats) that costs F d^2 / 24 nats, and the code takes log2(sigma / d) bits plus a constant. One
+more bit saves the same loss in every weight when the slopes are equal, d(loss)/d(bits) = -lambda:
     F d^2 ln(2) / 12 = lambda,   so   d = base / sqrt(F)   with   base = sqrt(12 lambda / ln 2).
 lambda, the rate-distortion multiplier in nats per bit, is the only size knob.
 
@@ -55,7 +55,7 @@ _MAX_OFFSET = 127
 
 @dataclass(frozen=True)
 class TensorGrid:
-    """Steps and sigmas of one tensor: log2 in steps of 1/8, integers; those of the rows relative to the base."""
+    """Steps and sigmas of one tensor: integers, log2 in steps of 1/8; the rows' are relative to the base."""
 
     row_step_R: np.ndarray
     row_sigma_R: np.ndarray
@@ -121,7 +121,7 @@ def dequantize(codes_RC: np.ndarray, grid: TensorGrid, base: float) -> np.ndarra
 
 
 def sensitivities(weights: Weights, calibration: Calibration | None) -> dict[str, Sensitivity]:
-    """From a calibration; without one, steps are a share of each tensor's sigma and small tensors stay fine."""
+    """From a calibration; without one, steps are a share of each tensor's sigma, fine in small tensors."""
     found = {}
     for name, weight in weights.items():
         rows, columns = row_view(tuple(weight.shape))
@@ -149,7 +149,7 @@ def base_step(rate_lambda: float) -> float:
 def size_forecast(weights: Weights, found: dict[str, Sensitivity]) -> Callable[[float], float]:
     """Bytes of all codes as a function of lambda, from the rows' sigmas and steps; within a few percent.
 
-    Codes of a Gaussian have about log2(1 + 2 pi e (sigma / step)^2) / 2 bits, at high rates the exact entropy.
+    Codes of a Gaussian have about log2(1 + 2 pi e (sigma / step)^2) / 2 bits, exact at high rates.
     """
     levels, caps, counts = [], [], []
     for name, weight in weights.items():
@@ -193,39 +193,32 @@ def log2_sigma(values_RC: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_tensor(
     weight: Tensor, sensitivity: Sensitivity, rate_lambda: float, small: bool
 ) -> QuantizedTensor:
-    """Codes of one tensor at `rate_lambda` nats per bit; small tensors are coded relative to their rows' means."""
+    """Codes of one tensor at `rate_lambda` nats per bit; small tensors are coded relative to their mean."""
     weight_RC = weight.reshape(row_view(tuple(weight.shape)))
     rows, columns = weight_RC.shape
     mean_R = np.zeros(rows, dtype=np.float32)
     if not weight_RC.numel():
-        grid = TensorGrid(*(np.zeros(length, np.int64) for length in (rows, rows, columns, columns)), mean_R)
+        row_zeros, column_zeros = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
+        grid = TensorGrid(row_zeros, row_zeros, column_zeros, column_zeros, mean_R)
         return QuantizedTensor(np.zeros((rows, columns), np.int8), grid)
     if small:
         mean_R = decode_fp16_block(encode_fp16_block(weight_RC.double().mean(1).numpy()))
         weight_RC = weight_RC - torch.from_numpy(mean_R)[:, None]
-    finest = FINEST_SMALL_CONTEXT if small else FINEST_CONTEXT
-    return _quantize_rows(weight_RC, sensitivity, base_step(rate_lambda), finest, mean_R)
-
-
-def _quantize_rows(
-    weight_RC: Tensor, sensitivity: Sensitivity, base: float, finest_context: int, mean_R: np.ndarray
-) -> QuantizedTensor:
-    hessian_CC = sensitivity.hessian_CC
+    hessian_CC, base = sensitivity.hessian_CC, base_step(rate_lambda)
     device = weight_RC.device if hessian_CC is None else hessian_CC.device
     weight_RC, log2_base = weight_RC.to(device), math.log2(base)
-    # Equal slopes: step_R = base / sqrt(fisher_R). step^2 / (12 sigma^2) is the noise of a row over its power.
+    # Equal slopes: step_R = base / sqrt(fisher_R). step^2 / (12 sigma^2) is its noise over its power.
     sigma_R, sigma_C = log2_sigma(weight_RC)
     log2_step_R = -sensitivity.fisher_R.to(device).log2() / 2
     noise_R = torch.exp2(2 * (log2_step_R + log2_base - sigma_R)).clamp(max=_MAX_NOISE) / 12
     row_sigma, column_sigma = _round_log2(sigma_R - log2_base), _round_log2(sigma_C)
     column_step = _near_median(_round_log2(sensitivity.log2_step_C))
-    # No step is finer than the one at which the row's mean context is `finest_context`.
-    finest = row_sigma + round(float(np.mean(column_sigma - column_step))) - FIRST_CONTEXT - finest_context
-    row_step = _near_median(np.maximum(_round_log2(log2_step_R), finest))
-    step_R, step_C = (
-        torch.from_numpy(step).to(device)
-        for step in (exact_powers(row_step, base), exact_powers(column_step, 1.0))
-    )
+    # No step is finer than the one at which the row's mean context is the finest that is useful.
+    finest = FIRST_CONTEXT + (FINEST_SMALL_CONTEXT if small else FINEST_CONTEXT)
+    smallest_step = row_sigma + round(float(np.mean(column_sigma - column_step))) - finest
+    row_step = _near_median(np.maximum(_round_log2(log2_step_R), smallest_step))
+    step_R = torch.from_numpy(exact_powers(row_step, base)).to(device)
+    step_C = torch.from_numpy(exact_powers(column_step, 1.0)).to(device)
     if hessian_CC is None:
         # The minimum of (w - q)^2 + noise (q / sigma_C)^2, column by column.
         target_RC = weight_RC / (1 + noise_R[:, None] / sigma_C.exp2().square())

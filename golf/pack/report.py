@@ -1,4 +1,4 @@
-"""Report on an artifact: bytes, codes and errors by tensor, and the size of the same codes under other coders.
+"""Report on an artifact: bytes, codes and errors by tensor, and the codes' size under other coders.
 
 Read from the artifact itself; nothing that packs or decodes imports this module. Shapes: R rows, C columns.
 """
@@ -30,8 +30,8 @@ def describe_artifact(
 ) -> dict[str, Any] | None:
     """JSON-able: a row by tensor, the totals, and the histogram of codes by part.
 
-    A tensor's bytes are the length of its codes under the coder's tables; its error share is in the loss's own
-    metric if there is a calibration. None if the artifact's quantizer does not describe its codes.
+    A tensor's bytes are the length of its codes under the coder's tables; its error share is in the loss's
+    own metric if there is a calibration. None if the artifact's quantizer does not describe its codes.
     """
     _, quantizer, payload, shapes = open_artifact(artifact)
     tensors = quantizer.describe(payload, shapes)
