@@ -12,6 +12,7 @@ Shapes: B batch, T time, N tokens of a batch, R rows, C columns.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Calibration:
         rows_RC = gradient.reshape(1, -1) if gradient.dim() < 2 else gradient.flatten(1)
         _add(self.squares_R, name, rows_RC.float().square().mean(1))
 
-    def add_lookups(self, name: str, rows_N: Tensor, num_rows: int, gradient_NC: Tensor) -> None:
+    def add_lookups(self, name: str, num_rows: int, rows_N: Tensor, gradient_NC: Tensor) -> None:
         """Adds rows looked up in a table of `num_rows`, and the summed loss's gradient by them."""
         gradient_NC = gradient_NC.flatten(0, -2).float()
         # A lookup is onehot(row) @ W: the gradient is by columns, so it takes the place of x in add_uses, and
@@ -98,7 +99,6 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
     calibrated by both visits.
     """
     calibration = Calibration()
-    num_rows = model.embedding.weight.size(0)
 
     def observe(add: Callable[[Tensor, Tensor], None]) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
         def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -106,19 +106,13 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
 
         return hook
 
-    def uses(name: str) -> Callable[[Tensor, Tensor], None]:
-        return lambda x_NC, gradient_NR: calibration.add_uses(name, x_NC, gradient_NR)
-
-    def lookups(rows_N: Tensor, gradient_NC: Tensor) -> None:
-        calibration.add_lookups(EMBEDDING_WEIGHT, rows_N, num_rows, gradient_NC)
-
-    handles = [
-        module.register_forward_hook(observe(uses(f"{name}.weight")))
-        for name, module in model.named_modules()
-        if isinstance(module, Linear)
-    ]
-    handles.append(model.embedding.register_forward_hook(observe(lookups)))
-    handles.append(model.head.register_forward_hook(observe(uses(EMBEDDING_WEIGHT))))
+    table, head = model.embedding, partial(calibration.add_uses, EMBEDDING_WEIGHT)
+    lookups = partial(calibration.add_lookups, EMBEDDING_WEIGHT, table.weight.size(0))
+    handles = [table.register_forward_hook(observe(lookups)), model.head.register_forward_hook(observe(head))]
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            uses = partial(calibration.add_uses, f"{name}.weight")
+            handles.append(module.register_forward_hook(observe(uses)))
     try:
         for inputs_BT, targets_BT in batches:
             model.zero_grad(set_to_none=True)

@@ -40,14 +40,10 @@ def plausible_size(data_bytes: int) -> int:
     return EXPANSION_FLOOR + MAX_EXPANSION * data_bytes
 
 
-def canonical_json(value: object) -> bytes:
-    """JSON with sorted keys, no spaces, ASCII; raises ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
 def write_container(header: dict[str, object], payload: bytes) -> bytes:
     """The file's bytes, a function of header and payload alone."""
-    text = canonical_json(header)
+    # Canonical JSON: sorted keys, no spaces, ASCII; raises ValueError for NaN and infinity.
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"header is {len(text):,} bytes; at most {MAX_HEADER_BYTES:,} are allowed")
     body = encode_count(len(text)) + text + payload

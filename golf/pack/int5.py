@@ -83,23 +83,19 @@ class Int5Quantizer:
         return None
 
 
-def row_steps(weight_RC: np.ndarray, max_code: int, coarseness: float) -> np.ndarray:
-    """Step by row: absmax / max_code, so that nothing clips, or coarseness x sigma where that is larger.
+def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tuple[bytes, np.ndarray]:
+    """Encoded scales by row, and int8 codes rounded with the scales as they will be decoded.
 
-    sigma is the row's root mean square; coarseness is relative to 15 codes and shrinks with more of them.
+    A row's step is absmax / max_code, so that nothing clips, or coarseness x sigma (its root mean square)
+    where that is larger; coarseness is relative to 15 codes and shrinks with more of them.
     """
     sigma_R = np.sqrt(np.mean(np.square(weight_RC, dtype=np.float64), axis=1))
     absmax_R = np.max(np.abs(weight_RC), axis=1).astype(np.float64)
-    coarse = coarseness * MAX_CODE["matrix"] / max_code
-    return np.maximum(absmax_R / max_code, coarse * sigma_R)
-
-
-def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tuple[bytes, np.ndarray]:
-    """Encoded scales, and int8 codes rounded with the scales as they will be decoded."""
-    scales = encode_fp16_block(row_steps(weight_RC, max_code, coarseness), round_up=True)
-    steps_R = decode_fp16_block(scales)
-    divisors_R1 = np.where(steps_R > 0, steps_R, 1.0)[:, None]
-    return scales, np.rint(weight_RC / divisors_R1).astype(np.int8)
+    step_R = np.maximum(absmax_R / max_code, coarseness * MAX_CODE["matrix"] / max_code * sigma_R)
+    scales = encode_fp16_block(step_R, round_up=True)
+    step_R = decode_fp16_block(scales)
+    divisor_R1 = np.where(step_R > 0, step_R, 1.0)[:, None]
+    return scales, np.rint(weight_RC / divisor_R1).astype(np.int8)
 
 
 def encode_int5(weights: Weights, coarseness: float) -> bytes:

@@ -11,6 +11,7 @@ from golf.pack.artifact import QUANTIZERS, PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container, write_container
 from golf.pack.fit import MIN_BAND_BYTES, BudgetError
+from golf.pack.report import describe_artifact
 
 COMMITTED = "track_non_record_16mb/2026-11-26_docs-one-minute/artifact_seed42.bin"
 TINY = ModelConfig(
@@ -206,6 +207,33 @@ def test_an_unknown_quantizer_is_refused_with_the_list_of_those_that_exist():
     for scheme in ("int4", None, ["int5"]):
         with pytest.raises(ArtifactError, match="expected one of entropy, int5"):
             decode_artifact(write_container({**header, "scheme": scheme}, bytes(payload)))
+
+
+class HalfQuantizer:
+    """fp16 values: the smallest quantizer there can be."""
+
+    needs_calibration = False
+
+    def fit(self, weights, calibration, limit_bytes, wrap):
+        return wrap(b"".join(weight.half().numpy().tobytes() for weight in weights.values())), {"notes": []}
+
+    def decode(self, payload, shapes):
+        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+        parts = torch.from_numpy(np.frombuffer(payload, np.float16).astype(np.float32)).split(sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def describe(self, payload, shapes):
+        return None
+
+
+def test_a_quantizer_is_added_by_one_line_in_the_table(monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "half", HalfQuantizer())
+    weights = weights_of(network())
+    packed = pack(weights, header_of(TINY), PackConfig(scheme="half"), 10**6)
+    header, back = decode_artifact(packed.artifact)
+    assert header["scheme"] == packed.report["scheme"] == "half"
+    assert all(torch.equal(back[name], weight.half().float()) for name, weight in weights.items())
+    assert describe_artifact(packed.artifact, weights, None) is None
 
 
 def test_a_committed_artifact_decodes_to_the_weights_that_were_scored():
