@@ -23,7 +23,8 @@ import zstandard
 from torch import Tensor
 
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import QUANTIZERS, PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container, write_container
