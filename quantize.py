@@ -1,4 +1,4 @@
-"""Packs a run's weights into artifact.bin, says where the bytes went and whether they fit 16,000,000.
+"""Packs a run's weights into artifact.bin and prints its bytes by tensor and how they compare to the limit.
 
     python quantize.py runs/NAME
     python quantize.py --estimate --preset seed
@@ -16,11 +16,9 @@ import tyro
 from torch import Tensor
 
 from golf.entry.finalize import flattened_script
-from golf.pack.artifact import PackConfig, Packed, pack
-from golf.pack.budget import LIMIT_BYTES, BudgetError, bytes_for_artifact
-from golf.pack.calibrate import Calibration
-from golf.pack.estimate import artifact_bytes_at, bits_that_fit
-from golf.pack.layout import count_elements, implied_shapes
+from golf.pack.artifact import QUANTIZERS, PackConfig, pack
+from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
+from golf.pack.layout import artifact_bytes_at, bits_that_fit, count_elements, implied_shapes
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
 from golf.presets import PRESETS
 from golf.run import load_calibration
@@ -35,27 +33,26 @@ ESTIMATED_BITS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Pack a run's weights, or forecast the size of a preset's."""
+    """Pack a run's weights, or estimate the size of a preset's."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run folder: weights.safetensors, calibration.safetensors, config.json, and train_gpt.py, whose bytes
-    are charged."""
+    """Run folder: weights.safetensors, calibration.safetensors, config.json, train_gpt.py (also counted)."""
     estimate: bool = False
-    """Forecast the size from the preset's shape, before any training."""
+    """Estimate the size from the preset's shapes, without training."""
     preset: str | None = None
-    """Which preset to forecast."""
+    """Preset to estimate."""
     out: Path | None = None
-    """Where the artifact goes; artifact.bin in the run folder by default."""
+    """Path of the artifact; artifact.bin in the run folder by default."""
     json: Path | None = None
     """Also write the figures here."""
     png: Path | None = None
-    """Where the picture goes; artifact.png beside the artifact by default."""
+    """Path of the picture; the artifact's with .png by default."""
     compare: bool = True
-    """Whether other compressors are tried on the same codes (minutes for 26 million)."""
+    """Compress the same codes with other coders as well (minutes for 26 million)."""
     limit_bytes: int = LIMIT_BYTES
     """Limit on code and artifact together; the default is the challenge's."""
     pack: PackConfig = field(default_factory=PackConfig)
-    """From weights to bytes."""
+    """How weights become bytes."""
 
     def __post_init__(self) -> None:
         if self.estimate == (self.run is not None):
@@ -67,21 +64,21 @@ class QuantizeConfig:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
-    """Weights, artifact header and code bytes of a run folder; ValueError for what cannot be read."""
+    """Weights, artifact header and code bytes of a run folder; raises ValueError if it cannot be read."""
     for name in ("weights.safetensors", "config.json", "train_gpt.py"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; expected a run folder")
     try:
         header = json.loads((folder / "config.json").read_text(encoding="utf-8"))["header"]
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{folder / 'config.json'} lacks what an artifact needs: {error!r}") from error
+        raise ValueError(f"{folder / 'config.json'} has no header for an artifact: {error!r}") from error
     return load_weights(folder / "weights.safetensors"), header, (folder / "train_gpt.py").stat().st_size
 
 
 def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any]:
-    """Packs, writes artifact and picture, prints what everything weighs; the figures."""
+    """Packs, writes artifact and picture, prints the sizes; returns the figures."""
     weights, header, code_bytes = read_run(folder)
-    calibration = load_calibration(folder) if config.pack.scheme == "entropy" else None
+    calibration = load_calibration(folder) if QUANTIZERS[config.pack.scheme].needs_calibration else None
     room_bytes = bytes_for_artifact(code_bytes, config.limit_bytes)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
     out = config.out or folder / "artifact.bin"
@@ -89,26 +86,23 @@ def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any
         partial.write_bytes(packed.artifact)
     total_bytes = code_bytes + len(packed.artifact)
     report = {"code_bytes": code_bytes, "total_bytes": total_bytes, **packed.report}
-    if config.pack.scheme == "entropy":
-        report |= explain(packed, weights, calibration, config, log)
+    described = describe_artifact(packed.artifact, weights, calibration)
+    if described is not None:
+        report |= described
+        others = compare_coders(*coder_input(packed.artifact), log) if config.compare else {}
+        report["totals"] |= {f"{name}_bytes": size for name, size in others.items()}
+        print_report(report, others, log)
         draw_report(report, config.png or out.with_suffix(".png"))
     log.record("packed", **report)
     for line in packed.report["notes"]:
         log.info(line)
     log.info(f"{out}: {total_bytes:,} bytes with its code; the limit is {config.limit_bytes:,}")
-    log.info(f"at these bits a weight, {packed.report['num_weights_that_fit']:,} weights would fit")
+    log.info(f"at these bits per weight, {packed.report['num_weights_that_fit']:,} weights would fit")
     return report
 
 
-def explain(
-    packed: Packed,
-    weights: dict[str, Tensor],
-    calibration: Calibration | None,
-    config: QuantizeConfig,
-    log: RunLog,
-) -> dict[str, Any]:
-    """Tables of the artifact's bytes by tensor, and of other coders on the same codes."""
-    report = describe_artifact(packed.artifact, weights, calibration)
+def print_report(report: dict[str, Any], others: dict[str, int | None], log: RunLog) -> None:
+    """Prints tables of the artifact's bytes by tensor, and of other coders on the same codes."""
     log.table(
         "tensors",
         ("tensor", "shape", "step", "bits", "bytes", "error %", "escaped %", "levels"),
@@ -127,22 +121,19 @@ def explain(
         ],
     )
     totals = report["totals"]
-    others = compare_coders(*coder_input(packed.artifact), log) if config.compare else {}
-    totals |= {f"{name}_bytes": size for name, size in others.items()}
     sizes = {
-        "the artifact, all told": totals["artifact_bytes"],
-        "entropy of its codes by class": round(totals["class_entropy_bytes"]),
+        "the whole artifact": totals["artifact_bytes"],
+        "entropy of its codes by context": round(totals["context_entropy_bytes"]),
         "entropy of its codes by tensor": round(totals["tensor_entropy_bytes"]),
         **{f"{name} on its codes": size for name, size in others.items() if size is not None},
     }
     num_weights = totals["num_weights"]
     rows = [(name, size, f"{8 * size / num_weights:.4f}") for name, size in sizes.items()]
-    log.table("the same codes under other coders", ("coder", "bytes", "bits a weight"), rows)
-    return report
+    log.table("the same codes under other coders", ("coder", "bytes", "bits per weight"), rows)
 
 
 def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
-    """Prints what a preset's weights will weigh at several precisions; the figures."""
+    """Prints the size of a preset's weights at several precisions; returns the figures."""
     config = PRESETS[preset].config
     shapes = implied_shapes(config_to_dict(config.model))
     script = Path(__file__).resolve().with_name("train_gpt.py")
@@ -152,10 +143,10 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
     sizes = {bits: code_bytes + artifact_bytes_at(shapes, bits) for bits in ESTIMATED_BITS}
     log.table(
         f"preset {preset}: {num_weights:,} weights, {code_bytes:,} bytes of code (packed)",
-        ("bits a weight", "total bytes", "of the limit"),
+        ("bits per weight", "total bytes", "of the limit"),
         [(bits, size, f"{100 * size / limit_bytes:.1f}%") for bits, size in sizes.items()],
     )
-    log.info(f"{limit_bytes:,} bytes have room for {fitting:.2f} bits a weight")
+    log.info(f"{limit_bytes:,} bytes have room for {fitting:.2f} bits per weight")
     return {
         "preset": preset,
         "num_weights": num_weights,
@@ -166,7 +157,7 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
 
 
 def run_command(log: RunLog) -> None:
-    """Runs the command line and writes its figures where it asks for them."""
+    """Runs the command line and writes the figures to --json."""
     config = tyro.cli(QuantizeConfig, description=__doc__)
     if config.estimate:
         report = estimate(str(config.preset), config.limit_bytes, log)
@@ -177,7 +168,7 @@ def run_command(log: RunLog) -> None:
 
 
 def main() -> int:
-    """Exit code: 0 done, 1 over the limit, 2 bad input, 130 stopped."""
+    """Returns the exit code: 0 done, 1 over the limit, 2 bad input, 130 stopped."""
     return run_program("quantize.py", lambda: run_command(RunLog()), {BudgetError: 1})
 
 

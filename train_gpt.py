@@ -26,7 +26,7 @@ from golf.command import (
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.evaluate import EvaluateConfig, main_evaluate
-from golf.pack.budget import BudgetError
+from golf.pack.fit import BudgetError
 from golf.presets import PRESETS
 from golf.run import Run, ScoringOptions, read_stage
 from golf.summary import cost, print_results

@@ -1,14 +1,17 @@
-"""What packing costs and what it saves: bits, the loss of quantisation, seconds.
+"""Measures packing: bits per weight, the loss of quantization, seconds and memory.
 
     python -m benchmarks.packing --run runs/NAME --data DIR [--json FILE]
 
-On a trained run's own weights and calibration: the coder against zstd-22 at equal squared error; the loss of
-quantisation against int5 by row under zstd at equal bytes; what GPTQ alone takes off round-to-nearest.
+On a trained run's weights and calibration: the entropy coder against zstd-22 at equal squared error; the loss
+of quantization against int5 with row scales under zstd at equal bytes; GPTQ against rounding to nearest.
 Seconds and memory are for 26.7 million random weights of the seed model's shape, on one core.
 """
 
 import dataclasses
 import json
+import math
+import multiprocessing
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +22,25 @@ import tyro
 import zstandard
 from torch import Tensor
 
-from benchmarks.packing_cost import measure_memory, measure_seconds
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
-from golf.pack.coding import encode_codes
 from golf.pack.container import write_container
-from golf.pack.entropy import encode_entropy
-from golf.pack.grid import QuantizedTensor, dequantize
-from golf.pack.layout import Weights, tensor_kind
-from golf.pack.quantizer import Sensitivity, base_step, quantize_tensor, sensitivities
+from golf.pack.entropy import EntropyQuantizer, encode_entropy
+from golf.pack.entropy_coder import encode_codes
+from golf.pack.fit import LIMIT_BYTES
+from golf.pack.layout import Weights, implied_shapes, tensor_kind
+from golf.pack.quantize import (
+    QuantizedTensor,
+    Sensitivity,
+    base_step,
+    dequantize,
+    quantize_tensor,
+    sensitivities,
+)
 from golf.pack.report import describe_artifact
 from golf.run import load_calibration
 from golf.score.tally import Tally
@@ -45,16 +54,16 @@ from golf.train.checkpoint import load_weights
 
 @dataclass(frozen=True)
 class PackingBenchmark:
-    """What to measure."""
+    """The run and the sizes of the measurement."""
 
     run: Path
     """A trained run's folder."""
     data: Path
-    """Dataset folder whose validation text tells the loss of quantisation."""
+    """Dataset folder; the loss of quantization is measured on its validation text."""
     bits: float = 3.4
-    """Bits a weight at which the coders are compared."""
+    """Bits per weight at which the coders are compared."""
     gptq_bits: float = 2.0
-    """Bits a weight at which GPTQ stands against rounding: with many, the text's noise is as large."""
+    """Bits per weight at which GPTQ and rounding are compared; with more, the text's noise is as large."""
     max_tokens: int = 65_536
     """Validation tokens for each loss."""
     json: Path | None = None
@@ -63,16 +72,16 @@ class PackingBenchmark:
 
 @dataclass(frozen=True)
 class Loss:
-    """A packed model against the weights it came from."""
+    """Loss of a packed model relative to the weights it was made from."""
 
     gap_bpb: float
     """Bits per byte after minus before."""
     divergence_bpb: float
-    """Divergence (Kullback-Leibler) of its predictions from the weights' own, bits a byte: far less noisy."""
+    """Kullback-Leibler divergence of its predictions from the weights' own, bits per byte: far less noisy."""
 
 
 class Judge:
-    """Scores weights on the first validation tokens, by disjoint windows, beside what they came from."""
+    """Compares weights with a reference on the first validation tokens, in disjoint windows."""
 
     def __init__(self, config: ModelConfig, weights: Weights, dataset: Dataset, max_tokens: int):
         self.reference, self.candidate = GPT(config), GPT(config)
@@ -110,36 +119,39 @@ def large(weights: Weights) -> Weights:
 
 
 def one_step_each(weights: Weights) -> dict[str, Sensitivity]:
-    """One step a tensor, the same share of sigma everywhere."""
+    """One step per tensor, the same share of sigma in each."""
     found = {}
     for name, weight in weights.items():
-        energy_R = torch.full((len(weight),), 1 / float(weight.double().square().mean()), dtype=torch.float64)
-        found[name] = Sensitivity(energy_R, None, torch.zeros(weight.shape[1], dtype=torch.float64), 0.0)
+        fisher_R = torch.full((len(weight),), 1 / float(weight.double().square().mean()), dtype=torch.float64)
+        found[name] = Sensitivity(fisher_R, None, torch.zeros(weight.shape[1], dtype=torch.float64), 0.0)
     return found
 
 
-def quantize_all(weights: Weights, found: dict[str, Sensitivity], price: float) -> dict[str, QuantizedTensor]:
-    """Every tensor at one price."""
+def quantize_all(
+    weights: Weights, found: dict[str, Sensitivity], rate_lambda: float
+) -> dict[str, QuantizedTensor]:
+    """Every tensor at one lambda."""
     return {
-        name: quantize_tensor(weight, found[name], price, small=False) for name, weight in weights.items()
+        name: quantize_tensor(weight, found[name], rate_lambda, small=False)
+        for name, weight in weights.items()
     }
 
 
-def decoded(tensors: dict[str, QuantizedTensor], price: float) -> Weights:
-    """The weights behind codes."""
+def decoded(tensors: dict[str, QuantizedTensor], rate_lambda: float) -> Weights:
+    """The weights that the codes stand for."""
     return {
-        name: torch.from_numpy(dequantize(tensor.codes_RC, tensor.grid, base_step(price)))
+        name: torch.from_numpy(dequantize(tensor.codes_RC, tensor.grid, base_step(rate_lambda)))
         for name, tensor in tensors.items()
     }
 
 
 def zstd_bytes_at_equal_error(weights: Weights, ours: Weights) -> int:
-    """zstd-22 over one code a byte and fp16 row scales: in each tensor the share of sigma of equal error."""
+    """Bytes under zstd-22 of int8 codes and fp16 row scales; each tensor has our squared error."""
     codes, scales = [], []
     for name, weight in weights.items():
         wanted = float((weight - ours[name]).double().square().sum())
         sigma_R1 = weight.double().square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
-        low, high = -8.0, 3.0
+        low, high, step_R1 = -8.0, 3.0, sigma_R1
         for _ in range(30):
             middle = (low + high) / 2
             step_R1 = (sigma_R1 * 2**middle).half().double().clamp_min(1e-7)
@@ -151,19 +163,19 @@ def zstd_bytes_at_equal_error(weights: Weights, ours: Weights) -> int:
 
 
 def measure_coder(weights: Weights, header: dict[str, Any], bits: float) -> dict[str, float]:
-    """The coder on one step a tensor, rounded to nearest, at about `bits` a weight."""
+    """The coder on one step per tensor, rounded to nearest, at about `bits` per weight."""
     weights = large(weights)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     num_weights = sum(weight.numel() for weight in weights.values())
-    found, price = one_step_each(weights), 1e-2
+    found, rate_lambda = one_step_each(weights), 1e-2
     for _ in range(4):
-        tensors = quantize_all(weights, found, price)
-        payload = encode_entropy(tensors, shapes, base_step(price))
-        price *= 4 ** (8 * len(payload) / num_weights - bits)
-    tensors = quantize_all(weights, found, price)
-    whole = write_container(header, encode_entropy(tensors, shapes, base_step(price)))
-    entropy, coded = class_entropy_and_coded_bits(tensors)
-    zstd = zstd_bytes_at_equal_error(weights, decoded(tensors, price))
+        tensors = quantize_all(weights, found, rate_lambda)
+        payload = encode_entropy(tensors, shapes, base_step(rate_lambda))
+        rate_lambda *= 4 ** (8 * len(payload) / num_weights - bits)
+    tensors = quantize_all(weights, found, rate_lambda)
+    whole = write_container(header, encode_entropy(tensors, shapes, base_step(rate_lambda)))
+    entropy, coded = context_entropy_and_coded_bits(tensors)
+    zstd = zstd_bytes_at_equal_error(weights, decoded(tensors, rate_lambda))
     return {
         "num_weights": num_weights,
         "bits_per_weight": 8 * len(whole) / num_weights,
@@ -175,21 +187,22 @@ def measure_coder(weights: Weights, header: dict[str, Any], bits: float) -> dict
     }
 
 
-def class_entropy_and_coded_bits(tensors: dict[str, QuantizedTensor]) -> tuple[float, int]:
-    """Entropy of the codes by class, and bits of the coded section with its tables and lanes."""
-    classes = np.concatenate([tensor.grid.classes().reshape(-1) for tensor in tensors.values()]).astype(
-        np.int64
+def context_entropy_and_coded_bits(tensors: dict[str, QuantizedTensor]) -> tuple[float, int]:
+    """Entropy of the codes given their contexts, and bits of the coded section with its tables and states."""
+    codes = [tensor.codes_RC for tensor in tensors.values()]
+    contexts = [tensor.grid.contexts() for tensor in tensors.values()]
+    codes_N, contexts_N = (
+        np.concatenate([a.reshape(-1) for a in part], dtype=np.int64) for part in (codes, contexts)
     )
-    codes = np.concatenate([tensor.codes_RC.reshape(-1) for tensor in tensors.values()]).astype(np.int64)
-    joint, counts = np.unique((classes << 32) + codes + (1 << 31), return_counts=True)
+    joint, counts = np.unique((contexts_N << 32) + codes_N + (1 << 31), return_counts=True)
     totals = np.bincount(joint >> 32, counts)[joint >> 32]
-    return float(np.sum(counts * np.log2(totals / counts))), 8 * len(encode_codes(list(tensors.values())))
+    return float(np.sum(counts * np.log2(totals / counts))), 8 * len(encode_codes(codes, contexts))
 
 
 def measure_gaps(
     weights: Weights, header: dict[str, Any], calibration: Calibration, judge: Judge
 ) -> dict[str, Any]:
-    """Quantisation's loss at the bytes of int5 by row under zstd-22, and at those of 3 bits a weight."""
+    """Loss of quantization at the bytes of int5 with row scales under zstd-22, and at 3 bits per weight."""
     reference = pack(weights, header, PackConfig(scheme="int5"), 1 << 40)
     ours = pack(weights, header, PackConfig(), len(reference.artifact), calibration)
     plain = judge.loss(decode_artifact(reference.artifact)[1])
@@ -197,7 +210,8 @@ def measure_gaps(
     num_weights = sum(weight.numel() for weight in weights.values())
     coarse = pack(weights, header, PackConfig(), 3 * num_weights // 8, calibration)
     at_three = judge.loss(decode_artifact(coarse.artifact)[1])
-    totals = describe_artifact(ours.artifact, weights, calibration)["totals"]
+    described = describe_artifact(ours.artifact, weights, calibration) or {}
+    entropy_bytes = described["totals"]["context_entropy_bytes"]
     return {
         "int5_absmax_bytes": len(reference.artifact),
         "equal_bytes": len(ours.artifact),
@@ -209,35 +223,35 @@ def measure_gaps(
         "quant_gap_bpb_at_3_bits": at_three.gap_bpb,
         "quant_divergence_bpb_at_3_bits": at_three.divergence_bpb,
         "whole_bits_per_weight_equal_bytes": 8 * len(ours.artifact) / num_weights,
-        "class_entropy_bits_per_weight_equal_bytes": 8 * totals["class_entropy_bytes"] / num_weights,
+        "context_entropy_bits_per_weight_equal_bytes": 8 * entropy_bytes / num_weights,
     }
 
 
 def measure_gptq(
     weights: Weights, calibration: Calibration, judge: Judge, wanted_bits: float
 ) -> dict[str, float]:
-    """One step a tensor by its mean sensitivity, at one price: rounded to nearest, and by GPTQ."""
+    """One step per tensor by its mean sensitivity, at one lambda: rounded to nearest, and by GPTQ."""
     matrices = large(weights)
     found = sensitivities(matrices, calibration)
     num_weights = sum(weight.numel() for weight in matrices.values())
     one_step = {
         name: dataclasses.replace(
             each,
-            energy_R=torch.full_like(each.energy_R, float(each.energy_R.mean())),
+            fisher_R=torch.full_like(each.fisher_R, float(each.fisher_R.mean())),
             log2_step_C=torch.zeros_like(each.log2_step_C),
         )
         for name, each in found.items()
     }
     nearest = {name: dataclasses.replace(each, hessian_CC=None) for name, each in one_step.items()}
-    price = 1e-9
+    rate_lambda = 1e-9
     for _ in range(6):
-        entropy, _ = class_entropy_and_coded_bits(quantize_all(matrices, nearest, price))
-        price *= 4 ** (entropy / num_weights - wanted_bits)
+        entropy, _ = context_entropy_and_coded_bits(quantize_all(matrices, nearest, rate_lambda))
+        rate_lambda *= 4 ** (entropy / num_weights - wanted_bits)
     losses, bits = {}, {}
     for name, each in (("nearest", nearest), ("gptq", one_step)):
-        tensors = quantize_all(matrices, each, price)
-        bits[name] = class_entropy_and_coded_bits(tensors)[0] / num_weights
-        losses[name] = judge.loss(weights | decoded(tensors, price))
+        tensors = quantize_all(matrices, each, rate_lambda)
+        bits[name] = context_entropy_and_coded_bits(tensors)[0] / num_weights
+        losses[name] = judge.loss(weights | decoded(tensors, rate_lambda))
     return {
         "gptq_gap_reduction": 1 - losses["gptq"].gap_bpb / losses["nearest"].gap_bpb,
         "gptq_divergence_reduction": 1 - losses["gptq"].divergence_bpb / losses["nearest"].divergence_bpb,
@@ -246,6 +260,73 @@ def measure_gptq(
         "nearest_gap_bpb": losses["nearest"].gap_bpb,
         "gptq_gap_bpb": losses["gptq"].gap_bpb,
     }
+
+
+def measure_seconds() -> dict[str, float]:
+    """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, decoding it to weights."""
+    model = dataclasses.asdict(ModelConfig())
+    shapes, weights = implied_shapes(model), _random_weights(model)
+    found = sensitivities(weights, None)
+    rate_lambda = math.log(2) / 12 * 0.4**2
+    tensors = quantize_all(weights, found, rate_lambda)
+    del weights
+    start = time.process_time()
+    payload = encode_entropy(tensors, shapes, base_step(rate_lambda))
+    encoded = time.process_time()
+    EntropyQuantizer().decode(memoryview(payload), shapes)
+    read = time.process_time()
+    write_container({}, payload)
+    return {
+        "timed_codes": sum(tensor.codes_RC.size for tensor in tensors.values()),
+        "encode_seconds": encoded - start,
+        "decode_seconds": read - encoded,
+        "zstd22_container_seconds": time.process_time() - read,
+    }
+
+
+def measure_memory() -> dict[str, float]:
+    """Peak memory of packing and unpacking the seed model's shape, in a process of its own (Linux)."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peaks_of_the_seed)
+
+
+def _random_weights(model: dict[str, Any]) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    shapes = implied_shapes(model)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def _peaks_of_the_seed() -> dict[str, float]:
+    torch.set_num_threads(1)
+    # A small model loads the libraries first: their code and buffers are not counted.
+    small = dataclasses.asdict(ModelConfig(num_layers=2, width=64, mlp_hidden=64, num_heads=4))
+    decode_artifact(pack(_random_weights(small), {"model": small}, PackConfig(), LIMIT_BYTES).artifact)
+    model = dataclasses.asdict(ModelConfig())
+    weights = _random_weights(model)
+    weight_bytes = sum(4 * weight.numel() for weight in weights.values())
+    before = _restart_peak()
+    artifact = pack(weights, {"model": model}, PackConfig(), LIMIT_BYTES).artifact
+    packing = _peak_bytes() - before
+    weights.clear()
+    before = _restart_peak()
+    decode_artifact(artifact)
+    unpacking = _peak_bytes() - before
+    return {
+        "seed_shape_artifact_bytes": len(artifact),
+        "pack_peak_over_weights": 1 + packing / weight_bytes,
+        "unpack_peak_over_weights": unpacking / weight_bytes,
+    }
+
+
+def _restart_peak() -> int:
+    """Resets the process's peak to its current memory, and returns that in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def read_trained(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Calibration]:

@@ -26,8 +26,8 @@ from golf.config import RunConfig
 from golf.data.batches import TrainBatches
 from golf.data.manifest import MANIFEST_NAME, Dataset, sha256_of_file
 from golf.model.gpt import GPT, distance_from_orthogonal
-from golf.pack.artifact import pack
-from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
+from golf.pack.artifact import QUANTIZERS, pack
+from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
 from golf.score.scorer import CHUNK_TOKENS, Grade, score
 from golf.score.tally import Tally
@@ -128,7 +128,7 @@ class Run:
         trainer.train(checkpoint)
         with self.clock.stage("calibrate"):
             output, weights, held_out = choose_output(trainer, self.log)
-            if self.config.pack.scheme == "entropy" and world.is_first:
+            if QUANTIZERS[self.config.pack.scheme].needs_calibration and world.is_first:
                 calibration = self._calibrate(trainer, weights)
                 save_weights(self.folder / "calibration.safetensors", calibration.tensors())
         # Choosing the average reads training text, so the rules count it as training.
@@ -209,7 +209,7 @@ class Run:
         with self.clock.stage("pack"):
             weights = load_weights(self.folder / "weights.safetensors")
             calibration = None
-            if self.config.pack.scheme == "entropy":
+            if QUANTIZERS[self.config.pack.scheme].needs_calibration:
                 # Factorising and rounding happen where the calibration is.
                 calibration = load_calibration(self.folder).to(self.runtime.device)
             room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)

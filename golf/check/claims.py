@@ -12,7 +12,7 @@ from golf.check.findings import Evidence
 from golf.check.folder import Folder
 from golf.check.logs.read import Fact, LoggedScore, ParsedLog
 from golf.check.logs.sizes import LoggedSize, charged_total
-from golf.pack.budget import LIMIT_BYTES
+from golf.pack.fit import LIMIT_BYTES
 
 _SIDE = re.compile(
     r"ablat|baseline|smoke|proxy|debug|partial|stopped|first_try|compare|sweep|(^|[/_])old", re.I

@@ -11,7 +11,6 @@ import numpy as np
 from golf.data.manifest import Dataset
 from golf.entry.runs import ARTIFACT_NAME
 from golf.evaluate import load_model
-from golf.pack.container import read_container
 from golf.pack.report import describe_artifact
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
@@ -26,13 +25,13 @@ POSITION_TOKENS = 32_768
 def portrait(folder: Path, dataset: Dataset, device: str) -> tuple[dict[str, int], dict[str, Any]]:
     """Bytes by part of a run's artifact, and the rest as JSON values: `codes` and `loss_by_position`.
 
-    Only the entropy scheme tells its bytes and codes apart; for another both are empty.
+    Both are empty if the artifact's quantizer does not describe its codes by tensor.
     """
     artifact = (folder / ARTIFACT_NAME).read_bytes()
     positions = loss_by_position(artifact, dataset, device)
-    if read_container(artifact)[0]["scheme"] != "entropy":
-        return {}, {"codes": {}, "loss_by_position": positions}
     described = describe_artifact(artifact, load_weights(folder / "weights.safetensors"), None)
+    if described is None:
+        return {}, {"codes": {}, "loss_by_position": positions}
     by_part = described["totals"]["bytes_by_part"]
     parts = {part: round(size) for part, size in by_part.items() if part in described["histograms"]}
     codes = {part: _without_empty_ends(**counted) for part, counted in described["histograms"].items()}

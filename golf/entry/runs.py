@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from golf.entry.results import EntryError, Results, StageScore, read_json, read_results
-from golf.pack.budget import LIMIT_BYTES
+from golf.pack.fit import LIMIT_BYTES
 
 ARTIFACT_NAME = "artifact.bin"
 SCRIPT_NAME = "train_gpt.py"

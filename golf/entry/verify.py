@@ -21,7 +21,7 @@ import numpy as np
 from golf.data.manifest import open_dataset, sha256_of_file
 from golf.entry.results import EntryError, Results, read_entry_results, read_json
 from golf.entry.submission import SUBMISSION_NAME, Identity, submission
-from golf.pack.budget import LIMIT_BYTES
+from golf.pack.fit import LIMIT_BYTES
 from golf.system.clock import StageClock
 from golf.system.files import write_json
 from golf.system.log import RunLog

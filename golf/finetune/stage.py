@@ -16,8 +16,8 @@ from golf.entry.finalize import flattened_script
 from golf.finetune.inputs import StageInput, prepare_preferences, prepare_responses, read_examples
 from golf.finetune.settings import USUAL_EPOCHS, USUAL_RATES, FinetuneConfig, FinetuneError, StageName
 from golf.finetune.template import require_free, stored_template, template_of
-from golf.pack.artifact import pack
-from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
+from golf.pack.artifact import QUANTIZERS, pack
+from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import calibrate
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, seed_everything
@@ -162,7 +162,7 @@ def _pack_weights(
     weights = {name: weight.detach().cpu().clone() for name, weight in opened.model.state_dict().items()}
     save_weights(folder / "weights.safetensors", weights)
     calibration = None
-    if config.pack.scheme == "entropy":
+    if QUANTIZERS[config.pack.scheme].needs_calibration:
         calibration = calibrate(opened.model, _calibration_batches(opened, given, config))
         save_weights(folder / "calibration.safetensors", calibration.tensors())
     code = flattened_script(PROJECT / "train_gpt.py", "packed", log)

@@ -18,8 +18,7 @@ import torch
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.gpt import GPT
-from golf.pack.estimate import artifact_bytes_at
-from golf.pack.layout import implied_shapes
+from golf.pack.layout import artifact_bytes_at, implied_shapes
 from golf.run import Run
 from golf.score.scorer import score
 from golf.system.device import choose_runtime, environment

@@ -1,25 +1,31 @@
-"""What the loss feels of each weight's error, measured on training text.
+"""Calibration: the Fisher information of the loss about each weight matrix, from forward and backward passes.
 
-The loss's rise is modelled as 1/2 x sum over rows of energy_R x error_R Hessian error_R^T (a Kronecker form
-of the empirical Fisher matrix): the Hessian is that of the matrix's inputs, weighted by each token's output
-gradient, the energy the row's own share.
-Shapes: B batch, T time, N tokens of a batch, R rows, C columns, D width, V vocabulary.
+For y = W x with W (R, C), a token's gradient by W is g x^T, with g = d(loss)/dy (R,). The empirical Fisher
+matrix of row r is the sum over tokens of g_r^2 x x^T (C, C); it approximates the loss's second derivative.
+One matrix per row is too large, so it is approximated by a Kronecker form, a factor per row times one matrix
+for all:
+    loss rise of an error E (R, C)  =  1/2 x sum over r of fisher_R[r] x E_r hessian_CC E_r^T
+hessian_CC is the sum of mean_r(g_r^2) x x^T, scaled to a mean diagonal of 1; fisher_R[r] is the mean over
+tokens of g_r^2 mean_c(x_c^2).
+Shapes: B batch, T time, N tokens of a batch, R rows, C columns.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from golf.model.gpt import GPT
-from golf.model.layers import Embedding, Linear
+from golf.model.layers import Linear
 from golf.model.loss import token_nats
 
 EMBEDDING_WEIGHT = "embedding.weight"
 """Used twice, as the input table and as the head; both uses count."""
 CALIBRATION_PASS_TOKENS = 16_384
-"""Most tokens of a pass: it is not compiled, and keeps some 0.7 MB a token of the frontier's network."""
+"""Maximum tokens of a pass: it is not compiled, and keeps about 0.7 MB per token of a frontier network."""
 
 
 @dataclass
@@ -28,31 +34,29 @@ class Calibration:
 
     num_tokens: int = 0
     moments_CC: dict[str, Tensor] = field(default_factory=dict)
-    """Sum of x x^T, each token weighted by its mean squared output gradient; matrices alone."""
+    """Sum of x x^T, each token weighted by its mean squared output gradient; matrices only."""
     squares_R: dict[str, Tensor] = field(default_factory=dict)
     """Sum of squared weight gradients, mean over the row: of each token for matrices, else of each batch."""
 
     def hessian(self, name: str) -> Tensor | None:
-        """Input Hessian with a mean diagonal of 1, fp32 (C, C); None for what is no matrix product."""
+        """Hessian of the inputs, scaled to a mean diagonal of 1, fp32 (C, C); None unless a matrix."""
         total_CC = self.moments_CC.get(name)
         return None if total_CC is None else total_CC / total_CC.diagonal().mean().clamp_min(1e-30)
 
-    def energy(self, name: str) -> Tensor:
+    def fisher(self, name: str) -> Tensor:
         """Mean second derivative of a token's loss by row, in nats per unit of weight squared, (R,)."""
         return self.squares_R[name] / self.num_tokens
 
     def to(self, device: torch.device) -> "Calibration":
-        """The same sums on another device: rounding happens where they are."""
-        moved = {name: value.to(device) for name, value in self.moments_CC.items()}
-        return Calibration(self.num_tokens, moved, {k: v.to(device) for k, v in self.squares_R.items()})
+        """The same sums on another device, where the rounding will then run."""
+        return Calibration.from_tensors({name: sums.to(device) for name, sums in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as CPU tensors by name, for a file."""
-        sums = {"num_tokens": torch.tensor(self.num_tokens)}
-        sums |= {f"moments_CC/{name}": value.cpu().contiguous() for name, value in self.moments_CC.items()}
-        return sums | {
-            f"squares_R/{name}": value.cpu().contiguous() for name, value in self.squares_R.items()
-        }
+        stored = {"num_tokens": torch.tensor(self.num_tokens)}
+        for kind, sums in (("moments_CC", self.moments_CC), ("squares_R", self.squares_R)):
+            stored |= {f"{kind}/{name}": value.cpu().contiguous() for name, value in sums.items()}
+        return stored
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Calibration":
@@ -64,29 +68,28 @@ class Calibration:
                 vars(calibration)[kind][name] = value
         return calibration
 
-    def _add(self, sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-        sums[name] = sums[name] + value if name in sums else value
-
     def add_uses(self, name: str, x_NC: Tensor, gradient_NR: Tensor) -> None:
-        """Takes in a matrix product's inputs and the gradient of the summed loss by its outputs."""
+        """Adds a matrix product's inputs and the summed loss's gradient by its outputs."""
         x_NC, squared_NR = x_NC.detach().flatten(0, -2).float(), gradient_NR.flatten(0, -2).float().square()
         weighted_NC = x_NC * squared_NR.mean(1, keepdim=True).sqrt()
-        self._add(self.moments_CC, name, weighted_NC.T @ weighted_NC)
-        self._add(self.squares_R, name, squared_NR.T @ x_NC.square().mean(1))
+        _add(self.moments_CC, name, weighted_NC.T @ weighted_NC)
+        # sum over n of g_nr^2 mean_c(x_nc^2): (R, N) @ (N,).
+        _add(self.squares_R, name, squared_NR.T @ x_NC.square().mean(1))
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
-        """Takes in the gradient of a batch's summed loss by a weight that is no matrix."""
+        """Adds the summed loss's gradient by a weight that is not a matrix."""
         rows_RC = gradient.reshape(1, -1) if gradient.dim() < 2 else gradient.flatten(1)
-        self._add(self.squares_R, name, rows_RC.float().square().mean(1))
+        _add(self.squares_R, name, rows_RC.float().square().mean(1))
 
-    def add_lookups(self, name: str, rows_N: Tensor, num_rows: int, gradient_NC: Tensor) -> None:
-        """Takes in the rows that were looked up in a table, and the gradient by what they gave."""
+    def add_lookups(self, name: str, num_rows: int, rows_N: Tensor, gradient_NC: Tensor) -> None:
+        """Adds rows looked up in a table of `num_rows`, and the summed loss's gradient by them."""
         gradient_NC = gradient_NC.flatten(0, -2).float()
-        # A row is an output of a one-hot product; relative to add_uses, rows and columns change places.
-        self._add(self.moments_CC, name, gradient_NC.T @ gradient_NC / num_rows)
+        # A lookup is onehot(row) @ W: the gradient is by columns, so it takes the place of x in add_uses, and
+        # the one-hot vector, whose mean square is 1 / num_rows, that of the output gradient.
+        _add(self.moments_CC, name, gradient_NC.T @ gradient_NC / num_rows)
         squares_R = torch.zeros(num_rows, device=gradient_NC.device)
         squares_R.index_add_(0, rows_N.flatten(), gradient_NC.square().mean(1))
-        self._add(self.squares_R, name, squares_R)
+        _add(self.squares_R, name, squares_R)
 
 
 def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibration:
@@ -96,13 +99,20 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
     calibrated by both visits.
     """
     calibration = Calibration()
-    handles = [
-        module.register_forward_hook(_observe_linear(calibration, f"{name}.weight"))
-        for name, module in model.named_modules()
-        if isinstance(module, Linear)
-    ]
-    handles.append(model.embedding.register_forward_hook(_observe_table(calibration)))
-    handles.append(model.head.register_forward_hook(_observe_linear(calibration, EMBEDDING_WEIGHT)))
+
+    def observe(add: Callable[[Tensor, Tensor], None]) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            output.register_hook(lambda gradient: add(inputs[0], gradient))
+
+        return hook
+
+    table, head = model.embedding, partial(calibration.add_uses, EMBEDDING_WEIGHT)
+    lookups = partial(calibration.add_lookups, EMBEDDING_WEIGHT, table.weight.size(0))
+    handles = [table.register_forward_hook(observe(lookups)), model.head.register_forward_hook(observe(head))]
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            uses = partial(calibration.add_uses, f"{name}.weight")
+            handles.append(module.register_forward_hook(observe(uses)))
     try:
         for inputs_BT, targets_BT in batches:
             model.zero_grad(set_to_none=True)
@@ -118,20 +128,5 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
     return calibration
 
 
-def _observe_linear(
-    calibration: Calibration, name: str
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        output.register_hook(lambda gradient: calibration.add_uses(name, inputs[0], gradient))
-
-    return hook
-
-
-def _observe_table(calibration: Calibration) -> Callable[[Embedding, tuple[Tensor], Tensor], None]:
-    def hook(module: Embedding, inputs: tuple[Tensor], output: Tensor) -> None:
-        rows = module.weight.size(0)
-        output.register_hook(
-            lambda gradient: calibration.add_lookups(EMBEDDING_WEIGHT, inputs[0], rows, gradient)
-        )
-
-    return hook
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value

@@ -1,53 +1,52 @@
-"""The artifact file: a preamble, then one zstd frame that holds a JSON header and a payload.
+"""The artifact file: a preamble, then one zstd frame that holds a JSON header and a quantizer's payload.
 
     magic 4s | version u8 | codec 4s | body bytes u64 | sha256 of preamble and frame, first 8 bytes | frame
     body = header bytes u32 | canonical JSON | payload
 
-Reading never trusts a size: the checksum comes first, and no claim may pass MAX_EXPANSION times the file.
+Reading trusts no stored size: the checksum is compared first, and every size is bounded by MAX_EXPANSION
+times the file's. Below are also the parts that payloads share: a bounded reader, and blocks of fp16 values.
 """
 
 import hashlib
 import json
 import struct
 
+import numpy as np
 import zstandard
 
 ARTIFACT_MAGIC = b"GOLF"
 ARTIFACT_VERSION = 2
-"""Counts the changes of what the payload means: a file of another version is refused, not misread."""
+"""Increases when the payload's meaning changes; files of other versions raise ArtifactError."""
 ARTIFACT_CODEC = b"zstd"
 ZSTD_LEVEL = 22
 MAX_EXPANSION = 32
-"""Codes, or bytes of the body, that a byte of the file can stand for: a quarter of a bit a weight."""
+"""Maximum number of codes, or of body bytes, per byte of the file: a quarter of a bit per weight."""
 EXPANSION_FLOOR = 1 << 20
-"""Added to that bound, so that tiny models of few distinct codes are not refused."""
+"""Added to that bound, so that tiny models with few distinct codes pass it."""
 MAX_HEADER_BYTES = 1 << 20
 
 _PREAMBLE = struct.Struct("<4sB4sQ")
-_HEADER_LENGTH = struct.Struct("<I")
 _CHECKSUM_BYTES = 8
+_FP16_BYTES = 2
+_FP16_MAX_EXPONENT = 15
 
 
 class ArtifactError(ValueError):
-    """Bytes that are no artifact of this project, or a damaged one."""
+    """Bytes that are not an artifact of this project, or are damaged."""
 
 
 def plausible_size(data_bytes: int) -> int:
-    """The most codes, or bytes, that a file of `data_bytes` may claim to hold."""
+    """Maximum number of codes, or of bytes, that a file of `data_bytes` may claim to hold."""
     return EXPANSION_FLOOR + MAX_EXPANSION * data_bytes
 
 
-def canonical_json(value: object) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII; ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
 def write_container(header: dict[str, object], payload: bytes) -> bytes:
-    """Header and payload as one file; the same input always gives the same bytes."""
-    text = canonical_json(header)
+    """The file's bytes, a function of header and payload alone."""
+    # Canonical JSON: sorted keys, no spaces, ASCII; raises ValueError for NaN and infinity.
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"header is {len(text):,} bytes; at most {MAX_HEADER_BYTES:,} are allowed")
-    body = _HEADER_LENGTH.pack(len(text)) + text + payload
+    body = encode_count(len(text)) + text + payload
     frame = _compress_body(body)
     preamble = _PREAMBLE.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, ARTIFACT_CODEC, len(body))
     data = preamble + _container_checksum(preamble, frame) + frame
@@ -57,7 +56,7 @@ def write_container(header: dict[str, object], payload: bytes) -> bytes:
 
 
 def read_container(data: bytes) -> tuple[dict[str, object], memoryview]:
-    """Header and payload of a file; ArtifactError for anything `write_container` did not write."""
+    """Header and payload of a file; raises ArtifactError unless `write_container` wrote it."""
     start = _PREAMBLE.size + _CHECKSUM_BYTES
     if len(data) < start:
         raise ArtifactError(f"artifact is {len(data)} bytes; even an empty one has more than {start}")
@@ -85,47 +84,101 @@ def _container_checksum(preamble: bytes, frame: bytes | memoryview) -> bytes:
 
 
 def _compress_body(body: bytes) -> bytes:
-    """Level 22 with tables of 5 MB in place of 290: codes have no far repeats, so it costs no byte."""
+    """Level 22 with tables of 5 MB instead of 290: codes have no distant repeats, so the size is the same."""
     window = min(20, max(10, len(body).bit_length()))
     tables = {"window_log": window, "hash_log": min(18, window), "chain_log": min(18, window)}
     parameters = zstandard.ZstdCompressionParameters.from_level(ZSTD_LEVEL, source_size=len(body), **tables)
     return zstandard.ZstdCompressor(compression_params=parameters).compress(body)
 
 
-def _decompress_body(frame: memoryview, body_bytes: int, most_bytes: int) -> bytes:
-    if body_bytes > most_bytes:
-        raise ArtifactError(f"artifact claims {body_bytes:,} bytes; its size allows {most_bytes:,}")
+def _decompress_body(frame: memoryview, body_bytes: int, max_bytes: int) -> bytes:
+    if body_bytes > max_bytes:
+        raise ArtifactError(f"artifact claims {body_bytes:,} bytes; its size allows {max_bytes:,}")
     try:
-        # The frame's own claim is what zstd allocates by, so it must agree before decompression.
+        # zstd allocates the size that the frame states, so it is checked before decompression.
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed != body_bytes:
             raise ArtifactError(f"zstd frame claims {claimed:,} bytes; the artifact {body_bytes:,}")
-        # A window larger than the content would be another claim to take memory by.
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArtifactError(f"artifact's zstd frame cannot be read: {error}") from error
-    if len(body) != body_bytes:
-        raise ArtifactError(f"zstd frame holds {len(body):,} bytes; the artifact claims {body_bytes:,}")
     return body
 
 
 def _split_body(body: bytes) -> tuple[dict[str, object], memoryview]:
-    if len(body) < _HEADER_LENGTH.size:
+    reader = PayloadReader(memoryview(body))
+    length = reader.take_count()
+    if length > MAX_HEADER_BYTES:
         raise ArtifactError(
-            f"artifact's body is {len(body)} bytes; a header has at least {_HEADER_LENGTH.size}"
+            f"artifact's header claims {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
         )
-    (length,) = _HEADER_LENGTH.unpack_from(body)
-    end = _HEADER_LENGTH.size + length
-    if length > MAX_HEADER_BYTES or end > len(body):
-        raise ArtifactError(f"artifact's header claims {length:,} bytes; the body has {len(body):,}")
     try:
-        header = json.loads(body[_HEADER_LENGTH.size : end], parse_constant=_refuse_constant)
+        header = json.loads(bytes(reader.take(length)), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"artifact's header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise ArtifactError(f"artifact's header is a {type(header).__name__}; expected an object")
-    return header, memoryview(body)[end:]
+    return header, reader.rest
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
+
+
+class PayloadReader:
+    """Reads a payload from front to back; raises ArtifactError where it ends too early."""
+
+    def __init__(self, data: memoryview):
+        self.rest = data
+
+    def take(self, size: int) -> memoryview:
+        """The next `size` bytes."""
+        if size > len(self.rest):
+            raise ArtifactError(f"payload ends early: {size:,} bytes expected, {len(self.rest):,} left")
+        piece, self.rest = self.rest[:size], self.rest[size:]
+        return piece
+
+    def take_array(self, dtype: str, count: int) -> np.ndarray:
+        """The next `count` values of a numpy type."""
+        return np.frombuffer(self.take(np.dtype(dtype).itemsize * count), dtype=dtype)
+
+    def take_count(self) -> int:
+        """The count that `encode_count` wrote."""
+        return int(self.take_array("<u4", 1)[0])
+
+    def take_fp16_block(self, count: int) -> np.ndarray:
+        """The block of `count` values that `encode_fp16_block` wrote, as fp32."""
+        return decode_fp16_block(self.take(_FP16_BYTES * (count + 1)))
+
+
+def encode_count(count: int) -> bytes:
+    """A count, u32, as written in front of a section."""
+    return np.array([count], dtype="<u4").tobytes()
+
+
+def encode_fp16_block(values: np.ndarray, round_up: bool = False) -> bytes:
+    """A shared power of two and fp16 values relative to it, so that no magnitude over- or underflows.
+
+    int16 exponent, then the values divided by 2^exponent, the largest of them in [2^14, 2^15]. With
+    `round_up` no value is rounded below its input: a scale computed from an absolute maximum stays an upper
+    bound.
+    """
+    values = np.asarray(values, dtype=np.float64).reshape(-1)
+    largest = np.max(np.abs(values), initial=0.0)
+    exponent = int(np.frexp(largest)[1]) - _FP16_MAX_EXPONENT if largest > 0 else 0
+    scaled = np.ldexp(values, -exponent)
+    block = scaled.astype("<f2")
+    if round_up:
+        block = np.where(block < scaled, np.nextafter(block, np.float16(np.inf)), block).astype("<f2")
+    return np.array([exponent], dtype="<i2").tobytes() + block.tobytes()
+
+
+def decode_fp16_block(data: bytes | memoryview) -> np.ndarray:
+    """The values as fp32, exact; raises ArtifactError for NaN and infinity."""
+    exponent = int(np.frombuffer(data, dtype="<i2", count=1)[0])
+    block = np.frombuffer(data, dtype="<f2", offset=_FP16_BYTES)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.ldexp(block.astype(np.float64), exponent).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ArtifactError("artifact holds an fp16 value that is not finite")
+    return values

@@ -1,100 +1,109 @@
-"""The one size knob: the price of a bit, found so that the artifact uses its bytes and never passes them."""
+"""The byte limit of an entry, and the search for the lambda whose artifact uses it without passing it."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+LIMIT_BYTES = 16_000_000
+"""Decimal. Limit on code bytes plus artifact bytes of an entry, for every seed."""
 BAND_SHARE = 5000 / 16_000_000
 MIN_BAND_BYTES = 64
-"""An artifact lands this close below its limit: the share, or these bytes where that is less."""
-_MOST_TRIES = 12
+"""The search stops at an artifact this close below its limit: the share, but at least these bytes."""
+_MAX_TRIES = 12
 _BISECTIONS = 60
+
+
+class BudgetError(ValueError):
+    """The weights do not fit into the bytes available for them."""
+
+
+def bytes_for_artifact(code_bytes: int, limit_bytes: int = LIMIT_BYTES) -> int:
+    """The limit minus the code's bytes; raises BudgetError if that is not positive."""
+    if code_bytes >= limit_bytes:
+        raise BudgetError(f"the code alone is {code_bytes:,} bytes; the limit is {limit_bytes:,}")
+    return limit_bytes - code_bytes
+
+
+def parameters_that_fit(num_parameters: int, artifact_bytes: int, limit_bytes: int) -> int:
+    """Number of parameters that fill `limit_bytes` at this artifact's bytes per parameter."""
+    return num_parameters * limit_bytes // max(1, artifact_bytes)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The artifact that was chosen, and how the search for it went."""
+    """The artifact found, and the course of the search."""
 
     artifact: bytes
-    price: float
-    """Nats a bit."""
+    rate_lambda: float
+    """Nats per bit."""
     tries: int
     outcome: Literal["finest", "band", "near"]
-    """finest: nothing finer is of use; band: as close to the limit as asked; near: the best of all tries."""
+    """finest: the smallest lambda fits; band: within the band below the limit; near: the best try."""
 
 
-@dataclass(frozen=True)
-class _Try:
-    log2_price: float
-    size: int
-    ratio: float
-    """Real over forecast size."""
-
-
-def fit_price(
+def fit_lambda(
     encode: Callable[[float], bytes],
     forecast: Callable[[float], float],
     finest: float,
     coarsest: float,
     limit_bytes: int,
 ) -> Fit | None:
-    """The lowest price from `finest` to `coarsest` whose artifact fits; None if none does.
+    """The smallest lambda from `finest` to `coarsest` whose artifact fits; None if none does.
 
-    `encode` gives the artifact at a price; `forecast` guesses its bytes, falls with the price, and is
-    corrected by each artifact made.
+    `encode` returns the artifact at a lambda. `forecast` returns an estimate of its size in bytes, which
+    falls with lambda; the search corrects it by the size of every artifact made, so that a few suffice.
     """
     band_bytes = max(MIN_BAND_BYTES, int(BAND_SHARE * limit_bytes))
-    aim = limit_bytes - band_bytes / 2
+    target = limit_bytes - band_bytes / 2
     ends = math.log2(finest), math.log2(coarsest)
     best: Fit | None = None
-    tries: list[_Try] = []
-    for attempt in range(1, _MOST_TRIES + 1):
-        log2_price = _solve(forecast, tries, aim, *ends)
-        artifact = encode(2.0**log2_price)
-        size = len(artifact)
-        tries.append(_Try(log2_price, size, size / forecast(2.0**log2_price)))
+    sizes: dict[float, int] = {}
+    for attempt in range(1, _MAX_TRIES + 1):
+        log2_lambda = _solve(forecast, sizes, target, *ends)
+        artifact = encode(2.0**log2_lambda)
+        size = sizes[log2_lambda] = len(artifact)
         if size <= limit_bytes and (best is None or size > len(best.artifact)):
-            best = Fit(artifact, 2.0**log2_price, attempt, "near")
-        if size <= limit_bytes and log2_price == ends[0]:
+            best = Fit(artifact, 2.0**log2_lambda, attempt, "near")
+        if size <= limit_bytes and log2_lambda == ends[0]:
             return Fit(artifact, finest, attempt, "finest")
         if limit_bytes - band_bytes <= size <= limit_bytes:
-            return Fit(artifact, 2.0**log2_price, attempt, "band")
-        if size > limit_bytes and log2_price == ends[1]:
+            return Fit(artifact, 2.0**log2_lambda, attempt, "band")
+        if size > limit_bytes and log2_lambda == ends[1]:
             break
     return best
 
 
 def _solve(
-    forecast: Callable[[float], float], tries: list[_Try], aim: float, finest: float, coarsest: float
+    forecast: Callable[[float], float], sizes: dict[float, int], target: float, finest: float, coarsest: float
 ) -> float:
-    """log2 of the price whose corrected forecast meets the aim, between the nearest tries on either side."""
-    too_fine = [attempt.log2_price for attempt in tries if attempt.size > aim]
-    too_coarse = [attempt.log2_price for attempt in tries if attempt.size <= aim]
+    """log2 of the lambda whose corrected forecast equals the target, inside the bracket of earlier tries.
+
+    `sizes` are the real sizes found so far, by log2 of their lambda.
+    """
+    too_fine = [log2_lambda for log2_lambda, size in sizes.items() if size > target]
+    too_coarse = [log2_lambda for log2_lambda, size in sizes.items() if size <= target]
     low, high = max(too_fine, default=finest), min(too_coarse, default=coarsest)
-    if not too_fine and _corrected(forecast, tries, low) <= aim:
+    if not too_fine and _corrected(forecast, sizes, low) <= target:
         return low
-    if not too_coarse and _corrected(forecast, tries, high) > aim:
+    if not too_coarse and _corrected(forecast, sizes, high) > target:
         return high
     first, last = low, high
     for _ in range(_BISECTIONS):
         middle = (first + last) / 2
-        if _corrected(forecast, tries, middle) > aim:
+        if _corrected(forecast, sizes, middle) > target:
             first = middle
         else:
             last = middle
-    # Never a try twice: where size is not quite monotonous the bracket is searched from its inside.
+    # Real sizes are not quite monotonic: a solution on the bracket's edge would repeat an earlier try.
     return last if low < last < high else (low + high) / 2
 
 
-def _corrected(forecast: Callable[[float], float], tries: list[_Try], log2_price: float) -> float:
-    """The forecast times its ratio to real sizes, which is drawn as a line through the two nearest tries."""
-    size = forecast(2.0**log2_price)
-    nearest = sorted(tries, key=lambda attempt: abs(attempt.log2_price - log2_price))[:2]
-    if not nearest:
-        return size
-    if len(nearest) == 1:
-        return size * nearest[0].ratio
-    one, other = nearest
-    slope = (other.ratio - one.ratio) / (other.log2_price - one.log2_price)
-    return size * (one.ratio + slope * (log2_price - one.log2_price))
+def _corrected(forecast: Callable[[float], float], sizes: dict[float, int], log2_lambda: float) -> float:
+    """The forecast times its ratio to real sizes, linear in log2 lambda through the two nearest tries."""
+    nearest = sorted(sizes, key=lambda tried: abs(tried - log2_lambda))[:2]
+    ratios = [sizes[tried] / forecast(2.0**tried) for tried in nearest]
+    ratio = ratios[0] if ratios else 1.0
+    if len(nearest) == 2:
+        ratio += (ratios[1] - ratios[0]) / (nearest[1] - nearest[0]) * (log2_lambda - nearest[0])
+    return forecast(2.0**log2_lambda) * ratio

@@ -1,81 +1,119 @@
-"""The reference quantiser: one scale a row, int5 codes for matrices, int8 for embeddings, one code a byte.
+"""Quantizer "int5", the reference: one fp16 scale per row, int5 matrices, int8 embeddings, under zstd-22.
 
-The codes go into zstd as they are: bit-packing them first costs 15%. Shapes: R rows, C columns.
+    fp16 blocks of small tensors and of row scales | int8 codes of matrices and embeddings
+
+One code per byte: bit-packing the codes before zstd costs 15%. Shapes: R rows, C columns.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from golf.pack.budget import BudgetError, parameters_that_fit
-from golf.pack.container import ArtifactError, write_container
-from golf.pack.halves import decode_halves, encode_halves, halves_bytes
-from golf.pack.layout import Shapes, TensorKind, Weights, tensor_kind
+from golf.pack.calibrate import Calibration
+from golf.pack.container import ArtifactError, PayloadReader, decode_fp16_block, encode_fp16_block
+from golf.pack.fit import BudgetError, parameters_that_fit
+from golf.pack.layout import CodedTensor, Fitted, Shapes, TensorKind, Weights, Wrap, tensor_kind
 
-COARSEST = 1.0
-"""The largest step in units of a row's sigma; a model that needs more is too big for its bytes."""
-_ZSTD_TRIES = 6
-_CLOSE_ENOUGH = 0.9995
+MAX_COARSENESS = 1.0
+"""Largest step in units of a row's sigma; a model that needs more is too large for its bytes."""
 MAX_CODE: dict[TensorKind, int] = {"matrix": 15, "embedding": 127}
+_ZSTD_TRIES = 6
+_ENTROPY_BISECTIONS = 12
+_MIN_USED_SHARE = 0.9995
 
 
-def row_steps(weight_RC: np.ndarray, largest_code: int, coarseness: float) -> np.ndarray:
-    """Step by row: absmax / largest_code, so that nothing clips, or coarseness x sigma where that is more.
+class Int5Quantizer:
+    """Coarsens the steps where the artifact would not fit; loses nothing but precision."""
 
-    sigma is the row's root mean square; coarseness is meant for 15 codes and shrinks as they grow more.
+    needs_calibration = False
+
+    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
+        """The artifact of the smallest coarseness that fits.
+
+        Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
+        """
+        artifact = wrap(encode_int5(weights, 0.0))
+        if len(artifact) <= limit_bytes:
+            return artifact, {"coarseness": 0.0, "notes": []}
+        ratio = len(artifact) / code_entropy_bytes(weights, 0.0)
+        too_fine, fits, best = 0.0, MAX_COARSENESS, b""
+        for _ in range(_ZSTD_TRIES):
+            coarseness = _bisect_coarseness(weights, limit_bytes / ratio, too_fine, fits)
+            artifact = wrap(encode_int5(weights, coarseness))
+            # The ratio is not smooth in the step, so every try also narrows the bracket.
+            if len(artifact) <= limit_bytes:
+                fits, best = coarseness, artifact
+            elif coarseness == MAX_COARSENESS:
+                break
+            else:
+                too_fine = coarseness
+            if _MIN_USED_SHARE * limit_bytes <= len(best):
+                break
+            ratio = len(artifact) / code_entropy_bytes(weights, coarseness)
+        if best:
+            return best, {"coarseness": fits, "notes": []}
+        num_weights = sum(tensor.numel() for tensor in weights.values())
+        num_fit = parameters_that_fit(num_weights, len(artifact), limit_bytes)
+        raise BudgetError(
+            f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: "
+            f"about {num_fit:,} of the {num_weights:,} parameters would fit"
+        )
+
+    def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
+        """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
+        reader = PayloadReader(payload)
+        kinds = {name: tensor_kind(name, shape) for name, shape in shapes.items()}
+        blocks, weights = {}, {}
+        for name, shape in shapes.items():
+            count = math.prod(shape) if kinds[name] == "small" else shape[0]
+            blocks[name] = reader.take_fp16_block(count)
+        for name, shape in shapes.items():
+            values = blocks[name].reshape(shape) if kinds[name] == "small" else blocks[name][:, None]
+            if kinds[name] != "small":
+                codes = reader.take_array("i1", math.prod(shape))
+                values = codes.reshape(shape).astype(np.float32) * values
+            weights[name] = torch.from_numpy(values)
+        if len(reader.rest):
+            raise ArtifactError(f"payload has {len(reader.rest):,} bytes more than the model's tensors need")
+        return weights
+
+    def describe(self, payload: memoryview, shapes: Shapes) -> dict[str, CodedTensor] | None:
+        """None: zstd compresses all tensors together, so none has bytes of its own."""
+        return None
+
+
+def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tuple[bytes, np.ndarray]:
+    """Encoded scales by row, and int8 codes rounded with the scales as they will be decoded.
+
+    A row's step is absmax / max_code, so that nothing clips, or coarseness x sigma (its root mean square)
+    where that is larger; coarseness is relative to 15 codes and shrinks with more of them.
     """
     sigma_R = np.sqrt(np.mean(np.square(weight_RC, dtype=np.float64), axis=1))
     absmax_R = np.max(np.abs(weight_RC), axis=1).astype(np.float64)
-    coarse = coarseness * MAX_CODE["matrix"] / largest_code
-    return np.maximum(absmax_R / largest_code, coarse * sigma_R)
-
-
-def quantize_rows(weight_RC: np.ndarray, largest_code: int, coarseness: float) -> tuple[bytes, np.ndarray]:
-    """Encoded scales, and int8 codes rounded against the scales as they will be decoded."""
-    scales = encode_halves(row_steps(weight_RC, largest_code, coarseness), round_up=True)
-    steps_R = decode_halves(scales)
-    divisors_R1 = np.where(steps_R > 0, steps_R, 1.0)[:, None]
-    return scales, np.rint(weight_RC / divisors_R1).astype(np.int8)
+    step_R = np.maximum(absmax_R / max_code, coarseness * MAX_CODE["matrix"] / max_code * sigma_R)
+    scales = encode_fp16_block(step_R, round_up=True)
+    step_R = decode_fp16_block(scales)
+    divisor_R1 = np.where(step_R > 0, step_R, 1.0)[:, None]
+    return scales, np.rint(weight_RC / divisor_R1).astype(np.int8)
 
 
 def encode_int5(weights: Weights, coarseness: float) -> bytes:
-    """All tensors as one payload: every fp16 part first, then every code."""
-    halves, codes = [], []
+    """The payload: every fp16 block first, then every code."""
+    blocks, codes = [], []
     for name, tensor in weights.items():
         kind, array = tensor_kind(name, tuple(tensor.shape)), tensor.numpy()
         if kind == "small":
-            halves.append(encode_halves(array))
+            blocks.append(encode_fp16_block(array))
         else:
             scales, codes_RC = quantize_rows(array, MAX_CODE[kind], coarseness)
-            halves.append(scales)
+            blocks.append(scales)
             codes.append(codes_RC.tobytes())
-    return b"".join(halves + codes)
-
-
-def decode_int5(payload: memoryview, shapes: Shapes) -> Weights:
-    """The tensors of `encode_int5`, fp32; ArtifactError unless the payload has exactly their size."""
-    kinds = {name: tensor_kind(name, shape) for name, shape in shapes.items()}
-    half_sizes = [_half_count(shape, kinds[name]) for name, shape in shapes.items()]
-    code_sizes = [0 if kinds[name] == "small" else math.prod(shape) for name, shape in shapes.items()]
-    expected = sum(map(halves_bytes, half_sizes)) + sum(code_sizes)
-    if len(payload) != expected:
-        raise ArtifactError(f"payload is {len(payload):,} bytes; the model's tensors need {expected:,}")
-    parts = _cut(payload, [*map(halves_bytes, half_sizes), *code_sizes])
-    halves = {name: decode_halves(next(parts)) for name in shapes}
-    weights = {}
-    for name, shape in shapes.items():
-        codes = np.frombuffer(next(parts), dtype=np.int8)
-        if kinds[name] == "small":
-            weights[name] = torch.from_numpy(halves[name].reshape(shape))
-        else:
-            weights[name] = torch.from_numpy(codes.reshape(shape).astype(np.float32) * halves[name][:, None])
-    return weights
+    return b"".join(blocks + codes)
 
 
 def code_entropy_bytes(weights: Weights, coarseness: float) -> float:
-    """Bytes that the order-0 entropy of each tensor's codes asks for at this coarseness."""
+    """Order-0 entropy of each tensor's codes at this coarseness, summed, in bytes."""
     bits = 0.0
     for name, tensor in weights.items():
         kind = tensor_kind(name, tuple(tensor.shape))
@@ -87,62 +125,15 @@ def code_entropy_bytes(weights: Weights, coarseness: float) -> float:
     return bits / 8
 
 
-def fit_int5(
-    weights: Weights, header: dict[str, object], limit_bytes: int
-) -> tuple[bytes, dict[str, object]]:
-    """The finest coarseness that fits: bisected on entropy, whose ratio to real bytes is then corrected."""
-    artifact = _encode_at(weights, header, 0.0)
-    if len(artifact) <= limit_bytes:
-        return artifact, {"coarseness": 0.0, "notes": []}
-    ratio = len(artifact) / code_entropy_bytes(weights, 0.0)
-    too_fine, fits, best = 0.0, COARSEST, b""
-    for _ in range(_ZSTD_TRIES):
-        coarseness = _bisect_coarseness(weights, limit_bytes / ratio, too_fine, fits)
-        artifact = _encode_at(weights, header, coarseness)
-        # zstd's own ratio jumps about with the step, so every try also narrows the bracket.
-        if len(artifact) <= limit_bytes:
-            fits, best = coarseness, artifact
-        elif coarseness == COARSEST:
-            break
-        else:
-            too_fine = coarseness
-        if _CLOSE_ENOUGH * limit_bytes <= len(best):
-            break
-        ratio = len(artifact) / code_entropy_bytes(weights, coarseness)
-    if best:
-        return best, {"coarseness": fits, "notes": []}
-    num_weights = sum(math.prod(tensor.shape) for tensor in weights.values())
-    fit = parameters_that_fit(num_weights, len(artifact), limit_bytes)
-    raise BudgetError(
-        f"artifact is {len(artifact):,} bytes at the coarsest grid; {limit_bytes:,} are left for it: "
-        f"about {fit:,} of the {num_weights:,} parameters would fit"
-    )
-
-
 def _bisect_coarseness(weights: Weights, entropy_bytes: float, too_fine: float, fits: float) -> float:
-    """The finest coarseness whose codes' entropy is at most `entropy_bytes`, strictly inside the bracket."""
-    if fits == COARSEST and code_entropy_bytes(weights, fits) > entropy_bytes:
-        return COARSEST
+    """Smallest coarseness whose codes' entropy is at most `entropy_bytes`, strictly inside the bracket."""
+    if fits == MAX_COARSENESS and code_entropy_bytes(weights, fits) > entropy_bytes:
+        return MAX_COARSENESS
     low, high = too_fine, fits
-    for _ in range(12):
+    for _ in range(_ENTROPY_BISECTIONS):
         middle = (low + high) / 2
         if code_entropy_bytes(weights, middle) > entropy_bytes:
             low = middle
         else:
             high = middle
     return high if high < fits else (too_fine + fits) / 2
-
-
-def _encode_at(weights: Weights, header: dict[str, object], coarseness: float) -> bytes:
-    return write_container({**header, "scheme": "int5"}, encode_int5(weights, coarseness))
-
-
-def _half_count(shape: tuple[int, ...], kind: TensorKind) -> int:
-    return math.prod(shape) if kind == "small" else shape[0]
-
-
-def _cut(data: memoryview, sizes: list[int]) -> Iterator[memoryview]:
-    start = 0
-    for size in sizes:
-        yield data[start : start + size]
-        start += size

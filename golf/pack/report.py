@@ -1,7 +1,6 @@
-"""What an artifact's bytes went to, tensor by tensor, and what other coders would make of the same codes.
+"""Report on an artifact: bytes, codes and errors by tensor, and the codes' size under other coders.
 
-Read from the artifact itself; nothing that packs or decodes imports this module. Shapes: R rows, C columns,
-K tables, A the 256 symbols.
+Read from the artifact itself; nothing that packs or decodes imports this module. Shapes: R rows, C columns.
 """
 
 import io
@@ -16,49 +15,52 @@ import zstandard
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from golf.pack.artifact import open_artifact
 from golf.pack.calibrate import Calibration
-from golf.pack.coding import ESCAPE, count_symbols, raw_bits, share_tables, split_codes
-from golf.pack.container import read_container
-from golf.pack.entropy import read_quantized
-from golf.pack.grid import NUM_CLASSES, QuantizedTensor, dequantize
-from golf.pack.layout import Weights, implied_shapes
-from golf.pack.quantizer import Sensitivity, sensitivities
-from golf.pack.rans import PRECISION_BITS, normalize_counts
+from golf.pack.layout import CodedTensor, Weights
+from golf.pack.quantize import Sensitivity, sensitivities
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
-ESCAPE_BITS = 32
-_COLOURS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
+_COLORS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
 
 
-def describe_artifact(artifact: bytes, weights: Weights, calibration: Calibration | None) -> dict[str, Any]:
-    """JSON-able: a row by tensor, the totals, and the histogram of codes by part; entropy scheme only.
+def describe_artifact(
+    artifact: bytes, weights: Weights, calibration: Calibration | None
+) -> dict[str, Any] | None:
+    """JSON-able: a row by tensor, the totals, and the histogram of codes by part.
 
-    A tensor's bytes are what its codes cost under the tables; its error share is in the loss's own metric
-    where there is a calibration. ValueError for an artifact of another scheme.
+    A tensor's bytes are the length of its codes under the coder's tables; its error share is in the loss's
+    own metric if there is a calibration. None if the artifact's quantizer does not describe its codes.
     """
-    header, payload = read_container(artifact)
-    if header["scheme"] != "entropy":
-        raise ValueError(f"artifact's scheme is {header['scheme']!r}; only 'entropy' is described by tensor")
-    base, tensors = read_quantized(payload, implied_shapes(header["model"]))
+    _, quantizer, payload, shapes = open_artifact(artifact)
+    tensors = quantizer.describe(payload, shapes)
+    if tensors is None:
+        return None
+    decoded = quantizer.decode(payload, shapes)
     found = sensitivities({name: weights[name] for name in tensors}, calibration)
-    tables = share_tables(sum(_classes_of(tensor) for tensor in tensors.values()))
-    counts = {name: _count_by_table(tensor, tables) for name, tensor in tensors.items()}
-    bits_KA = _table_bits(sum(counts.values()))
     rows = [
-        _describe_tensor(name, tensor, weights[name], base, found[name], counts[name], bits_KA)
+        _describe_tensor(name, tensor, weights[name], decoded[name], found[name])
         for name, tensor in tensors.items()
     ]
     total_error = sum(row["forecast_loss_rise_nats"] for row in rows)
+    by_part: dict[str, float] = {}
     for row in rows:
         row["error_share"] = row["forecast_loss_rise_nats"] / total_error if total_error else 0.0
+        part = part_of(row["name"])
+        by_part[part] = by_part.get(part, 0.0) + row["bytes"]
         if calibration is None:
             del row["forecast_loss_rise_nats"]
-    return {
-        "tensors": rows,
-        "totals": _totals(artifact, tensors, rows, sum(counts.values()), calibration),
-        "histograms": _histograms(tensors),
+    totals = {
+        "artifact_bytes": len(artifact),
+        "num_weights": sum(tensor.codes_RC.size for tensor in tensors.values()),
+        "context_entropy_bytes": sum(tensor.entropy_bits for tensor in tensors.values()) / 8,
+        "tensor_entropy_bytes": sum(_entropy_bits(tensor.codes_RC) for tensor in tensors.values()) / 8,
+        "bytes_by_part": {**by_part, "header, grids, tables": len(artifact) - sum(by_part.values())},
     }
+    if calibration is not None:
+        totals["forecast_loss_rise_nats"] = total_error
+    return {"tensors": rows, "totals": totals, "histograms": _histograms(tensors)}
 
 
 def part_of(name: str) -> str:
@@ -70,7 +72,7 @@ def part_of(name: str) -> str:
 
 
 def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, int | None]:
-    """Bytes of one-byte codes under general compressors; None, and said so, for one that is not installed.
+    """Bytes of one-byte codes under general compressors; None, with a line in the log, for one not installed.
 
     `seed_recipe` is the codes and fp16 row scales as torch.save writes them, under zstd-22.
     """
@@ -93,27 +95,27 @@ def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, in
 
 
 def coder_input(artifact: bytes) -> tuple[bytes, bytes]:
-    """Every code of an artifact as whole bytes (two in a tensor that needs them), and an fp16 scale a row."""
-    header, payload = read_container(artifact)
-    base, tensors = read_quantized(payload, implied_shapes(header["model"]))
+    """Every code of an artifact as one byte (more in a tensor that needs them), and an fp16 scale per row."""
+    _, quantizer, payload, shapes = open_artifact(artifact)
+    tensors = quantizer.describe(payload, shapes) or {}
     codes = b"".join(tensor.codes_RC.tobytes() for tensor in tensors.values())
-    scales = [tensor.grid.steps(base)[0] for tensor in tensors.values() if len(tensor.codes_RC) > 1]
+    scales = [tensor.step_R for tensor in tensors.values() if len(tensor.codes_RC) > 1]
     return codes, np.concatenate(scales).astype(np.float16).tobytes()
 
 
 def draw_report(report: dict[str, Any], path: Path) -> None:
-    """A PNG: bytes by part, and how often each code occurs in each part."""
+    """Writes a PNG: bytes by part, and the distribution of the codes in each part."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     parts = report["totals"]["bytes_by_part"]
-    left.barh(list(parts), [size / 1000 for size in parts.values()], color=_COLOURS[0])
+    left.barh(list(parts), [size / 1000 for size in parts.values()], color=_COLORS[0])
     left.invert_yaxis()
     left.set_xlabel("kB")
     left.set_title(f"{report['totals']['artifact_bytes']:,} bytes by part", loc="left")
-    for colour, (part, histogram) in zip(_COLOURS, report["histograms"].items(), strict=False):
+    for color, (part, histogram) in zip(_COLORS, report["histograms"].items(), strict=False):
         counts = np.array(histogram["counts"])
         codes = np.arange(len(counts)) + histogram["first_code"]
-        right.plot(codes, counts / counts.sum(), label=part, color=colour, drawstyle="steps-mid")
+        right.plot(codes, counts / counts.sum(), label=part, color=color, drawstyle="steps-mid")
     right.set_yscale("log")
     right.set_xlim(-32, 32)
     right.set_xlabel("code")
@@ -124,88 +126,36 @@ def draw_report(report: dict[str, Any], path: Path) -> None:
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _classes_of(tensor: QuantizedTensor) -> np.ndarray:
-    return np.bincount(tensor.grid.classes().reshape(-1), minlength=NUM_CLASSES)
-
-
-def _count_by_table(tensor: QuantizedTensor, tables: np.ndarray) -> np.ndarray:
-    classes_RC = tensor.grid.classes()
-    symbols_N, _, _ = split_codes(tensor.codes_RC, classes_RC)
-    return count_symbols(symbols_N, tables[classes_RC.reshape(-1)], int(tables.max()) + 1)
-
-
-def _table_bits(counts_KA: np.ndarray) -> np.ndarray:
-    """Bits of each symbol in each table, (K, A); an escaped code stands in a list besides."""
-    bits_KA = PRECISION_BITS - np.log2(np.maximum(normalize_counts(counts_KA), 1))
-    bits_KA[:, ESCAPE] += ESCAPE_BITS
-    return bits_KA
-
-
-def _entropy_bits(counts_KA: np.ndarray) -> float:
-    """Order-0 entropy of each table's symbols, summed."""
-    totals_K1 = counts_KA.sum(1, keepdims=True)
-    return float(np.sum(counts_KA * np.log2(np.maximum(totals_K1, 1) / np.maximum(counts_KA, 1))))
+def _entropy_bits(codes_RC: np.ndarray) -> float:
+    """Entropy of order 0 of one tensor's codes, all together."""
+    counts = np.unique(codes_RC, return_counts=True)[1]
+    return float(np.sum(counts * np.log2(counts.sum() / counts)))
 
 
 def _describe_tensor(
-    name: str,
-    tensor: QuantizedTensor,
-    weight: torch.Tensor,
-    base: float,
-    sensitivity: Sensitivity,
-    counts_KA: np.ndarray,
-    bits_KA: np.ndarray,
+    name: str, tensor: CodedTensor, weight: torch.Tensor, decoded: torch.Tensor, sensitivity: Sensitivity
 ) -> dict[str, Any]:
     codes_RC = tensor.codes_RC
-    values_RC = torch.from_numpy(dequantize(codes_RC, tensor.grid, base))
-    error_RC = (weight.reshape(values_RC.shape) - values_RC).double()
+    error_RC = (weight - decoded).reshape(codes_RC.shape).double()
     curved_RC = error_RC
     if sensitivity.hessian_CC is not None:
         curved_RC = error_RC @ sensitivity.hessian_CC.double().cpu()
-    rise = float(sensitivity.energy_R.cpu() @ (curved_RC * error_RC).sum(1)) / 2 if error_RC.numel() else 0.0
-    bits = float(np.sum(counts_KA * bits_KA) + raw_bits()[tensor.grid.classes()].sum())
-    row_R, column_C = tensor.grid.steps(base)
+    # 1/2 x sum over rows of fisher_R x E H E^T.
+    rise = float(sensitivity.fisher_R.cpu() @ (curved_RC * error_RC).sum(1)) / 2 if error_RC.numel() else 0.0
     return {
         "name": name,
         "shape": list(weight.shape),
-        "median_step": float(np.median(row_R) * np.median(column_C)) if codes_RC.size else 0.0,
-        "bits_per_weight": bits / max(1, codes_RC.size),
-        "bytes": bits / 8,
+        "median_step": float(np.median(tensor.step_R) * np.median(tensor.step_C)) if codes_RC.size else 0.0,
+        "bits_per_weight": tensor.bits / max(1, codes_RC.size),
+        "bytes": tensor.bits / 8,
         "squared_error": float((error_RC**2).sum()),
         "forecast_loss_rise_nats": rise,
-        "saturation": int(counts_KA[:, ESCAPE].sum()) / max(1, codes_RC.size),
+        "saturation": tensor.num_escaped / max(1, codes_RC.size),
         "levels": len(np.unique(codes_RC)),
     }
 
 
-def _totals(
-    artifact: bytes,
-    tensors: dict[str, QuantizedTensor],
-    rows: list[dict[str, Any]],
-    counts_KA: np.ndarray,
-    calibration: Calibration | None,
-) -> dict[str, Any]:
-    by_part: dict[str, float] = {}
-    for row in rows:
-        by_part[part_of(row["name"])] = by_part.get(part_of(row["name"]), 0.0) + row["bytes"]
-    coded = sum(by_part.values())
-    order0 = sum(
-        _entropy_bits(np.unique(tensor.codes_RC, return_counts=True)[1][None]) for tensor in tensors.values()
-    )
-    raw = sum(int(raw_bits()[tensor.grid.classes()].sum()) for tensor in tensors.values())
-    totals = {
-        "artifact_bytes": len(artifact),
-        "num_weights": sum(tensor.codes_RC.size for tensor in tensors.values()),
-        "class_entropy_bytes": (_entropy_bits(counts_KA) + raw) / 8,
-        "tensor_entropy_bytes": order0 / 8,
-        "bytes_by_part": {**by_part, "header, grids, tables": len(artifact) - coded},
-    }
-    if calibration is not None:
-        totals["forecast_loss_rise_nats"] = sum(row["forecast_loss_rise_nats"] for row in rows)
-    return totals
-
-
-def _histograms(tensors: dict[str, QuantizedTensor]) -> dict[str, dict[str, Any]]:
+def _histograms(tensors: dict[str, CodedTensor]) -> dict[str, dict[str, Any]]:
     counts: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         signed = np.bincount(

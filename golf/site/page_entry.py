@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from golf.pack.budget import LIMIT_BYTES
+from golf.pack.fit import LIMIT_BYTES
 from golf.site.load import Documents, EntryView
 from golf.site.page_parts import (
     audit_tag,

@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,12 +8,13 @@ import torch
 
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
-from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.pack.budget import BudgetError
+from golf.pack.artifact import QUANTIZERS, PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container, write_container
-from golf.pack.fit import MIN_BAND_BYTES
+from golf.pack.fit import MIN_BAND_BYTES, BudgetError
+from golf.pack.report import describe_artifact
 
+COMMITTED = "track_non_record_16mb/2026-11-26_docs-one-minute/artifact_seed42.bin"
 TINY = ModelConfig(
     vocab_size=64, num_layers=2, width=32, num_heads=4, num_kv_heads=2, mlp_hidden=96, context=32,
     rotary_dims=4, bigram_buckets=64, bigram_width=16,
@@ -33,7 +36,7 @@ def header_of(config: ModelConfig) -> dict[str, object]:
     return {"model": dataclasses.asdict(config), "compute_dtype": "float32", "tokenizer_sha256": "0" * 64}
 
 
-SCHEMES = (PackConfig(scheme="entropy"), PackConfig(scheme="int5"))
+SCHEMES = [PackConfig(scheme) for scheme in QUANTIZERS]
 each_scheme = pytest.mark.parametrize("config", SCHEMES, ids=lambda config: config.scheme)
 
 
@@ -196,6 +199,51 @@ def test_a_hostile_model_config_is_refused_before_memory_is_taken(change):
 def test_a_header_without_a_model_or_of_another_scheme_is_refused(header):
     with pytest.raises(ArtifactError):
         decode_artifact(write_container(header, b""))
+
+
+def test_an_unknown_quantizer_is_refused_with_the_list_of_those_that_exist():
+    with pytest.raises(ValueError, match="'int4' is unknown; there are entropy, int5"):
+        PackConfig(scheme="int4")
+    header, payload = read_container(pack(weights_of(network()), header_of(TINY), SCHEMES[0], 10**6).artifact)
+    for scheme in ("int4", None, ["int5"]):
+        with pytest.raises(ArtifactError, match="expected one of entropy, int5"):
+            decode_artifact(write_container({**header, "scheme": scheme}, bytes(payload)))
+
+
+class HalfQuantizer:
+    """fp16 values: the smallest quantizer there can be."""
+
+    needs_calibration = False
+
+    def fit(self, weights, calibration, limit_bytes, wrap):
+        return wrap(b"".join(weight.half().numpy().tobytes() for weight in weights.values())), {"notes": []}
+
+    def decode(self, payload, shapes):
+        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+        parts = torch.from_numpy(np.frombuffer(payload, np.float16).astype(np.float32)).split(sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    def describe(self, payload, shapes):
+        return None
+
+
+def test_a_quantizer_is_added_by_one_line_in_the_table(monkeypatch):
+    monkeypatch.setitem(QUANTIZERS, "half", HalfQuantizer())
+    weights = weights_of(network())
+    packed = pack(weights, header_of(TINY), PackConfig(scheme="half"), 10**6)
+    header, back = decode_artifact(packed.artifact)
+    assert header["scheme"] == packed.report["scheme"] == "half"
+    assert all(torch.equal(back[name], weight.half().float()) for name, weight in weights.items())
+    assert describe_artifact(packed.artifact, weights, None) is None
+
+
+def test_a_committed_artifact_decodes_to_the_weights_that_were_scored():
+    """Its format is that of earlier versions; the digest was computed by the version that wrote it."""
+    artifact = Path(__file__).parents[2] / "records" / COMMITTED
+    header, weights = decode_artifact(artifact.read_bytes())
+    digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in weights.values())).hexdigest()
+    assert header["scheme"] == "entropy"
+    assert digest == "6603c4cee5a37bace5370a97eb627c17d70dba53cd9cc2a617fcbc7cbfb04474"
 
 
 @pytest.mark.gpu

@@ -49,8 +49,8 @@ def test_inputs_and_gradients_are_those_of_an_explicit_computation():
     hessian = calibration.hessian(f"{name}.weight")
     assert torch.allclose(hessian, moments / moments.diagonal().mean(), atol=1e-5)
     squares = torch.stack([(out[:, None] * row[None]).square() for row, out in zip(x, g, strict=True)])
-    energy = squares.sum(0).mean(1) / targets.numel()
-    assert torch.allclose(calibration.energy(f"{name}.weight"), energy, rtol=1e-4)
+    fisher = squares.sum(0).mean(1) / targets.numel()
+    assert torch.allclose(calibration.fisher(f"{name}.weight"), fisher, rtol=1e-4)
 
 
 def test_the_head_and_the_input_table_both_count_for_the_embedding():
@@ -66,11 +66,11 @@ def test_the_head_and_the_input_table_both_count_for_the_embedding():
     (by_logits,) = torch.autograd.grad(loss, logits)
     before_cap = (by_logits * (1 - (logits / 30).square())).flatten(0, 1)
     x = rms_norm(stream["x"]).flatten(0, 1)
-    energy = before_cap.square().T @ x.square().mean(1)
+    fisher = before_cap.square().T @ x.square().mean(1)
     for token, gradient in zip(inputs.flatten(), by_table.flatten(0, 1), strict=True):
-        energy[token] += gradient.square().mean()
-    found = calibration.energy("embedding.weight")
-    assert torch.allclose(found, (energy / targets.numel()).detach(), rtol=1e-4)
+        fisher[token] += gradient.square().mean()
+    found = calibration.fisher("embedding.weight")
+    assert torch.allclose(found, (fisher / targets.numel()).detach(), rtol=1e-4)
 
 
 def test_every_weight_is_calibrated_and_the_model_is_left_as_it_was():
@@ -85,7 +85,7 @@ def test_every_weight_is_calibrated_and_the_model_is_left_as_it_was():
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, before[name]) and parameter.grad is None
             rows = 1 if parameter.dim() < 2 else len(parameter)
-            assert calibration.energy(name).shape == (rows,)
+            assert calibration.fisher(name).shape == (rows,)
             assert (calibration.hessian(name) is None) == (
                 parameter.dim() < 2 or not name.endswith("weight")
             ), name
@@ -121,7 +121,7 @@ def test_the_forecast_of_the_loss_is_of_the_right_size_for_random_errors():
         for _ in range(2):
             error = 0.02 * weight.std() * torch.randn(weight.shape, generator=generator)
             curved = (error @ calibration.hessian(name) * error).sum(1)
-            forecasts.append(float((calibration.energy(name) @ curved).detach()) / 2)
+            forecasts.append(float((calibration.fisher(name) @ curved).detach()) / 2)
             rise = 0.0
             for inputs, _ in batches:
                 with torch.no_grad():

@@ -10,6 +10,8 @@ from golf.pack.container import (
     ARTIFACT_VERSION,
     ArtifactError,
     _container_checksum,
+    decode_fp16_block,
+    encode_fp16_block,
     read_container,
     write_container,
 )
@@ -74,3 +76,30 @@ def test_a_forged_claim_is_refused(data):
 def test_a_header_with_nan_is_not_written():
     with pytest.raises(ValueError):
         write_container({"a": float("nan")}, b"")
+
+
+@pytest.mark.parametrize("magnitude", [1e-38, 1e-8, 1.0, 7e4, 1e30])
+def test_values_of_any_magnitude_keep_eleven_bits(magnitude):
+    values = np.random.default_rng(0).uniform(0.5, 1.0, 1000).astype(np.float32) * np.float32(magnitude)
+    back = decode_fp16_block(encode_fp16_block(values))
+    assert np.all(np.abs(back - values) <= values * 2.0**-11)
+
+
+def test_rounding_up_is_never_below():
+    values = np.exp(np.random.default_rng(0).uniform(-25, 3, 5000))
+    assert np.all(decode_fp16_block(encode_fp16_block(values, round_up=True)) >= values.astype(np.float32))
+
+
+def test_zeros_and_nothing_come_back():
+    assert np.array_equal(decode_fp16_block(encode_fp16_block(np.zeros(3))), np.zeros(3))
+    assert len(encode_fp16_block(np.zeros(0))) == 2
+    assert decode_fp16_block(encode_fp16_block(np.zeros(0))).size == 0
+
+
+def test_a_value_that_is_not_finite_is_refused():
+    for bad in (np.nan, np.inf):
+        data = np.array([0], "<i2").tobytes() + np.array([1, bad], "<f2").tobytes()
+        with pytest.raises(ArtifactError):
+            decode_fp16_block(data)
+    with pytest.raises(ArtifactError):
+        decode_fp16_block(np.array([3000], "<i2").tobytes() + np.array([1], "<f2").tobytes())

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from golf.pack.container import ArtifactError
-from golf.pack.entropy import decode_entropy, encode_entropy, read_quantized
-from golf.pack.grid import QuantizedTensor, TensorGrid, row_view, smallest_int
-from golf.pack.layout import tensor_kind
+from golf.pack.entropy import EntropyQuantizer, encode_entropy, read_quantized
+from golf.pack.entropy_coder import smallest_int
+from golf.pack.layout import row_view, tensor_kind
+from golf.pack.quantize import QuantizedTensor, TensorGrid
 
 SHAPES = {
     "blocks.0.up": (37, 41),
@@ -20,7 +21,7 @@ SHAPES = {
 }
 
 
-def random_tensors(seed: int, spread: float = 3.0) -> dict[str, QuantizedTensor]:
+def random_tensors(seed: int, sigma: float = 3.0) -> dict[str, QuantizedTensor]:
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, shape in SHAPES.items():
@@ -29,14 +30,14 @@ def random_tensors(seed: int, spread: float = 3.0) -> dict[str, QuantizedTensor]
         mean = rng.standard_normal(rows) if tensor_kind(name, shape) == "small" else np.zeros(rows)
         vectors = [rng.integers(-9, 9, length) for length in lengths]
         grid = TensorGrid(*vectors, mean.astype(np.float16).astype(np.float32))
-        codes = np.rint(rng.standard_normal((rows, columns)) * spread).astype(np.int64)
+        codes = np.rint(rng.standard_normal((rows, columns)) * sigma).astype(np.int64)
         tensors[name] = QuantizedTensor(smallest_int(codes), grid)
     return tensors
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.3, 5.0, 300.0, 1e5])
-def test_every_code_grid_and_mean_comes_back(spread):
-    tensors = random_tensors(1, spread)
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 5.0, 300.0, 1e5])
+def test_every_code_grid_and_mean_comes_back(sigma):
+    tensors = random_tensors(1, sigma)
     base, back = read_quantized(memoryview(encode_entropy(tensors, SHAPES, 0.03125)), SHAPES)
     assert base == 0.03125
     for name, tensor in tensors.items():
@@ -48,7 +49,7 @@ def test_every_code_grid_and_mean_comes_back(spread):
 
 def test_weights_are_what_an_explicit_loop_decodes():
     tensors = random_tensors(2)
-    weights = decode_entropy(memoryview(encode_entropy(tensors, SHAPES, 0.5)), SHAPES)
+    weights = EntropyQuantizer().decode(memoryview(encode_entropy(tensors, SHAPES, 0.5)), SHAPES)
     for name, shape in SHAPES.items():
         assert tuple(weights[name].shape) == shape and weights[name].dtype == torch.float32
         tensor, flat = tensors[name], weights[name].reshape(row_view(shape))
@@ -66,9 +67,9 @@ def test_every_truncation_is_refused():
     payload = encode_entropy(random_tensors(4), SHAPES, 0.1)
     for length in [*range(0, len(payload), 11), *range(len(payload) - 50, len(payload))]:
         with pytest.raises(ArtifactError):
-            decode_entropy(memoryview(payload[:length]), SHAPES)
+            EntropyQuantizer().decode(memoryview(payload[:length]), SHAPES)
     with pytest.raises(ArtifactError):
-        decode_entropy(memoryview(payload + b"\x00\x00"), SHAPES)
+        EntropyQuantizer().decode(memoryview(payload + b"\x00\x00"), SHAPES)
 
 
 def mutate(payload: bytes, rng: np.random.Generator) -> bytes:
@@ -91,11 +92,11 @@ def mutate(payload: bytes, rng: np.random.Generator) -> bytes:
 
 def fuzz(mutations: int) -> None:
     """Behind the checksum's back: the payload itself is hostile."""
-    payload = encode_entropy(random_tensors(5, spread=60.0), SHAPES, 0.1)
+    payload = encode_entropy(random_tensors(5, sigma=60.0), SHAPES, 0.1)
     rng = np.random.default_rng(0)
     for _ in range(mutations):
         try:
-            weights = decode_entropy(memoryview(mutate(payload, rng)), SHAPES)
+            weights = EntropyQuantizer().decode(memoryview(mutate(payload, rng)), SHAPES)
         except ArtifactError:
             continue
         assert {name: tuple(weight.shape) for name, weight in weights.items()} == SHAPES
@@ -115,4 +116,4 @@ def test_a_base_that_is_not_finite_or_overflows_is_refused():
     payload = encode_entropy(random_tensors(6), SHAPES, 0.1)
     for base in (float("nan"), float("inf"), 1e38):
         with pytest.raises(ArtifactError, match="finite"):
-            decode_entropy(memoryview(np.float32(base).tobytes() + payload[4:]), SHAPES)
+            EntropyQuantizer().decode(memoryview(np.float32(base).tobytes() + payload[4:]), SHAPES)

@@ -3,34 +3,34 @@ import math
 import numpy as np
 import pytest
 
-from golf.pack.fit import MIN_BAND_BYTES, fit_price
+from golf.pack.fit import MIN_BAND_BYTES, fit_lambda
 
 FINEST, COARSEST = 2.0**-40, 2.0**-4
 
 
-def sizes(num_weights: int, spread: float, noise: float, seed: int = 0):
+def sizes(num_weights: int, sigma: float, noise: float, seed: int = 0):
     """A made-up model: weights whose best steps differ, and a size that trembles around its curve."""
     rng = np.random.default_rng(seed)
-    levels = rng.standard_normal(500) * spread - 15
+    levels = rng.standard_normal(500) * sigma - 15
 
-    def forecast(price: float) -> float:
-        bits = np.log2(1 + 17 * np.exp2(2 * (levels - math.log2(price) / 2))) / 2
+    def forecast(rate_lambda: float) -> float:
+        bits = np.log2(1 + 17 * np.exp2(2 * (levels - math.log2(rate_lambda) / 2))) / 2
         return 500 + num_weights / 8 * float(bits.mean())
 
-    def encode(price: float) -> bytes:
-        bend = 1.05 + 0.02 * math.sin(math.log2(price))
-        return bytes(int(forecast(price) * bend * (1 + noise * rng.standard_normal())))
+    def encode(rate_lambda: float) -> bytes:
+        bend = 1.05 + 0.02 * math.sin(math.log2(rate_lambda))
+        return bytes(int(forecast(rate_lambda) * bend * (1 + noise * rng.standard_normal())))
 
     return encode, forecast
 
 
-@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("sigma", [0.2, 1.0, 3.0])
 @pytest.mark.parametrize("bits", [1.2, 2.5, 4.5])
-def test_the_size_lands_in_the_band_in_a_few_tries(spread, bits):
+def test_the_size_lands_in_the_band_in_a_few_tries(sigma, bits):
     num_weights = 300_000
-    encode, forecast = sizes(num_weights, spread, noise=1e-5)
+    encode, forecast = sizes(num_weights, sigma, noise=1e-5)
     limit = int(bits * num_weights / 8)
-    fit = fit_price(encode, forecast, FINEST, COARSEST, limit)
+    fit = fit_lambda(encode, forecast, FINEST, COARSEST, limit)
     assert fit.outcome == "band" and fit.tries <= 6
     assert limit - MIN_BAND_BYTES <= len(fit.artifact) <= limit
 
@@ -38,22 +38,22 @@ def test_the_size_lands_in_the_band_in_a_few_tries(spread, bits):
 def test_a_trembling_size_never_passes_the_limit():
     for seed in range(20):
         encode, forecast = sizes(50_000, 1.0, noise=2e-3, seed=seed)
-        fit = fit_price(encode, forecast, FINEST, COARSEST, 20_000)
+        fit = fit_lambda(encode, forecast, FINEST, COARSEST, 20_000)
         assert 0.99 * 20_000 < len(fit.artifact) <= 20_000
 
 
 def test_far_below_the_limit_the_finest_useful_grid_is_taken():
     encode, forecast = sizes(20_000, 1.0, noise=0.0)
-    fit = fit_price(encode, forecast, FINEST, COARSEST, 10**6)
-    assert fit.outcome == "finest" and fit.price == FINEST and fit.tries == 1
+    fit = fit_lambda(encode, forecast, FINEST, COARSEST, 10**6)
+    assert fit.outcome == "finest" and fit.rate_lambda == FINEST and fit.tries == 1
 
 
 def test_a_finest_grid_that_only_just_fits_is_taken():
     encode, forecast = sizes(20_000, 1.0, noise=0.0)
     exact = len(encode(FINEST))
-    assert len(fit_price(encode, forecast, FINEST, COARSEST, exact).artifact) == exact
+    assert len(fit_lambda(encode, forecast, FINEST, COARSEST, exact).artifact) == exact
 
 
 def test_nothing_is_returned_when_the_coarsest_grid_is_too_big():
     encode, forecast = sizes(200_000, 1.0, noise=0.0)
-    assert fit_price(encode, forecast, FINEST, COARSEST, 400) is None
+    assert fit_lambda(encode, forecast, FINEST, COARSEST, 400) is None

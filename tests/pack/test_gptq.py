@@ -93,9 +93,9 @@ def test_blocks_change_nothing_but_speed():
 
 def test_steps_by_column_cost_fewer_bits_at_the_same_error():
     weight, hessian = problem(5, 200, 64, 400)
-    steps, ln_scale = column_steps(hessian)
+    steps, damping = column_steps(hessian)
     steps = steps.float()
-    assert ln_scale == DAMPING
+    assert damping == DAMPING
     assert torch.allclose(steps.log2().mean().exp2(), steps.prod() ** (1 / 64), rtol=1e-3)
     even = rounded_with_feedback(weight, hessian, float(steps.log2().mean().exp2()) * 0.3)
     by_column = rounded_with_feedback(weight, hessian, 0.3, steps)
@@ -130,9 +130,9 @@ def test_the_fullest_group_of_ridges_is_the_first():
 
 
 def test_a_singular_hessian_gets_more_damping_and_says_so():
-    assert factorize(torch.eye(4), torch.zeros(1), torch.ones(4)).ln_scale == DAMPING
+    assert factorize(torch.eye(4), torch.zeros(1), torch.ones(4)).damping == DAMPING
     hessian = torch.eye(4)
     hessian[0, 1] = hessian[1, 0] = 1.02
-    assert factorize(hessian, torch.zeros(1), torch.ones(4)).ln_scale > DAMPING
+    assert factorize(hessian, torch.zeros(1), torch.ones(4)).damping > DAMPING
     with pytest.raises(SingularHessianError):
         factorize(torch.full((3, 3), float("nan")), torch.zeros(1), torch.ones(3))

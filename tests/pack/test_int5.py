@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from golf.pack.container import ArtifactError
-from golf.pack.int5 import code_entropy_bytes, decode_int5, encode_int5
+from golf.pack.int5 import Int5Quantizer, code_entropy_bytes, encode_int5
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -25,7 +25,7 @@ def shapes_of(weights):
 
 
 def round_trip(weights, coarseness=0.0):
-    return decode_int5(memoryview(encode_int5(weights, coarseness)), shapes_of(weights))
+    return Int5Quantizer().decode(memoryview(encode_int5(weights, coarseness)), shapes_of(weights))
 
 
 def test_errors_stay_within_half_a_step_and_rows_of_zeros_and_of_1e_minus_8_survive():
@@ -62,4 +62,4 @@ def test_a_payload_of_another_size_is_refused():
     payload = encode_int5(tensors(), 0.0)
     for wrong in (payload[:-1], payload + b"\x00", b""):
         with pytest.raises(ArtifactError):
-            decode_int5(memoryview(wrong), shapes_of(tensors()))
+            Int5Quantizer().decode(memoryview(wrong), shapes_of(tensors()))

@@ -7,7 +7,7 @@ from golf.check.findings import Evidence, Finding, defect, doubt, note
 from golf.check.folder import Folder
 from golf.check.logs.sizes import UNCOMPRESSED_FROM
 from golf.check.rules.origin import find_foreign
-from golf.pack.budget import LIMIT_BYTES
+from golf.pack.fit import LIMIT_BYTES
 
 
 def within_limit(folder: Folder) -> Iterable[Finding]:
