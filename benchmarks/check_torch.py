@@ -42,7 +42,7 @@ from golf.system.log import RunLog
 from golf.system.program import run_program
 from golf.train.loop import Trainer
 from golf.train.objective import export_config
-from golf.train.phases import Phase, plan_phases
+from golf.train.schedule import Phase, plan_phases
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = ("tests/model", "tests/train", "tests/score", "tests/ttt")

@@ -6,7 +6,7 @@ from golf.config import RunConfig
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig
 from golf.presets import FRONTIER_MODEL, H100_10, SEED
-from golf.train.budget import TrainConfig
+from golf.train.config import TrainConfig
 
 TECHNIQUES: dict[str, tuple[str, ...]] = {
     "leaky activation": ("model.activation_slope",),

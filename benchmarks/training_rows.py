@@ -112,10 +112,11 @@ class Stopwatch:
 
     def attach(self, trainer: Trainer) -> None:
         """Times the parts of this process's trainer from now on."""
-        trainer.feed.next = self.wrap("loader", trainer.feed.next)
+        trainer.next_micro_batch = self.wrap("loader", trainer.next_micro_batch)
         trainer.loss = self.wrap("forward", trainer.loss)
         torch.Tensor.backward = self.wrap("backward", torch.Tensor.backward)
-        trainer.exchange.finish = self.wrap("exchange", trainer.exchange.finish)
+        reduced = trainer.optimizers.all_reduce_gradients
+        trainer.optimizers.all_reduce_gradients = self.wrap("exchange", reduced)
         trainer.optimizers.step = self.wrap("optimiser", trainer.optimizers.step)
         trainer.average.update = self.wrap("averaging", trainer.average.update)
         trainer.reports.launched = self.wrap("logging", trainer.reports.launched)
@@ -132,19 +133,9 @@ def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
     model.initialize()
     model.compute_dtype = runtime.compute_dtype
     tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4_000_000).astype(np.uint16)
-    return Trainer(
-        model,
-        TrainBatches([tokens], 0, 0, config.model.vocab_size),
-        config.budget(),
-        runtime,
-        StageClock(),
-        RunLog(quiet=True),
-        lambda: math.nan,
-        config.train,
-        config.optim,
-        config.schedule,
-        config.averaging,
-    )
+    batches = TrainBatches([tokens], 0, 0, config.model.vocab_size)
+    log = RunLog(quiet=True)
+    return Trainer(model, batches, config.recipe(), runtime, lambda *_: math.nan, StageClock(), log)
 
 
 def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:

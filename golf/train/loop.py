@@ -30,11 +30,9 @@ from golf.train.optim import Optimizers
 from golf.train.reports import LaunchedFigures, LaunchedStep, StepReports
 from golf.train.schedule import learning_rate_scale, muon_momentum, phase_at, plan_phases
 
-NatsOfTargets = Callable[[Tensor, Tensor], Tensor]
-"""Nats (B, T) of targets (B, T) by inputs (B, T)."""
-Evaluate = Callable[[GPT, NatsOfTargets | None, int], float]
-"""Bits per byte of a model on held-out text, given `Trainer.grade` if its compiled graph can be used, and the
-largest number of tokens of a forward pass."""
+Evaluate = Callable[[GPT, Callable[[Tensor, Tensor], Tensor] | None, int], float]
+"""evaluate(model, grade, batch_tokens): bits per byte on held-out text. `grade` is `Trainer.grade`, or None
+where training compiled no graph that can be used; forward passes of `batch_tokens` fit the device."""
 
 MAX_GRAPHS = 64
 """Far more than a run has kinds of steps; torch's own limit is 8."""
@@ -212,7 +210,7 @@ class Trainer:
         return inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
 
     def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The training loss of a micro-batch, a scalar: mean nats per token, with the gradient of all terms."""
+        """The training loss of a micro-batch, a scalar: mean nats per token, with all terms' gradient."""
         # The mean is outside the compiled graph, so that `grade` runs the same graph.
         return self._nats(model, inputs_BT, targets_BT).mean()
 
@@ -259,19 +257,17 @@ class Trainer:
     def warm_up(self) -> None:
         """Runs `warmup_steps` of each kind with optimizers of their own, then restores the weights.
 
-        Compiles all graphs of the run. Where a micro-batch does not fit the device's memory, micro-batches are
-        halved for every process and the whole run; DeviceMemoryError if they cannot be.
+        Compiles all graphs of the run. Where a micro-batch does not fit a process's device, all are halved,
+        for the whole run; DeviceMemoryError if they cannot be.
         """
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
         generators = self._generators()
         while not self._warm_up_each_kind():
             tokens, half = self.micro_batch_tokens, halve_micro_batches(self.micro_batch_tokens, self.phases)
             if not half:
-                raise DeviceMemoryError(
-                    f"a micro-batch of {tokens:,} tokens does not fit the device's memory"
-                )
+                raise DeviceMemoryError(f"a micro-batch of {tokens:,} tokens exceeds the device's memory")
             self.log.info(
-                f"micro-batches of {tokens:,} tokens do not fit the device's memory; halved to {half:,}"
+                f"micro-batches of {tokens:,} tokens exceed the device's memory; halved to {half:,}"
             )
             self.micro_batch_tokens = half
             # Graphs of the larger micro-batches would count against the number that are kept.
@@ -363,7 +359,7 @@ class Trainer:
         }
 
     def resume(self, checkpoint_path: Path) -> None:
-        """Restores the state of `checkpoint_path`; CheckpointError if it is damaged or of another configuration."""
+        """Restores a checkpoint; CheckpointError if it is damaged or of another configuration."""
         state = self.world.broadcast(lambda: load_checkpoint(checkpoint_path))
         try:
             self.model.load_state_dict(state["model"])

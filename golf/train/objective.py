@@ -1,4 +1,4 @@
-"""The training loss: the next token's nats, predictions further ahead, and SIGReg; and the weights for export.
+"""The training loss: the next token's nats, predictions further ahead, SIGReg; and the weights for export.
 
 Shapes: B batch, T time, D width, N = B x T tokens, M directions, P points of the characteristic function.
 """
@@ -41,7 +41,7 @@ def sigreg(x_ND: Tensor, real_only: bool) -> Tensor:
 
 
 def future_nats(model: GPT, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean nats of later tokens, a scalar: from x + W_k x, W_k = model.future[k - 1], of the token k after the next."""
+    """Mean nats of later tokens, a scalar: x + W_k x predicts the k-th after the next (model.future)."""
     each = []
     for offset, ahead in enumerate(model.future, start=1):
         logits_BLV = model.read_out((x_BTD + ahead(x_BTD))[:, :-offset])

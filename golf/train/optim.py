@@ -35,8 +35,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 It is called with a list of parameters and, by keyword, those settings that its signature names: lr,
 weight_decay, momentum, row_normalize, newton_schulz, adam_beta1, adam_beta2, adam_eps, compute_dtype, world,
-and the entries of `OptimConfig.options`. The schedule scales "lr" in its param_groups, and sets "momentum" where
-they have it.
+and the entries of `OptimConfig.options`. The schedule scales "lr" in its param_groups, and sets
+"momentum" where they have it.
 """
 
 
@@ -90,9 +90,12 @@ class OptimConfig:
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """Pairs name=value as a dict: Python literals as such, other values as text."""
+    """Pairs name=value as a dict: Python literals as such, other values as text; ValueError without a '='."""
     parsed: dict[str, Any] = {}
-    for name, _, value in (option.partition("=") for option in options):
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"optim.options has {option!r}; expected name=value")
         try:
             parsed[name] = literal_eval(value)
         except (ValueError, SyntaxError):
@@ -167,7 +170,7 @@ class Optimizers:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def set_schedule(self, lr_scale: float, momentum: float) -> None:
-        """Sets every learning rate to `lr_scale` times its initial value, and the momentum where there is one."""
+        """Sets each learning rate to `lr_scale` times its initial value, and momentum where there is one."""
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * lr_scale
             if "momentum" in group:
@@ -181,10 +184,11 @@ class Optimizers:
         """
         if self.world.size == 1:
             return
+        gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self.parameters]
+            gradients.append(parameter.grad)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self.world.sum(flat)()
         sums = flat.split([gradient.numel() for gradient in gradients])
@@ -210,8 +214,8 @@ class Optimizers:
         """Restores a `state_dict`; ValueError if it is of other groups, as before groups had names."""
         if set(state) != set(self.by_group):
             raise ValueError(
-                f"optimizer state of {', '.join(state)}; expected {', '.join(self.by_group)} (runs of earlier "
-                "versions cannot be resumed)"
+                f"its optimizers are {', '.join(state)}; expected {', '.join(self.by_group)} (a run of an "
+                "earlier version cannot be resumed)"
             )
         for kind, optimizer in self.by_group.items():
             optimizer.load_state_dict(state[kind])

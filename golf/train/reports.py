@@ -1,4 +1,4 @@
-"""The log of a run's steps; a step is read once the next one has been launched, so that the device never waits."""
+"""The log of a run's steps. Each is read once the next one is launched, so that the device never waits."""
 
 import math
 from typing import NamedTuple
@@ -35,8 +35,8 @@ class LaunchedFigures:
         if values.device.type == "cuda":
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             values = host.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            copied = self._copied = torch.cuda.Event()
+            copied.record()
         self._values = values
 
     def read(self) -> list[float]:
@@ -61,7 +61,7 @@ class LaunchedStep(NamedTuple):
 
 
 class StepReports:
-    """Reads each step one step late: checks its loss, logs it `train.reports` times a run, makes the forecast.
+    """Reads each step one step late: checks its loss, logs `train.reports` of them, makes the forecast.
 
     `visits` counts the blocks that a forward pass visits without and with recurrence.
     """

@@ -48,12 +48,12 @@ class ScheduleConfig:
     recurrence_start: float = 0.35
     """Progress from which on the recurrent blocks are repeated (openai/parameter-golf #1204)."""
     context_growth: tuple[float, ...] = ()
-    """Points of progress at which the context grows to model.context by equal parts, one more part than points
+    """Progress at which the context grows, to model.context by equal parts, one part more than points
     (openai/parameter-golf #2014)."""
     lr_rewarmup: float = 0.0
     """Share of the run over which the learning rate climbs from 0 again after the context has grown."""
     batch_growth: tuple[float, ...] = ()
-    """Points of progress at which the batch grows to train.batch_tokens, likewise by equal parts."""
+    """Progress at which the batch grows, to train.batch_tokens, likewise by equal parts."""
 
     def __post_init__(self) -> None:
         for name in ("warmdown", "floor", "momentum_warmup", "recurrence_start", "lr_rewarmup"):
@@ -103,7 +103,7 @@ class Phase(NamedTuple):
 
 
 def grown(full: int, points: tuple[float, ...], progress: float) -> int:
-    """A size that grows by equal parts: full / (1 + number of points) at first, one part more at each point."""
+    """A size that grows by equal parts: one of 1 + len(points) parts of `full`, one more at each point."""
     return full * (1 + sum(point <= progress for point in points)) // (1 + len(points))
 
 
