@@ -14,7 +14,7 @@ from golf.system.distributed import World
 from golf.train.muon import Muon
 
 
-def adamw(
+def build_adamw(
     parameters: list[nn.Parameter],
     lr: float,
     weight_decay: float,
@@ -29,7 +29,7 @@ def adamw(
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "muon": Muon,
-    "adamw": adamw,
+    "adamw": build_adamw,
 }
 """Optimizers by name. A new one is a file with a `torch.optim.Optimizer`, and a line here.
 

@@ -33,8 +33,7 @@ class LaunchedFigures:
         values = torch.stack([scalar.detach().float() for scalar in scalars])
         self._copied: torch.cuda.Event | None = None
         if values.device.type == "cuda":
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = host.copy_(values, non_blocking=True)
+            values = values.to("cpu", non_blocking=True)
             copied = self._copied = torch.cuda.Event()
             copied.record()
         self._values = values
