@@ -58,7 +58,7 @@ class Scale:
     context: int = 512
     """Tokens of context."""
     batch_tokens: int = 8_192
-    """Tokens of a step of the seed's recipe, in two passes; the frontier's takes a quarter of them."""
+    """Tokens of a step of the seed's recipe, in two micro-batches; the frontier's takes a quarter of them."""
 
 
 def seed_recipe(scale: Scale) -> RunConfig:

@@ -30,7 +30,7 @@ from golf.train.loop import Trainer
 PARTS = ("loader", "forward", "backward", "exchange", "optimiser", "averaging", "logging")
 CONTEXT = 1024
 CPU_STEP_TOKENS = 8_192
-CUDA_STEP_TOKENS, CUDA_PASS_TOKENS = 262_144, 65_536
+CUDA_STEP_TOKENS, CUDA_MICRO_BATCH_TOKENS = 262_144, 65_536
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Case:
     processes: int = 1
 
     def config(self, device_type: str) -> RunConfig:
-        """Its network and recipe, with one stage that lasts the whole run."""
+        """Its network and recipe, with one phase that lasts the whole run."""
         if device_type == "cuda":
             config = PRESETS["seed" if self.shape == "seed" else "h100-107min"].config
-            sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_PASS_TOKENS}
+            sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_MICRO_BATCH_TOKENS}
         else:
             scale = Scale(context=CONTEXT, batch_tokens=CPU_STEP_TOKENS)
             config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)

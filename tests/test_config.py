@@ -37,15 +37,15 @@ def test_a_preset_is_a_network_and_its_steps_are_whole_on_every_device(name):
 @pytest.mark.parametrize("minutes", [0.5, 3.0, 300.0])
 def test_any_budget_gives_the_same_shape_of_run(name, minutes):
     config = PRESETS[name].config
-    stages = plan_phases(
+    phases = plan_phases(
         config.model.context, config.train.batch_tokens, config.model.recurrence > 1, config.schedule
     )
     with torch.device("meta"):
         visits = GPT(config.model).num_visits
-    run = forecast_run(stages, visits, stages[0], 1e-6, Budget(seconds=60 * minutes))
+    run = forecast_run(phases, visits, phases[0], 1e-6, Budget(seconds=60 * minutes))
     assert run.seconds == pytest.approx(60 * minutes)
     assert run.steps / minutes == pytest.approx(
-        forecast_run(stages, visits, stages[0], 1e-6, Budget(seconds=60.0)).steps, rel=0.1, abs=1
+        forecast_run(phases, visits, phases[0], 1e-6, Budget(seconds=60.0)).steps, rel=0.1, abs=1
     )
 
 

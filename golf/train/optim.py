@@ -48,7 +48,7 @@ class OptimConfig:
     """
 
     matrix: str = "muon"
-    """Optimizer of the matrices, a name of OPTIMIZERS."""
+    """Optimizer of the matrices: muon, adamw, or another name of OPTIMIZERS."""
     embedding: str = "adamw"
     """Optimizer of the token embedding, the bigram table and learned positions."""
     scalar: str = "adamw"
@@ -87,6 +87,11 @@ class OptimConfig:
         for name in (self.matrix, self.embedding, self.scalar):
             if name not in OPTIMIZERS:
                 raise ValueError(f"optimizer {name!r} is unknown; there are {', '.join(OPTIMIZERS)}")
+        used = dict.fromkeys((self.matrix, self.embedding, self.scalar))
+        own = {key for name in used for key in inspect.signature(OPTIMIZERS[name]).parameters}
+        own -= vars(self).keys() | {"lr", "weight_decay", "compute_dtype", "world"}
+        if unknown := sorted(parse_options(self.options).keys() - own):
+            raise ValueError(f"optim.options: {unknown[0]!r} is no option of {', '.join(used)}")
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
@@ -132,7 +137,7 @@ class Optimizers:
             "embedding": (config.embedding, config.embedding_lr, config.embedding_weight_decay),
             "scalar": (config.scalar, config.scalar_lr, config.scalar_weight_decay),
         }
-        shared = {
+        settings = parse_options(config.options) | {
             "momentum": config.momentum,
             "row_normalize": config.row_normalize,
             "newton_schulz": config.newton_schulz,
@@ -142,20 +147,13 @@ class Optimizers:
             "compute_dtype": compute_dtype,
             "world": self.world,
         }
-        options = parse_options(config.options)
-        unknown = set(options)
         for kind, parameters in split_parameters(model).items():
             if not parameters:
                 continue
             name, lr, weight_decay = chosen[kind]
-            settings = options | shared | {"lr": lr, "weight_decay": weight_decay}
-            named = inspect.signature(OPTIMIZERS[name]).parameters
-            given = {key: value for key, value in settings.items() if key in named}
-            self.by_group[kind] = OPTIMIZERS[name](parameters, **given)
-            unknown -= given.keys() - shared.keys() - {"lr", "weight_decay"}
-        if unknown:
-            used = ", ".join(dict.fromkeys(name for name, _, _ in chosen.values()))
-            raise ValueError(f"optim.options: {', '.join(sorted(unknown))} is no option of {used}")
+            given = settings | {"lr": lr, "weight_decay": weight_decay}
+            taken = inspect.signature(OPTIMIZERS[name]).parameters.keys() & given.keys()
+            self.by_group[kind] = OPTIMIZERS[name](parameters, **{key: given[key] for key in taken})
         for group in self.param_groups:
             group["initial_lr"] = group["lr"]
 

@@ -232,9 +232,8 @@ def test_a_new_optimizer_is_one_entry_of_the_table_with_options_of_its_own(monke
 @pytest.mark.parametrize("option", ["stepp=1", "step", "lr=0.1", "momentum=0.5"])
 def test_an_option_that_no_optimizer_has_of_its_own_is_refused(monkeypatch, option):
     monkeypatch.setitem(optim.OPTIMIZERS, "sign", SignDescent)
-    config = OptimConfig(matrix="sign", options=(option,))
-    with pytest.raises(ValueError, match="option"):
-        Optimizers(GPT(TINY), config, torch.float32)
+    with pytest.raises(ValueError, match=r"optim\.options"):
+        OptimConfig(matrix="sign", options=(option,))
 
 
 def test_an_optimizer_that_is_not_in_the_table_is_refused_with_those_that_are():
