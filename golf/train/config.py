@@ -1,4 +1,4 @@
-"""What a training run is told: its budget, its sizes, and the recipe that holds all of its parts."""
+"""Configuration of a training run: sizes of steps and micro-batches, and the recipe of all of its parts."""
 
 import math
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ def halve_micro_batches(tokens: int, phases: tuple[Phase, ...]) -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides how a model is trained, except the model and the text."""
+    """Everything that the trainer reads of a configuration: how a model is trained, whatever model and text."""
 
     budget: Budget
     train: TrainConfig = field(default_factory=TrainConfig)
