@@ -95,7 +95,7 @@ def halve_micro_batches(tokens: int, phases: tuple[Phase, ...]) -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the trainer reads of a configuration: how a model is trained, whatever model and text."""
+    """What the trainer reads of a configuration: how a model is trained, whatever the model and the text."""
 
     budget: Budget
     train: TrainConfig = field(default_factory=TrainConfig)
