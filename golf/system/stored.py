@@ -24,6 +24,7 @@ RENAMED: dict[str, dict[str, Renamed]] = {
         "loop_last": "recurrence_last",
         "loop_visits": "recurrence",
     },
+    "OptimConfig": {"matrix_optimizer": "matrix"},
     "TrainConfig": {"held_out_looks": "num_evals", "kernels": lambda name: {}},
     "ScheduleConfig": {"loop_start": "recurrence_start", "rewarm": "lr_rewarmup"},
 }
