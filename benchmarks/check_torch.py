@@ -37,9 +37,9 @@ from golf.presets import PRESETS
 from golf.run import Run
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
+from golf.system.cli import run_program
 from golf.system.device import Runtime
 from golf.system.log import RunLog
-from golf.system.program import run_program
 from golf.train.loop import Trainer
 from golf.train.objective import export_config
 from golf.train.phases import Phase, plan_phases

@@ -25,8 +25,8 @@ from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.text import FINEWEB, stream_dataset, stream_files
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
 from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
+from golf.system.cli import run_program
 from golf.system.log import RunLog
-from golf.system.program import run_program
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
 """At 512 pieces some 66,000 tokens of validation: two slow cores score them, learning, in a minute."""
