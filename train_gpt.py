@@ -54,7 +54,7 @@ def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Data
     if options.data is None and not (folder / "manifest.json").is_file():
         if not has_toolkit():
             raise ConfigError(f"no data at {folder}; give --data DIR")
-        from golf.prepare.prepare import prepare_default
+        from golf.prepare.sources import prepare_default
 
         num_shards = shards_to_read(config.budget(), config.train.batch_tokens)
         prepare_default(source, folder, vocab_size, log, num_shards)

@@ -28,6 +28,7 @@ Row = tuple[str, str, str]
 REQUIRED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")
 OPTIONAL = {
     "huggingface_hub": "fetches the challenge's data",
+    "google.protobuf": "fuses the marks of CaseOps",
     "datasets": "streams any dataset by name (--source text)",
     "python_minifier": "packs the entry's script",
     "triton": "needed by torch.compile on CUDA, and by train.kernels triton",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from golf.data.shards import ShardError, check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import StageClock
+from golf.system.files import atomic_write
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
@@ -89,17 +89,16 @@ class Manifest:
         return manifest
 
     def save(self, folder: Path) -> None:
-        """Writes `folder`/manifest.json, beside and renamed; without CaseOps, without its fields."""
-        path = folder / MANIFEST_NAME
-        part = path.with_name(path.name + ".part")
+        """Writes `folder`/manifest.json; the fields of CaseOps only if the text is of that kind."""
         fields = asdict(self)
         if not self.case_ops:
             del fields["case_ops"]
         for file in fields["files"]:
             if not file["bytes_sha256"]:
                 del file["bytes_sha256"]
-        part.write_text(json.dumps({"format": MANIFEST_FORMAT, **fields}, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        text = json.dumps({"format": MANIFEST_FORMAT, **fields}, indent=1) + "\n"
+        with atomic_write(folder / MANIFEST_NAME) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def num_tokens(self, split: str) -> int:
         """Tokens of a split, BOS included."""
@@ -206,14 +205,14 @@ def read_byte_file(shard: Path) -> np.ndarray:
     return counts
 
 
-def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: str) -> None:
-    """DataError unless a byte file has its hash and says of each token what the vocabulary says.
+def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: str | None = None) -> str:
+    """The sha256 of the byte file of `shard`, whose first token follows token `before`.
 
-    `before` is the token before the shard's first.
+    Raises DataError unless its counts are those of the vocabulary, and its hash is `sha256` if that is given.
     """
     stated, path = read_byte_file(shard), byte_file_of(shard)
     found = sha256_of_file(path)
-    if found != sha256:
+    if sha256 is not None and found != sha256:
         raise DataError(f"{path}: sha256 {found}; the manifest says {sha256}")
     tokens = np.array(read_shard(shard))
     counted = vocabulary.count_bytes(np.concatenate([[before], tokens[:-1]]), tokens)
@@ -223,6 +222,7 @@ def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: st
             f"{path}: token {place} of {shard.name} is {stated[place]} bytes there; it stands for "
             f"{counted[place]}. In all {int(stated.sum())} and {int(counted.sum())}"
         )
+    return found
 
 
 def sha256_of_file(path: Path) -> str:

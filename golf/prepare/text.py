@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from golf.data.manifest import DataError
-from golf.prepare.assemble import TextStream
+from golf.prepare.build import TextStream
 
 FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")
 """Name and configuration of the challenge's own text on the hub; ODC-By 1.0."""

@@ -1,4 +1,4 @@
-"""`python -m golf.prepare`: text, or shards that somebody published, to a dataset folder."""
+"""Datasets by source: docs, challenge, text and shards, and the options of each."""
 
 import dataclasses
 import os
@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from golf.data.manifest import DataError, Manifest, sha256_of_file
-from golf.prepare.adopt import adopt_shards
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset, require_empty
+from golf.prepare.build import TextStream, build_dataset, require_empty
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
     ENCODE_SECONDS_PER_MB,
@@ -21,11 +20,11 @@ from golf.prepare.challenge import (
 )
 from golf.prepare.docs import read_docs
 from golf.prepare.encode import text_digest
+from golf.prepare.shards import TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.text import FINEWEB, stream_dataset, stream_files
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
 from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
-from golf.system.cli import run_program
 from golf.system.log import RunLog
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
@@ -215,30 +214,6 @@ def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
         "as found",
     )
     return adopt_shards(options.data, options.tokenizer, origin, log)
-
-
-def describe(manifest: Manifest, log: RunLog) -> None:
-    """Prints what a dataset holds."""
-    rows = []
-    for split, text_bytes in (("train", manifest.train_text_bytes), ("val", manifest.val_text_bytes)):
-        files = [file for file in manifest.files if file.split == split]
-        documents = max((file.last_document for file in files), default=-1) - min(
-            (file.first_document for file in files), default=0
-        )
-        rows.append([split, len(files), documents + 1, manifest.num_tokens(split), text_bytes])
-    columns = ["split", "shards", "documents", "tokens", "text bytes"]
-    log.table(f"{manifest.name}: {manifest.source} ({manifest.licence})", columns, rows)
-    log.info(f"tokenizer: {manifest.tokenizer}, {manifest.vocab_size} pieces")
-    for note in (f"{manifest.repeated_documents} exact repeats", *manifest.notes):
-        log.info(note)
-
-
-def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
-    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
-    log = RunLog()
-    stopped = "stopped; the same command starts or goes on"
-    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
 
 
 def _refuse_foreign_options(options: PrepareOptions) -> None:
