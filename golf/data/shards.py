@@ -13,7 +13,7 @@ SHARD_HEADER_BYTES = 256 * 4
 
 
 class ShardError(ValueError):
-    """A shard file is not what its header or its dataset says."""
+    """A shard file differs from its header or its manifest, or holds invalid tokens."""
 
 
 def write_shard(path: Path, tokens: np.ndarray) -> None:
@@ -30,7 +30,7 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
 
 
 def read_shard(path: Path) -> np.ndarray:
-    """The tokens of a shard as a read-only uint16 memory map; ShardError if header and file disagree."""
+    """The tokens (N) of a shard as a read-only uint16 memory map; ShardError if header and size disagree."""
     count = _read_shard_header(path)
     return np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES, shape=(count,))
 
@@ -38,7 +38,7 @@ def read_shard(path: Path) -> np.ndarray:
 def check_token_ids(tokens: np.ndarray, vocab_size: int, name: str, offset: int = 0) -> None:
     """Raises ShardError at the first token id outside 0..vocab_size - 1.
 
-    The message names the shard and the token's position in it, `offset` being that of `tokens[0]`.
+    The message names the shard and the position of the token in it; `offset` is the position of `tokens[0]`.
     """
     if len(tokens) and int(tokens.max()) >= vocab_size:
         position = int(np.argmax(tokens >= vocab_size))

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
@@ -40,20 +40,20 @@ ENCODE_SECONDS_PER_MB = 0.7
 
 @dataclass(frozen=True)
 class ChallengeConfig:
-    """What to fetch of the published export."""
+    """The part of the published export to fetch."""
 
     train_shards: int = 8
-    """Training shards, the first ones, 100 million tokens each; validation is always fetched whole."""
+    """Number of training shards, of 100 million tokens each; validation is always complete."""
     variant: str = "sp1024"
-    """Tokenizer of the export: its dataset is called fineweb10B_<variant>."""
+    """Tokenizer of the export, whose dataset is fineweb10B_<variant>."""
     with_documents: bool = False
     """Also fetch the selected documents as text, docs_selected.jsonl (tens of GB)."""
     repository: str = EXPORTS[1024]
     """Dataset repository on the hub."""
     revision: str = "main"
-    """Branch, tag or commit of it; the commit is written into the manifest."""
+    """Branch, tag or commit of the repository; the manifest contains the commit."""
     endpoint: str | None = None
-    """Address of the hub, if it is not the usual one."""
+    """Address of the hub, if not huggingface.co."""
 
 
 def documents_for(vocab_size: int, train_shards: int) -> int:
@@ -81,7 +81,9 @@ def fetch_challenge(folder: Path, config: ChallengeConfig, log: RunLog) -> Manif
             log.info(f"{folder}: already holds {config.train_shards} training shards and all of validation")
             shutil.rmtree(staging)
             return present
-        remotes = hub.find_all(wanted)
+        remotes = hub.find(wanted)
+        if missing := set(wanted) - {remote.path for remote in remotes}:
+            raise DataError(f"dataset {config.repository}: has no {min(missing)}")
         with log.progress("downloading", sum(remote.size for remote in remotes) / 1e6, "MB") as bar:
             paths = [_fetch(hub, remote, folder, staging, bar) for remote in remotes]
         val, train = ([path for path in paths if f"fineweb_{s}_" in path.name] for s in ("val", "train"))
@@ -122,19 +124,12 @@ class HubCommit:
             raise DataError(f"{source}: the hub names no commit for {config.revision!r}")
         self.sha: str = info.sha
 
-    def find(self, paths: list[str]) -> dict[str, RepoFile]:
-        """Those of `paths` that exist, with the size and the hash that the hub states."""
+    def find(self, paths: list[str]) -> list[RepoFile]:
+        """Those of `paths` that exist, in order, with the size and the hash that the hub states."""
         with _hub_errors(f"dataset {self._repository}"):
             infos = self._api.get_paths_info(self._repository, paths, repo_type="dataset", revision=self.sha)
-        return {info.path: info for info in infos if isinstance(info, RepoFile)}
-
-    def find_all(self, paths: list[str]) -> list[RepoFile]:
-        """All of `paths`, in order; DataError if one does not exist."""
-        found = self.find(paths)
-        for path in paths:
-            if path not in found:
-                raise DataError(f"dataset {self._repository}: has no {path}")
-        return [found[path] for path in paths]
+        found = {info.path: info for info in infos if isinstance(info, RepoFile)}
+        return [found[path] for path in paths if path in found]
 
     def download(self, remote: RepoFile, path: Path, bar: ProgressBar) -> None:
         """Fetches a file to `<path>.part`, from where an earlier attempt stopped, checks and renames it.
@@ -190,8 +185,7 @@ def _read_export(
     found = hub.find([f"datasets/{MANIFEST_NAME}", MANIFEST_NAME])
     if not found:
         raise DataError(f"dataset {config.repository}: has no {MANIFEST_NAME}")
-    remote = next(iter(found.values()))
-    path = staging / "export_manifest.json"
+    remote, path = found[0], staging / "export_manifest.json"
     with log.progress("reading the export's manifest", remote.size / 1e6, "MB") as bar:
         hub.download(remote, path, bar)
     name = f"fineweb10B_{config.variant}"

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DOCS_PACKAGES = (
     "torch numpy scipy matplotlib sympy networkx mpmath huggingface_hub fsspec rich pygments jinja2 filelock "
@@ -101,7 +102,7 @@ def extract_documents(code: bytes) -> list[str]:
 
 def package_licence(package: str) -> str:
     """The licence of an installed package, from its metadata."""
-    metadata = importlib.metadata.metadata(package)
+    metadata: Any = importlib.metadata.metadata(package)
     expression = metadata.get("License-Expression")
     classifiers = [
         line.split(" :: ")[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License ::")
@@ -111,7 +112,7 @@ def package_licence(package: str) -> str:
 
 def _long_strings(tree: ast.Module) -> Iterator[str]:
     """Docstrings depth first; the long strings of calls and dictionaries at module level."""
-    pending: list[ast.stmt | ast.Module] = [tree]
+    pending: list[Any] = [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -120,8 +120,10 @@ def check_shards(
                 starts = np.flatnonzero(tokens == vocabulary.bos_id)
                 first = files[-1].last_document + 1 if files else 0
                 last, is_cut = first + len(starts) - 1, tokens[0] != vocabulary.bos_id
-                sizes = len(tokens), len(starts), first - is_cut, last
-                files.append(ShardFile(path.name, split, sha256, *map(int, sizes), bytes_sha256))
+                counts = len(tokens), len(starts)
+                files.append(
+                    ShardFile(path.name, split, sha256, *counts, first - int(is_cut), last, bytes_sha256)
+                )
                 pieces = np.split(tokens, starts)
                 pieces[0] = np.concatenate([unfinished, pieces[0]])
                 *documents, unfinished = pieces
@@ -129,10 +131,7 @@ def check_shards(
                     repeats.add(document, split)
             repeats.add(unfinished, split)
     manifest = Manifest(
-        name=origin.name,
-        source=origin.source,
-        licence=origin.licence,
-        revision=origin.revision,
+        **vars(origin),
         tokenizer=tokenizer,
         tokenizer_sha256=vocabulary.sha256,
         vocab_size=vocabulary.size,
@@ -140,7 +139,6 @@ def check_shards(
         val_text_bytes=text_bytes["val"],
         train_text_bytes=text_bytes["train"],
         repeated_documents=repeats.num_repeated,
-        notes=origin.notes,
         case_ops=vocabulary.case_ops,
     )
     return manifest, repeats.shared

@@ -121,7 +121,10 @@ def fuse_marks(model: bytes, name: str) -> bytes:
     single = [token for token, piece in enumerate(pieces) if len(piece) == 1 and piece.isascii()]
     if len(single) < len(FUSED_MARKS):
         raise DataError(f"{name}: has {len(single)} pieces of one ASCII character; fusing replaces 3")
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # needs protobuf, as nothing else here does
+    # Imported here because it needs protobuf, of the version that sentencepiece was built with.
+    from sentencepiece.sentencepiece_model_pb2 import (
+        ModelProto,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     proto, kind = ModelProto.FromString(model), ModelProto.SentencePiece
     for token, piece in zip(single[-len(FUSED_MARKS) :], FUSED_MARKS, strict=True):

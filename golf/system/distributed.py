@@ -94,7 +94,7 @@ class World:
         """Calls `make` in rank 0 and returns its picklable result in every process."""
         if self.size == 1:
             return make()
-        values = [make() if self.is_first else None]
+        values: list[Any] = [make() if self.is_first else None]
         with _named_failure():
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]

@@ -60,6 +60,6 @@ def flat_fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _value_from_json(kind: Any, value: Any) -> Any:
     """The value of a field of type `kind`: a nested config, a tuple (JSON has lists), or the value itself."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return config_from_dict(kind, value)
     return tuple(value) if isinstance(value, list) else value
