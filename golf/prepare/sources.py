@@ -52,7 +52,7 @@ class TextConfig:
     val_shard: tuple[Path, ...] = ()
     """Shards that are the validation split; all other text is then for training."""
     val_tokenizer: Path | None = None
-    """The tokenizer of `val_shard`, if it is another one: documents are then decoded and encoded again, so that
+    """The tokenizer of `val_shard`, if it is another one: documents are decoded and encoded again, so that
     scores in bits per byte can be compared."""
     val_docs: int | None = None
     """Number of documents at the start of the text that are the validation split; the default for
