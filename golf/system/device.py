@@ -70,11 +70,6 @@ def scoring_dtype(device: torch.device, trained: torch.dtype) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else trained
 
 
-def triton_is_interpreted() -> bool:
-    """Whether Triton runs its kernels in its interpreter on the CPU (TRITON_INTERPRET=1)."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def gpu_has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU multiplies bfloat16 natively (Ampere and later); others cannot compile it."""
     return torch.cuda.get_device_capability(device) >= (8, 0)
