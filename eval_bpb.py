@@ -18,10 +18,10 @@ from golf.audit.rescore import audit_path
 from golf.entry.verify import print_verification, verify_entry
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.locate import find_artifact, find_data
+from golf.system.cli import run_program
 from golf.system.device import read_world
 from golf.system.files import STANDARD_OUTPUT, name_standard_output
 from golf.system.log import RunLog
-from golf.system.program import run_program
 
 
 @dataclass(frozen=True)

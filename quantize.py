@@ -22,9 +22,9 @@ from golf.pack.layout import artifact_bytes_at, bits_that_fit, count_elements, i
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
 from golf.presets import PRESETS
 from golf.run import load_calibration
+from golf.system.cli import run_program
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
-from golf.system.program import run_program
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
 

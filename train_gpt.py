@@ -30,12 +30,12 @@ from golf.pack.fit import BudgetError
 from golf.presets import PRESETS
 from golf.run import Run, ScoringOptions, read_stage
 from golf.summary import cost, print_results
+from golf.system.cli import STOPPED, run_program
 from golf.system.device import choose_runtime, device_kind, environment, read_world, release_memory
-from golf.system.distributed import World, flat_fields
+from golf.system.distributed import World
 from golf.system.files import require_writable, write_json
 from golf.system.log import RunLog
-from golf.system.program import STOPPED, run_program
-from golf.system.stored import ConfigError, config_to_dict
+from golf.system.stored import ConfigError, config_to_dict, flat_fields
 from golf.time_plan import TimePlan
 from golf.train.config import shards_to_read
 from golf.train.loop import Interrupted
@@ -54,7 +54,7 @@ def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Data
     if options.data is None and not (folder / "manifest.json").is_file():
         if not has_toolkit():
             raise ConfigError(f"no data at {folder}; give --data DIR")
-        from golf.prepare.prepare import prepare_default
+        from golf.prepare.sources import prepare_default
 
         num_shards = shards_to_read(config.budget(), config.train.batch_tokens)
         prepare_default(source, folder, vocab_size, log, num_shards)

@@ -16,8 +16,8 @@ import tyro
 
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.locate import find_artifact, find_data
+from golf.system.cli import run_program
 from golf.system.files import name_standard_output
-from golf.system.program import run_program
 
 
 @dataclass(frozen=True)

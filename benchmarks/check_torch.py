@@ -31,16 +31,17 @@ from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
+from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.shards import TextOrigin
 from golf.prepare.split import SplitConfig
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.presets import PRESETS
 from golf.run import Run
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
+from golf.system.cli import run_program
 from golf.system.device import Runtime
 from golf.system.log import RunLog
-from golf.system.program import run_program
 from golf.train.loop import Trainer
 from golf.train.objective import export_config
 from golf.train.schedule import Phase, plan_phases

@@ -21,8 +21,8 @@ from golf.check.check import check_folders, exit_code, render, to_json
 from golf.entry.build import build
 from golf.entry.compare import compare, read_scores, render_comparison
 from golf.site.report import PAGE_NAME, watch, write_report
+from golf.system.cli import run_program
 from golf.system.log import RunLog
-from golf.system.program import run_program
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.examples import prompt_tokens
 from golf.finetune.template import ChatTemplate, stored_template
-from golf.system.program import run_program
+from golf.system.cli import run_program
 from golf.tasks.decoder import Decoder
 from golf.tasks.models import OpenedModel, open_model
 from golf.tasks.sampling import SamplingConfig, draw_tokens

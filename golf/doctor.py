@@ -1,4 +1,4 @@
-"""What this machine has, and what a run will therefore use."""
+"""`--doctor`: what this machine has, and what a run will use of it."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ from golf.system.device import (
 from golf.system.log import RunLog
 
 Row = tuple[str, str, str]
-"""What was looked at, what was found, what follows."""
+"""What was checked, what was found, what follows from it."""
 
-REQUIRED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")
+REQUIRED = "numpy zstandard sentencepiece protobuf safetensors tyro rich matplotlib scipy".split()
 OPTIONAL = {
     "huggingface_hub": "fetches the challenge's data",
     "datasets": "streams any dataset by name (--source text)",
@@ -35,7 +35,7 @@ OPTIONAL = {
 
 
 def diagnose(data: Path) -> Iterator[Row]:
-    """One row a fact; `data` is the folder whose datasets and disk are looked at."""
+    """Yields the rows; `data` is the folder of the datasets, whose disk is checked."""
     yield from _machine()
     yield from _packages()
     yield from _data(data)
@@ -44,7 +44,7 @@ def diagnose(data: Path) -> Iterator[Row]:
 
 
 def print_diagnosis(log: RunLog, data: Path) -> None:
-    """The table of `python train_gpt.py --doctor`."""
+    """Prints the table of `python train_gpt.py --doctor`."""
     log.table("this machine", ("what", "found", "therefore"), list(diagnose(data)))
 
 

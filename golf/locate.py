@@ -1,10 +1,10 @@
-"""Where an artifact is, and the text that it is scored on."""
+"""Finds the artifact and the dataset of an entry or a run folder."""
 
 from pathlib import Path
 
 
 def find_artifacts(folder: Path) -> list[Path]:
-    """The artifacts of an entry (artifact_seed<N>.bin) or a run (artifact.bin), in order of their names."""
+    """The artifacts of an entry (artifact_seed<N>.bin) or a run (artifact.bin), sorted by name."""
     return sorted([*folder.glob("artifact_seed*.bin"), *folder.glob("artifact.bin")])
 
 
@@ -23,10 +23,10 @@ def find_artifact(path: Path) -> Path:
 
 
 def find_data(given: Path | None, path: Path) -> Path:
-    """The dataset folder that was `given`, else the one in the entry's folder; ValueError without either."""
+    """`given` if it is not None, else the dataset folder in `path`; ValueError without either."""
     if given is not None:
         return given
     for folder in (path, path / "data"):
         if (folder / "manifest.json").is_file():
             return folder
-    raise ValueError(f"{path} brings no text to score along; give --data DIR")
+    raise ValueError(f"{path} contains no dataset; give --data DIR")

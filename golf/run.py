@@ -42,9 +42,10 @@ from golf.system.device import (
     scoring_dtype,
     seed_everything,
 )
-from golf.system.distributed import World, flat_fields
+from golf.system.distributed import World
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
+from golf.system.stored import flat_fields
 from golf.time_plan import TimePlan
 from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
 from golf.train.loop import Trainer, weights_sum

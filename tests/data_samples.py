@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 WORDS = (
     "the of and to a in is that it was for on are with as be at one have this from by hot but some what "

@@ -9,8 +9,7 @@ import torch
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.system.distributed import flat_fields
-from golf.system.stored import ConfigError, config_from_dict, config_to_dict
+from golf.system.stored import ConfigError, config_from_dict, config_to_dict, flat_fields
 from golf.train.schedule import Budget, forecast_run, plan_phases
 
 every_preset = pytest.mark.parametrize("name", PRESETS)

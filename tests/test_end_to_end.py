@@ -16,7 +16,8 @@ import pytest
 
 from golf import run as running
 from golf.entry import finalize as closing
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
+from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.shards import TextOrigin
 from golf.prepare.split import SplitConfig
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.log import RunLog

@@ -1,4 +1,7 @@
-"""Training batches: sequences from across all shards in a seeded random order."""
+"""Training batches: sequences from all shards in a seeded random order.
+
+Shape suffixes: B sequences, T tokens, D documents.
+"""
 
 import numpy as np
 import torch
@@ -7,17 +10,17 @@ from golf.data.shards import check_token_ids
 
 
 class TrainBatches:
-    """Serves every target of the training shards once an epoch, and keeps the last documents held out.
+    """Serves every target of the training shards once per epoch, except the held-out documents at the end.
 
-    A sequence is `context` + 1 tokens in a row of one shard; neighbours share a token, the last target of one
-    and the first input of the other. A shard's remainder, less than `context` targets, goes unserved;
-    it lies elsewhere in each epoch. All ranks of a group can build this order and take every n-th sequence.
-    With `shuffle_documents` sequences are cut from all documents in a row, in a new random order each epoch,
-    so that neighbours differ from epoch to epoch; then all shards are read once at the start, to find them.
+    A sequence is `context` + 1 consecutive tokens of a shard; the last target of one sequence is the first
+    input of the next. The remainder of a shard, less than `context` targets at a place that differs between
+    epochs, is not served. The order is a function of shards and seed, so each rank can build it and take
+    every n-th sequence. With `shuffle_documents` the documents of all shards are concatenated in a new random
+    order each epoch, and sequences are cut from that; finding the documents reads all shards once.
 
-    `shards` are uint16 arrays of which the first starts with BOS (memory maps stay on disk). The held-out
-    documents have at least `held_out_tokens` tokens, though never more than a tenth of all; ValueError if no
-    document starts there. A batch with a token id from `vocab_size` on raises ShardError.
+    `shards` are uint16 arrays of which the first starts with BOS; memory maps stay on disk. The held-out
+    documents have at least `held_out_tokens` tokens, but at most a tenth of all; ValueError if no document
+    starts in the last tenth. A batch with a token id of at least `vocab_size` raises ShardError.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class TrainBatches:
         self._vocab_size = vocab_size
         kept, self.held_out = _split_held_out(shards, held_out_tokens)
         self._shards = [np.asarray(shard) for shard in kept]
-        """Plain views: slicing a np.memmap costs ten times as much."""
+        """Plain views: slicing an np.memmap takes ten times as long."""
         self._num_tokens = sum(len(shard) for shard in self._shards)
         self._documents = _ShuffledDocuments(self._shards) if shuffle_documents else None
         self._context = 0
@@ -47,39 +50,30 @@ class TrainBatches:
 
     @property
     def epoch(self) -> float:
-        """How often the training text has been read so far; 0.5 is half of it once."""
+        """Epochs served so far; 0.5 is half of the training text."""
         return self._epochs_before + (self._position / len(self._order) if len(self._order) else 0.0)
 
     def next(self, num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next `num_sequences` sequences: inputs_BT and targets_BT, int64 on the CPU.
+        """The next batch, B = `num_sequences` and T = `context`: inputs_BT and targets_BT, int64 on the CPU.
 
-        A batch may run over the end of an epoch. If `context` differs from the call before, the rest of that
-        order is dropped and a new one begins, again a function of the seed and of how many came before it.
+        A batch may cross the end of an epoch. If `context` differs from that of the last call, the rest of
+        the epoch is dropped and a new one starts.
         """
-        if context != self._context:
-            self._start_pass(context)
         windows = np.empty((num_sequences, context + 1), dtype=np.uint16)
         for row in range(num_sequences):
-            if self._position == len(self._order):
-                self._start_pass(context)
-            self._read(int(self._order[self._position]), windows[row])
-            self._position += 1
+            self._read(self._next_sequence(context), windows[row])
         return (
             torch.from_numpy(windows[:, :-1].astype(np.int64)),
             torch.from_numpy(windows[:, 1:].astype(np.int64)),
         )
 
     def skip(self, num_sequences: int, context: int) -> None:
-        """Passes over the sequences that `next` would give, without reading them."""
-        if context != self._context:
-            self._start_pass(context)
+        """Skips the sequences that `next` would return, without reading them."""
         for _ in range(num_sequences):
-            if self._position == len(self._order):
-                self._start_pass(context)
-            self._position += 1
+            self._next_sequence(context)
 
     def state_dict(self) -> dict[str, int | float]:
-        """Where the order stands; with the same shards, `load_state_dict` continues it exactly."""
+        """The position in the order; with the same shards, `load_state_dict` continues exactly there."""
         return {
             "seed": self._seed,
             "num_tokens": self._num_tokens,
@@ -90,7 +84,7 @@ class TrainBatches:
         }
 
     def load_state_dict(self, state: dict[str, int | float]) -> None:
-        """Continues from a `state_dict`; ValueError if it is of another seed or other shards."""
+        """Continues from a `state_dict`; ValueError if its seed or number of tokens differs."""
         for key, own in (("seed", self._seed), ("num_tokens", self._num_tokens)):
             if state[key] != own:
                 raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
@@ -100,12 +94,16 @@ class TrainBatches:
         self._position = int(state["position"])
         self._epochs_before = float(state["epochs_before"])
 
-    def _start_pass(self, context: int) -> None:
-        self._epochs_before = self.epoch
-        self._context = context
-        self._pass += 1
-        self._position = 0
-        self._build_order()
+    def _next_sequence(self, context: int) -> int:
+        """The number of the next sequence in the order; starts a new order if needed."""
+        if context != self._context or self._position == len(self._order):
+            self._epochs_before = self.epoch
+            self._context = context
+            self._pass += 1
+            self._position = 0
+            self._build_order()
+        self._position += 1
+        return int(self._order[self._position - 1])
 
     def _build_order(self) -> None:
         draw = np.random.default_rng([self._seed, self._pass])
@@ -122,7 +120,7 @@ class TrainBatches:
             self._documents.shuffle(draw)
 
     def _read(self, sequence: int, window: np.ndarray) -> None:
-        """Fills `window` with a sequence; ShardError for a token outside the vocabulary."""
+        """Fills `window` (T + 1) with a sequence; ShardError for a token outside the vocabulary."""
         stream = int(np.searchsorted(self._first, sequence, side="right")) - 1
         offset = int(self._phases[stream]) + (sequence - int(self._first[stream])) * self._context
         if self._documents is None:
@@ -139,7 +137,7 @@ class TrainBatches:
 
 
 class _ShuffledDocuments:
-    """All documents of some shards in a row, in random order; a shard's first part may lack its BOS."""
+    """The documents of all shards concatenated in random order; the first of a shard may lack its BOS."""
 
     def __init__(self, shards: list[np.ndarray]):
         """The first token of the first shard is BOS."""
@@ -153,12 +151,12 @@ class _ShuffledDocuments:
         self._ends_D = np.cumsum(self._lengths_D)
 
     def shuffle(self, draw: np.random.Generator) -> None:
-        """Puts them in a new order."""
+        """Draws a new order."""
         self._order_D = draw.permutation(len(self._starts_D))
         self._ends_D = np.cumsum(self._lengths_D[self._order_D])
 
     def parts(self, position: int, length: int) -> list[tuple[int, int, int]]:
-        """Shard, start and length of the parts of documents that `length` tokens from `position` on are."""
+        """Shard, start and length of each document part in the `length` tokens from `position` on."""
         parts = []
         place = int(np.searchsorted(self._ends_D, position, side="right"))
         while length:
@@ -172,13 +170,13 @@ class _ShuffledDocuments:
 
 
 def _split_held_out(shards: list[np.ndarray], held_out_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """The shards up to a BOS near their end, and the tokens from there on."""
+    """The shards up to the BOS of the first held-out document, and the tokens from there on."""
     if held_out_tokens == 0:
         return shards, np.zeros(0, dtype=np.uint16)
     total, bos_id = sum(len(shard) for shard in shards), shards[0][0]
     limit = total // 10
     cut = 0
-    """Tokens from the end to the cut; 0 is none yet."""
+    """Number of held-out tokens; 0 until a document is found."""
     end = 0
     for shard in reversed(shards):
         if end >= limit or cut >= held_out_tokens:

@@ -1,4 +1,4 @@
-"""Byte files: how many bytes of the original text each token of a CaseOps validation shard stands for."""
+"""Byte files: the bytes of original text of each token of a CaseOps validation shard."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,14 +11,13 @@ from golf.data.shards import read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 
 _REPLACEMENT = "\ufffd"
-"""What decoding makes of a character that a shard's end cuts."""
+"""A character that the end of a shard cuts decodes to this."""
 
 
 def write_byte_files(shards: Sequence[Path], vocabulary: Vocabulary) -> None:
-    """Writes the byte file of each shard, the documents' counts checked against their decoded text.
+    """Writes the byte file of each shard; DataError if a document's count differs from its decoded size.
 
-    DataError if they differ: encoding sees to it that a document decodes to its normalised text, so the bytes
-    charged are those of the original.
+    A document decodes to its normalized text, so the bytes counted are those of the original.
     """
     before = vocabulary.bos_id
     for shard in shards:
@@ -38,10 +37,10 @@ def write_byte_files(shards: Sequence[Path], vocabulary: Vocabulary) -> None:
 
 
 def adopt_byte_files(shards: Sequence[Path], vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Sees to the byte files of shards that somebody else encoded; returns what a reader must know.
+    """Writes the byte files that published shards lack; returns a note for each export that counts otherwise.
 
-    Published exports call theirs fineweb_val_bytes_NNNNNN.bin: it is compared, and a byte file of the name
-    and the rule used here is written beside it. DataError for a shard that has neither.
+    An export has fineweb_val_bytes_NNNNNN.bin, which is compared with the counts of the vocabulary. Raises
+    DataError for a shard without either file.
     """
     notes = []
     for shard in shards:

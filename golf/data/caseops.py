@@ -1,9 +1,9 @@
-"""CaseOps: text with its ASCII capitals written as marks, so that a word has the same pieces in any case.
+"""CaseOps: ASCII capitals as marks and small letters, so that a word has the same pieces in any case.
 
-A run of ASCII letters is lower-cased, and a mark before it says how it was written: TITLE the first letter a
-capital, ALLCAPS all of them, two at least, CAPNEXT the next letter. A character that is itself a mark is
-written as ESC and a digit. Source: openai/parameter-golf #1729; the digit is ours: with it the bytes of a
-token follow from the token and the one before it.
+A mark says which letters after it are capitals: TITLE the first letter of a run, ALLCAPS a run of at least
+two, CAPNEXT the next letter. A character that is itself a mark is written as ESC and a digit. Source:
+openai/parameter-golf #1729; the digit is ours: it makes the bytes of a token a function of that token and the
+one before it.
 """
 
 import re
@@ -12,7 +12,7 @@ import unicodedata
 TITLE_MARK, ALLCAPS_MARK, CAPNEXT_MARK, ESCAPE_MARK = "\ue001", "\ue002", "\ue003", "\ue004"
 CASE_MARKS = (TITLE_MARK, ALLCAPS_MARK, CAPNEXT_MARK, ESCAPE_MARK)
 CASE_MARK_BYTES = 3
-"""UTF-8 bytes of each of them."""
+"""UTF-8 bytes of each mark."""
 
 _FIRST_COMBINING = "\u0300"
 _RUN_WITH_CAPITALS = re.compile("(?<![A-Za-z])[a-z]*[A-Z][A-Za-z]*")
@@ -25,21 +25,21 @@ _MARKED = re.compile(
 
 
 def mark_case(text: str) -> str:
-    """The marked form of any string; `unmark_case` gives the string back.
+    """The marked form of any string; `unmark_case` is its inverse.
 
-    A run followed by a combining character keeps its capitals: NFKC may join a small letter with it where it
-    leaves the capital alone, and the text would come back changed.
+    A run before a combining character keeps its capitals: NFKC may compose that character with a small letter
+    but not with the capital, which would change the text.
     """
     return _RUN_WITH_CAPITALS.sub(_mark_run, escape_marks(text))
 
 
 def escape_marks(text: str) -> str:
-    """The string with only its literal marks escaped, capitals as they are; `unmark_case` undoes it too."""
+    """The string with its literal marks escaped and its capitals kept; `unmark_case` is its inverse."""
     return _LITERAL_MARK.sub(lambda found: f"{ESCAPE_MARK}{CASE_MARKS.index(found[0]) + 1}", text)
 
 
 def unmark_case(text: str) -> str:
-    """The string whose marked form this is; marks that stand for nothing stay, so it never fails."""
+    """The string of a marked form; a mark without a letter or a digit after it is kept."""
     return _MARKED.sub(_unmark, text)
 
 

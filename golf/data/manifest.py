@@ -1,8 +1,7 @@
-"""A dataset folder: shards, their tokenizer, and the manifest that says what they hold and where from."""
+"""A dataset folder: shards, their tokenizer, and a manifest of their contents and origin."""
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from golf.data.shards import ShardError, check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import StageClock
+from golf.system.files import atomic_write
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
@@ -22,7 +22,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard of a dataset; documents are numbered through the dataset, validation first."""
+    """One shard of a dataset. Documents are numbered through all shards, validation first."""
 
     name: str
     split: str
@@ -30,41 +30,41 @@ class ShardFile:
     sha256: str
     num_tokens: int
     num_documents: int
-    """Documents that start in this shard."""
+    """Number of documents that start in this shard."""
     first_document: int
     last_document: int
-    """Inclusive; a document cut by the end of a shard is in both."""
+    """Inclusive; a document that the end of a shard cuts is in both shards."""
     bytes_sha256: str = ""
-    """Of the byte file beside a validation shard of CaseOps text; other shards have none."""
+    """Hash of the byte file of a CaseOps validation shard; empty for other shards."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a dataset folder holds; text is counted in bytes of decoded text, by the challenge's rule."""
+    """The contents of a dataset folder; bytes are those of the decoded text, by the challenge's rule."""
 
     name: str
     source: str
-    """Where the text comes from, for readers."""
+    """The origin of the text, in words."""
     licence: str
     revision: str
-    """What pins the source: a hub commit, package versions, a file's sha256."""
+    """The exact source: a hub commit, package versions, the sha256 of a file."""
     tokenizer: str
-    """The .model file in the folder."""
+    """Name of the .model file in the folder."""
     tokenizer_sha256: str
     vocab_size: int
     files: tuple[ShardFile, ...]
     val_text_bytes: int
     train_text_bytes: int
     repeated_documents: int
-    """Exact repeats: dropped where text was encoded here, only counted in shards published as they are."""
+    """Number of exact repeats: dropped from text encoded here, still present in published shards."""
     notes: tuple[str, ...]
-    """What else a reader of a score must know about the text."""
+    """Remarks on the text for the reader of a score."""
     case_ops: bool = False
-    """Whether the case of the text is marked (CaseOps); each validation shard then has a byte file."""
+    """Whether the text is in CaseOps form; each validation shard then has a byte file."""
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Reads `folder`/manifest.json; DataError if it is absent, of another kind, or damaged."""
+        """Reads `folder`/manifest.json; DataError if it is absent, of another format, or damaged."""
         path = folder / MANIFEST_NAME
         if not path.is_file():
             raise DataError(_missing_dataset_message(folder))
@@ -89,25 +89,24 @@ class Manifest:
         return manifest
 
     def save(self, folder: Path) -> None:
-        """Writes `folder`/manifest.json, beside and renamed; without CaseOps, without its fields."""
-        path = folder / MANIFEST_NAME
-        part = path.with_name(path.name + ".part")
+        """Writes `folder`/manifest.json; the fields of CaseOps only if the text is of that kind."""
         fields = asdict(self)
         if not self.case_ops:
             del fields["case_ops"]
         for file in fields["files"]:
             if not file["bytes_sha256"]:
                 del file["bytes_sha256"]
-        part.write_text(json.dumps({"format": MANIFEST_FORMAT, **fields}, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        text = json.dumps({"format": MANIFEST_FORMAT, **fields}, indent=1) + "\n"
+        with atomic_write(folder / MANIFEST_NAME) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def num_tokens(self, split: str) -> int:
-        """Tokens of a split, BOS included."""
+        """Number of tokens of a split, BOS included."""
         return sum(file.num_tokens for file in self.files if file.split == split)
 
 
 class Dataset:
-    """An opened dataset folder, whose manifest, vocabulary and shard sizes agree."""
+    """A dataset folder whose manifest, vocabulary and shard sizes agree; see `open_dataset`."""
 
     def __init__(self, folder: Path, manifest: Manifest, vocabulary: Vocabulary):
         self.folder = folder
@@ -115,9 +114,9 @@ class Dataset:
         self.vocabulary = vocabulary
 
     def train_shards(self) -> list[np.ndarray]:
-        """The training shards as memory maps, in order; DataError if there are none.
+        """The training shards as memory maps (N), in order; DataError if there are none.
 
-        Their token ids are not all read here: a batch checks the ids it serves.
+        Token ids are not checked here but by the batches that serve them.
         """
         shards = [self._open_shard(file) for file in self.manifest.files if file.split == "train"]
         if not shards:
@@ -128,9 +127,9 @@ class Dataset:
         return shards
 
     def validation_tokens(self, clock: StageClock) -> np.ndarray:
-        """All validation tokens in order, uint16, each file checked against its sha256 and the vocabulary.
+        """All validation tokens (N) in order, uint16; each file is checked against its sha256 and vocabulary.
 
-        PhaseError outside the prepare and score phases: nothing else may look at validation text.
+        Raises PhaseError in phases other than prepare and score, which must not read validation text.
         """
         clock.require("prepare", "score")
         shards = []
@@ -161,10 +160,10 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Opens a dataset folder after checking tokenizer and shard sizes against its manifest.
+    """Opens a dataset folder; checks tokenizer and shard sizes, in constant time, against its manifest.
 
-    Training shards may be absent, as beside an entry that is only to be scored; training then says so. Raises
-    DataError, VocabularyError or ShardError; costs the same for large shards as for small ones.
+    Training shards may be absent, as for scoring alone; `train_shards` then raises. Raises DataError,
+    VocabularyError or ShardError.
     """
     manifest = Manifest.load(folder)
     vocabulary = Vocabulary.load(folder / manifest.tokenizer)
@@ -188,12 +187,12 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def byte_file_of(shard: Path) -> Path:
-    """The byte file of a validation shard of CaseOps text: as many uint16, in the shards' own format."""
+    """The byte file of a CaseOps validation shard: one uint16 per token, in the format of shards."""
     return shard.with_suffix(".bytes")
 
 
 def read_byte_file(shard: Path) -> np.ndarray:
-    """The bytes of the original text that each token of `shard` stands for; DataError if it lacks them."""
+    """Bytes of original text of each token (N) of a CaseOps `shard`; DataError without a byte file."""
     path = byte_file_of(shard)
     if not path.is_file():
         raise DataError(
@@ -206,14 +205,14 @@ def read_byte_file(shard: Path) -> np.ndarray:
     return counts
 
 
-def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: str) -> None:
-    """DataError unless a byte file has its hash and says of each token what the vocabulary says.
+def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: str | None = None) -> str:
+    """The sha256 of the byte file of `shard`, whose first token follows token `before`.
 
-    `before` is the token before the shard's first.
+    Raises DataError unless its counts are those of the vocabulary, and its hash is `sha256` if that is given.
     """
     stated, path = read_byte_file(shard), byte_file_of(shard)
     found = sha256_of_file(path)
-    if found != sha256:
+    if sha256 is not None and found != sha256:
         raise DataError(f"{path}: sha256 {found}; the manifest says {sha256}")
     tokens = np.array(read_shard(shard))
     counted = vocabulary.count_bytes(np.concatenate([[before], tokens[:-1]]), tokens)
@@ -223,6 +222,7 @@ def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int, sha256: st
             f"{path}: token {place} of {shard.name} is {stated[place]} bytes there; it stands for "
             f"{counted[place]}. In all {int(stated.sum())} and {int(counted.sum())}"
         )
+    return found
 
 
 def sha256_of_file(path: Path) -> str:

@@ -5,38 +5,32 @@ from pathlib import Path
 
 import numpy as np
 
+from golf.system.files import atomic_write
+
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_BYTES = 256 * 4
 
 
 class ShardError(ValueError):
-    """A shard file is not what its header or its dataset says."""
+    """A shard file differs from its header or its manifest, or holds invalid tokens."""
 
 
 def write_shard(path: Path, tokens: np.ndarray) -> None:
-    """Writes one shard, beside and renamed: the file is there whole or not at all.
-
-    `tokens` holds 1 to 2**31 - 1 integers in 0..65535; ShardError otherwise.
-    """
+    """Writes a shard atomically; ShardError unless `tokens` (N) has 1 to 2**31 - 1 integers in 0..65535."""
     if not 0 < len(tokens) < 2**31:
         raise ShardError(f"{path}: {len(tokens)} tokens; a shard holds 1 to 2147483647")
     if tokens.dtype != np.uint16 and (int(tokens.min()) < 0 or int(tokens.max()) >= 2**16):
         raise ShardError(f"{path}: token ids {tokens.min()} to {tokens.max()}; a shard holds 0 to 65535")
     header = np.zeros(256, dtype="<i4")
     header[:3] = SHARD_MAGIC, SHARD_VERSION, len(tokens)
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(header.tobytes())
-            file.write(np.ascontiguousarray(tokens, dtype="<u2").data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        file.write(header.tobytes())
+        file.write(np.ascontiguousarray(tokens, dtype="<u2").data)
 
 
 def read_shard(path: Path) -> np.ndarray:
-    """The tokens of a shard as a read-only uint16 memory map; ShardError if header and file disagree."""
+    """The tokens (N) of a shard as a read-only uint16 memory map; ShardError if header and size disagree."""
     count = _read_shard_header(path)
     return np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES, shape=(count,))
 
@@ -44,7 +38,7 @@ def read_shard(path: Path) -> np.ndarray:
 def check_token_ids(tokens: np.ndarray, vocab_size: int, name: str, offset: int = 0) -> None:
     """Raises ShardError at the first token id outside 0..vocab_size - 1.
 
-    The message names the shard and the token's position in it, `offset` being that of `tokens[0]`.
+    The message names the shard and the position of the token in it; `offset` is the position of `tokens[0]`.
     """
     if len(tokens) and int(tokens.max()) >= vocab_size:
         position = int(np.argmax(tokens >= vocab_size))

@@ -1,4 +1,7 @@
-"""A SentencePiece vocabulary, and how many bytes of text each of its tokens stands for."""
+"""A SentencePiece vocabulary, and the bytes of text of each token.
+
+Shape suffix: V pieces.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ import sentencepiece
 from golf.data.caseops import CASE_MARK_BYTES, CASE_MARKS, ESCAPE_MARK, escape_marks, mark_case, unmark_case
 
 SPACE_MARK = "\u2581"
-"""What SentencePiece writes for a space."""
+"""The character that SentencePiece writes for a space."""
 
 
 class VocabularyError(ValueError):
@@ -18,11 +21,11 @@ class VocabularyError(ValueError):
 
 
 class Vocabulary:
-    """Pieces of a SentencePiece .model file, given as its bytes; `name` is for error messages.
+    """The pieces of a SentencePiece model, given as the bytes of its file; `name` is for error messages.
 
-    A model that has the four marks of CaseOps as pieces is for text whose case is marked: `case_ops` is true,
-    `encode` marks and `decode` unmarks, and bytes are those of the unmarked text. Raises VocabularyError
-    unless the model loads, has a BOS piece and at most 65,536 pieces, so that tokens fit 16 bits.
+    If the model has the four marks of CaseOps as pieces, `case_ops` is true: `encode` marks and `decode`
+    unmarks the text, and bytes are those of the unmarked text. Raises VocabularyError unless the model loads,
+    has a BOS piece and at most 65,536 pieces, so that tokens fit 16 bits.
     """
 
     def __init__(self, model: bytes, name: str):
@@ -71,11 +74,11 @@ class Vocabulary:
             raise VocabularyError(f"{path}: cannot be read ({error.strerror})") from error
 
     def count_bytes(self, previous: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Bytes of text each target stands for, by the challenge's rule; int64, shaped like `targets`.
+        """Bytes of text of each target by the challenge's rule: int64, the shape of `targets` and `previous`.
 
-        A piece counts the UTF-8 bytes behind its leading U+2581 (a byte piece 1; control, unknown and unused
-        pieces 0), and 1 more for that U+2581 unless the `previous` token is control, unknown or unused. Marks
-        of CaseOps count 0, save the escape, which has the bytes of the mark that its digit stands for.
+        A piece counts the UTF-8 bytes after its leading U+2581 (a byte piece 1; control, unknown and unused
+        pieces 0), plus 1 for that U+2581 unless the `previous` token is control, unknown or unused. Marks of
+        CaseOps count 0, except the escape, which counts the bytes of the mark that its digit names.
         """
         spaces = self._has_space_V[targets] & ~self._is_textless_V[previous]
         counts = self._rest_bytes_V[targets] + spaces
@@ -84,10 +87,10 @@ class Vocabulary:
         return counts - ((previous == self._escape_id) & (self._rest_bytes_V[targets] > 0))
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a document, without BOS; a lone surrogate, which has no UTF-8 form, becomes "?".
+        """Tokens of a text, without BOS; a lone surrogate, which has no UTF-8 form, becomes "?".
 
-        Where marking does not survive the model's own normalisation ("NASA" before a ligature, which it
-        opens), the text keeps its capitals, so that the tokens always decode to the normalised text.
+        The tokens always decode to the normalized text: where marking does not survive the normalization of
+        the model ("NASA" before a ligature, which it expands), the text keeps its capitals.
         """
         text = text.encode("utf-8", "replace").decode()
         if not self.case_ops:
@@ -97,13 +100,13 @@ class Vocabulary:
             tokens if self.decode(tokens) == self.normalize(text) else self._pieces.encode(escape_marks(text))
         )
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some tokens; control tokens have none."""
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids` (N); control tokens have none."""
         text = self._pieces.decode([int(token) for token in ids])
         return unmark_case(text) if self.case_ops else text
 
     def normalize(self, text: str) -> str:
-        """The text as the model's own normalisation leaves it: what its bytes are counted in."""
+        """The text after the normalization of the model; its UTF-8 bytes are the ones that are counted."""
         return self._pieces.normalize(text).replace(SPACE_MARK, " ")
 
     def piece(self, token: int) -> str:

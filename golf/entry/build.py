@@ -9,7 +9,7 @@ from golf.entry.results import EntryError, Results, read_results
 from golf.entry.runs import SeedRun, read_run
 from golf.entry.submission import SUBMISSION_NAME, Identity, adopt_best, best_entry
 from golf.entry.write import write_runs
-from golf.system.distributed import flat_fields
+from golf.system.stored import flat_fields
 
 
 def build(

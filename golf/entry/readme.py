@@ -11,8 +11,7 @@ from golf.entry.results import DataFacts, Results, StageScore
 from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
-from golf.system.distributed import flat_fields
-from golf.system.stored import config_to_dict
+from golf.system.stored import config_to_dict, flat_fields
 
 VALIDATION_BYTES: dict[Text, tuple[int, int]] = {
     "challenge": (150_900_000, 151_200_000),

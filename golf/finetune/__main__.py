@@ -20,8 +20,8 @@ from golf.finetune.settings import FinetuneConfig, FinetuneError, StageName
 from golf.finetune.stage import finetune
 from golf.finetune.stages import StagesCommand, run_stages
 from golf.pack.fit import BudgetError
+from golf.system.cli import STOPPED, run_program
 from golf.system.log import RunLog
-from golf.system.program import STOPPED, run_program
 from golf.tasks.results import Metric, TaskResult, print_results
 from golf.train.loop import Interrupted
 

@@ -14,9 +14,9 @@ from golf.lab.report import COLUMNS, cells, write_report
 from golf.lab.search import require_optuna, search
 from golf.lab.study import Study, load_study
 from golf.lab.trials import cores, plan_trials, run_trials
+from golf.system.cli import run_program
 from golf.system.device import choose_runtime
 from golf.system.log import RunLog
-from golf.system.program import run_program
 
 
 @dataclass(frozen=True)

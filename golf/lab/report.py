@@ -7,9 +7,8 @@ from golf.lab.outcome import ArmOutcome
 from golf.lab.page import write_page
 from golf.lab.study import Study
 from golf.lab.trial import STATED_BITS
-from golf.system.distributed import flat_fields
 from golf.system.files import atomic_write, write_json
-from golf.system.stored import config_to_dict
+from golf.system.stored import config_to_dict, flat_fields
 
 COLUMNS = (
     "arm", "bits per byte", "deviation", "difference", "95% interval", "p", "p (Holm)", "runs",

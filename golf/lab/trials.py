@@ -13,10 +13,9 @@ from typing import Any
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset
 from golf.lab.study import Study
-from golf.system.distributed import flat_fields
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.system.stored import config_to_dict
+from golf.system.stored import config_to_dict, flat_fields
 
 FIRST_SEED = 1
 _POLL_SECONDS = 0.1

@@ -1,8 +1,38 @@
-"""`python -m golf.prepare`: text, or shards that somebody published, to a dataset folder."""
+"""`python -m golf.prepare`: makes a dataset folder from text, or from shards that somebody published."""
 
 import sys
 
-from golf.prepare.prepare import main
+import tyro
+
+from golf.data.manifest import Manifest
+from golf.prepare.sources import PrepareOptions, prepare
+from golf.system.cli import run_program
+from golf.system.log import RunLog
+
+
+def describe(manifest: Manifest, log: RunLog) -> None:
+    """Prints what a dataset holds."""
+    rows = []
+    for split, text_bytes in (("train", manifest.train_text_bytes), ("val", manifest.val_text_bytes)):
+        files = [file for file in manifest.files if file.split == split]
+        documents = max((file.last_document for file in files), default=-1) - min(
+            (file.first_document for file in files), default=0
+        )
+        rows.append([split, len(files), documents + 1, manifest.num_tokens(split), text_bytes])
+    columns = ["split", "shards", "documents", "tokens", "text bytes"]
+    log.table(f"{manifest.name}: {manifest.source} ({manifest.licence})", columns, rows)
+    log.info(f"tokenizer: {manifest.tokenizer}, {manifest.vocab_size} pieces")
+    for note in (f"{manifest.repeated_documents} exact repeats", *manifest.notes):
+        log.info(note)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
+    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
+    log = RunLog()
+    stopped = "stopped; the same command starts or goes on"
+    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,41 +1,41 @@
-"""The `docs` text: documentation of the installed Python standard library and of the installed dependencies.
+"""The source `docs`: documentation of the installed Python standard library and of the dependencies.
 
-It is read from source files with `ast`; nothing is imported, nothing is fetched.
+It is read from source files with `ast`; nothing is imported or downloaded.
 """
 
 import ast
 import importlib.metadata
 import importlib.util
 import inspect
-import json
+import multiprocessing
 import os
 import platform
 import re
 import signal
-import subprocess
-import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DOCS_PACKAGES = (
     "torch numpy scipy matplotlib sympy networkx mpmath huggingface_hub fsspec rich pygments jinja2 filelock "
     "packaging tyro zstandard sentencepiece safetensors"
 ).split()
-"""What the project needs and what that needs in turn, so that one requirements.txt means one text."""
+"""Dependencies, direct and indirect: the text is a function of requirements.txt."""
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "test", "tests", "testing", "idlelib", "lib2to3"}
 
 MIN_DOCUMENT_CHARACTERS = 200
-"""Shorter docstrings are seldom more than a signature in words."""
+"""Shorter docstrings mostly repeat the signature."""
 
 MIN_PROSE_SHARE = 0.75
-"""Least share of letters and white space in a document: keeps tables, codes and listings out."""
+"""Minimum fraction of letters and white space in a document: excludes tables, codes and listings."""
 
 MIN_STRING_SHARE = 0.3
-"""Least share of a file that long strings take: half of all code (parsed at 5 MB/s) has 4 in 5 of them."""
+"""Minimum fraction of long strings in a file that is parsed: half of all code has 4 in 5 of them."""
 
 _LONG_STRING = re.compile(
     rb'"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\'', re.DOTALL
@@ -45,7 +45,7 @@ _NOT_PROSE = re.compile(r"[^\s\w]+|[\d_]+")
 
 @dataclass(frozen=True)
 class DocsText:
-    """The documents and where they are from."""
+    """The documents and their origin."""
 
     documents: list[str]
     source: str
@@ -54,18 +54,21 @@ class DocsText:
     """Packages with their versions."""
     num_files: int
     num_unreadable: int
-    """Files that are no Python for this interpreter."""
+    """Number of files that this interpreter cannot parse."""
 
 
 def read_docs(num_processes: int = 2) -> DocsText:
-    """Reads all documents, in the order of packages, files and lines; repeats are left in."""
+    """All documents, in the order of packages, files and lines, repeats included."""
     roots = {"python": Path(sysconfig.get_path("stdlib"))}
     for package in DOCS_PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:
             roots[package] = Path(next(iter(spec.submodule_search_locations)))
     files = [file for root in roots.values() for file in list_python_files(root)]
-    by_file = _read_in_processes(files, num_processes)
+    # Spawned, not forked: a fork of a process that has loaded torch may hang.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, spawn, _prepare_worker) as pool:
+        by_file = list(pool.map(_read_file, files, chunksize=16))
     packages = [package for package in roots if package != "python"]
     versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
     licences = [f"{package}: {package_licence(package)}" for package in packages]
@@ -80,7 +83,7 @@ def read_docs(num_processes: int = 2) -> DocsText:
 
 
 def list_python_files(root: Path) -> list[Path]:
-    """The .py files below `root` in sorted order, tests left out."""
+    """The .py files below `root` in sorted order, without tests."""
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
@@ -98,8 +101,8 @@ def extract_documents(code: bytes) -> list[str]:
 
 
 def package_licence(package: str) -> str:
-    """The licence of an installed package by its own metadata."""
-    metadata = importlib.metadata.metadata(package)
+    """The licence of an installed package, from its metadata."""
+    metadata: Any = importlib.metadata.metadata(package)
     expression = metadata.get("License-Expression")
     classifiers = [
         line.split(" :: ")[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License ::")
@@ -109,7 +112,7 @@ def package_licence(package: str) -> str:
 
 def _long_strings(tree: ast.Module) -> Iterator[str]:
     """Docstrings depth first; the long strings of calls and dictionaries at module level."""
-    pending: list[ast.stmt | ast.Module] = [tree]
+    pending: list[Any] = [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -151,9 +154,10 @@ def _is_prose(text: str) -> bool:
     return others <= (1 - MIN_PROSE_SHARE) * len(text)
 
 
-def _read_file(path: str) -> list[str] | None:
-    code = Path(path).read_bytes()
-    is_help_table = Path(path).parts[-2:] == ("pydoc_data", "topics.py")
+def _read_file(path: Path) -> list[str] | None:
+    """The documents of a file, None if it does not parse."""
+    code = path.read_bytes()
+    is_help_table = path.parts[-2:] == ("pydoc_data", "topics.py")
     lengths = (len(found) for found in _LONG_STRING.findall(code))
     strings_bytes = sum(length for length in lengths if length >= MIN_DOCUMENT_CHARACTERS)
     if strings_bytes < MIN_STRING_SHARE * max(1, len(code)) and not is_help_table:
@@ -164,38 +168,7 @@ def _read_file(path: str) -> list[str] | None:
         return None
 
 
-def _read_in_processes(files: list[Path], num_processes: int) -> list[list[str] | None]:
-    """The documents of each file, None where it does not parse.
-
-    The processes are fresh interpreters: a fork of one that has loaded torch may hang, a spawned one would
-    load it again.
-    """
-    root = str(Path(__file__).parents[2])
-    code = "import sys; sys.path[:0] = sys.argv[1:]; from golf.prepare.docs import serve_files; serve_files()"
-    command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", code, root]
-    by_size = sorted(range(len(files)), key=lambda index: -files[index].stat().st_size)
-    shares = [by_size[first::num_processes] for first in range(num_processes)]
-
-    def read_share(share: list[int]) -> list[list[str] | None]:
-        names = json.dumps([str(files[index]) for index in share])
-        done = subprocess.run(command, input=names, stdout=subprocess.PIPE, check=False, encoding="utf-8")
-        if done.returncode == -signal.SIGINT:
-            raise KeyboardInterrupt
-        done.check_returncode()
-        return json.loads(done.stdout)
-
-    found: list[list[str] | None] = [None] * len(files)
-    with ThreadPoolExecutor(num_processes) as pool:
-        for share, documents in zip(shares, pool.map(read_share, shares), strict=True):
-            for index, document in zip(share, documents, strict=True):
-                found[index] = document
-    return found
-
-
-def serve_files() -> None:
-    """A reading process: a JSON list of files on stdin, the list of their documents on stdout.
-
-    Ctrl-C, which reaches it too, ends it without a word.
-    """
+def _prepare_worker() -> None:
+    """Ctrl-C ends the worker without a traceback; warnings about the files' code are not shown."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    json.dump([_read_file(path) for path in json.load(sys.stdin)], sys.stdout)
+    warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Documents to tokens on all cores, in order; and a split's tokens to shard files."""
+"""Documents to tokens, on all cores and in order."""
 
 import hashlib
 import os
@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from golf.data.shards import write_shard
 from golf.data.vocabulary import Vocabulary
 
 _BATCH_CHARACTERS = 500_000
@@ -20,18 +18,18 @@ _BATCH_CHARACTERS = 500_000
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """One document; `tokens` starts with BOS."""
+    """The tokens of one document."""
 
     digest: bytes
-    """Of the normalised text: equal digests are repeats."""
+    """`text_digest` of the text; documents with equal digests are repeats."""
     text_bytes: int
-    """UTF-8 length of the text as it came."""
+    """UTF-8 length of the text before normalization."""
     tokens: np.ndarray
-    """uint16."""
+    """(N) uint16, starting with BOS."""
 
 
 def text_digest(text: str) -> bytes:
-    """16 bytes of blake2b over the normalised text: NFKC, case folded, each run of white space one space."""
+    """16 bytes of blake2b over the text in NFKC, case folded, with one space for each run of white space."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     words = " ".join(text.casefold().split())
@@ -41,10 +39,10 @@ def text_digest(text: str) -> bytes:
 def encode_documents(
     texts: Iterable[str], vocabulary: Vocabulary, num_threads: int | None = None
 ) -> Iterator[EncodedDocument]:
-    """Encodes the texts in their order, on all cores unless told otherwise; empty texts are left out.
+    """Encodes texts in order with `num_threads` (default: one per core); leaves out empty texts.
 
-    Threads suffice, as SentencePiece works without the interpreter's lock. A few batches are under way at a
-    time, so the texts may be a stream longer than memory.
+    Threads suffice because SentencePiece releases the interpreter's lock. At most 2 batches per thread are in
+    memory, so the texts may be a stream longer than memory.
     """
 
     def encode_batch(batch: list[str]) -> list[EncodedDocument]:
@@ -65,40 +63,6 @@ def encode_documents(
         finally:
             for future in pending:
                 future.cancel()
-
-
-class ShardWriter:
-    """Writes a split's documents into `folder`, fineweb_<split>_NNNNNN.bin, in order of digests.
-
-    The order mixes texts that came sorted by topic, so that a shard's last documents are a fair sample; with
-    `keeps_order` they stay as they come. A shard is closed by the document that brings it to `shard_tokens`.
-    """
-
-    def __init__(self, folder: Path, split: str, shard_tokens: int, keeps_order: bool = False):
-        self._keeps_order = keeps_order
-        self._folder = folder
-        self._split = split
-        self._shard_tokens = shard_tokens
-        self._documents: list[EncodedDocument] = []
-        self._num_tokens = 0
-        self.paths: list[Path] = []
-
-    def add(self, document: EncodedDocument) -> None:
-        """Takes one document; may write a shard."""
-        self._documents.append(document)
-        self._num_tokens += len(document.tokens)
-        if self._num_tokens >= self._shard_tokens:
-            self.close()
-
-    def close(self) -> None:
-        """Writes what is left as the last shard."""
-        if self._documents:
-            path = self._folder / f"fineweb_{self._split}_{len(self.paths):06d}.bin"
-            if not self._keeps_order:
-                self._documents.sort(key=lambda document: document.digest)
-            write_shard(path, np.concatenate([document.tokens for document in self._documents]))
-            self.paths.append(path)
-        self._documents, self._num_tokens = [], 0
 
 
 def _encode_document(text: str, vocabulary: Vocabulary) -> EncodedDocument:

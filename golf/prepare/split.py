@@ -1,4 +1,4 @@
-"""Which split a document goes to: by its own text, by a validation split that is given, never to both."""
+"""The division of documents into training and validation, and the shard files of both."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -9,44 +9,43 @@ from pathlib import Path
 import numpy as np
 
 from golf.data.manifest import DataError
-from golf.data.shards import check_token_ids, read_shard
+from golf.data.shards import check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.encode import EncodedDocument, ShardWriter, encode_documents, text_digest
-from golf.prepare.survey import check_encoded_with, iterate_documents
+from golf.prepare.encode import EncodedDocument, encode_documents, text_digest
+from golf.prepare.shards import check_encoded_with, iterate_documents
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How documents are divided: by each one's own text, not by its place or its neighbours."""
+    """The division into training and validation by the hash of each document's own text."""
 
     val_fraction: float = 0.05
-    """Share of documents, by the hash of their normalised text, that training never sees."""
+    """Fraction of documents, by the hash of their normalized text, that are not trained on."""
     val_max_bytes: int = 5_000_000
-    """Bytes of text at most that become validation, in order of their hashes; the rest of that share of
-    documents goes unused."""
+    """Maximum bytes of validation text, smallest hashes first; the rest of that fraction is unused."""
     shard_tokens: int = 100_000_000
-    """Tokens after which a shard is closed."""
+    """Number of tokens after which a shard is closed."""
 
     def is_val(self, digest: bytes) -> bool:
-        """Whether the document of this digest belongs to the validation share."""
+        """Whether the document with this `text_digest` belongs to the validation fraction."""
         return int.from_bytes(digest[:8], "big") < self.val_fraction * 2**64
 
 
 @dataclass(frozen=True)
 class GivenValidation:
-    """A validation split that is not drawn from the text; by default there is none."""
+    """A validation split that is given instead of drawn by hash; the default is none."""
 
     shards: tuple[Path, ...] = ()
     """Shards that are the split."""
     tokenizer: Path | None = None
-    """What they were encoded with, if their documents are to be decoded and encoded again."""
+    """The tokenizer of `shards`, if their documents are to be decoded and encoded again."""
     first_documents: int = 0
-    """So many documents at the start of the text are the split, in their order."""
+    """Number of documents at the start of the text that are the split."""
 
     def texts(self, stream: Iterator[str]) -> list[str]:
-        """The split's documents as text, unless its shards stay as they are; takes them from the stream.
+        """The texts of the split, taken from `stream` or decoded; none if its shards are copied unchanged.
 
-        Raises DataError for a text that is too short or a shard of another tokenizer.
+        Raises DataError if the stream is too short or a shard was encoded with another tokenizer.
         """
         if self.first_documents:
             taken = list(islice(stream, self.first_documents))
@@ -61,7 +60,7 @@ class GivenValidation:
         return [vocabulary.decode(document[1:]) for document in self._documents(vocabulary)]
 
     def describe(self, num_documents: int, num_bytes: int, num_left_out: int) -> str:
-        """How the split came about, for the manifest; `num_bytes` is its size as it was encoded here."""
+        """The note for the manifest; `num_bytes` is the size of the split as encoded here."""
         left_out = (
             f"{num_left_out} documents with the text of a validation document were left out of training"
         )
@@ -85,8 +84,42 @@ class GivenValidation:
         return iterate_documents(stream, vocabulary.bos_id)
 
 
-class Division:
-    """Sends each new document to the training shards or to the candidates for validation."""
+class ShardWriter:
+    """Writes documents to `folder`/fineweb_<split>_NNNNNN.bin, sorted by digest within a shard.
+
+    The sort mixes texts that are sorted by topic, so that the last documents of a shard are a fair sample;
+    `keeps_order` turns it off. The document that brings a shard to `shard_tokens` is its last.
+    """
+
+    def __init__(self, folder: Path, split: str, shard_tokens: int, keeps_order: bool = False):
+        self._keeps_order = keeps_order
+        self._folder = folder
+        self._split = split
+        self._shard_tokens = shard_tokens
+        self._documents: list[EncodedDocument] = []
+        self._num_tokens = 0
+        self.paths: list[Path] = []
+
+    def add(self, document: EncodedDocument) -> None:
+        """Takes a document; writes a shard if it is full."""
+        self._documents.append(document)
+        self._num_tokens += len(document.tokens)
+        if self._num_tokens >= self._shard_tokens:
+            self.close()
+
+    def close(self) -> None:
+        """Writes the remaining documents as the last shard."""
+        if self._documents:
+            path = self._folder / f"fineweb_{self._split}_{len(self.paths):06d}.bin"
+            if not self._keeps_order:
+                self._documents.sort(key=lambda document: document.digest)
+            write_shard(path, np.concatenate([document.tokens for document in self._documents]))
+            self.paths.append(path)
+        self._documents, self._num_tokens = [], 0
+
+
+class Splitter:
+    """Writes each new document to the training shards or keeps it as a candidate for validation."""
 
     def __init__(self, staging: Path, split: SplitConfig, vocabulary: Vocabulary):
         self._staging = staging
@@ -104,7 +137,7 @@ class Division:
         self.train_writer = ShardWriter(staging, "train", split.shard_tokens)
 
     def take_shard(self, path: Path) -> None:
-        """Copies a given validation shard; its documents will not be trained on."""
+        """Copies a given validation shard and excludes its documents from training."""
         check_encoded_with(path, self._vocabulary)
         copy = self._staging / f"fineweb_val_{len(self.val_paths):06d}.bin"
         shutil.copyfile(path, copy)
@@ -113,7 +146,7 @@ class Division:
             self._given.add(text_digest(self._vocabulary.decode(document[1:])))
 
     def take_validation(self, texts: Iterable[str], num_threads: int | None) -> None:
-        """Encodes the documents of a given validation split, in their order; none will be trained on."""
+        """Encodes a given validation split in its order and excludes its documents from training."""
         writer = ShardWriter(self._staging, "val", self._split.shard_tokens, keeps_order=True)
         for document in encode_documents(texts, self._vocabulary, num_threads):
             writer.add(document)
@@ -123,7 +156,7 @@ class Division:
         self.val_paths = writer.paths
 
     def add(self, document: EncodedDocument) -> None:
-        """Takes one document, unless it is a repeat."""
+        """Takes a document, unless it is a repeat."""
         if document.digest in self._given:
             self._num_in_validation += 1
         elif document.digest in self._seen:
@@ -139,7 +172,7 @@ class Division:
                 self.train_writer.add(document)
 
     def close(self) -> None:
-        """Writes the validation shards and the last training shard; DataError if a split has no document."""
+        """Writes the validation shards and the last training shard; DataError if a split is empty."""
         self._keep_smallest_hashes()
         if not self._given:
             writer = ShardWriter(self._staging, "val", self._split.shard_tokens)
@@ -156,7 +189,7 @@ class Division:
             raise DataError(f"{found} {share} gets none; give more text or a larger share")
 
     def describe(self, given: GivenValidation, val_bytes: int) -> str:
-        """How validation, of `val_bytes`, came about, for the manifest."""
+        """The note on the validation split, of `val_bytes`, for the manifest."""
         if self._given:
             return given.describe(self._num_given, val_bytes, self._num_in_validation)
         share = f"the validation share of {self._split.val_fraction:g}"
@@ -166,7 +199,7 @@ class Division:
         return f"validation: the {chosen}; {self._num_unused} more documents of {share} are unused"
 
     def _keep_smallest_hashes(self) -> None:
-        """Drops candidates beyond the limit of bytes; the smallest hash stays whatever its size."""
+        """Drops candidates beyond `val_max_bytes`; the smallest hash stays whatever its size."""
         self._candidates.sort(key=lambda document: document.digest)
         kept, size = 0, 0
         for document in self._candidates:

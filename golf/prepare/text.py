@@ -1,4 +1,4 @@
-"""The `text` source: documents of files or of a named dataset, streamed, never a whole corpus in memory."""
+"""The source `text`: documents of files or of a named dataset, streamed."""
 
 import importlib.util
 import json
@@ -10,16 +10,16 @@ from typing import Any, BinaryIO
 import zstandard
 
 from golf.data.manifest import DataError
-from golf.prepare.assemble import TextStream
+from golf.prepare.build import TextStream
 
 FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")
-"""Name and configuration of the challenge's own text on the hub; ODC-By 1.0."""
+"""Name and configuration of the challenge's text on the hub; its licence is ODC-By 1.0."""
 
 END_OF_TEXT = "<|endoftext|>"
-"""Separates the documents of a .txt file, if it is there at all."""
+"""Separates the documents of a .txt file that contains it."""
 
 TEXT_CHUNK_CHARACTERS = 100_000
-"""A .txt file without END_OF_TEXT is cut at the first empty line after so many characters."""
+"""A .txt file without END_OF_TEXT is cut at the first empty line after this number of characters."""
 
 _BLOCK_BYTES = 1 << 20
 _LARGEST_WINDOW_BYTES = 2**31
@@ -28,8 +28,8 @@ _LARGEST_WINDOW_BYTES = 2**31
 def stream_files(files: Sequence[Path], field: str, max_documents: int | None = None) -> TextStream:
     """The documents of .txt, .jsonl, .jsonl.zst and .parquet files, one file after the other.
 
-    JSON lines and parquet rows have their text in `field`. Raises DataError for a missing file or another
-    kind of file at once; for broken content, with file and line, when it is reached.
+    `field` is the field of JSON lines and parquet rows. Raises DataError at once for a missing file or a file
+    of another kind; for broken content, with file and line, when the iteration reaches it.
     """
     for file in files:
         _reader_of(file)
@@ -52,8 +52,8 @@ def stream_dataset(
 ) -> TextStream:
     """The documents of a dataset's training split, streamed by the `datasets` library.
 
-    `name` is that of a dataset on the hub or of a local folder. Raises DataError if the library is missing,
-    the dataset cannot be reached, or it has no column `field`.
+    `name` is a dataset on the hub or a local folder. Raises DataError if the library is missing, the dataset
+    cannot be reached, or it has no column `field`.
     """
     _require("datasets", "a dataset by name")
     from datasets import load_dataset
@@ -140,7 +140,7 @@ _READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".jsonl.zst": _read_jsonl,
 
 
 def _unzipped(file: Path, raw: BinaryIO) -> Iterator[bytes]:
-    """Blocks of a .zst file of any number of frames; DataError if it is damaged or cut."""
+    """Blocks of a .zst file of any number of frames; DataError if it is damaged or truncated."""
     unzip = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES)
     frame = unzip.decompressobj()
     complete = True
@@ -158,7 +158,7 @@ def _unzipped(file: Path, raw: BinaryIO) -> Iterator[bytes]:
 
 
 def _decoded_lines(file: Path, blocks: Iterator[bytes]) -> Iterator[str]:
-    """Lines with their ends, of a stream of UTF-8 bytes; DataError at a line that is not UTF-8."""
+    """Lines, with line ends, of a stream of UTF-8 bytes; DataError at a line that is not UTF-8."""
     rest = b""
     number = 0
     for block in blocks:

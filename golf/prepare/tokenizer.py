@@ -1,4 +1,4 @@
-"""Training a tokenizer of the challenge's kind, and refusing those whose bytes cannot be counted."""
+"""Tokenizers: training, fusing the marks of CaseOps, and the check that bytes are counted right."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -8,50 +8,55 @@ from typing import Literal
 
 import sentencepiece
 
-from golf.data.caseops import CASE_MARKS, mark_case
+from golf.data.caseops import ALLCAPS_MARK, CAPNEXT_MARK, CASE_MARKS, TITLE_MARK, mark_case
 from golf.data.manifest import DataError
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
-from golf.prepare.fusion import FUSED_MARKS, fuse_marks
 
 SAMPLE_BYTES = 8_000_000
-"""Text a tokenizer is trained on: more moves no piece of a small vocabulary and takes longer."""
+"""Bytes of text a tokenizer is trained on: more text changes no piece of a small vocabulary."""
+
+FUSED_MARKS = tuple(SPACE_MARK + mark for mark in (TITLE_MARK, ALLCAPS_MARK, CAPNEXT_MARK))
+"""Pieces of a space and the mark after it: most marks start a word, so the text has some 9% fewer tokens.
+
+Source: openai/parameter-golf #2109, which replaces pairs of tokens after encoding. As pieces of the tokenizer
+they need no second step, and the hash of the tokenizer says whether they are used.
+"""
 
 MarkPieces = Literal["marks", "fused"]
-"""The marks of CaseOps as pieces, or these and each of them together with the space before it."""
+"""The pieces for CaseOps: its marks, or its marks and FUSED_MARKS."""
 
 _LONGEST_SENTENCE_BYTES = 4000
 
 
 @dataclass(frozen=True)
 class TokenizerChoice:
-    """The tokenizer of a dataset: a .model file, or one to be trained on the text."""
+    """The tokenizer of a dataset: a .model file, or a tokenizer to train on the text."""
 
     model: Path | None = None
-    """The file, if it is there already."""
+    """The file; None trains a tokenizer."""
     vocab_size: int = 0
-    """Pieces of the one to train."""
+    """Number of pieces of the trained tokenizer."""
     case_ops: MarkPieces | None = None
-    """Marks of CaseOps to train it with; a file has them already, and "fused" fuses them there."""
+    """Marks of CaseOps to train with; with a file, "fused" fuses the marks that it has."""
     sample_bytes: int = SAMPLE_BYTES
-    """Text to train it on."""
+    """Bytes of text to train on."""
 
     def file_name(self, dataset: str) -> str:
-        """What it is called in the dataset's folder."""
+        """Its file name in the folder of `dataset`."""
         if self.model is None:
             return f"{dataset}_bpe.model"
         return f"{self.model.stem}_fused.model" if self.case_ops == "fused" else self.model.name
 
-    def read(self) -> bytes:
-        """The file, checked, with its marks fused if asked for; DataError for one that has none."""
-        vocabulary = Vocabulary.load(self.model)
-        check_tokenizer(vocabulary, str(self.model))
+    def read(self, path: Path) -> bytes:
+        """The checked file at `path`, marks fused if asked for; DataError if it has no marks to fuse."""
+        vocabulary = Vocabulary.load(path)
+        check_tokenizer(vocabulary, str(path))
         if self.case_ops and not vocabulary.case_ops:
-            raise DataError(f"{self.model}: has no pieces for the marks of CaseOps")
-        data = self.model.read_bytes()
-        return fuse_marks(data, str(self.model)) if self.case_ops == "fused" else data
+            raise DataError(f"{path}: has no pieces for the marks of CaseOps")
+        return fuse_marks(path.read_bytes(), str(path)) if self.case_ops == "fused" else path.read_bytes()
 
     def train(self, texts: Iterable[str]) -> bytes:
-        """A new one."""
+        """A new tokenizer, as the bytes of a .model file."""
         return train_tokenizer(texts, self.vocab_size, self.case_ops, self.sample_bytes)
 
 
@@ -61,11 +66,11 @@ def train_tokenizer(
     case_ops: MarkPieces | None = None,
     sample_bytes: int = SAMPLE_BYTES,
 ) -> bytes:
-    """A SentencePiece BPE model file with the settings of the challenge's own; same text, same bytes.
+    """A SentencePiece BPE .model file with the settings of the challenge's own; a function of the text.
 
-    Byte fallback, split digits, NFKC, no dummy prefix; pad, BOS, EOS, unknown are 0, 1, 2, 3. Trained on the
-    first `sample_bytes` of the text, its case marked if the marks are to be pieces, which then come next.
-    DataError if the vocabulary is too small for 256 bytes and the letters.
+    Byte fallback, split digits, NFKC, no dummy prefix; pad, BOS, EOS, unknown are 0, 1, 2, 3, followed by the
+    marks of CaseOps if asked for. Trained on the first `sample_bytes` of the text. Raises DataError if
+    `vocab_size` is too small for 256 bytes and the letters of the text.
     """
     model = io.BytesIO()
     marks = [*CASE_MARKS, *(FUSED_MARKS if case_ops == "fused" else ())] if case_ops else []
@@ -96,18 +101,41 @@ def train_tokenizer(
         raise DataError(
             f"no tokenizer of {vocab_size} pieces can be trained on this text: {reason}"
         ) from error
-    data = model.getvalue()
-    check_tokenizer(
-        Vocabulary(data, f"tokenizer of {vocab_size} pieces"), f"tokenizer of {vocab_size} pieces"
+    name = f"tokenizer of {vocab_size} pieces"
+    check_tokenizer(Vocabulary(model.getvalue(), name), name)
+    return model.getvalue()
+
+
+def fuse_marks(model: bytes, name: str) -> bytes:
+    """The .model file with FUSED_MARKS in place of three pieces of one ASCII character each.
+
+    Such a character then falls back to its byte, at no more tokens. The last three are replaced: training
+    sorts pieces by frequency. Raises DataError for a model without marks or with fewer such pieces.
+    """
+    vocabulary = Vocabulary(model, name)
+    if not vocabulary.case_ops:
+        raise DataError(f"{name}: has no pieces for the marks of CaseOps; none can be fused")
+    pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
+    if FUSED_MARKS[0] in pieces:
+        return model
+    single = [token for token, piece in enumerate(pieces) if len(piece) == 1 and piece.isascii()]
+    if len(single) < len(FUSED_MARKS):
+        raise DataError(f"{name}: has {len(single)} pieces of one ASCII character; fusing replaces 3")
+    # Imported here because it needs protobuf, of the version that sentencepiece was built with.
+    from sentencepiece.sentencepiece_model_pb2 import (
+        ModelProto,  # pyright: ignore[reportAttributeAccessIssue]
     )
-    return data
+
+    proto, kind = ModelProto.FromString(model), ModelProto.SentencePiece
+    for token, piece in zip(single[-len(FUSED_MARKS) :], FUSED_MARKS, strict=True):
+        proto.pieces[token].CopyFrom(kind(piece=piece, score=0.0, type=kind.USER_DEFINED))
+    return proto.SerializeToString()
 
 
 def check_tokenizer(vocabulary: Vocabulary, name: str) -> None:
-    """Raises DataError where the challenge's byte rule would miscount this vocabulary's text.
+    """Raises DataError if the challenge's byte rule would miscount text, which makes scores look too good.
 
-    Without a piece for a lone space, a space falls back to three bytes; a piece with a space inside counts
-    three bytes for it: both make a score look better than it is.
+    Without a piece for a lone space, a space falls back to three bytes; a space inside a piece counts three.
     """
     pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
     if SPACE_MARK not in pieces:
@@ -120,7 +148,7 @@ def check_tokenizer(vocabulary: Vocabulary, name: str) -> None:
 
 
 def _sentences(texts: Iterable[str], sample_bytes: int) -> Iterator[str]:
-    """Lines of at most _LONGEST_SENTENCE_BYTES, as the trainer drops longer ones, up to `sample_bytes`."""
+    """Lines up to `sample_bytes` in all, cut to _LONGEST_SENTENCE_BYTES: the trainer drops longer ones."""
     left = sample_bytes
     for text in texts:
         for line in text.splitlines():

@@ -2,7 +2,7 @@
 
 from golf.data.manifest import Manifest
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.fusion import FUSED_MARKS
+from golf.prepare.tokenizer import FUSED_MARKS
 
 DOCUMENTS_NAME = "docs_selected.jsonl"
 """The challenge's published documents."""

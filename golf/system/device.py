@@ -1,4 +1,4 @@
-"""What this machine has, and what the run therefore uses: chosen once, said aloud, recorded."""
+"""Devices, dtypes and the environment of a process: what the machine has, and which of it a run uses."""
 
 import ctypes
 import gc
@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,69 +25,69 @@ from golf.system.distributed import World
 
 MIN_TORCH = (2, 10)
 TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
-"""What torchrun tells each process of its place, and what holds without it."""
+"""The environment variables that torchrun sets, and their values without it."""
 
 
 class DeviceError(ValueError):
-    """A device, dtype or library was asked for that this machine lacks."""
+    """The machine lacks a device, dtype or library that was asked for."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device of this process and the dtype it computes in; weights stay fp32, sums float64."""
+    """The device and compute dtype of this process; master weights are float32, sums float64."""
 
     device: torch.device
     compute_dtype: torch.dtype
     compiled: bool
-    """Whether the model goes through torch.compile: on CUDA it does; on a CPU it costs more than it saves."""
+    """Whether torch.compile is used: on CUDA only; on a CPU compilation takes longer than it saves."""
     world: World = field(default_factory=World)
-    """The processes that work together, of which this is one."""
+    """This process's place among the processes of the run."""
 
     def describe(self) -> str:
-        """One line for the head of a run."""
+        """Hardware, dtype, mode and torch version in one line."""
         mode = "torch.compile" if self.compiled else "eager"
         dtype = dtype_name(self.compute_dtype)
         return f"{hardware_name(self.device, self.world)}, {dtype}, {mode}, torch {torch.__version__}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """'float32', 'bfloat16': the name that configs and artifacts store."""
+    """The name that configs and artifacts store: "float32", "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively (avx512_bf16, AMX); elsewhere fp32 is faster."""
+    """Whether the processor multiplies bfloat16 natively (avx512_bf16, AMX); if not, float32 is faster."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe))
 
 
 def scoring_dtype(device: torch.device, trained: torch.dtype) -> torch.dtype:
-    """The dtype that scores, audits and adapts: on a CPU float32 whatever training computed in.
+    """The dtype of scoring, audits and test-time training: float32 on a CPU, else that of training.
 
-    Processors round bfloat16 products differently: AMX and AVX-512 were 2.8e-4 bits per byte apart on two
-    documents.
+    Processors round bfloat16 products differently: the scores of two documents with AMX and with AVX-512
+    differed by 2.8e-4 bits per byte.
     """
     return torch.float32 if device.type == "cpu" else trained
 
 
 def gpu_has_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU multiplies bfloat16 natively, as all do since Ampere; others cannot compile it."""
+    """Whether a GPU multiplies bfloat16 natively (Ampere and later); others cannot compile it."""
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def read_world() -> World:
-    """This process's place among those that torchrun started; alone without torchrun."""
+    """This process's place among the processes that torchrun started; a single process without it."""
     values = [int(os.environ.get(name, other)) for name, other in TORCHRUN]
     return World(*values)
 
 
 def device_kind(device: str) -> str:
-    """cpu, cuda or mps, of a device's name or of `auto`."""
+    """The device type, cpu, cuda or mps, that the name `device` or "auto" stands for."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device.split(":")[0]
 
 
 def env_without_torchrun() -> dict[str, str]:
-    """The environment for a process that is no part of this one's world."""
+    """The environment for a child process that is not part of this torchrun group."""
     torchrun = {name for name, _ in TORCHRUN}
     strangers = ("TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_")
     return {
@@ -96,48 +98,51 @@ def env_without_torchrun() -> dict[str, str]:
 
 
 def keep_compiled_code() -> None:
-    """Has torch.compile keep its results in the user's cache, where the next run finds them.
+    """Sets the cache of torch.compile to ~/.cache/parameter-golf, unless the environment names another.
 
-    Its own choice is the folder for temporary files, which rented machines empty.
+    The default is in the folder for temporary files, which rented machines empty.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "parameter-golf"))
 
 
 def tag_compiled_code(attention: tuple[str, ...]) -> None:
-    """Keeps compiled code of different attention kernels apart in the cache.
+    """Adds the attention kernels to the cache key of torch.compile.
 
-    AOTAutograd's key leaves the kernels out (pytorch #185449), so that a run with others would silently run
-    those of the run before it.
+    AOTAutograd's key does not contain them (pytorch #185449): a run would silently use the kernels of an
+    earlier run.
     """
     torch.compiler.config.cache_key_tag = "+".join(attention)
 
 
 def end_with_parent() -> Callable[[], None] | None:
-    """What a new process calls before its program starts, so that Linux ends it when its parent is gone.
-
-    None on other systems, which have no such call.
-    """
+    """A `preexec_fn` for subprocess that makes Linux end the child when its parent dies; None elsewhere."""
     if sys.platform != "linux":
         return None
-    # Loaded here: between fork and exec no lock may be waited for.
+    # libc is loaded here because a child must not wait for a lock between fork and exec.
     prctl, pr_set_pdeathsig = ctypes.CDLL(None).prctl, 1
     return partial(prctl, pr_set_pdeathsig, signal.SIGTERM)
 
 
 def c_compiler() -> str | None:
-    """The C compiler that torch.compile finds on a GPU machine; None if there is none."""
+    """The name of the C compiler that torch.compile needs on a GPU machine, or None."""
     return next((name for name in ("gcc", "clang") if shutil.which(name)), None)
 
 
 def driver_version() -> str | None:
-    """The version of the NVIDIA driver that the kernel has loaded; None without one."""
-    path = Path("/proc/driver/nvidia/version")
-    found = re.search(r"(\d+\.\d+(\.\d+)?)", path.read_text(encoding="utf-8")) if path.is_file() else None
-    return found[1] if found else None
+    """The version of the NVIDIA driver, from the kernel or else from nvidia-smi; None without a driver."""
+    path, text = Path("/proc/driver/nvidia/version"), ""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        text = "" if done.returncode else done.stdout
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else None
 
 
 def require_usable_gpu() -> None:
-    """DeviceError where the machine has an NVIDIA GPU that this torch cannot use."""
+    """Raises DeviceError if the machine has an NVIDIA driver but torch sees no GPU."""
     driver = None if torch.cuda.is_available() else driver_version()
     if driver is not None:
         built = torch.version.cuda
@@ -151,12 +156,11 @@ def require_usable_gpu() -> None:
 def choose_runtime(
     device: str = "auto", compute_dtype: str = "auto", world: World | None = None, eager: bool = False
 ) -> Runtime:
-    """Picks device and dtype by what the machine says it has; `eager` leaves torch.compile out.
+    """Chooses device and dtype; `eager` turns torch.compile off.
 
-    `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. In a `world` of
-    several each process takes the GPU of its number on its machine. Raises DeviceError for what is not there,
-    for a GPU that torch cannot use unless another device is named, for a missing C compiler, and for a torch
-    older than MIN_TORCH.
+    `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. With several
+    processes, each takes the GPU of its local rank. Raises DeviceError for a device that is absent, for a GPU
+    that torch cannot use (with auto), for a missing C compiler, and for a torch older than MIN_TORCH.
     """
     world = World() if world is None else world
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
@@ -190,11 +194,11 @@ def choose_runtime(
         )
     if kind == "cuda":
         if chosen.index is not None:
-            # What asks for the current GPU (the choice of kernels, Triton) must find the one that is used.
+            # Triton and the choice of kernels use the current GPU.
             torch.cuda.set_device(chosen)
         keep_compiled_code()
-        # Under a mask cuDNN's attention has given wrong numbers (pytorch #196678, #193893), and it builds a
-        # graph anew for each of the many shapes of scoring; training turns it on by name.
+        # cuDNN's attention gives wrong numbers under a mask (pytorch #196678, #193893), and builds a graph
+        # for each of the many shapes of scoring; training enables it explicitly.
         torch.backends.cuda.enable_cudnn_sdp(False)
     if compute_dtype == "auto":
         half = gpu_has_bfloat16(chosen) if kind == "cuda" else kind == "cpu" and cpu_has_bfloat16()
@@ -203,14 +207,14 @@ def choose_runtime(
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, numpy and torch (all devices)."""
+    """Seeds random, numpy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device's queued work, so that a clock read after it is true."""
+    """Waits for the queued work of the device, as timing needs."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -219,7 +223,7 @@ def synchronize(device: torch.device) -> None:
 
 @contextmanager
 def repeatable_kernels(device: torch.device) -> Iterator[None]:
-    """Within the block a GPU's kernels add up in the same order each time, as far as torch has such ones."""
+    """Uses deterministic CUDA kernels during the block, where torch has them."""
     if device.type != "cuda":
         yield
         return
@@ -227,27 +231,28 @@ def repeatable_kernels(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    # Nothing here reads what it has not written; filling every new tensor is a launch for each.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    # Filling every new tensor costs a kernel launch, and no code here reads uninitialized memory.
+    settings.fill_uninitialized_memory = False
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives memory that nothing needs any more back to the device, for other processes."""
+    """Returns unused memory to the device, for other processes."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def hardware_name(device: torch.device, world: World | None = None) -> str:
-    """The accelerator's name, or the processor's with the threads torch uses; and how many of them."""
+    """The name of the GPU, or of the processor with torch's threads; "8 x" before it for 8 processes."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -257,7 +262,7 @@ def hardware_name(device: torch.device, world: World | None = None) -> str:
 
 
 def processor_name() -> str:
-    """The processor's model name as the system gives it."""
+    """The model name of the processor."""
     if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:
@@ -267,7 +272,7 @@ def processor_name() -> str:
 
 
 def environment(device: torch.device, world: World | None = None) -> dict[str, object]:
-    """Hardware and versions, for the log and the entry."""
+    """Hardware and versions as JSON values, for the log and the entry."""
     packages = ("torch", "numpy", "zstandard", "sentencepiece")
     return {
         "hardware": hardware_name(device, world),

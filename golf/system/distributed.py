@@ -1,4 +1,4 @@
-"""The processes that work on one run together, one a GPU, and what they agree on."""
+"""The processes that work on one run, one per GPU, and what they exchange (torch.distributed)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,45 +11,45 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = timedelta(hours=1)
-"""How long a process waits for the others before it gives up."""
+"""How long a process waits for the others before it fails."""
 
 Shared = TypeVar("Shared")
 
 
 class WorldError(ValueError):
-    """The processes of a run disagree, or one of them is gone."""
+    """The processes of a run disagree, or one of them has died."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A process's place among those that train or score together; alone by default.
+    """Ranks and sizes of this process, as torchrun numbers them; the default is a single process.
 
-    Its methods are collective: every process calls them, in the same order. Alone they cost nothing. All but
-    `sum` and `gather_rows` exchange host values, and wait for no device.
+    The methods are collective: every process calls them in the same order. With one process they do nothing.
+    `sum` and `gather_rows` exchange tensors on their device; all others exchange host values over gloo.
     """
 
     rank: int = 0
-    """Number of this process; 0 alone says, saves, packs and records."""
+    """0 to size - 1; rank 0 alone prints, saves, packs and writes entries."""
     size: int = 1
-    """How many there are."""
+    """Number of processes."""
     local_rank: int = 0
-    """Number of this process on its machine."""
+    """Rank among the processes of this machine; also the index of this process's GPU."""
     local_size: int = 1
-    """How many there are on this machine."""
+    """Number of processes on this machine."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, the process that writes."""
         return self.rank == 0
 
     @contextmanager
     def joined(self, device_type: str) -> Iterator[None]:
-        """Within the block the processes can talk; WorldError if they cannot find each other."""
+        """Keeps the process group open during the block; WorldError if the processes cannot connect."""
         if self.size == 1:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-        with _others_alive():
+        with _named_failure():
             dist.init_process_group(backend, timeout=TIMEOUT)
         try:
             yield
@@ -57,32 +57,24 @@ class World:
             dist.destroy_process_group()
 
     def sum(self, tensor: Tensor) -> Callable[[], None]:
-        """Starts adding up `tensor` in place over all processes; call the result before reading it."""
+        """Starts an all-reduce (sum) of `tensor` in place; returns a function that waits for it."""
         if self.size == 1:
             return noop
-        with _others_alive():
-            work = dist.all_reduce(tensor, async_op=True)
-
-        def wait() -> None:
-            with _others_alive():
-                work.wait()
-
-        return wait
+        with _named_failure():
+            return _waiter(dist.all_reduce(tensor, async_op=True))
 
     def gather_rows(self, own: Tensor) -> tuple[Tensor, Callable[[], None]]:
-        """Starts to gather each process's rows, in the order of ranks; equal shapes everywhere."""
+        """Starts an all-gather of `own` (N, ...), equal shapes everywhere.
+
+        Returns the result (size * N, ...), in order of rank, and a function that waits for it.
+        """
         gathered = own.new_empty((self.size * own.size(0), *own.shape[1:]))
-        with _others_alive():
+        with _named_failure():
             work = dist.all_gather(list(gathered.chunk(self.size)), own.contiguous(), async_op=True)
-
-        def wait() -> None:
-            with _others_alive():
-                work.wait()
-
-        return gathered, wait
+        return gathered, _waiter(work)
 
     def all_reduce_any(self, seconds: float, flag: bool) -> tuple[float, bool]:
-        """The first process's seconds, and whether any process raised the flag."""
+        """Rank 0's `seconds`, and whether `flag` is true in any process."""
         if self.size == 1:
             return seconds, flag
         values = torch.tensor([seconds if self.is_first else 0.0, float(flag)], dtype=torch.float64)
@@ -90,25 +82,25 @@ class World:
         return float(values[0]), bool(values[1])
 
     def all_reduce_min(self, value: int) -> int:
-        """The smallest of the processes' values."""
+        """The smallest `value` of all processes."""
         if self.size == 1:
             return value
         found = torch.tensor([value])
-        with _others_alive():
+        with _named_failure():
             dist.all_reduce(found, dist.ReduceOp.MIN)
         return int(found)
 
     def broadcast(self, make: Callable[[], Shared]) -> Shared:
-        """What `make` gives in the first process, everywhere."""
+        """Calls `make` in rank 0 and returns its picklable result in every process."""
         if self.size == 1:
             return make()
-        values = [make() if self.is_first else None]
-        with _others_alive():
+        values: list[Any] = [make() if self.is_first else None]
+        with _named_failure():
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     def local_rank0_first(self, make: Callable[[], Shared]) -> Shared:
-        """What `make` gives in each process, once that of number 0 on its machine has made it."""
+        """Calls `make` in local rank 0 of each machine, then in the other processes; returns its result."""
         if self.local_rank == 0:
             made = make()
             self.all_reduce_any(0.0, False)
@@ -117,11 +109,11 @@ class World:
         return make()
 
     def require_same(self, values: dict[str, Any]) -> None:
-        """Raises WorldError, naming field, process and both values, unless all have the same `values`."""
+        """Raises WorldError, naming field, rank and both values, unless `values` are equal everywhere."""
         if self.size == 1:
             return
         found: list[Any] = [None] * self.size
-        with _others_alive():
+        with _named_failure():
             dist.all_gather_object(found, values)
         for rank, theirs in enumerate(found):
             for name in sorted(found[0].keys() | theirs.keys()):
@@ -131,8 +123,8 @@ class World:
 
 
 @contextmanager
-def _others_alive() -> Iterator[None]:
-    """Says what a failed exchange means; the backends' own messages name sockets."""
+def _named_failure() -> Iterator[None]:
+    """Turns the RuntimeError of a failed exchange, which names sockets, into a WorldError."""
     try:
         yield
     except RuntimeError as error:
@@ -142,16 +134,13 @@ def _others_alive() -> Iterator[None]:
         ) from error
 
 
+def _waiter(work: Any) -> Callable[[], None]:
+    def wait() -> None:
+        with _named_failure():
+            work.wait()
+
+    return wait
+
+
 def noop() -> None:
-    """For a process alone."""
-
-
-def flat_fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, its keys dotted paths."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= flat_fields(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    """Waits for nothing: the function that a single process's exchange returns."""

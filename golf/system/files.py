@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files that appear whole or not at all, and JSON files."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STANDARD_OUTPUT = Path("-")
-"""Stands for it where a file to write is asked for."""
+"""Means standard output where an option takes a file to write."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; renames it when the block ends, removes it when it fails."""
+    """Yields `<path>.part` to write to; at the end of the block renames it, on an error deletes it."""
     partial = path.with_name(path.name + ".part")
     try:
         yield partial
@@ -25,7 +25,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Raises ValueError, naming the option that gave it, unless a folder can be made there and written to."""
+    """Raises ValueError, naming the command-line `option`, unless `folder` can be created and written to."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def require_writable(folder: Path, option: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes indented UTF-8 JSON; ValueError for a number that JSON does not know (NaN, infinity)."""
+    """Writes indented UTF-8 JSON to `path` or STANDARD_OUTPUT; ValueError for NaN and infinity."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if path == STANDARD_OUTPUT:
         sys.stdout.write(text)
@@ -50,7 +50,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def name_standard_output(arguments: list[str]) -> list[str]:
-    """A command line in which `--json` without a file means standard output."""
+    """The command line with "-" after each `--json` that has no value."""
     named = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         named.append(argument)

@@ -1,4 +1,4 @@
-"""One event makes one console line and one JSON line; a bar shows progress in between."""
+"""The log of a run: each event is one line on the console, in a text file and in a JSON lines file."""
 
 import json
 import math
@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 FILE_COLUMNS = 110
-"""Width of tables in a file or a pipe, which have none of their own; rich would take 80."""
+"""Width in characters of tables printed to a file or a pipe; the default of rich is 80."""
 
 
 def format_value(value: object) -> str:
-    """A field's value as the log prints it: floats to 8 digits, sequences comma-joined, dicts as JSON."""
+    """The text of a value: floats with 8 digits, sequences joined by commas, dicts as JSON."""
     if isinstance(value, float):
         return f"{value:.8g}" if math.isfinite(value) else str(value)
     if isinstance(value, dict):
@@ -28,38 +28,38 @@ def format_value(value: object) -> str:
 
 
 def format_event(kind: str, fields: dict[str, object]) -> str:
-    """The text form of an event, `kind key:value key:value`, as public tools read it.
+    """The text line of an event, `kind key:value key:value`, the format that public tools parse.
 
-    An event with a field of its own name starts with that field: `step:10/200 train_loss:3.1`.
+    If a field has the name `kind`, the line starts with that field: `step:10/200 train_loss:3.1`.
     """
     parts = [f"{key}:{format_value(value)}" for key, value in fields.items()]
     return " ".join(parts if kind in fields else [kind, *parts])
 
 
 class ProgressBar:
-    """A bar of a known total; `advance` moves it and may show a few figures beside it."""
+    """A progress bar of a known total."""
 
     def __init__(self, progress: Progress, task: TaskID):
         self._progress = progress
         self._task = task
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
-        """Moves the bar by `amount` of its unit; `note` replaces the text on its right."""
+        """Adds `amount` in the unit of the bar; `note` replaces the text on its right."""
         if note is None:
             self._progress.update(self._task, advance=amount)
         else:
             self._progress.update(self._task, advance=amount, note=note)
 
     def move_to(self, completed: float, note: str = "") -> None:
-        """Sets the bar to `completed` of its total."""
+        """Sets the bar to `completed` in its unit, and the text on its right."""
         self._progress.update(self._task, completed=completed, note=note)
 
 
 class RunLog:
-    """Writes each event to the console, to `<stem>.log` as plain text and to `<stem>.jsonl` as JSON.
+    """Writes each event to the console, to `<path>.log` as text and to `<path>.jsonl` as JSON.
 
-    Without a path it writes to the console alone; `quiet` keeps the console still (files are written all
-    the same). Every line is flushed as it is written, so a killed run keeps its log.
+    Without `path` it writes to the console only; `quiet` turns the console off. Every line is flushed, so
+    that a killed run keeps its log.
     """
 
     def __init__(self, path: Path | None = None, quiet: bool = False):
@@ -72,19 +72,19 @@ class RunLog:
         self._json = open(path.with_suffix(".jsonl"), "a", encoding="utf-8") if path else None
 
     def event(self, kind: str, **fields: object) -> None:
-        """Records one event; `fields` are JSON values whose names carry their unit."""
+        """Logs an event; `fields` are JSON values whose names end with their unit."""
         self._write(format_event(kind, fields), {"event": kind, **fields})
 
     def record(self, kind: str, **fields: object) -> None:
-        """Records an event in the files alone: for what a reader of the console does not need."""
+        """Logs an event to the files only."""
         self._write_files(format_event(kind, fields), {"event": kind, **fields})
 
     def info(self, text: str) -> None:
-        """Records one line meant for the person who reads along."""
+        """Logs one line of prose."""
         self._write(text, {"event": "say", "text": text})
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Prints a table of at least one row on the console; the text log gets its cells, one row a line."""
+        """Logs a table of at least one row; in the text file, each row is a line of cells joined by bars."""
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         for column, values in zip(columns, zip(*rows, strict=True), strict=True):
             numeric = any(isinstance(value, (int, float)) for value in values)
@@ -100,7 +100,7 @@ class RunLog:
 
     @contextmanager
     def progress(self, description: str, total: float, unit: str) -> Iterator[ProgressBar]:
-        """Shows a bar of `total` `unit`s while the block runs (on a terminal only)."""
+        """Shows a progress bar of `total` in `unit` during the block, on a terminal only."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -114,7 +114,7 @@ class RunLog:
             yield ProgressBar(progress, progress.add_task(description, total=total, note=""))
 
     def close(self) -> None:
-        """Closes the files; the log takes no event after it."""
+        """Closes the files; later events go to the console only."""
         for file in (self._text, self._json):
             if file:
                 file.close()

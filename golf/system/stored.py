@@ -1,4 +1,4 @@
-"""Configurations as JSON values and back, those that earlier versions stored among them."""
+"""Configurations as JSON values and back, including those stored by earlier versions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """Options that contradict each other, or a stored configuration that is not one."""
+    """Options that contradict each other, or stored values that are no configuration."""
 
 
 Renamed = str | Callable[[Any], dict[str, Any]]
@@ -32,14 +32,14 @@ RENAMED: dict[str, dict[str, Renamed]] = {
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config and its parts as plain JSON values."""
+    """The fields of a config and its nested configs as JSON values."""
     return dataclasses.asdict(config)
 
 
 def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `config_to_dict` for a config class; ConfigError names a field that is unknown.
+    """A config of class `kind` from what `config_to_dict` returned; ConfigError names an unknown field.
 
-    A field that came after the values were stored has its default, by rule what went before it.
+    A field that is absent, because the values are older than it, has its default.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{kind.__name__} is stored as a {type(values).__name__}; expected an object")
@@ -51,6 +51,17 @@ def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
     return kind(**parts)
 
 
+def flat_fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one flat one, whose keys are dotted paths."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flat_fields(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def _rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -60,7 +71,7 @@ def _rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, An
 
 
 def _value_from_json(kind: Any, value: Any) -> Any:
-    """A field's value of type `kind`: a part of the config, or a plain value, tuples having become lists."""
-    if dataclasses.is_dataclass(kind):
+    """The value of a field of type `kind`: a nested config, a tuple (JSON has lists), or the value itself."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return config_from_dict(kind, value)
     return tuple(value) if isinstance(value, list) else value

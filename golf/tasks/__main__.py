@@ -14,9 +14,9 @@ from typing import Annotated
 
 import tyro
 
+from golf.system.cli import run_program
 from golf.system.device import environment
 from golf.system.log import RunLog
-from golf.system.program import run_program
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import print_results, write_results

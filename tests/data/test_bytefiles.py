@@ -7,11 +7,10 @@ from data_samples import sample_text
 from golf.audit.probes import probe_bytes
 from golf.data.manifest import DataError, Manifest, byte_file_of, open_dataset, read_byte_file
 from golf.data.shards import read_shard, write_shard
-from golf.prepare.adopt import adopt_shards
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
-from golf.prepare.prepare import main
+from golf.prepare.__main__ import main
+from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.shards import TextOrigin, adopt_shards, iterate_documents
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.survey import iterate_documents
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.score.scorer import tally_targets
 from golf.system.clock import StageClock

@@ -74,7 +74,7 @@ def test_a_failed_write_keeps_the_old_shard_and_leaves_nothing_else(tmp_path: Pa
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("golf.data.shards.os.replace", full_disk)
+    monkeypatch.setattr("golf.system.files.os.replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_shard(path, np.arange(9))
     assert read_shard(path).tolist() == list(range(5))

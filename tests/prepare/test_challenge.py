@@ -11,7 +11,7 @@ from fake_hub import COMMIT, REPOSITORY, FakeHub
 from golf.data.manifest import DataError, open_dataset
 from golf.data.shards import write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare import hub as hub_module
+from golf.prepare import challenge as hub_module
 from golf.prepare.challenge import ChallengeConfig, fetch_challenge
 from golf.system.clock import StageClock
 from golf.system.log import RunLog

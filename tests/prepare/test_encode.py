@@ -6,8 +6,9 @@ from data_samples import sample_text
 
 from golf.data.shards import read_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.encode import ShardWriter, encode_documents, text_digest
-from golf.prepare.survey import iterate_documents
+from golf.prepare.encode import encode_documents, text_digest
+from golf.prepare.shards import iterate_documents
+from golf.prepare.split import ShardWriter
 
 
 @pytest.fixture(scope="module")

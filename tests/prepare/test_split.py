@@ -7,10 +7,10 @@ from data_samples import SHARED, sample_text
 from golf.data.manifest import DataError, Manifest, open_dataset
 from golf.data.shards import read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
-from golf.prepare.prepare import TextConfig, given_validation
+from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.shards import TextOrigin, iterate_documents
+from golf.prepare.sources import TextConfig, given_validation
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.survey import iterate_documents
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.log import RunLog
 

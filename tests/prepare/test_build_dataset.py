@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ from data_samples import sample_text
 from golf.data.manifest import DataError, Manifest, open_dataset
 from golf.data.shards import read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare import assemble, tokenizer
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
+from golf.prepare import build, tokenizer
+from golf.prepare.build import TextStream, build_dataset
 from golf.prepare.encode import text_digest
+from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.survey import iterate_documents
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
@@ -201,14 +202,18 @@ def test_an_empty_folder_and_the_rest_of_a_killed_run_are_no_hindrance(tmp_path:
     assert not (tmp_path / "a" / "fineweb_train_000007.bin").exists()
 
 
-@pytest.mark.parametrize("name", ["golf.data.shards.os.replace", "golf.data.manifest.os.replace"])
+@pytest.mark.parametrize("suffix", [".bin.part", ".json.part"])
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
-    tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ):
-    def full(*args):
-        raise OSError(28, "No space left on device")
+    replace = os.replace
 
-    monkeypatch.setattr(name, full)
+    def full(source, target):
+        if str(source).endswith(suffix):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("golf.system.files.os.replace", full)
     with pytest.raises(DataError, match="no space left on the disk; nothing was kept") as caught:
         make(tmp_path / "a", tiny_model_path)
     assert "\n" not in str(caught.value)
@@ -219,7 +224,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tiny_model_path: Path, monkeypatc
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(assemble, "survey_shards", stopped)
+    monkeypatch.setattr(build, "check_shards", stopped)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "a", tiny_model_path)
     assert not list(tmp_path.iterdir())

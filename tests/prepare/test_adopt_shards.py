@@ -9,8 +9,7 @@ from data_samples import sample_text
 from golf.data.manifest import DataError, open_dataset
 from golf.data.shards import ShardError, write_shard
 from golf.data.vocabulary import Vocabulary, VocabularyError
-from golf.prepare.adopt import adopt_shards
-from golf.prepare.assemble import TextOrigin
+from golf.prepare.shards import TextOrigin, adopt_shards
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from golf.system.program import run_program
+from golf.system.cli import run_program
 
 
 class TooLarge(ValueError):

@@ -1,4 +1,4 @@
-"""`python -m golf.prepare`: text, or shards that somebody published, to a dataset folder."""
+"""Datasets by source: docs, challenge, text and shards, and the options of each."""
 
 import dataclasses
 import os
@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from golf.data.manifest import DataError, Manifest, sha256_of_file
-from golf.prepare.adopt import adopt_shards
-from golf.prepare.assemble import TextOrigin, TextStream, build_dataset, require_empty
+from golf.prepare.build import TextStream, build_dataset, require_empty
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
     ENCODE_SECONDS_PER_MB,
@@ -21,71 +20,71 @@ from golf.prepare.challenge import (
 )
 from golf.prepare.docs import read_docs
 from golf.prepare.encode import text_digest
+from golf.prepare.shards import TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.text import FINEWEB, stream_dataset, stream_files
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
 from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.system.log import RunLog
-from golf.system.program import run_program
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
-"""At 512 pieces some 66,000 tokens of validation: two slow cores score them, learning, in a minute."""
+"""66,000 tokens of validation at 512 pieces: test-time training on two slow cores takes a minute."""
 
 DOCS_VOCAB_SIZE = 512
 CHALLENGE_SAMPLE_BYTES = 200_000_000
-"""Text that a tokenizer for the challenge's documents is trained on."""
+"""Bytes of text that a tokenizer for the challenge's documents is trained on."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Which text the source `text` reads, and how it is divided."""
+    """The text of the source `text`, its tokenizer and its split."""
 
     files: tuple[Path, ...] = ()
-    """.txt, .jsonl, .jsonl.zst or .parquet files; without any, `dataset` is streamed."""
+    """.txt, .jsonl, .jsonl.zst or .parquet files; without files, `dataset` is streamed."""
     dataset: str = FINEWEB[0]
-    """A dataset of the Hugging Face hub, or a folder that the `datasets` library can read."""
+    """A dataset on the Hugging Face hub, or a folder that the `datasets` library can read."""
     configuration: str | None = None
-    """Configuration of the dataset; FineWeb's is sample-10BT unless told otherwise."""
+    """Configuration of the dataset; the default for FineWeb is sample-10BT."""
     text_field: str = "text"
-    """Field or column that holds the text."""
+    """Field or column of the text."""
     max_docs: int | None = None
-    """Read no more documents than this."""
+    """Maximum number of documents to read."""
     val_shard: tuple[Path, ...] = ()
-    """Shards that are the validation split, as they are; all text read is then for training."""
+    """Shards that are the validation split; all other text is then for training."""
     val_tokenizer: Path | None = None
-    """What `val_shard` was encoded with, if with another tokenizer: its documents are decoded and encoded
-    again, so that scores in bits per byte compare."""
+    """The tokenizer of `val_shard`, if it is another one: documents are decoded and encoded again, so that
+    scores in bits per byte can be compared."""
     val_docs: int | None = None
-    """So many documents at the start of the text are the validation split; 50,000 of docs_selected.jsonl
-    unless told otherwise."""
+    """Number of documents at the start of the text that are the validation split; the default for
+    docs_selected.jsonl is 50,000."""
     case_ops: MarkPieces | None = None
-    """Train the tokenizer for text whose case is marked (CaseOps), or fuse the marks of one that is: marks,
-    or fused with the space before them. A tokenizer that has marks is used with them in any case."""
+    """Marks of CaseOps to train the tokenizer with: marks, or marks and marks fused with the space before
+    them. With --tokenizer, fused fuses the marks that it has; without this its marks are used as they are."""
     sample_bytes: int = SAMPLE_BYTES
-    """Bytes of text, from the start, that a tokenizer is trained on."""
+    """Bytes at the start of the text that a tokenizer is trained on."""
     split: SplitConfig = field(default_factory=SplitConfig)
-    """The division into training and validation, where no validation shard is given."""
+    """The division into training and validation, if no validation split is given."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What to make a dataset of, and where."""
+    """The source of a dataset, and its folder."""
 
     source: Literal["docs", "challenge", "text", "shards"]
     """docs: documentation of the installed Python and packages. challenge: the export published on the hub.
-    text: files, or a dataset by name. shards: shards that lie in the folder already, which get a manifest."""
+    text: files, or a dataset by name. shards: shards that are in the folder already, which get a manifest."""
     data: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
     """The dataset folder."""
     tokenizer: Path | None = None
     """A SentencePiece .model file (text, shards)."""
     vocab_size: int | None = None
-    """Train a tokenizer of so many pieces instead (docs, text); docs takes 512 unless told otherwise."""
+    """Train a tokenizer of this number of pieces instead (docs, text); the default for docs is 512."""
     name: str | None = None
-    """What the manifest calls the dataset (text, shards)."""
+    """Name of the dataset in the manifest (text, shards)."""
     origin: str | None = None
-    """Where the text is from, for the manifest (text, shards)."""
+    """Origin of the text in the manifest (text, shards)."""
     licence: str | None = None
-    """Licence of the text, for the manifest (text, shards)."""
+    """Licence of the text in the manifest (text, shards)."""
     text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
     challenge: Annotated[ChallengeConfig, tyro.conf.arg(name="")] = field(default_factory=ChallengeConfig)
 
@@ -93,10 +92,7 @@ class PrepareOptions:
 def prepare_default(
     source: Literal["docs", "challenge"], folder: Path, vocab_size: int, log: RunLog, train_shards: int = 8
 ) -> Manifest:
-    """Makes the dataset that a preset is meant for, as train_gpt.py does when it is missing.
-
-    `train_shards` is how many shards of the challenge the run will read.
-    """
+    """Makes the dataset of a preset; `train_shards` is the number of shards that the run will read."""
     if source == "docs":
         return prepare_docs(folder, vocab_size, log)
     return prepare_challenge(folder, vocab_size, log, train_shards)
@@ -105,10 +101,10 @@ def prepare_default(
 def prepare_challenge(
     folder: Path, vocab_size: int, log: RunLog, train_shards: int, endpoint: str | None = None
 ) -> Manifest:
-    """The challenge's text in `vocab_size` pieces: prepared shards if the hub has them, else made here.
+    """The challenge's text in `vocab_size` pieces: published shards if the hub has them, else made here.
 
-    Where they are not the challenge's own and cannot be had, the reason is said, and shards are made from its
-    documents, with a tokenizer trained on their training part. DataError if the documents cannot be had.
+    If shards other than the challenge's own cannot be fetched, the log says why, and they are made from the
+    challenge's documents, with a tokenizer trained on the training part. Raises DataError without documents.
     """
     own = EXPORTS[1024]
     repository = EXPORTS.get(vocab_size)
@@ -137,7 +133,7 @@ def prepare_challenge(
 
 
 def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:
-    """The documentation installed with Python and the packages used here, with a tokenizer of its own."""
+    """The documentation installed with Python and the dependencies, with a tokenizer trained on it."""
     require_empty(folder)
     log.info("reading the documentation of the installed Python and packages")
     docs = read_docs(min(8, os.cpu_count() or 1))
@@ -179,10 +175,10 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
 
 
 def given_validation(config: TextConfig) -> GivenValidation:
-    """The validation split that the options give, if they do.
+    """The validation split that the options name, if any.
 
-    DataError for options that contradict each other, and for another part of the challenge's documents than
-    its validation: training would read the rest of it.
+    Raises DataError for options that contradict each other, and for a part of the challenge's validation
+    documents, because training would read the others.
     """
     if config.val_tokenizer and not config.val_shard:
         raise DataError("--val-tokenizer says how --val-shard was encoded; no shard is given")
@@ -200,7 +196,7 @@ def given_validation(config: TextConfig) -> GivenValidation:
 
 
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
-    """Makes the dataset that the options ask for; DataError and its kin if they cannot be met."""
+    """Makes the dataset of the options; raises DataError, ShardError or VocabularyError if that fails."""
     _refuse_foreign_options(options)
     if options.source == "docs":
         return prepare_docs(options.data, options.vocab_size or DOCS_VOCAB_SIZE, log)
@@ -217,32 +213,8 @@ def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
     return adopt_shards(options.data, options.tokenizer, origin, log)
 
 
-def describe(manifest: Manifest, log: RunLog) -> None:
-    """Prints what a dataset holds."""
-    rows = []
-    for split, text_bytes in (("train", manifest.train_text_bytes), ("val", manifest.val_text_bytes)):
-        files = [file for file in manifest.files if file.split == split]
-        documents = max((file.last_document for file in files), default=-1) - min(
-            (file.first_document for file in files), default=0
-        )
-        rows.append([split, len(files), documents + 1, manifest.num_tokens(split), text_bytes])
-    columns = ["split", "shards", "documents", "tokens", "text bytes"]
-    log.table(f"{manifest.name}: {manifest.source} ({manifest.licence})", columns, rows)
-    log.info(f"tokenizer: {manifest.tokenizer}, {manifest.vocab_size} pieces")
-    for note in (f"{manifest.repeated_documents} exact repeats", *manifest.notes):
-        log.info(note)
-
-
-def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
-    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
-    log = RunLog()
-    stopped = "stopped; the same command starts or goes on"
-    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
-
-
 def _refuse_foreign_options(options: PrepareOptions) -> None:
-    """DataError for an option that the source does not read."""
+    """Raises DataError for an option that the source does not use."""
     readers = {
         "tokenizer": ("text", "shards"),
         "vocab_size": ("docs", "text"),

@@ -1,10 +1,10 @@
-"""How every program ends: with an exit code, and in one line where it cannot go on."""
+"""Exit codes and one-line errors of every program."""
 
 import sys
 from collections.abc import Callable, Mapping
 
 BAD_INPUT, STOPPED = 2, 130
-"""Exit codes of all programs, beside 0 and their own 1."""
+"""Exit codes that all programs share; 0 is success, 1 has a meaning of its own in each program."""
 
 
 def run_program(
@@ -13,10 +13,10 @@ def run_program(
     codes: Mapping[type[Exception], int] | None = None,
     when_stopped: str = "stopped",
 ) -> int:
-    """The exit code of `work`, 0 where it returns none.
+    """Calls `work` and returns its exit code, 0 for None.
 
-    What it raises of `codes`, ValueError and OSError (2), and Ctrl-C (130) end in a line on standard error;
-    anything else is a fault of the program, and comes through.
+    The exceptions in `codes` return their code, ValueError and OSError return 2, Ctrl-C returns 130; each
+    prints one line to standard error. Any other exception is a bug of the program and propagates.
     """
     codes = dict(codes or {})
     try:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from data_samples import SHARED, sample_text
 
-from golf.data.manifest import DataError, sha256_of_file
+from golf.data.manifest import DataError, Manifest, sha256_of_file
 from golf.data.shards import ShardError, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.survey import Survey, check_encoded_with, iterate_documents, survey_shards
+from golf.prepare.shards import TextOrigin, check_encoded_with, check_shards, iterate_documents
 from golf.prepare.tokenizer import train_tokenizer
 from golf.system.log import RunLog
 
@@ -17,14 +17,21 @@ def vocabulary(tiny_model_path: Path) -> Vocabulary:
     return Vocabulary.load(tiny_model_path)
 
 
+def checked(val: list[Path], train: list[Path], vocabulary: Vocabulary) -> tuple[Manifest, list[str]]:
+    origin = TextOrigin("sample", "made up", "none", "1")
+    return check_shards(val, train, vocabulary, "t.model", origin, RunLog(quiet=True))
+
+
 @pytest.fixture
 def make(tmp_path: Path, vocabulary: Vocabulary):
-    """Writes shards of numbered documents and surveys them; a tuple cuts its documents at the given token."""
+    """Writes shards of numbered documents and checks them; a tuple cuts its documents at the given token."""
 
     def tokens(documents: list[int]) -> np.ndarray:
         return np.array([token for n in documents for token in (1, *vocabulary.encode(sample_text(n)))])
 
-    def survey(val: list[list[int]], train: list[list[int]], cut: int | None = None) -> Survey:
+    def check(
+        val: list[list[int]], train: list[list[int]], cut: int | None = None
+    ) -> tuple[Manifest, list[str]]:
         paths: dict[str, list[Path]] = {"val": [], "train": []}
         for split, shards in (("val", val), ("train", train)):
             arrays = [tokens(documents) for documents in shards]
@@ -33,13 +40,13 @@ def make(tmp_path: Path, vocabulary: Vocabulary):
             for index, array in enumerate(arrays):
                 paths[split].append(tmp_path / f"fineweb_{split}_{index:06d}.bin")
                 write_shard(paths[split][-1], array)
-        return survey_shards(paths["val"], paths["train"], vocabulary, RunLog(quiet=True))
+        return checked(paths["val"], paths["train"], vocabulary)
 
-    return survey
+    return check
 
 
 def test_counts_ranges_and_bytes_are_those_of_the_documents(make, vocabulary: Vocabulary, tmp_path: Path):
-    found = make([[0, 1]], [[2, 3, 4], [5]])
+    found, shared = make([[0, 1]], [[2, 3, 4], [5]])
     assert [(f.num_documents, f.first_document, f.last_document) for f in found.files] == [
         (2, 0, 1),
         (3, 2, 4),
@@ -49,15 +56,15 @@ def test_counts_ranges_and_bytes_are_those_of_the_documents(make, vocabulary: Vo
     assert found.val_text_bytes == sum(len(sample_text(n).encode()) for n in (0, 1))
     assert found.train_text_bytes == sum(len(sample_text(n).encode()) for n in (2, 3, 4, 5))
     assert found.files[0].sha256 == sha256_of_file(tmp_path / found.files[0].name)
-    assert (found.repeated_documents, found.shared_documents) == (0, ())
+    assert (found.repeated_documents, shared) == (0, [])
 
 
 @pytest.mark.parametrize("chunk", [7, 100, 10**6])
 def test_a_document_cut_by_the_end_of_a_shard_is_one_document(
     make, monkeypatch: pytest.MonkeyPatch, chunk: int
 ):
-    monkeypatch.setattr("golf.prepare.survey._CHUNK_TOKENS", chunk)
-    found = make([[0]], [[1, 2, 3, 2]], cut=150)
+    monkeypatch.setattr("golf.prepare.shards._CHUNK_TOKENS", chunk)
+    found, _ = make([[0]], [[1, 2, 3, 2]], cut=150)
     first, second = found.files[1:]
     assert first.first_document == 1 and first.last_document == second.first_document == 2
     assert second.last_document == 4
@@ -67,9 +74,9 @@ def test_a_document_cut_by_the_end_of_a_shard_is_one_document(
 
 
 def test_repeats_and_shared_documents_are_counted_and_named(make):
-    found = make([[0, 1, 2, 3, 4, 5]], [[6, 7, 6, 2, 8, 4]])
+    found, shared = make([[0, 1, 2, 3, 4, 5]], [[6, 7, 6, 2, 8, 4]])
     assert found.repeated_documents == 3
-    assert [line[:32] for line in found.shared_documents] == [
+    assert [line[:32] for line in shared] == [
         "document 9 is document 2 of vali",
         "document 11 is document 4 of val",
     ]
@@ -115,13 +122,13 @@ def test_a_shard_that_does_not_start_with_bos_is_refused(tmp_path: Path, vocabul
 def test_a_token_outside_the_vocabulary_is_named_wherever_it_stands(
     tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("golf.prepare.survey._CHUNK_TOKENS", 50)
+    monkeypatch.setattr("golf.prepare.shards._CHUNK_TOKENS", 50)
     tokens = np.array([1, *vocabulary.encode(sample_text(0))] * 3)
     write_shard(tmp_path / "v.bin", tokens)
     tokens[201] = 400
     write_shard(tmp_path / "t.bin", tokens)
     with pytest.raises(ShardError, match=r"t\.bin: token 201 is 400; the vocabulary has ids 0 to 399"):
-        survey_shards([tmp_path / "v.bin"], [tmp_path / "t.bin"], vocabulary, RunLog(quiet=True))
+        checked([tmp_path / "v.bin"], [tmp_path / "t.bin"], vocabulary)
 
 
 def test_documents_of_a_stream_start_with_bos():
@@ -129,11 +136,11 @@ def test_documents_of_a_stream_start_with_bos():
     assert [document.tolist() for document in iterate_documents(tokens, 1)] == [[1, 5], [1], [1, 6, 7]]
 
 
-def test_the_challenges_validation_prefix_is_surveyed_exactly():
+def test_the_challenges_validation_prefix_is_counted_exactly():
     if not SHARED.exists():
         pytest.skip("the challenge's data is not at hand")
     vocabulary = Vocabulary.load(SHARED / "tokenizers" / "fineweb_1024_bpe.model")
     path = SHARED / "fineweb_sp1024" / "fineweb_val_000000.bin"
-    found = survey_shards([path], [], vocabulary, RunLog(quiet=True))
+    found, _ = checked([path], [], vocabulary)
     assert found.val_text_bytes == 2_504_867
     assert (found.files[0].num_tokens, found.files[0].num_documents) == (1_040_298, 902)

@@ -1,0 +1,138 @@
+"""From documents to a dataset folder: tokenizer, split, shards, manifest; complete, or absent."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from golf.data.bytefiles import write_byte_files
+from golf.data.manifest import MANIFEST_NAME, DataError, Manifest
+from golf.data.vocabulary import Vocabulary
+from golf.prepare.encode import encode_documents, text_digest
+from golf.prepare.shards import TextOrigin, check_shards, full_disk_as_data_error
+from golf.prepare.split import GivenValidation, SplitConfig, Splitter
+from golf.prepare.tokenizer import TokenizerChoice
+from golf.prepare.totals import VALIDATION_DOCUMENTS, compare_with_published
+from golf.system.log import RunLog
+
+
+class TextStream:
+    """An iterator of documents that knows its position in the source, of `total` in `unit`."""
+
+    def __init__(self, texts: Iterator[tuple[str, float]], total: float, unit: str):
+        """Each of `texts` comes with the position after it."""
+        self._texts = texts
+        self.total = total
+        self.unit = unit
+        self.position = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        for text, position in self._texts:
+            self.position = position
+            yield text
+
+
+def build_dataset(
+    folder: Path,
+    origin: TextOrigin,
+    stream: TextStream,
+    tokenizer: TokenizerChoice,
+    split: SplitConfig,
+    log: RunLog,
+    given: GivenValidation | None = None,
+    num_threads: int | None = None,
+) -> Manifest:
+    """Writes a dataset folder, which must be absent or empty; renames it into place at the end.
+
+    With a `given` validation split all other documents are for training. A document is dropped if an earlier
+    document or one of the given validation split has the same normalized text. Raises DataError, and the
+    errors of reading shards and tokenizers.
+    """
+    given = given or GivenValidation()
+    if not 0 < split.val_fraction < 1:
+        raise DataError(f"validation share is {split.val_fraction}; expected a number between 0 and 1")
+    with staged_folder(folder) as staging:
+        texts = iter(stream)
+        val_texts = given.texts(texts)
+        model = staging / tokenizer.file_name(origin.name)
+        if tokenizer.model is None:
+            sample = _take_sample(texts, tokenizer.sample_bytes / (1 - split.val_fraction))
+            texts = chain(sample, texts)
+            excluded = set(map(text_digest, val_texts))
+            is_drawn = not val_texts and not given.shards
+            trained = (
+                text
+                for text, digest in ((text, text_digest(text)) for text in sample)
+                if digest not in excluded and not (is_drawn and split.is_val(digest))
+            )
+            model.write_bytes(tokenizer.train(trained))
+        else:
+            model.write_bytes(tokenizer.read(tokenizer.model))
+        vocabulary = Vocabulary.load(model)
+        splitter = Splitter(staging, split, vocabulary)
+        if val_texts:
+            splitter.take_validation(val_texts, num_threads)
+        else:
+            for path in given.shards:
+                splitter.take_shard(path)
+        with log.progress("encoding", stream.total, stream.unit) as bar:
+            for document in encode_documents(texts, vocabulary, num_threads):
+                splitter.add(document)
+                bar.move_to(stream.position)
+        splitter.close()
+        if vocabulary.case_ops:
+            write_byte_files(splitter.val_paths, vocabulary)
+        train_paths = splitter.train_writer.paths
+        manifest, shared = check_shards(splitter.val_paths, train_paths, vocabulary, model.name, origin, log)
+        if shared:
+            raise DataError(f"one document in training and validation: {shared[0]}")
+        notes = [splitter.describe(given, manifest.val_text_bytes)]
+        if given.first_documents == VALIDATION_DOCUMENTS:
+            notes += compare_with_published(manifest, vocabulary)
+        manifest = replace(manifest, repeated_documents=splitter.num_repeated, notes=(*origin.notes, *notes))
+        manifest.save(staging)
+    return manifest
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Yields `<folder>.preparing`; at the end of the block renames it to `folder`, on an error deletes it.
+
+    Raises DataError if `folder` is not empty, and if the disk is full.
+    """
+    folder = folder.absolute()
+    require_empty(folder)
+    staging = folder.with_name(folder.name + ".preparing")
+    with full_disk_as_data_error(f"{folder}: no space left on the disk; nothing was kept"):
+        try:
+            if staging.exists():
+                shutil.rmtree(staging)
+            staging.mkdir(parents=True)
+            yield staging
+            if folder.exists():
+                folder.rmdir()
+            os.rename(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_empty(folder: Path) -> None:
+    """Raises DataError unless `folder` is absent or an empty folder."""
+    if (folder / MANIFEST_NAME).exists():
+        raise DataError(f"{folder}: already holds a dataset; remove it or name another folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: is not an empty folder; name another one")
+
+
+def _take_sample(texts: Iterator[str], size: float) -> list[str]:
+    """The first documents, of at least `size` characters."""
+    sample, taken = [], 0
+    for text in texts:
+        sample.append(text)
+        taken += len(text)
+        if taken >= size:
+            break
+    return sample

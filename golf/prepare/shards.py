@@ -1,0 +1,229 @@
+"""Shards on disk, made here or published: read back, checked and counted for their manifest."""
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from golf.data.bytefiles import adopt_byte_files
+from golf.data.manifest import MANIFEST_NAME, DataError, Manifest, ShardFile, check_byte_file, sha256_of_file
+from golf.data.shards import check_token_ids, read_shard
+from golf.data.vocabulary import Vocabulary
+from golf.prepare.tokenizer import check_tokenizer
+from golf.system.files import atomic_write
+from golf.system.log import ProgressBar, RunLog
+
+OVERLAP_DOCUMENTS = 4
+"""Consecutive validation documents among the training documents that count as an overlap, not as repeats."""
+
+_CHUNK_TOKENS = 4_000_000
+
+
+@dataclass(frozen=True)
+class TextOrigin:
+    """What a manifest says about its text."""
+
+    name: str
+    source: str
+    licence: str
+    revision: str
+    notes: tuple[str, ...] = ()
+
+
+def adopt_shards(folder: Path, tokenizer: Path | None, origin: TextOrigin, log: RunLog) -> Manifest:
+    """Writes the manifest of a folder of fineweb_train_*.bin and fineweb_val_*.bin; copies the tokenizer.
+
+    `tokenizer` defaults to the only .model file of the folder. The shards are not changed. Documents in both
+    splits are counted and logged; raises DataError for ranges in both splits, and as `check_shards` does.
+    """
+    val, train = (sorted(folder.glob(f"fineweb_{split}_[0-9]*.bin")) for split in ("val", "train"))
+    if not val and not train:
+        raise DataError(f"{folder}: has no fineweb_train_*.bin or fineweb_val_*.bin")
+    if (folder / MANIFEST_NAME).exists():
+        raise DataError(f"{folder / MANIFEST_NAME}: is there already; move it away to make another")
+    if tokenizer is None:
+        models = sorted(folder.glob("*.model"))
+        if len(models) != 1:
+            names = ", ".join(path.name for path in models) or "none"
+            raise DataError(f"{folder}: expected one .model file, found {names}; name it with --tokenizer")
+        tokenizer = models[0]
+    manifest = manifest_of_published(val, train, tokenizer, origin, log)
+    with full_disk_as_data_error(f"{folder}: no space left on the disk; no manifest was written"):
+        if tokenizer.absolute() != (folder / tokenizer.name).absolute():
+            with atomic_write(folder / tokenizer.name) as partial:
+                shutil.copyfile(tokenizer, partial)
+        manifest.save(folder)
+    return manifest
+
+
+def manifest_of_published(
+    val: Sequence[Path], train: Sequence[Path], tokenizer: Path, origin: TextOrigin, log: RunLog
+) -> Manifest:
+    """The manifest of shards that somebody else encoded; the log and the notes report repeated documents."""
+    vocabulary = Vocabulary.load(tokenizer)
+    check_tokenizer(vocabulary, str(tokenizer))
+    byte_notes = adopt_byte_files(val, vocabulary) if vocabulary.case_ops else ()
+    for line in byte_notes:
+        log.info(line)
+    manifest, shared = check_shards(val, train, vocabulary, tokenizer.name, origin, log)
+    log.info(
+        f"{manifest.repeated_documents} documents are exact repeats, {len(shared)} of them of validation "
+        "documents"
+    )
+    for line in shared[:3]:
+        log.info(f"in training: {line}")
+    note = f"{len(shared)} training documents are exact repeats of validation documents, as published"
+    return replace(manifest, notes=(*manifest.notes, note, *byte_notes))
+
+
+def check_shards(
+    val: Sequence[Path],
+    train: Sequence[Path],
+    vocabulary: Vocabulary,
+    tokenizer: str,
+    origin: TextOrigin,
+    log: RunLog,
+) -> tuple[Manifest, list[str]]:
+    """The manifest of shards, all of which are read; and a line for each training document in validation.
+
+    `tokenizer` is the file name for the manifest. Raises ShardError for a damaged shard or a token id outside
+    the vocabulary; DataError if a split does not start with BOS or was encoded with another tokenizer, if two
+    files are equal, or if training repeats a range of validation documents.
+    """
+    files: list[ShardFile] = []
+    path_of_hash: dict[str, Path] = {}
+    text_bytes = {"val": 0, "train": 0}
+    repeats = _Repeats(vocabulary)
+    for split, paths in (("val", val), ("train", train)):
+        if paths:
+            check_encoded_with(paths[0], vocabulary)
+        token_before = vocabulary.bos_id
+        unfinished = np.zeros(0, dtype=np.uint16)
+        total = sum(len(read_shard(path)) for path in paths)
+        with log.progress(f"checking {split}", total / 1e6, "M tokens") as bar:
+            for path in paths:
+                sha256 = sha256_of_file(path)
+                if sha256 in path_of_hash:
+                    same = f"{path} and {path_of_hash[sha256].name} are the same file"
+                    raise DataError(f"{same}: the document ranges overlap")
+                path_of_hash[sha256] = path
+                tokens = np.asarray(read_shard(path))
+                text_bytes[split] += _count_text(tokens, token_before, vocabulary, str(path), bar)
+                has_bytes = split == "val" and vocabulary.case_ops
+                bytes_sha256 = check_byte_file(path, vocabulary, token_before) if has_bytes else ""
+                token_before = int(tokens[-1])
+                starts = np.flatnonzero(tokens == vocabulary.bos_id)
+                first = files[-1].last_document + 1 if files else 0
+                last, is_cut = first + len(starts) - 1, tokens[0] != vocabulary.bos_id
+                counts = len(tokens), len(starts)
+                files.append(
+                    ShardFile(path.name, split, sha256, *counts, first - int(is_cut), last, bytes_sha256)
+                )
+                pieces = np.split(tokens, starts)
+                pieces[0] = np.concatenate([unfinished, pieces[0]])
+                *documents, unfinished = pieces
+                for document in documents:
+                    repeats.add(document, split)
+            repeats.add(unfinished, split)
+    manifest = Manifest(
+        **vars(origin),
+        tokenizer=tokenizer,
+        tokenizer_sha256=vocabulary.sha256,
+        vocab_size=vocabulary.size,
+        files=tuple(files),
+        val_text_bytes=text_bytes["val"],
+        train_text_bytes=text_bytes["train"],
+        repeated_documents=repeats.num_repeated,
+        case_ops=vocabulary.case_ops,
+    )
+    return manifest, repeats.shared
+
+
+def iterate_documents(tokens: np.ndarray, bos_id: int) -> Iterator[np.ndarray]:
+    """The documents of a token stream, each with its BOS; tokens before the first BOS are left out."""
+    yield from np.split(tokens, np.flatnonzero(tokens == bos_id))[1:]
+
+
+def check_encoded_with(path: Path, vocabulary: Vocabulary) -> None:
+    """Raises DataError unless a shard starts with BOS and its documents survive decoding and encoding.
+
+    With the right tokenizer nearly all of the first 20 do, with another of the same size none. Their last 16
+    tokens are not compared, as the shard may cut a document.
+    """
+    tokens = read_shard(path)[:100_000]
+    check_token_ids(tokens, vocabulary.size, str(path))
+    if tokens[0] != vocabulary.bos_id:
+        raise DataError(f"{path}: starts with token {tokens[0]}; expected BOS, {vocabulary.bos_id}")
+    sample = [document[1:].tolist() for document in iterate_documents(tokens, vocabulary.bos_id)][:20]
+    changed = 0
+    for document in sample:
+        compared = max(0, len(document) - 16)
+        changed += vocabulary.encode(vocabulary.decode(document))[:compared] != document[:compared]
+    if 2 * changed > len(sample):
+        found = f"{changed} of its first {len(sample)} documents decode to text that encodes to other tokens"
+        raise DataError(f"{path}: {found}; it was made with another tokenizer")
+
+
+@contextmanager
+def full_disk_as_data_error(message: str) -> Iterator[None]:
+    """Turns the errors of a full disk or an exhausted quota into a DataError with `message`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(message) from error
+        raise
+
+
+def _count_text(tokens: np.ndarray, before: int, vocabulary: Vocabulary, name: str, bar: ProgressBar) -> int:
+    """Bytes of text of a shard after token `before`; chunks bound the memory of the int64 intermediates."""
+    num_bytes = 0
+    for start in range(0, len(tokens), _CHUNK_TOKENS):
+        chunk = tokens[start : start + _CHUNK_TOKENS]
+        check_token_ids(chunk, vocabulary.size, name, start)
+        num_bytes += int(vocabulary.count_bytes(np.concatenate([[before], chunk[:-1]]), chunk).sum())
+        before = int(chunk[-1])
+        bar.advance(len(chunk) / 1e6)
+    return num_bytes
+
+
+class _Repeats:
+    """Documents with the tokens of an earlier one, and training documents that validation has too."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self._vocabulary = vocabulary
+        self._number_of_digest: dict[bytes, int] = {}
+        self._num_documents = 0
+        self._num_val = 0
+        self._run: list[int] = []
+        """Consecutive validation documents that the last training documents are."""
+        self.num_repeated = 0
+        self.shared: list[str] = []
+
+    def add(self, document: np.ndarray, split: str) -> None:
+        """Takes the next document; empty ones are no documents. DataError for a range of validation."""
+        if not len(document):
+            return
+        data = np.ascontiguousarray(document, dtype="<u2").data
+        number = self._num_documents
+        first = self._number_of_digest.setdefault(hashlib.blake2b(data, digest_size=16).digest(), number)
+        self._num_documents += 1
+        self.num_repeated += first != number
+        if split == "val":
+            self._num_val += 1
+        elif first >= self._num_val:
+            self._run = []
+        else:
+            words = self._vocabulary.decode(document[1:40])[:60]
+            self.shared.append(f"document {number} is document {first} of validation ({words!r})")
+            self._run = [*self._run, first] if self._run and first == self._run[-1] + 1 else [first]
+            if len(self._run) >= min(OVERLAP_DOCUMENTS, self._num_val):
+                raise DataError(
+                    f"training documents {number - len(self._run) + 1} to {number} are validation documents "
+                    f"{self._run[0]} to {first}: the document ranges overlap"
+                )
