@@ -37,7 +37,7 @@ from golf.system.log import RunLog
 from golf.system.program import STOPPED, run_program
 from golf.system.stored import ConfigError, config_to_dict
 from golf.time_plan import TimePlan
-from golf.train.budget import shards_to_read
+from golf.train.config import shards_to_read
 from golf.train.loop import Interrupted
 
 

@@ -42,21 +42,21 @@ from golf.system.log import RunLog
 from golf.system.program import run_program
 from golf.train.loop import Trainer
 from golf.train.objective import export_config
-from golf.train.phases import Phase, plan_phases
+from golf.train.schedule import Phase, plan_phases
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = ("tests/model", "tests/train", "tests/score", "tests/ttt")
 STATED = {"seed": 1, "h100-10min": 2, "h100-107min": 4}
-"""Graphs of a run's steps; elsewhere as many as its stages have kinds."""
+"""Graphs of a run's steps; elsewhere as many as its phases have kinds."""
 SLIDING_GRAPHS = 2
 """Of the scorer: the first window, all others."""
 VOCAB_SIZE = 400
 CONTEXT_UNIT = 16
 HEAD_WIDTH = 8
-PASS_TOKENS = 512
-"""At least: in smaller passes the looks at held-out text take longest."""
+MICRO_BATCH_TOKENS = 512
+"""At least: with smaller micro-batches the evaluations on held-out text take longest."""
 NUM_STEPS = 12
-"""Enough for a step in every stage of every preset."""
+"""Enough for a step in every phase of every preset."""
 
 Backend = Callable[[torch.fx.GraphModule, list[Any]], Callable[..., Any]]
 
@@ -82,7 +82,7 @@ class Graphs:
     ended: int
     """Of steps, when training had ended."""
     others: int
-    """Of anything else that training compiled (looks at held-out text)."""
+    """Of anything else that training compiled (evaluations on held-out text)."""
 
 
 class GraphCount:
@@ -134,16 +134,16 @@ def tiny_model(model: ModelConfig, context: int) -> ModelConfig:
 
 
 def tiny_run(config: RunConfig) -> RunConfig:
-    """The preset's run in NUM_STEPS steps of two passes, its stages at the same points."""
+    """The preset's run in NUM_STEPS steps of two micro-batches, its phases at the same points."""
     context = CONTEXT_UNIT * (1 + len(config.schedule.context_growth))
-    sizes = {stage.context for stage in phases_of(config, context)}
+    sizes = {phase.context for phase in phases_of(config, context)}
     unit = int(np.lcm.reduce(sorted(sizes)))
-    pass_tokens = unit * -(-PASS_TOKENS // unit)
+    micro_batch_tokens = unit * -(-MICRO_BATCH_TOKENS // unit)
     parts = 1 + len(config.schedule.batch_growth)
     train = replace(
         config.train,
-        batch_tokens=2 * parts * pass_tokens,
-        micro_batch_tokens=pass_tokens,
+        batch_tokens=2 * parts * micro_batch_tokens,
+        micro_batch_tokens=micro_batch_tokens,
         held_out_tokens=4 * context,
         num_evals=3,
         reserve_seconds=0.0,
@@ -161,7 +161,7 @@ def tiny_run(config: RunConfig) -> RunConfig:
 
 
 def phases_of(config: RunConfig, context: int | None = None) -> tuple[Phase, ...]:
-    """The stages of a run, of another context if one is given."""
+    """The phases of a run, with another context if one is given."""
     loops = config.model.recurrence > 1
     length = config.model.context if context is None else context
     return plan_phases(length, config.train.batch_tokens, loops, config.schedule)
@@ -179,7 +179,7 @@ def tiny_dataset(folder: Path) -> Dataset:
 
 
 def count_training(config: RunConfig, dataset: Dataset, folder: Path, backend: Backend) -> Graphs:
-    """Trains a tiny run, looks at held-out text and the choice of weights included."""
+    """Trains a tiny run, with evaluations on held-out text and the choice of weights."""
     config = fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
     folder.mkdir(parents=True)
     runtime = Runtime(torch.device("cpu"), torch.bfloat16, compiled=True)
@@ -200,7 +200,7 @@ def count_training(config: RunConfig, dataset: Dataset, folder: Path, backend: B
 def expected_graphs(name: str) -> int:
     """Graphs of the steps of a preset's run."""
     return STATED.get(
-        name, len({(stage.context, stage.looping) for stage in phases_of(PRESETS[name].config)})
+        name, len({(phase.context, phase.looping) for phase in phases_of(PRESETS[name].config)})
     )
 
 

@@ -24,9 +24,9 @@ from benchmarks.recipe_arms import Scale, frontier_recipe
 from benchmarks.training_rows import mark_time, seconds_between
 from golf.model.gpt import GPT
 from golf.model.kernels import attention_kernels, causal_attention, present_kernels
+from golf.model.loss import token_nats
 from golf.presets import PRESETS
 from golf.system.device import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
-from golf.train.objective import mean_nats
 
 NEEDED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")
 """What the whole of a run imports."""
@@ -267,12 +267,14 @@ def eager_noise(runtime: Runtime, sizes: Sizes) -> dict[str, Any]:
     model.initialize()
     model.compute_dtype = runtime.compute_dtype
     shape = (min(8, sizes.batch), sizes.context)
-    tokens = [torch.randint(config.vocab_size, shape).to(runtime.device) for _ in range(2)]
+    inputs, targets = (torch.randint(config.vocab_size, shape).to(runtime.device) for _ in range(2))
     figures: dict[str, Any] = {"shape": list(shape)}
     for name in present_kernels(runtime.device):
         if name in ("fa3", "cudnn", "flash"):
             with attention_kernels((name,)):
-                figures[name] = noise_of_a_pass(lambda: mean_nats(model, *tokens), list(model.parameters()))
+                figures[name] = noise_of_a_pass(
+                    lambda: token_nats(model(inputs), targets).mean(), list(model.parameters())
+                )
     return figures
 
 

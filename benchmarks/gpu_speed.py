@@ -32,7 +32,7 @@ from golf.model.kernels import KernelError, attention_kernels
 from golf.presets import PRESETS
 from golf.system.device import choose_runtime, release_memory
 from golf.train.loop import Trainer
-from golf.train.phases import Phase
+from golf.train.schedule import Phase
 
 CPU_SHARE = 16
 """On a CPU a row's context is this part of its name's."""
@@ -89,7 +89,7 @@ def row_trainer(stage: SpeedStage, config: RunConfig, trainer: Trainer, device_t
 def next_loss(trainer: Trainer) -> Callable[[], Tensor]:
     """The loss of the next pass's batch, by the kernels of training, as often as it is called."""
     context = trainer.phases[0].context
-    tokens = trainer.feed.next(trainer.micro_batch_tokens // context, context)
+    tokens = trainer.next_micro_batch(context)
 
     def loss() -> Tensor:
         with attention_kernels(trainer.attention), training_kernels(trainer.kernels):

@@ -6,7 +6,7 @@ from golf.config import RunConfig
 from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig
 from golf.presets import FRONTIER_MODEL, H100_10, SEED
-from golf.train.budget import TrainConfig
+from golf.train.config import TrainConfig
 
 TECHNIQUES: dict[str, tuple[str, ...]] = {
     "leaky activation": ("model.activation_slope",),
@@ -58,7 +58,7 @@ class Scale:
     context: int = 512
     """Tokens of context."""
     batch_tokens: int = 8_192
-    """Tokens of a step of the seed's recipe, in two passes; the frontier's takes a quarter of them."""
+    """Tokens of a step of the seed's recipe, in two micro-batches; the frontier's takes a quarter of them."""
 
 
 def seed_recipe(scale: Scale) -> RunConfig:

@@ -30,7 +30,7 @@ from golf.train.loop import Trainer
 PARTS = ("loader", "forward", "backward", "exchange", "optimiser", "averaging", "logging")
 CONTEXT = 1024
 CPU_STEP_TOKENS = 8_192
-CUDA_STEP_TOKENS, CUDA_PASS_TOKENS = 262_144, 65_536
+CUDA_STEP_TOKENS, CUDA_MICRO_BATCH_TOKENS = 262_144, 65_536
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Case:
     processes: int = 1
 
     def config(self, device_type: str) -> RunConfig:
-        """Its network and recipe, with one stage that lasts the whole run."""
+        """Its network and recipe, with one phase that lasts the whole run."""
         if device_type == "cuda":
             config = PRESETS["seed" if self.shape == "seed" else "h100-107min"].config
-            sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_PASS_TOKENS}
+            sizes = {"batch_tokens": CUDA_STEP_TOKENS, "micro_batch_tokens": CUDA_MICRO_BATCH_TOKENS}
         else:
             scale = Scale(context=CONTEXT, batch_tokens=CPU_STEP_TOKENS)
             config = seed_recipe(scale) if self.shape == "seed" else frontier_recipe(scale)
@@ -112,10 +112,11 @@ class Stopwatch:
 
     def attach(self, trainer: Trainer) -> None:
         """Times the parts of this process's trainer from now on."""
-        trainer.feed.next = self.wrap("loader", trainer.feed.next)
+        trainer.next_micro_batch = self.wrap("loader", trainer.next_micro_batch)
         trainer.loss = self.wrap("forward", trainer.loss)
         torch.Tensor.backward = self.wrap("backward", torch.Tensor.backward)
-        trainer.exchange.finish = self.wrap("exchange", trainer.exchange.finish)
+        reduced = trainer.optimizers.all_reduce_gradients
+        trainer.optimizers.all_reduce_gradients = self.wrap("exchange", reduced)
         trainer.optimizers.step = self.wrap("optimiser", trainer.optimizers.step)
         trainer.average.update = self.wrap("averaging", trainer.average.update)
         trainer.reports.launched = self.wrap("logging", trainer.reports.launched)
@@ -132,19 +133,9 @@ def make_trainer(config: RunConfig, runtime: Runtime) -> Trainer:
     model.initialize()
     model.compute_dtype = runtime.compute_dtype
     tokens = np.random.default_rng(0).integers(2, config.model.vocab_size, 4_000_000).astype(np.uint16)
-    return Trainer(
-        model,
-        TrainBatches([tokens], 0, 0, config.model.vocab_size),
-        config.budget(),
-        runtime,
-        StageClock(),
-        RunLog(quiet=True),
-        lambda: math.nan,
-        config.train,
-        config.optim,
-        config.schedule,
-        config.averaging,
-    )
+    batches = TrainBatches([tokens], 0, 0, config.model.vocab_size)
+    log = RunLog(quiet=True)
+    return Trainer(model, batches, config.recipe(), runtime, lambda *_: math.nan, StageClock(), log)
 
 
 def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:

@@ -7,10 +7,9 @@ from golf.pack.artifact import PackConfig
 from golf.score.windows import WindowConfig
 from golf.system.stored import ConfigError
 from golf.train.averaging import AveragingConfig
-from golf.train.budget import Budget, TrainConfig
+from golf.train.config import Recipe, TrainConfig
 from golf.train.optim import OptimConfig
-from golf.train.phases import plan_phases
-from golf.train.schedule import ScheduleConfig
+from golf.train.schedule import Budget, ScheduleConfig, plan_phases
 from golf.ttt.sgd import TTTConfig
 
 
@@ -44,6 +43,10 @@ class RunConfig:
     def budget(self) -> Budget:
         """The training budget; ValueError unless exactly one of minutes and steps is given."""
         return Budget(None if self.minutes is None else 60.0 * self.minutes, self.steps)
+
+    def recipe(self) -> Recipe:
+        """What the trainer reads of the configuration."""
+        return Recipe(self.budget(), self.train, self.optim, self.schedule, self.averaging)
 
     def check(self, device_type: str) -> None:
         """Raises ValueError for parts that do not go together, before any work is done for them."""

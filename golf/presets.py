@@ -8,7 +8,7 @@ from golf.model.gpt import ModelConfig
 from golf.pack.artifact import PackConfig
 from golf.score.windows import WindowConfig
 from golf.train.averaging import AveragingConfig
-from golf.train.budget import TrainConfig
+from golf.train.config import TrainConfig
 from golf.train.optim import OptimConfig
 from golf.train.schedule import ScheduleConfig
 from golf.ttt.lora import LoraConfig
@@ -208,7 +208,7 @@ GPT2 = RunConfig(
     model=GPT2_MODEL,
     train=TrainConfig(micro_batch_tokens=32_768, reserve_seconds=5.0, held_out_tokens=524_288),
     optim=OptimConfig(
-        matrix_optimizer="adamw",
+        matrix="adamw",
         matrix_lr=6e-4,
         matrix_weight_decay=0.1,
         embedding_lr=6e-4,

@@ -47,8 +47,7 @@ from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
 from golf.time_plan import TimePlan
 from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
-from golf.train.choice import choose_output, weights_sum
-from golf.train.loop import Trainer
+from golf.train.loop import Trainer, weights_sum
 from golf.train.objective import export_config, export_state_dict
 
 ARTIFACT_NAME, SCRIPT_NAME, PACK_NAME = "artifact.bin", "train_gpt.py", "pack.json"
@@ -128,7 +127,7 @@ class Run:
         self.log.event("model_params", model_params=num_parameters)
         trainer.train(checkpoint)
         with self.clock.stage("calibrate"):
-            output, weights, held_out = choose_output(trainer, self.log)
+            output, weights, held_out = trainer.choose_output()
             if self.config.pack.scheme == "entropy" and world.is_first:
                 calibration = self._calibrate(trainer, weights)
                 save_weights(self.folder / "calibration.safetensors", calibration.tensors())
@@ -140,7 +139,7 @@ class Run:
             "steps": trainer.steps,
             "final_progress": trainer.progress,
             "train_tokens": trainer.tokens,
-            "epochs": trainer.feed.epoch,
+            "epochs": trainer.batches.epoch,
             "micro_batch_tokens": trainer.micro_batch_tokens,
             "attention": trainer.attention,
             "kernels": trainer.kernels,
@@ -295,27 +294,12 @@ class Run:
             self.config.train.shuffle_documents,
         )
 
-        def held_out_bpb() -> float:
-            grade = trainer.grade if trainer.can_grade(self.config.model.context) else None
-            pass_tokens, world = trainer.micro_batch_tokens, self.runtime.world
-            return self._disjoint_score(
-                model, batches.held_out, None, pass_tokens, world, grade
-            ).bits_per_byte
+        def evaluate(model: GPT, grade: Grade | None, batch_tokens: int) -> float:
+            world = self.runtime.world
+            tally = self._disjoint_score(model, batches.held_out, None, batch_tokens, world, grade)
+            return tally.bits_per_byte
 
-        trainer = Trainer(
-            model,
-            batches,
-            self.config.budget(),
-            self.runtime,
-            self.clock,
-            self.log,
-            held_out_bpb,
-            self.config.train,
-            self.config.optim,
-            self.config.schedule,
-            self.config.averaging,
-        )
-        return trainer
+        return Trainer(model, batches, self.config.recipe(), self.runtime, evaluate, self.clock, self.log)
 
     def _calibrate(self, trainer: Trainer, weights: dict[str, Tensor]) -> Calibration:
         """Measures on the next training batches what the loss feels of the chosen weights' errors."""

@@ -17,11 +17,9 @@ from golf.system.clock import StageClock
 from golf.system.device import Runtime
 from golf.system.distributed import World, WorldError
 from golf.system.log import RunLog
-from golf.train.averaging import AveragingConfig
-from golf.train.budget import Budget, TrainConfig
+from golf.train.config import Recipe, TrainConfig
 from golf.train.loop import Interrupted, Trainer
-from golf.train.optim import OptimConfig
-from golf.train.schedule import ScheduleConfig
+from golf.train.schedule import Budget, ScheduleConfig
 
 MODEL = ModelConfig(
     32,
@@ -55,18 +53,19 @@ def toy_trainer(world: World, dtype: torch.dtype = torch.float32) -> Trainer:
     model = GPT(replace(MODEL, recurrence=2))
     model.initialize()
     model.compute_dtype = dtype
+    recipe = Recipe(
+        Budget(steps=STEPS),
+        TrainConfig(batch_tokens=256, micro_batch_tokens=64, held_out_tokens=64, checkpoint_seconds=1e9),
+        schedule=ScheduleConfig(recurrence_start=0.5, context_growth=(0.3,), batch_growth=(0.2,)),
+    )
     return Trainer(
         model,
         TrainBatches([toy_text()], seed=0, held_out_tokens=64),
-        Budget(steps=STEPS),
+        recipe,
         Runtime(torch.device("cpu"), dtype, compiled=False, world=world),
+        lambda *_: 1.0,
         StageClock(),
         RunLog(quiet=True),
-        lambda: 1.0,
-        TrainConfig(batch_tokens=256, micro_batch_tokens=64, held_out_tokens=64, checkpoint_seconds=1e9),
-        OptimConfig(),
-        ScheduleConfig(recurrence_start=0.5, context_growth=(0.3,), batch_growth=(0.2,)),
-        AveragingConfig(),
     )
 
 

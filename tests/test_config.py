@@ -11,7 +11,7 @@ from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.system.distributed import flat_fields
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict
-from golf.train.phases import forecast_run, plan_phases
+from golf.train.schedule import Budget, forecast_run, plan_phases
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
@@ -37,15 +37,15 @@ def test_a_preset_is_a_network_and_its_steps_are_whole_on_every_device(name):
 @pytest.mark.parametrize("minutes", [0.5, 3.0, 300.0])
 def test_any_budget_gives_the_same_shape_of_run(name, minutes):
     config = PRESETS[name].config
-    stages = plan_phases(
+    phases = plan_phases(
         config.model.context, config.train.batch_tokens, config.model.recurrence > 1, config.schedule
     )
     with torch.device("meta"):
         visits = GPT(config.model).num_visits
-    run = forecast_run(stages, visits, stages[0], 1e-6, seconds=60 * minutes, steps=None)
+    run = forecast_run(phases, visits, phases[0], 1e-6, Budget(seconds=60 * minutes))
     assert run.seconds == pytest.approx(60 * minutes)
     assert run.steps / minutes == pytest.approx(
-        forecast_run(stages, visits, stages[0], 1e-6, seconds=60.0, steps=None).steps, rel=0.1, abs=1
+        forecast_run(phases, visits, phases[0], 1e-6, Budget(seconds=60.0)).steps, rel=0.1, abs=1
     )
 
 
@@ -69,7 +69,7 @@ def test_the_seed_preset_is_every_default_but_for_what_its_card_adds():
     }
     model, ttt = PRESETS["seed"].config.model, PRESETS["seed"].config.ttt
     assert (model.num_layers, model.width, model.output_init) == (11, 512, "scaled")
-    assert config["optim.matrix_optimizer"] == "muon" and config["schedule.warmdown_shape"] == "cosine"
+    assert config["optim.matrix"] == "muon" and config["schedule.warmdown_shape"] == "cosine"
     assert (config["score.stride"], ttt.method, ttt.epochs, ttt.frozen_blocks) == (64, "sgd", 3, 2)
 
 

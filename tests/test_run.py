@@ -19,7 +19,7 @@ from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.system.device import Runtime
 from golf.system.log import RunLog
-from golf.train.budget import TrainConfig
+from golf.train.config import TrainConfig
 from golf.train.loop import Trainer
 
 MODEL = ModelConfig(320, 2, 16, 2, 1, 24, 16, rotary_dims=4, bigram_buckets=16, bigram_width=4)

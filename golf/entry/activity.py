@@ -86,7 +86,7 @@ def shape_features(
         groups = split_parameters(GPT(config.model))
     matrices = groups["matrix"]
     others = sum(parameter.numel() for group in ("embedding", "scalar") for parameter in groups[group])
-    optimizer = config.optim.matrix_optimizer
+    optimizer = config.optim.matrix
     evidence = (
         f"{sum(m.numel() for m in matrices):,} weights in {len(matrices)} matrices; AdamW {others:,} others"
     )

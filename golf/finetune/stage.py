@@ -25,10 +25,10 @@ from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
 from golf.tasks.models import OpenedModel, open_model
 from golf.train.averaging import AveragingConfig
-from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import save_weights
+from golf.train.config import Recipe, TrainConfig
 from golf.train.loop import Trainer
-from golf.train.schedule import ScheduleConfig
+from golf.train.schedule import Budget, ScheduleConfig
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -55,18 +55,19 @@ def build_trainer(
         checkpoint_seconds=config.checkpoint_seconds,
     )
 
+    schedule = ScheduleConfig(
+        momentum_warmup=0.0, recurrence_start=0.0, warmdown=0.9, warmdown_shape="linear"
+    )
+    averaging = AveragingConfig(output="last")
+    recipe = Recipe(Budget(steps=steps), train, replace(config.optim, **rates), schedule, averaging)
     trainer = Trainer(
         opened.model,
         given.batches,
-        Budget(steps=steps),
+        recipe,
         runtime,
+        lambda model, grade, batch_tokens: given.held_out_bpb(),
         StageClock(),
         log,
-        given.held_out_bpb,
-        train,
-        replace(config.optim, **rates),
-        ScheduleConfig(momentum_warmup=0.0, recurrence_start=0.0, warmdown=0.9, warmdown_shape="linear"),
-        AveragingConfig(output="last"),
     )
     trainer.loss = torch.compile(given.loss, dynamic=False) if runtime.compiled else given.loss
     return trainer

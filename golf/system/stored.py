@@ -20,6 +20,7 @@ RENAMED = {
         "loop_last": "recurrence_last",
         "loop_visits": "recurrence",
     },
+    "OptimConfig": {"matrix_optimizer": "matrix"},
     "TrainConfig": {"held_out_looks": "num_evals"},
     "ScheduleConfig": {"loop_start": "recurrence_start", "rewarm": "lr_rewarmup"},
 }

@@ -1,12 +1,12 @@
-"""EMA and SWA of the weights as one object.
+"""Averages of the weights over a run: EMA, SWA, and SWA of the EMA.
 
-Both windows are fractions of the run: an average longer than a short run's own learning ruins it (with
+All windows are fractions of the run: an average over a longer time than a short run learns in ruins it (with
 1,000 steps, an EMA of decay 0.997 cost 0.041 bpb in openai/parameter-golf #1763).
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ AVERAGES = ("last", "ema", "swa", "ema+swa")
 
 @dataclass(frozen=True)
 class AveragingConfig:
-    """Which weights leave training, and the windows of the averages."""
+    """Which average of the weights a run keeps, and the windows of the averages."""
 
     output: Literal["auto", "last", "ema", "swa", "ema+swa"] = "auto"
-    """The weights to keep; `auto` takes the best on a held-out slice of the training text."""
+    """The average to keep; `auto` takes the best on a held-out slice of the training text."""
     ema_window: float = 0.02
     """Share of the run over which the exponential average forgets by a factor e."""
     swa_start: float = 0.6
@@ -36,10 +36,10 @@ class AveragingConfig:
 
 
 class WeightAverage:
-    """The exponential average of the weights, and plain means of samples of the weights and of that average.
+    """The running averages of a model's weights, those that `config.output` needs.
 
-    `swa` is the mean of weights sampled from `swa_start` on, `ema+swa` the mean of the EMA sampled at the
-    same points. Averages that `output` does not need are not kept.
+    `ema` is the exponential average over time; `swa` the plain mean of weights sampled every `swa_every` from
+    `swa_start` on; `ema+swa` the mean of the EMA sampled at the same points.
     """
 
     def __init__(self, model: nn.Module, config: AveragingConfig):
@@ -57,8 +57,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
-        """Takes in the weights as they are at `progress` (0 to 1) of the run; call once after each step."""
+        """Adds the weights as they are at `progress` (0 to 1) of the run; call once after each step."""
         if self._ema is not None:
+            # ema += (1 - e^(-dt / window)) (weights - ema): steps that take longer weigh more.
             share = -math.expm1((self._progress - progress) / self.config.ema_window)
             torch._foreach_lerp_(self._ema, self._weights, share)
         self._progress = progress
@@ -67,10 +68,12 @@ class WeightAverage:
             self._next_sample = progress + self.config.swa_every
             for name, mean in self._sums.items():
                 sampled = self._weights if name == "swa" else self._ema
+                assert sampled is not None
+                # mean_n = mean_(n-1) + (x_n - mean_(n-1)) / n: the first sample replaces the initial copy.
                 torch._foreach_lerp_(mean, sampled, 1.0 / self._num_samples)
 
     def outputs(self) -> dict[str, dict[str, Tensor]]:
-        """Every set of weights that training may end with, by name; `last` is always among them.
+        """The averages by name, and the weights themselves as `last`.
 
         A mean without a sample (the run ended before `swa_start`) is left out.
         """
@@ -81,8 +84,8 @@ class WeightAverage:
             found.update(self._sums)
         return {name: dict(zip(self._names, weights, strict=True)) for name, weights in found.items()}
 
-    def state_dict(self) -> dict[str, object]:
-        """What `load_state_dict` needs to go on exactly."""
+    def state_dict(self) -> dict[str, Any]:
+        """The state for `load_state_dict`."""
         return {
             "ema": self._ema,
             "sums": self._sums,
@@ -91,7 +94,7 @@ class WeightAverage:
             "next_sample": self._next_sample,
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the averages of a run with the same averaging config."""
         with torch.no_grad():
             if self._ema is not None:

@@ -1,7 +1,8 @@
-"""A run's state on disk, so that a killed run goes on as if nothing had happened."""
+"""Checkpoints (the whole state of a run, to resume it exactly) and weights on disk."""
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,13 +16,13 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or of another configuration."""
 
 
-def save_checkpoint(path: Path, state: dict[str, object]) -> None:
-    """Writes `state` (tensors and plain values), whole or not at all."""
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors and plain values) atomically."""
     with atomic_write(path) as partial, open(partial, "wb") as file:
         torch.save(state, file)
 
 
-def load_checkpoint(path: Path) -> dict[str, object]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; CheckpointError if it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -32,7 +33,7 @@ def load_checkpoint(path: Path) -> dict[str, object]:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Writes contiguous CPU weights as safetensors, whole or not at all."""
+    """Writes contiguous CPU weights as safetensors, atomically."""
     with atomic_write(path) as partial:
         save_file(weights, partial)
 

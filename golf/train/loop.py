@@ -1,16 +1,18 @@
-"""The training loop: batches in, weights out, on a budget of seconds or steps.
+"""The training loop: batches in, weights out, on a budget of seconds or of steps.
 
 Shapes: B batch, T time.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from golf.data.batches import TrainBatches
 from golf.model.fused import choose_training_kernels, present_training_kernels, training_kernels
@@ -19,36 +21,27 @@ from golf.model.kernels import attention_kernels, choose_kernels, present_kernel
 from golf.model.positions import rotary_tables
 from golf.system.clock import StageClock
 from golf.system.device import Runtime, release_memory, synchronize, tag_compiled_code
-from golf.system.log import ProgressBar, RunLog
-from golf.train.averaging import AveragingConfig, WeightAverage
-from golf.train.budget import Budget, TrainConfig, fit_micro_batches, halve_micro_batches
+from golf.system.log import RunLog
+from golf.train.averaging import WeightAverage
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from golf.train.exchange import GradientAllReduce
-from golf.train.feed import BatchFeed
-from golf.train.objective import Objective, target_nats
-from golf.train.optim import OptimConfig, Optimizers
-from golf.train.phases import phase_at, plan_phases
+from golf.train.config import Recipe, fit_micro_batches, halve_micro_batches
+from golf.train.objective import Objective
+from golf.train.optim import Optimizers
 from golf.train.reports import LaunchedFigures, LaunchedStep, StepReports
-from golf.train.schedule import ScheduleConfig, learning_rate_scale, muon_momentum
+from golf.train.schedule import learning_rate_scale, muon_momentum, phase_at, plan_phases
+
+Evaluate = Callable[[GPT, Callable[[Tensor, Tensor], Tensor] | None, int], float]
+"""evaluate(model, grade, batch_tokens): bits per byte on held-out text. `grade` is `Trainer.grade`, or None
+where training compiled no graph that can be used; forward passes of `batch_tokens` fit the device."""
 
 MAX_GRAPHS = 64
 """Far more than a run has kinds of steps; torch's own limit is 8."""
 INLINED_READS, INLINED_OPERATIONS = 12, 60
 """Up to how many reads and operations Inductor computes a value where it is used, instead of writing it out.
 
-Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read, and
-what is to be added to it too, by each of its users; with these the sum is written, once, in bf16.
+Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read by
+each of its users, as is what is added to it; with these the sum is written, once, in bf16.
 """
-
-
-def prepare_compiler() -> None:
-    """Sets what torch.compile needs to be told about training, for this process."""
-    # Every kind of step is a graph of one function, and one more than the limit is an error.
-    torch._dynamo.config.recompile_limit = MAX_GRAPHS
-    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS
-    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS
-    # Else each element of every query and key has its cosine and sine computed anew, at each pass.
-    torch.compiler.assume_constant_result(rotary_tables)
 
 
 class Interrupted(Exception):
@@ -56,112 +49,240 @@ class Interrupted(Exception):
 
 
 class DeviceMemoryError(ValueError):
-    """Not even the smallest pass fits the device's memory."""
+    """Not even the smallest micro-batch fits the device's memory."""
+
+
+def prepare_compiler() -> None:
+    """Configures torch.compile for training, in this process."""
+    # Every kind of step is a graph of one function, and one more than the limit is an error.
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
+    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS
+    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS
+    # Else cosine and sine are computed anew for each element of every query and key, in each forward pass.
+    torch.compiler.assume_constant_result(rotary_tables)
+
+
+def weights_sum(model: nn.Module) -> float:
+    """A number that almost surely differs between models whose weights differ."""
+    return sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
 
 
 class Trainer:
-    """A model in training: the loop, its state, and what it says on the way.
+    """A model in training: `train` is the loop, `step` one optimizer step.
 
-    `held_out_bpb` scores the model as it is on text that is not trained on; its time is not training time.
-    In a world of several processes each has its part of every step; what depends on the clock follows that of
-    the first.
+    With several processes (`runtime.world`) each computes its share of every step's micro-batches; what
+    depends on the clock follows that of process 0. `evaluate` is called during training with the model as it
+    is; its time is not training time.
     """
 
     def __init__(
         self,
         model: GPT,
         batches: TrainBatches,
-        budget: Budget,
+        recipe: Recipe,
         runtime: Runtime,
+        evaluate: Evaluate,
         clock: StageClock,
         log: RunLog,
-        held_out_bpb: Callable[[], float],
-        config: TrainConfig,
-        optim: OptimConfig,
-        schedule: ScheduleConfig,
-        averaging: AveragingConfig,
     ):
+        self.config, self.optim, self.schedule = recipe.train, recipe.optim, recipe.schedule
         loops = model.config.recurrence > 1
-        self.phases = plan_phases(model.config.context, config.batch_tokens, loops, schedule)
-        config.check(self.phases)
-        self.model, self.batches, self.budget = model, batches, budget
-        self.runtime, self.clock, self.log = runtime, clock, log
-        self.held_out_bpb = held_out_bpb
-        self.config, self.optim, self.schedule = config, optim, schedule
-        self.world = runtime.world
-        self.micro_batch_tokens = fit_micro_batches(config.micro_batch_tokens, self.phases, self.world.size)
-        """Tokens of a pass, once it is known what fits the device."""
-        self.feed = BatchFeed(batches, self.world, runtime.device, ahead=runtime.device.type == "cuda")
-        self.exchange = GradientAllReduce(model, self.world)
-        self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
+        self.phases = plan_phases(model.config.context, self.config.batch_tokens, loops, self.schedule)
+        self.config.check(self.phases)
+        self.model, self.batches, self.budget, self.evaluate = model, batches, recipe.budget, evaluate
+        self.runtime, self.world, self.clock, self.log = runtime, runtime.world, clock, log
+        self.micro_batch_tokens = fit_micro_batches(
+            self.config.micro_batch_tokens, self.phases, self.world.size
+        )
+        """Tokens of a micro-batch; `warm_up` halves it until it fits the device."""
+        self.attention = choose_kernels(self.config.attention, present_kernels(runtime.device))
         """Attention kernels in the order to try them."""
-        self.kernels = choose_training_kernels(config.kernels, present_training_kernels(runtime.device))
-        """Those of the feed-forward, for training's own passes alone."""
-        self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
-        self.average = WeightAverage(model, averaging)
-        self.reports = StepReports(budget, config, self.phases, model.num_visits, clock, log)
+        self.kernels = choose_training_kernels(self.config.kernels, present_training_kernels(runtime.device))
+        """Kernels of the feed-forward, in training's forward passes alone."""
+        self.optimizers = Optimizers(model, self.optim, runtime.compute_dtype, self.world)
+        self.average = WeightAverage(model, recipe.averaging)
+        self.reports = StepReports(recipe, self.phases, model.num_visits, clock, log)
         self.steps = 0
         self.tokens = 0
         """Trained on so far."""
         self._seconds = clock.elapsed("train")
         self._step_seconds = 0.0
         self._stop_requested = self._stopping = False
-        self.objective = Objective(config)
-        self.is_plain = not self.objective.regularizing and not len(model.future)
-        """Whether the loss is the mean of the targets' nats and nothing else."""
-        self._forward = target_nats if self.is_plain else self.objective.mean_nats
+        self.objective = Objective(self.config)
+        self._nats = self.objective.nats
         if runtime.compiled:
             prepare_compiler()
             tag_compiled_code(self.attention)
-            self._forward = torch.compile(self._forward, dynamic=False, fullgraph=True)
+            self._nats = torch.compile(self._nats, dynamic=False, fullgraph=True)
 
     @property
     def progress(self) -> float:
         """Share of the budget that is used."""
         return self.budget.progress(self.steps, self._seconds)
 
-    @property
-    def kinds(self) -> list[tuple[int, bool]]:
-        """Context and recurrence of each kind of step that the run has; the dearest first."""
-        return sorted({(phase.context, phase.looping) for phase in self.phases}, reverse=True)
+    def train(self, checkpoint_path: Path) -> None:
+        """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
+
+        Raises DivergenceError, the last good checkpoint kept, and Interrupted after Ctrl-C, with a fresh one.
+        """
+        with self._stop_after_step_on_sigint():
+            with (
+                self.clock.stage("train"),
+                self.log.progress("train", 1.0, "of the run") as bar,
+                attention_kernels(self.attention),
+            ):
+                self._read_clock()
+                last_save = self._seconds
+                next_eval = self.progress + 1 / self.config.num_evals
+                while not self._budget_is_used():
+                    started = self._seconds
+                    self.reports.launched(self.step(), bar)
+                    self._step_seconds = self._seconds - started
+
+                    if self.progress >= next_eval:
+                        next_eval += 1 / self.config.num_evals
+                        # The step that the device still works on is training, evaluation is not.
+                        synchronize(self.runtime.device)
+                        with self.clock.paused():
+                            self.log.event(
+                                "held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb()
+                            )
+
+                    if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
+                        # The last step's loss is checked first: a diverged state is never saved.
+                        self.reports.catch_up(bar)
+                        synchronize(self.runtime.device)
+                        with self.clock.paused():
+                            self._save(checkpoint_path)
+                        last_save = self._seconds
+                    if self._stopping:
+                        raise Interrupted(f"stopped at step {self.steps}")
+                self.reports.catch_up(bar)
+                synchronize(self.runtime.device)
+            self.model.looping = self.model.config.recurrence > 1
+            self._save(checkpoint_path)
+
+    def step(self) -> LaunchedStep:
+        """One optimizer step; its loss stays on the device, so that the host does not wait for it."""
+        progress = self.progress
+        phase = phase_at(progress, self.phases)
+        lr_scale = learning_rate_scale(progress, self.schedule)
+        self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
+        self.model.looping = phase.looping
+        self.objective.set_progress(progress)
+
+        # Gradient accumulation: the mean over the step's micro-batches, of which each process has its share.
+        num_micro_batches = phase.batch_tokens // self.micro_batch_tokens
+        loss_sum = torch.zeros((), device=self.runtime.device)
+        for _ in range(num_micro_batches // self.world.size):
+            inputs_BT, targets_BT = self.next_micro_batch(phase.context)
+            with training_kernels(self.kernels):
+                loss = self.loss(self.model, inputs_BT, targets_BT) / num_micro_batches
+            loss.backward()
+            loss_sum += loss.detach()
+        loss_is_summed = self.world.sum(loss_sum)
+        self.optimizers.all_reduce_gradients()
+        gradient_norm = self.optimizers.step()
+        self.optimizers.zero_grad()
+        loss_is_summed()
+
+        self.steps += 1
+        self.tokens += phase.batch_tokens
+        # Averages belong to the progress that this step has reached, not to that where it began.
+        self._read_clock()
+        self.average.update(self.progress)
+        figures = LaunchedFigures(loss_sum, gradient_norm)
+        return LaunchedStep(self.steps, self.tokens, self.batches.epoch, self.progress, lr_scale, figures)
+
+    def next_micro_batch(self, context: int) -> tuple[Tensor, Tensor]:
+        """This process's next inputs_BT and targets_BT, on the device; those of the others are skipped.
+
+        Drawing takes less than a millisecond, and the device still works on the step before meanwhile.
+        """
+        num_sequences, rank = self.micro_batch_tokens // context, self.world.rank
+        self.batches.skip(rank * num_sequences, context)
+        inputs_BT, targets_BT = self.batches.next(num_sequences, context)
+        self.batches.skip((self.world.size - 1 - rank) * num_sequences, context)
+        device = self.runtime.device
+        if device.type == "cuda":
+            # From pinned memory the copy is queued; from other memory it would wait for the device.
+            inputs_BT, targets_BT = inputs_BT.pin_memory(), targets_BT.pin_memory()
+        return inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
 
     def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The training loss of a micro-batch, a scalar: mean nats per token, and what the config adds."""
-        found = self._forward(model, inputs_BT, targets_BT)
-        # The mean stands outside the compiled graph, so that `grade` reads the same graph.
-        return found.mean() if self.is_plain else found
+        """The training loss of a micro-batch, a scalar: mean nats per token, with all terms' gradient."""
+        # The mean is outside the compiled graph, so that `grade` runs the same graph.
+        return self._nats(model, inputs_BT, targets_BT).mean()
+
+    def held_out_bpb(self) -> float:
+        """Bits per byte of the model as it is on the held-out text."""
+        grade = self.grade if self.can_grade(self.model.config.context) else None
+        return self.evaluate(self.model, grade, self.micro_batch_tokens)
+
+    @property
+    def kinds(self) -> list[tuple[int, bool]]:
+        """Context and recurrence of each kind of step that the run has, the most expensive first."""
+        return sorted({(phase.context, phase.looping) for phase in self.phases}, reverse=True)
 
     def can_grade(self, context: int) -> bool:
-        """Whether windows of this length, as the model stands, have a graph that training compiled."""
-        return self.runtime.compiled and self.is_plain and (context, self.model.looping) in self.kinds
+        """Whether training has compiled a graph for windows of this length, the model as it is."""
+        is_plain = not self.config.sigreg_weight and not len(self.model.future)
+        return self.runtime.compiled and is_plain and (context, self.model.looping) in self.kinds
 
     def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Nats of each target (B, T), fp32, by training's own forward pass: no other graph is compiled."""
+        """Nats of each target (B, T), fp32, by the compiled graph of training: no other graph is compiled."""
         with torch.enable_grad(), attention_kernels(self.attention), training_kernels(self.kernels):
-            return self._forward(self.model, inputs_BT, targets_BT).detach()
+            return self._nats(self.model, inputs_BT, targets_BT).detach()
+
+    def choose_output(self) -> tuple[str, dict[str, Tensor], dict[str, float]]:
+        """Evaluates the averages that the config asks for; the model is left with the last of them.
+
+        Returns the name of the best, its weights on the CPU, and the held-out bits per byte of each.
+        """
+        wanted = self.average.config.output
+        outputs = {
+            name: {key: weight.clone() for key, weight in weights.items()}
+            for name, weights in self.average.outputs().items()
+            if wanted in ("auto", name)
+        }
+        held_out = {}
+        for name, weights in outputs.items():
+            self.model.load_state_dict(weights)
+            held_out[name] = self.held_out_bpb()
+        best = min(held_out, key=held_out.__getitem__)
+        figures = {f"held_out_bpb_{name}": bpb for name, bpb in held_out.items()}
+        self.log.event("average", output=best, **figures)
+        return best, {key: weight.cpu().contiguous() for key, weight in outputs[best].items()}, held_out
 
     def warm_up(self) -> None:
-        """Runs `warmup_steps` of each kind with throw-away optimisers, then restores the weights.
+        """Runs `warmup_steps` of each kind with optimizers of their own, then restores the weights.
 
-        Where a pass does not fit the device's memory, passes are halved for every process and the whole run;
-        DeviceMemoryError if they cannot be.
+        Compiles all graphs of the run. Where a micro-batch does not fit a process's device, all are halved,
+        for the whole run; DeviceMemoryError if they cannot be.
         """
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
         generators = self._generators()
         while not self._warm_up_each_kind():
-            self._halve_passes()
+            tokens, half = self.micro_batch_tokens, halve_micro_batches(self.micro_batch_tokens, self.phases)
+            if not half:
+                raise DeviceMemoryError(f"a micro-batch of {tokens:,} tokens exceeds the device's memory")
+            self.log.info(
+                f"micro-batches of {tokens:,} tokens exceed the device's memory; halved to {half:,}"
+            )
+            self.micro_batch_tokens = half
+            # Graphs of the larger micro-batches would count against the number that are kept.
+            torch.compiler.reset()
         with torch.no_grad():
             torch._foreach_copy_(list(self.model.parameters()), before)
         self._set_generators(generators)
         synchronize(self.runtime.device)
 
     def _warm_up_each_kind(self) -> bool:
-        """Whether all kinds of passes fit every process's device."""
+        """Whether micro-batches of all kinds fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
-        ends = (
-            [self.config.sigreg_until] if self.config.sigreg_weight and self.config.sigreg_until < 1 else []
-        )
-        for (context, looping), progress in product(self.kinds, [0.0, *ends]):
+        sigreg_ends = self.config.sigreg_weight and self.config.sigreg_until < 1
+        points = [0.0, self.config.sigreg_until] if sigreg_ends else [0.0]
+        for (context, looping), progress in product(self.kinds, points):
             self.model.looping = looping
             self.objective.set_progress(progress)
             shape = (self.micro_batch_tokens // context, context)
@@ -178,118 +299,42 @@ class Trainer:
                 optimizers.zero_grad()
         return True
 
-    def _halve_passes(self) -> None:
-        tokens = self.micro_batch_tokens
-        half = halve_micro_batches(tokens, self.phases)
-        if not half:
-            raise DeviceMemoryError(f"a pass of {tokens:,} tokens does not fit the device's memory")
-        self.log.info(f"passes of {tokens:,} tokens do not fit the device's memory; {half:,} and more passes")
-        self.micro_batch_tokens = half
-        # Graphs of the larger passes would count against the number that are kept.
-        torch.compiler.reset()
-
     def _fits(self, inputs_BT: Tensor, targets_BT: Tensor) -> bool:
+        """Whether a forward and backward pass fits this process's device."""
         try:
             with attention_kernels(self.attention):
-                self._loss_of(inputs_BT, targets_BT).backward()
+                with training_kernels(self.kernels):
+                    loss = self.loss(self.model, inputs_BT, targets_BT)
+                loss.backward()
                 synchronize(self.runtime.device)
         except torch.OutOfMemoryError:
             return False
         return True
 
-    def _loss_of(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        with training_kernels(self.kernels):
-            return self.loss(self.model, inputs_BT, targets_BT)
-
-    def train(self, checkpoint_path: Path) -> None:
-        """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
-
-        Raises DivergenceError, the last good checkpoint kept, and Interrupted after Ctrl-C, with a fresh one.
-        """
-        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
-        try:
-            with (
-                self.clock.stage("train"),
-                self.log.progress("train", 1.0, "of the run") as bar,
-                attention_kernels(self.attention),
-            ):
-                self._loop(checkpoint_path, bar)
-                synchronize(self.runtime.device)
-            self.feed.settle()
-            self.model.looping = self.model.config.recurrence > 1
-            self._save(checkpoint_path)
-        finally:
-            signal.signal(signal.SIGINT, earlier_handler)
-
-    def _loop(self, checkpoint_path: Path, bar: ProgressBar) -> None:
-        self._look_at_clock()
-        last_save = self._seconds
-        next_eval = self.progress + 1 / self.config.num_evals
-        while not self._budget_used():
-            started = self._seconds
-            self.reports.launched(self.step(), bar)
-            self._step_seconds = self._seconds - started
-            if self.progress >= next_eval:
-                next_eval += 1 / self.config.num_evals
-                # The step that the device still works on is training.
-                synchronize(self.runtime.device)
-                with self.clock.paused():
-                    self.log.event("held_out", step=self.steps, tokens=self.tokens, bpb=self.held_out_bpb())
-            if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
-                self.reports.catch_up(bar)
-                synchronize(self.runtime.device)
-                with self.clock.paused():
-                    self._save(checkpoint_path)
-                last_save = self._seconds
-            if self._stopping:
-                raise Interrupted(f"stopped at step {self.steps}")
-        self.reports.catch_up(bar)
-
-    def _look_at_clock(self) -> None:
+    def _read_clock(self) -> None:
         elapsed = self.clock.elapsed("train")
         self._seconds, self._stopping = self.world.all_reduce_any(elapsed, self._stop_requested)
 
-    def step(self) -> LaunchedStep:
-        """One optimiser step; its loss stays on the device, so that nothing waits for it."""
-        progress = self.progress
-        phase = phase_at(progress, self.phases)
-        lr_scale = learning_rate_scale(progress, self.schedule)
-        self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
-        self.model.looping = phase.looping
-        self.objective.set_progress(progress)
-        num_passes = phase.batch_tokens // self.micro_batch_tokens
-        total = torch.zeros((), device=self.runtime.device)
-        for left in reversed(range(num_passes // self.world.size)):
-            tokens = self.feed.next(self.micro_batch_tokens // phase.context, phase.context)
-            loss = self._loss_of(*tokens) / num_passes
-            if not left:
-                self.exchange.begin()
-            loss.backward()
-            total += loss.detach()
-        loss_is_summed = self.world.sum(total)
-        self.exchange.finish()
-        norm = self.optimizers.step()
-        self.optimizers.zero_grad()
-        loss_is_summed()
-        self.steps += 1
-        self.tokens += phase.batch_tokens
-        # Averages belong to the point of the run that this step has reached, not to where it began.
-        self._look_at_clock()
-        self.average.update(self.progress)
-        figures = LaunchedFigures(total, norm)
-        return LaunchedStep(self.steps, self.tokens, self.feed.epoch, self.progress, lr_scale, figures)
-
-    def _budget_used(self) -> bool:
-        if self.budget.seconds is None:
+    def _budget_is_used(self) -> bool:
+        if self.budget.steps is not None:
             return self.steps >= self.budget.steps
-        # Recurrence, a longer context or a larger batch make the steps to come dearer than the mean.
+        assert self.budget.seconds is not None
+        # With recurrence, a longer context or a larger batch the next steps cost more than the mean.
         next_step = max(self._seconds / self.steps, self._step_seconds) if self.steps else 0.0
         return (
-            self._seconds + next_step > self.budget.seconds - self.config.reserve_seconds and self.steps > 0
+            self.steps > 0 and self._seconds + next_step > self.budget.seconds - self.config.reserve_seconds
         )
 
+    @contextmanager
+    def _stop_after_step_on_sigint(self) -> Iterator[None]:
+        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, earlier_handler)
+
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        # torchrun passes on what every process of a terminal has received already.
+        # torchrun passes on a signal that every process of the terminal has received already.
         if self._stop_requested and self.world.size == 1:
             raise KeyboardInterrupt
         self._stop_requested = True
@@ -299,19 +344,35 @@ class Trainer:
         if self.world.is_first:
             save_checkpoint(path, self.state_dict())
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
         return {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
-            "batches": self.feed.state_dict(),
+            "batches": self.batches.state_dict(),
             "generators": self._generators(),
             "clock": self.clock.seconds,
             "steps": self.steps,
             "tokens": self.tokens,
             "first_loss": self.reports.first_loss,
         }
+
+    def resume(self, checkpoint_path: Path) -> None:
+        """Restores a checkpoint; CheckpointError if it is damaged or of another configuration."""
+        state = self.world.broadcast(lambda: load_checkpoint(checkpoint_path))
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizers"])
+            self.average.load_state_dict(state["average"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint_path} belongs to another configuration: {error}") from error
+        self.batches.load_state_dict(state["batches"])
+        self._set_generators(state["generators"])
+        self.clock.restore(state["clock"])
+        self._seconds = self.clock.elapsed("train")
+        self.steps, self.tokens = state["steps"], state["tokens"]
+        self.reports.first_loss = state["first_loss"]
 
     def _generators(self) -> dict[str, Tensor]:
         """States of the random generators that a step may draw from, by kind of device."""
@@ -324,20 +385,3 @@ class Trainer:
         torch.set_rng_state(states["cpu"])
         if self.runtime.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.runtime.device)
-
-    def resume(self, checkpoint_path: Path) -> None:
-        """Takes the state of `checkpoint_path`; CheckpointError if it is damaged or of another model."""
-        state = self.world.broadcast(lambda: load_checkpoint(checkpoint_path))
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizers"])
-            self.average.load_state_dict(state["average"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{checkpoint_path} belongs to another configuration: {error}") from error
-        self.feed.load_state_dict(state["batches"])
-        # Before they were kept by device there was one, the CPU's.
-        self._set_generators(state["generators"] if "generators" in state else {"cpu": state["generator"]})
-        self.clock.restore(state["clock"])
-        self._seconds = self.clock.elapsed("train")
-        self.steps, self.tokens = state["steps"], state["tokens"]
-        self.reports.first_loss = state["first_loss"]

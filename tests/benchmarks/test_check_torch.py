@@ -67,11 +67,11 @@ def test_a_graph_that_only_a_later_step_needs_is_found(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_tiny_run_has_the_stages_and_parts_of_its_preset(name: str) -> None:
+def test_a_tiny_run_has_the_phases_and_parts_of_its_preset(name: str) -> None:
     preset, tiny = PRESETS[name].config, tiny_run(PRESETS[name].config)
     tiny.check("cpu")
     whole, small = phases_of(preset), phases_of(tiny)
-    assert [(stage.start, stage.looping) for stage in whole] == [(s.start, s.looping) for s in small]
+    assert [(phase.start, phase.looping) for phase in whole] == [(s.start, s.looping) for s in small]
     shrunk = {"vocab_size", "width", "mlp_hidden", "context", "rotary_dims", "bigram_buckets", "bigram_width"}
     kept = {key: value for key, value in vars(preset.model).items() if key not in shrunk}
     assert kept == {key: vars(tiny.model)[key] for key in kept}

@@ -32,6 +32,6 @@ def test_every_switch_has_a_row_in_a_study():
             for part in ("model", "train", "optim", "schedule"):
                 told |= {key for key in base[part] if base[part][key] != other[part][key]}
     switches = {field.name for field in dataclasses.fields(ModelConfig)} - SIZES - SETTINGS - FRONTIER
-    switches |= {"sigreg_weight", "sigreg_real_only", "sigreg_until", "matrix_optimizer", "gradient_clip"}
+    switches |= {"sigreg_weight", "sigreg_real_only", "sigreg_until", "matrix", "gradient_clip"}
     switches |= {"context_growth"}
     assert switches - told - {"document_mask"} == set()

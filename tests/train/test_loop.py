@@ -19,15 +19,14 @@ from golf.model.kernels import KernelError
 from golf.model.loss import token_nats
 from golf.system.clock import StageClock
 from golf.system.device import Runtime, triton_is_interpreted
+from golf.system.distributed import World
 from golf.system.log import RunLog
-from golf.train.averaging import AveragingConfig
-from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import CheckpointError
+from golf.train.config import Recipe, TrainConfig
 from golf.train.loop import DeviceMemoryError, Interrupted, Trainer
-from golf.train.objective import target_nats
 from golf.train.optim import OptimConfig
 from golf.train.reports import DivergenceError
-from golf.train.schedule import ScheduleConfig
+from golf.train.schedule import Budget, ScheduleConfig
 
 MODEL = ModelConfig(32, 2, 16, 2, 1, 24, 16, rotary_dims=4, bigram_buckets=16, bigram_width=4)
 CONFIG = TrainConfig(
@@ -58,15 +57,11 @@ def make_trainer(
     return Trainer(
         model,
         TrainBatches([make_text()], seed=0, held_out_tokens=64),
-        budget,
+        Recipe(budget, config, optim or OptimConfig(), schedule or ScheduleConfig()),
         Runtime(torch.device("cpu"), torch.float32, compiled),
+        lambda *_: 1.0,
         StageClock(),
         RunLog(quiet=True),
-        lambda: 1.0,
-        config,
-        optim or OptimConfig(),
-        schedule or ScheduleConfig(),
-        AveragingConfig(),
     )
 
 
@@ -89,7 +84,7 @@ def test_training_passes_and_nothing_else_go_through_the_kernels_that_were_chose
     trainer = make_trainer(Budget(steps=2), replace(CONFIG, kernels="triton"))
     loss = trainer.loss
     trainer.loss = lambda *arguments: passes.append(list(inside)) or loss(*arguments)
-    trainer.held_out_bpb = lambda: scores.append(list(inside)) or 1.0
+    trainer.evaluate = lambda *_: scores.append(list(inside)) or 1.0
     trainer.warm_up()
     trainer.train(tmp_path / "c.pt")
     assert trainer.kernels == "triton" and passes == [["triton"]] * (2 + 2 * 2)
@@ -130,7 +125,7 @@ def test_warm_up_leaves_no_trace(tmp_path):
     assert all(torch.equal(cold_w, all_weights(warm)[name]) for name, cold_w in all_weights(cold).items())
 
 
-def test_accumulated_gradients_equal_those_of_one_pass(tmp_path):
+def test_accumulated_gradients_equal_those_of_one_micro_batch(tmp_path):
     two, one = (
         make_trainer(Budget(steps=2), TrainConfig(**{**vars(CONFIG), "micro_batch_tokens": tokens}))
         for tokens in (64, 128)
@@ -142,11 +137,11 @@ def test_accumulated_gradients_equal_those_of_one_pass(tmp_path):
 
 
 LOOPING = replace(MODEL, num_layers=4, recurrence_first=1, recurrence_last=2, recurrence=2)
-STAGED = ScheduleConfig(recurrence_start=0.5, context_growth=(0.3,), lr_rewarmup=0.2, batch_growth=(0.7,))
+IN_PHASES = ScheduleConfig(recurrence_start=0.5, context_growth=(0.3,), lr_rewarmup=0.2, batch_growth=(0.7,))
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 9])
-@pytest.mark.parametrize(("model", "schedule"), [(MODEL, None), (LOOPING, STAGED)], ids=["seed", "staged"])
+@pytest.mark.parametrize(("model", "schedule"), [(MODEL, None), (LOOPING, IN_PHASES)], ids=["seed", "phases"])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, stop_at, model, schedule):
     how = {"model_config": model, "schedule": schedule}
     whole = make_trainer(Budget(steps=10), **how)
@@ -173,8 +168,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
         )
 
 
-def test_a_run_goes_through_its_stages(tmp_path):
-    trainer = make_trainer(Budget(steps=10), model_config=LOOPING, schedule=STAGED)
+def test_a_run_goes_through_its_phases(tmp_path):
+    trainer = make_trainer(Budget(steps=10), model_config=LOOPING, schedule=IN_PHASES)
     seen = []
     draw_batch = trainer.batches.next
 
@@ -184,9 +179,9 @@ def test_a_run_goes_through_its_stages(tmp_path):
 
     trainer.batches.next = note_then_draw
     trainer.train(tmp_path / "c.pt")
-    one_pass = [(0, 8, False), (1, 8, False), (2, 8, False), (3, 16, False), (4, 16, False)]
-    two_passes = [(step, 16, True) for step in (7, 7, 8, 8, 9, 9)]
-    assert seen == [*one_pass, (5, 16, True), (6, 16, True), *two_passes]
+    one_each = [(0, 8, False), (1, 8, False), (2, 8, False), (3, 16, False), (4, 16, False)]
+    two_each = [(step, 16, True) for step in (7, 7, 8, 8, 9, 9)]
+    assert seen == [*one_each, (5, 16, True), (6, 16, True), *two_each]
     assert trainer.tokens == 64 * len(seen)
     assert trainer.model.looping
 
@@ -199,7 +194,7 @@ def test_a_run_too_short_for_recurrence_is_scored_with_it_all_the_same(tmp_path)
 
 
 def test_warm_up_visits_every_kind_of_step(tmp_path):
-    trainer = make_trainer(Budget(steps=10), model_config=LOOPING, schedule=STAGED)
+    trainer = make_trainer(Budget(steps=10), model_config=LOOPING, schedule=IN_PHASES)
     seen = set()
     inner = trainer.loss
 
@@ -267,7 +262,7 @@ def test_batch_sizes_that_do_not_divide_are_refused():
         make_trainer(Budget(steps=1), schedule=ScheduleConfig(batch_growth=(0.2, 0.5)))
 
 
-def test_passes_that_do_not_fit_the_memory_are_halved_and_said(tmp_path, capsys):
+def test_micro_batches_that_do_not_fit_the_memory_are_halved_and_the_log_says_so(tmp_path, capsys):
     whole, small = make_trainer(Budget(steps=4)), make_trainer(Budget(steps=4))
     small.log = RunLog()
     inner, sizes = small.loss, []
@@ -281,8 +276,8 @@ def test_passes_that_do_not_fit_the_memory_are_halved_and_said(tmp_path, capsys)
     small.loss = run_out_above_32
     small.warm_up()
     assert small.micro_batch_tokens == 32 and sizes == [64, 32, 32]
-    said = "passes of 64 tokens do not fit the device's memory; 32 and more passes"
-    assert said in capsys.readouterr().out
+    message = "micro-batches of 64 tokens exceed the device's memory; halved to 32"
+    assert message in capsys.readouterr().out
     for trainer in (whole, small):
         trainer.train(tmp_path / "c.pt")
     assert small.tokens == whole.tokens
@@ -297,7 +292,7 @@ def test_a_memory_that_holds_no_sequence_ends_the_run():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer.loss = run_out
-    with pytest.raises(DeviceMemoryError, match="a pass of 16 tokens"):
+    with pytest.raises(DeviceMemoryError, match="a micro-batch of 16 tokens"):
         trainer.warm_up()
 
 
@@ -308,8 +303,8 @@ MANY = replace(CONFIG, batch_tokens=2520, micro_batch_tokens=2520)
 @pytest.mark.parametrize(
     ("model", "schedule", "config", "num_graphs"),
     [
-        (LOOPING, STAGED, CONFIG, 3),
-        (LOOPING, STAGED, SIGREG, 6),
+        (LOOPING, IN_PHASES, CONFIG, 3),
+        (LOOPING, IN_PHASES, SIGREG, 6),
         (
             replace(MODEL, context=9),
             ScheduleConfig(context_growth=tuple(n / 9 for n in range(1, 9))),
@@ -317,7 +312,7 @@ MANY = replace(CONFIG, batch_tokens=2520, micro_batch_tokens=2520)
             9,
         ),
     ],
-    ids=["staged", "sigreg", "nine contexts"],
+    ids=["phases", "sigreg", "nine contexts"],
 )
 def test_all_graphs_of_a_compiled_run_are_made_by_its_warm_up(
     tmp_path, monkeypatch, model, schedule, config, num_graphs
@@ -337,14 +332,14 @@ def test_all_graphs_of_a_compiled_run_are_made_by_its_warm_up(
     assert len(graphs) == num_graphs
 
 
-def test_a_look_at_held_out_text_waits_for_the_step_before_it(tmp_path, monkeypatch):
+def test_an_evaluation_waits_for_the_step_before_it(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr("golf.train.loop.synchronize", lambda device: done.append("waited"))
     trainer = make_trainer(Budget(steps=4), replace(CONFIG, num_evals=2))
-    trainer.held_out_bpb = lambda: done.append("looked") or 1.0
+    trainer.evaluate = lambda *_: done.append("evaluated") or 1.0
     trainer.train(tmp_path / "c.pt")
-    looks = [place for place, what in enumerate(done) if what == "looked"]
-    assert len(looks) == 2 and all(done[place - 1] == "waited" for place in looks)
+    evals = [place for place, what in enumerate(done) if what == "evaluated"]
+    assert len(evals) == 2 and all(done[place - 1] == "waited" for place in evals)
 
 
 def test_compiled_code_is_tagged_with_the_attention_kernels_of_the_run(monkeypatch):
@@ -356,10 +351,11 @@ def test_compiled_code_is_tagged_with_the_attention_kernels_of_the_run(monkeypat
     assert tags == ["flash", "math"]
 
 
-def test_text_is_graded_by_the_pass_that_training_takes_and_by_no_other():
+def test_text_is_graded_by_the_graph_of_training_and_by_no_other():
     trainer = make_trainer(Budget(steps=2), compiled=True)
     calls = []
-    trainer._forward = lambda *arguments: calls.append(arguments[1].shape) or target_nats(*arguments)
+    nats = trainer.objective.nats
+    trainer._nats = lambda *arguments: calls.append(arguments[1].shape) or nats(*arguments)
     inputs_BT, targets_BT = torch.randint(2, 32, (2, 4, 16))
     trainer.model.looping = False
     assert trainer.can_grade(trainer.phases[-1].context)
@@ -394,7 +390,7 @@ def test_averages_belong_to_the_point_that_a_step_has_reached(monkeypatch):
     clock = iter([0.0, 3.0, 7.0])
     monkeypatch.setattr(trainer.clock, "elapsed", lambda name: next(clock))
     monkeypatch.setattr(trainer.average, "update", seen.append)
-    trainer._look_at_clock()
+    trainer._read_clock()
     trainer.step()
     trainer.step()
     assert seen == [0.3, 0.7]
@@ -412,9 +408,33 @@ def test_every_generator_is_restored(tmp_path):
     assert torch.equal(torch.rand(4), expected)
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     assert set(state["generators"]) == {"cpu"}
-    # A checkpoint of before had the CPU's alone.
-    state["generator"] = state.pop("generators")["cpu"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    trainer = make_trainer(Budget(steps=1))
+    trainer.train(tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    state["optimizers"] = {"muon": state["optimizers"]["matrix"], "adam": state["optimizers"]["scalar"]}
     torch.save(state, tmp_path / "old.pt")
-    torch.manual_seed(7)
-    other.resume(tmp_path / "old.pt")
-    assert torch.equal(torch.rand(4), expected)
+    with pytest.raises(CheckpointError, match="a run of an earlier version cannot be resumed"):
+        make_trainer(Budget(steps=1)).resume(tmp_path / "old.pt")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_share_the_micro_batches_that_one_would_read(size):
+    config = replace(CONFIG, batch_tokens=64 * size)
+
+    def trainer_of(rank: int, num_processes: int) -> Trainer:
+        trainer = make_trainer(Budget(steps=1), config)
+        trainer.world = World(rank, num_processes)
+        return trainer
+
+    alone = trainer_of(0, 1)
+    trainers = [trainer_of(rank, size) for rank in range(size)]
+    for context in (8, 8, 16, 16, 8):
+        for trainer in trainers:
+            for found, expected in zip(
+                trainer.next_micro_batch(context), alone.next_micro_batch(context), strict=True
+            ):
+                assert torch.equal(found, expected)
+    assert all(trainer.batches.state_dict() == alone.batches.state_dict() for trainer in trainers)

@@ -10,8 +10,8 @@ from model_switches import GPT2_LIKE, TINY
 
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
-from golf.train.budget import TrainConfig
-from golf.train.objective import SIGREG_DIRECTIONS, Objective, future_nats, mean_nats, sigreg
+from golf.train.config import TrainConfig
+from golf.train.objective import SIGREG_DIRECTIONS, Objective, future_nats, sigreg
 
 CONFIG = replace(GPT2_LIKE, future_tokens=2)
 
@@ -30,10 +30,14 @@ def tokens(seed=0):
     return torch.randint(2, 64, (2, 24), generator=torch.Generator().manual_seed(seed))
 
 
-def gradients(model, objective):
+def mean_nats(model, inputs, targets):
+    return token_nats(model(inputs), targets).mean()
+
+
+def gradients(model, nats):
     model.zero_grad()
     torch.manual_seed(1)
-    loss = objective(model, tokens(), tokens(1))
+    loss = nats(model, tokens(), tokens(1)).mean()
     loss.backward()
     return float(loss.detach()), {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
@@ -77,7 +81,7 @@ def test_the_value_is_the_models_own_loss_and_the_gradient_that_of_all_terms():
     model = model_of(CONFIG)
     own, plain = gradients(model, mean_nats)
     config = TrainConfig(future_weight=0.5, sigreg_weight=0.1)
-    value, whole = gradients(model, Objective(config).mean_nats)
+    value, whole = gradients(model, Objective(config).nats)
     assert value == own
 
     def written_out(model, inputs, targets):
@@ -95,9 +99,9 @@ def test_sigreg_ends_at_its_point_of_the_run():
     model = model_of(TINY)
     objective = Objective(TrainConfig(sigreg_weight=1.0, sigreg_until=0.5))
     objective.set_progress(0.4)
-    _, on = gradients(model, objective.mean_nats)
+    _, on = gradients(model, objective.nats)
     objective.set_progress(0.5)
-    _, off = gradients(model, objective.mean_nats)
+    _, off = gradients(model, objective.nats)
     _, plain = gradients(model, mean_nats)
     assert all(torch.equal(off[name], plain[name]) for name in plain)
     assert not torch.equal(on["blocks.0.attention.query.weight"], plain["blocks.0.attention.query.weight"])

@@ -6,23 +6,17 @@ import pytest
 import torch
 
 from golf.model.gpt import GPT, ModelConfig
-from golf.train.optim import (
-    POLAR_EXPRESS,
-    QUINTIC,
-    Muon,
-    OptimConfig,
-    Optimizers,
-    muon_update,
-    orthogonalize,
-    split_parameters,
-)
+from golf.system.distributed import World, noop
+from golf.train import optim
+from golf.train.muon import POLAR_EXPRESS, QUINTIC, Muon, orthogonalize
+from golf.train.optim import OptimConfig, Optimizers, split_parameters
 
 TINY = ModelConfig(64, 2, 32, 4, 2, 48, 16, rotary_dims=4, bigram_buckets=16, bigram_width=8)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 24, 8), (2, 8, 24)])
 @pytest.mark.parametrize(("coefficients", "low", "high"), [(QUINTIC, 0.6, 1.25), (POLAR_EXPRESS, 0.8, 1.2)])
-def test_orthogonalisation_keeps_the_singular_vectors_and_levels_the_values(shape, coefficients, low, high):
+def test_orthogonalization_keeps_the_singular_vectors_and_levels_the_values(shape, coefficients, low, high):
     torch.manual_seed(0)
     matrices = torch.randn(shape, dtype=torch.float64)
     result = orthogonalize(matrices, coefficients)
@@ -49,8 +43,7 @@ def test_muon_makes_the_updates_of_torchs_muon(shape):
     torch.manual_seed(0)
     start, gradients = torch.randn(shape), torch.randn(5, *shape)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    config = OptimConfig(matrix_lr=0.02, matrix_weight_decay=0.1, momentum=0.9)
-    own = Muon([ours], config, torch.bfloat16)
+    own = Muon([ours], lr=0.02, weight_decay=0.1, momentum=0.9)
     reference = torch.optim.Muon(
         [theirs],
         lr=0.02,
@@ -68,13 +61,22 @@ def test_muon_makes_the_updates_of_torchs_muon(shape):
     assert (ours - theirs).norm() < 0.03 * moved, "they differ by more than bf16 rounding"
 
 
-def test_rows_are_levelled_before_the_update_is_orthogonalised():
+def first_update(gradients: torch.Tensor) -> torch.Tensor:
+    """What Muon subtracts from a stack of square or wide matrices by its first step, rows normalized."""
+    matrices = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for matrix, gradient in zip(matrices, gradients, strict=True):
+        matrix.grad = gradient.clone()
+    Muon(matrices, lr=1.0, momentum=0.9, row_normalize=True, compute_dtype=gradients.dtype).step()
+    return -torch.stack([matrix.detach() for matrix in matrices])
+
+
+def test_rows_are_levelled_before_the_update_is_orthogonalized():
     torch.manual_seed(0)
     gradients = (
         torch.randn(2, 8, 12, dtype=torch.float64) * torch.logspace(-3, 3, 8, dtype=torch.float64)[:, None]
     )
     updates = [
-        muon_update(scaled, torch.zeros_like(scaled), 0.9, QUINTIC, torch.float64, row_normalize=True)
+        first_update(scaled)
         for scaled in (gradients, gradients * torch.arange(1, 9, dtype=torch.float64)[:, None])
     ]
     torch.testing.assert_close(*updates)
@@ -85,9 +87,7 @@ def test_rows_are_levelled_before_the_update_is_orthogonalised():
 def test_rows_without_a_gradient_stay_where_they_are():
     gradients = torch.zeros(1, 4, 8)
     gradients[0, 0] = 1.0
-    update = muon_update(
-        gradients, torch.zeros_like(gradients), 0.9, QUINTIC, torch.float32, row_normalize=True
-    )
+    update = first_update(gradients)
     assert update.isfinite().all() and not update[0, 1:].any()
 
 
@@ -166,16 +166,17 @@ def test_the_schedule_scales_every_rate_from_its_full_value():
     optimizers = Optimizers(model, OptimConfig(), torch.float32)
     optimizers.set_schedule(0.5, 0.9)
     optimizers.set_schedule(0.25, 0.91)
-    rates = {group["lr"] for group in optimizers.muon.param_groups}
-    assert rates == {0.25 * OptimConfig().matrix_lr}
-    assert [group["lr"] for group in optimizers.adam.param_groups] == [0.25 * 0.05, 0.25 * 0.04]
-    assert {group["momentum"] for group in optimizers.muon.param_groups} == {0.91}
+    rates = {
+        kind: {group["lr"] for group in optimizer.param_groups}
+        for kind, optimizer in optimizers.by_group.items()
+    }
+    assert rates == {"matrix": {0.25 * 0.04}, "embedding": {0.25 * 0.05}, "scalar": {0.25 * 0.04}}
+    assert {group["momentum"] for group in optimizers.by_group["matrix"].param_groups} == {0.91}
+    assert not any("momentum" in group for group in optimizers.by_group["scalar"].param_groups)
 
 
 def test_adamw_can_train_the_matrices_too():
-    config = OptimConfig(
-        matrix_optimizer="adamw", matrix_lr=0.003, matrix_weight_decay=0.1, gradient_clip=1e9
-    )
+    config = OptimConfig(matrix="adamw", matrix_lr=0.003, matrix_weight_decay=0.1, gradient_clip=1e9)
     torch.manual_seed(0)
     model = GPT(TINY)
     model.initialize()
@@ -194,8 +195,68 @@ def test_adamw_can_train_the_matrices_too():
     torch.testing.assert_close(weight, expected)
     again = Optimizers(model, config, torch.float32)
     again.load_state_dict(optimizers.state_dict())
+    again.set_schedule(0.5, 0.9)
+    assert [group["lr"] for group in again.param_groups] == [0.0015, 0.025, 0.02]
+
+
+class SignDescent(torch.optim.Optimizer):
+    """An optimizer as a researcher may add one: w <- w - lr * step * sign(gradient)."""
+
+    def __init__(self, parameters, lr, step=1.0):
+        super().__init__(parameters, {"lr": lr, "step": step})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter -= group["lr"] * group["step"] * parameter.grad.sign()
+
+
+def test_a_new_optimizer_is_one_entry_of_the_table_with_options_of_its_own(monkeypatch):
+    monkeypatch.setitem(optim.OPTIMIZERS, "sign", SignDescent)
+    config = OptimConfig(matrix="sign", matrix_lr=0.5, options=("step=0.25",))
+    model = GPT(TINY)
+    model.initialize()
+    weight = model.blocks[0].attention.query.weight
+    before = weight.detach().clone()
+    optimizers = Optimizers(model, config, torch.float32)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     optimizers.set_schedule(0.5, 0.9)
-    assert {group["lr"] for group in optimizers.adam.param_groups} == {0.025, 0.02, 0.0015}
+    optimizers.step()
+    torch.testing.assert_close(weight, before - 0.5 * 0.5 * 0.25)
+    names = {kind: type(optimizer).__name__ for kind, optimizer in optimizers.by_group.items()}
+    assert names == {"matrix": "SignDescent", "embedding": "AdamW", "scalar": "AdamW"}
+
+
+@pytest.mark.parametrize("option", ["stepp=1", "step", "lr=0.1", "momentum=0.5"])
+def test_an_option_that_no_optimizer_has_of_its_own_is_refused(monkeypatch, option):
+    monkeypatch.setitem(optim.OPTIMIZERS, "sign", SignDescent)
+    with pytest.raises(ValueError, match=r"optim\.options"):
+        OptimConfig(matrix="sign", options=(option,))
+
+
+def test_an_optimizer_that_is_not_in_the_table_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match="'sgdd' is unknown; there are muon, adamw"):
+        OptimConfig(embedding="sgdd")
+
+
+def test_gradients_are_summed_over_processes_and_a_missing_one_counts_as_zero():
+    class Doubling(World):
+        def sum(self, tensor):
+            tensor.mul_(2)
+            return noop
+
+    model = GPT(TINY)
+    optimizers = Optimizers(model, OptimConfig(), torch.float32, Doubling(size=2))
+    expected = {}
+    for name, parameter in model.named_parameters():
+        if name != "embedding.weight":
+            parameter.grad = torch.randn_like(parameter)
+        expected[name] = torch.zeros_like(parameter) if parameter.grad is None else 2 * parameter.grad
+    optimizers.all_reduce_gradients()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.grad, expected[name])
 
 
 def test_learned_positions_are_trained_as_a_table():

@@ -8,10 +8,9 @@ import torch
 
 from golf.system.clock import StageClock
 from golf.system.log import ProgressBar, RunLog
-from golf.train.budget import Budget, TrainConfig
-from golf.train.phases import plan_phases
+from golf.train.config import Recipe, TrainConfig
 from golf.train.reports import FORECAST_STEP, DivergenceError, LaunchedFigures, LaunchedStep, StepReports
-from golf.train.schedule import ScheduleConfig
+from golf.train.schedule import Budget, ScheduleConfig, plan_phases
 
 NUM_STEPS = 10
 
@@ -39,9 +38,10 @@ class WatchedFigures(LaunchedFigures):
 
 
 def make_reports(log: RunLog) -> StepReports:
-    stages = plan_phases(16, 64, False, ScheduleConfig())
+    phases = plan_phases(16, 64, False, ScheduleConfig())
     config = TrainConfig(batch_tokens=64, micro_batch_tokens=64, reports=5)
-    return StepReports(Budget(steps=NUM_STEPS), config, stages, (2, 2), StageClock({"train": 1.0}), log)
+    recipe = Recipe(Budget(steps=NUM_STEPS), config)
+    return StepReports(recipe, phases, (2, 2), StageClock({"train": 1.0}), log)
 
 
 def make_step(number: int, figures: LaunchedFigures | float) -> LaunchedStep:

@@ -1,22 +1,30 @@
-"""How long to train, and how much of the data a step sees."""
+"""Configuration of a training run: sizes of steps and micro-batches, and the recipe of all of its parts."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from golf.train.phases import Phase
+from golf.train.averaging import AveragingConfig
+from golf.train.optim import OptimConfig
+from golf.train.schedule import Budget, Phase, ScheduleConfig
+
+
+def shards_to_read(budget: Budget, batch_tokens: int) -> int:
+    """Shards of 100 million tokens that a run reads at most, at 2 million tokens a second; at least 8."""
+    tokens = 2e6 * (budget.seconds or 0.0) if budget.steps is None else budget.steps * batch_tokens
+    return max(8, math.ceil(tokens / 100e6))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How much of the data a step sees, and how often the loop looks up from it."""
+    """Sizes of the training loop, how often it reports, evaluates and saves, and extra terms of the loss."""
 
     batch_tokens: int = 524_288
-    """Tokens of one optimiser step, at its full size."""
+    """Tokens of one optimizer step, at its full size."""
     micro_batch_tokens: int = 65_536
-    """Tokens of one forward and backward pass; the gradient is accumulated over the step's passes."""
+    """Tokens of one forward and backward pass; the step's gradient is accumulated over its micro-batches."""
     attention: Literal["auto", "fa3", "cudnn", "flash", "efficient", "math"] = "auto"
-    """Attention kernels: by default the fastest that the machine has, by what it is."""
+    """Attention kernels: by default the fastest that the machine has."""
     kernels: Literal["torch", "triton"] = "torch"
     """Kernels of relu2 feed-forwards, in training alone; triton is experimental: no gain measured yet."""
     warmup_steps: int = 2
@@ -24,9 +32,9 @@ class TrainConfig:
     reserve_seconds: float = 0.0
     """Part of a budget of minutes kept for reading text after the last step (choosing the average)."""
     reports: int = 50
-    """Lines that the log gets over the run."""
+    """Number of log lines over the run."""
     num_evals: int = 5
-    """Times over the run at which the held-out slice of the training text is scored."""
+    """Number of evaluations on the held-out slice of the training text over the run."""
     held_out_tokens: int = 65_536
     """Size of that slice, which is never trained on."""
     checkpoint_seconds: float = 60.0
@@ -34,17 +42,17 @@ class TrainConfig:
     shuffle_documents: bool = False
     """Whether sequences are cut from documents in a new random order each epoch, not in the shards' order."""
     divergence_nats: float = 2.0
-    """A loss this far above the first step's ends the run, its first 30 steps and its first twentieth aside:
+    """A loss this far above the first step's ends the run, except in its first 30 steps and first twentieth:
     the tied embedding starts so small that the first steps overshoot in healthy runs, too."""
     future_weight: float = 0.3
-    """Weight of the mean loss of the tokens that model.future_tokens adds to what is predicted."""
+    """Weight of the mean loss of the tokens that model.future_tokens adds to the prediction."""
     sigreg_weight: float = 0.0
     """Weight of SIGReg on the last stream, which draws its distribution to an isotropic Gaussian
     (arXiv:2511.08544); 0 leaves it out."""
     sigreg_real_only: bool = False
     """Whether SIGReg compares the real part of the characteristic function alone."""
     sigreg_until: float = 1.0
-    """Point of the run at which SIGReg ends."""
+    """Progress at which SIGReg ends."""
 
     def __post_init__(self) -> None:
         for name in ("future_weight", "sigreg_weight", "sigreg_until"):
@@ -52,7 +60,7 @@ class TrainConfig:
                 raise ValueError(f"train.{name} is {vars(self)[name]}; expected at least 0")
 
     def check(self, phases: tuple[Phase, ...]) -> None:
-        """Raises ValueError unless each phase's steps are whole passes, and passes whole sequences."""
+        """Raises ValueError unless steps are whole micro-batches, and those whole sequences, everywhere."""
         for phase in phases:
             whole = phase.context > 0 and self.micro_batch_tokens % phase.context == 0
             if not whole or phase.batch_tokens < 1 or phase.batch_tokens % self.micro_batch_tokens:
@@ -64,7 +72,7 @@ class TrainConfig:
 
 
 def fit_micro_batches(micro_batch_tokens: int, phases: tuple[Phase, ...], num_processes: int) -> int:
-    """Tokens of a pass, halved until every process has equally many passes of whole sequences in each step.
+    """Tokens of a micro-batch, halved until every step is equally many of them for each process.
 
     ValueError if there is no such size.
     """
@@ -74,36 +82,23 @@ def fit_micro_batches(micro_batch_tokens: int, phases: tuple[Phase, ...], num_pr
         if not tokens:
             batches = ", ".join(str(size) for size in sorted({phase.batch_tokens for phase in phases}))
             raise ValueError(
-                f"steps of {batches} tokens cannot be shared by {num_processes} processes in passes of whole "
-                f"sequences; train.micro_batch_tokens is {micro_batch_tokens}"
+                f"steps of {batches} tokens cannot be shared by {num_processes} processes in micro-batches "
+                f"of whole sequences; train.micro_batch_tokens is {micro_batch_tokens}"
             )
     return tokens
 
 
 def halve_micro_batches(tokens: int, phases: tuple[Phase, ...]) -> int:
-    """Half the tokens of a pass; 0 if sequences of some phase would not fill it."""
+    """Half the tokens of a micro-batch; 0 if that is no whole number of sequences in some phase."""
     return 0 if tokens % 2 or any(tokens // 2 % phase.context for phase in phases) else tokens // 2
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long to train: seconds of the training phase, or optimiser steps; exactly one is given."""
+class Recipe:
+    """What the trainer reads of a configuration: how a model is trained, whatever the model and the text."""
 
-    seconds: float | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.seconds is None) == (self.steps is None):
-            raise ValueError("training needs a budget: either minutes or steps, not both")
-        if (self.seconds if self.steps is None else self.steps) <= 0:
-            raise ValueError(f"the training budget must be positive; got {self}")
-
-    def progress(self, steps: int, seconds: float) -> float:
-        """Share of the budget that is used, 0 to 1."""
-        return min(1.0, steps / self.steps if self.seconds is None else seconds / self.seconds)
-
-
-def shards_to_read(budget: Budget, batch_tokens: int) -> int:
-    """Shards of 100 million tokens that a run may get through; a generous 2 million tokens a second."""
-    tokens = 2e6 * budget.seconds if budget.steps is None else budget.steps * batch_tokens
-    return max(8, math.ceil(tokens / 100e6))
+    budget: Budget
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)

@@ -1,10 +1,10 @@
-"""Passes are shared evenly, hold whole sequences, and shrink to what fits."""
+"""Micro-batches are shared evenly, hold whole sequences, and shrink to what fits."""
 
 import pytest
 
 from golf.presets import PRESETS
-from golf.train.budget import Budget, fit_micro_batches, halve_micro_batches, shards_to_read
-from golf.train.phases import Phase, plan_phases
+from golf.train.config import fit_micro_batches, halve_micro_batches, shards_to_read
+from golf.train.schedule import Budget, Phase, plan_phases
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 8])
@@ -14,11 +14,11 @@ def test_every_preset_of_the_challenge_is_shared_evenly_by_eight_processes(name,
     loops = config.model.recurrence > 1
     phases = plan_phases(config.model.context, config.train.batch_tokens, loops, config.schedule)
     tokens = fit_micro_batches(config.train.micro_batch_tokens, phases, num_processes)
-    for stage in phases:
-        assert stage.batch_tokens % (tokens * num_processes) == 0 and tokens % stage.context == 0
+    for phase in phases:
+        assert phase.batch_tokens % (tokens * num_processes) == 0 and tokens % phase.context == 0
 
 
-def test_passes_halve_down_to_one_sequence_of_every_stage():
+def test_micro_batches_halve_down_to_one_sequence_of_every_phase():
     phases = (Phase(0.0, 8, 384, False), Phase(0.5, 16, 384, False))
     assert [halve_micro_batches(tokens, phases) for tokens in (128, 64, 48, 32, 16)] == [64, 32, 0, 16, 0]
     assert fit_micro_batches(128, phases, 3) == 128 and fit_micro_batches(128, phases, 8) == 16

@@ -1,18 +1,15 @@
 """Two processes give what one gives: losses, weights, score; and they stop, resume and refuse together."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from parallel_toys import MODEL, STEPS, losses_of, score_toy, toy_trainer, work_together
+from parallel_toys import STEPS, losses_of, score_toy, toy_trainer, work_together
 from processes import run_together
 
-from golf.system.distributed import World, noop
-from golf.train.exchange import GradientAllReduce, plan_buckets
-from golf.train.objective import mean_nats
+from golf.system.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -73,29 +70,3 @@ def test_processes_that_disagree_are_refused_naming_the_field(two):
 def test_a_process_that_dies_ends_the_others_with_a_message(two):
     assert two[0]["lost"].startswith("another process of this run is gone, so this one ends, too")
     assert two[0]["lost"].endswith("the run can be resumed")
-
-
-def test_buckets_hold_every_parameter_once_from_the_last_to_the_first():
-    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (3, 5, 1, 4, 2)]
-    buckets = plan_buckets(parameters, bucket_bytes=20)
-    assert [[p.numel() for p in bucket] for bucket in buckets] == [[2, 4], [1, 5], [3]]
-    assert plan_buckets(parameters, 10**6) == [parameters[::-1]]
-
-
-@pytest.mark.slow
-def test_gradients_of_a_compiled_loss_are_exchanged_without_breaking_its_graph():
-    class Doubling(World):
-        def sum(self, tensor: torch.Tensor) -> Callable[[], None]:
-            tensor.mul_(2)
-            return noop
-
-    model = toy_trainer(World()).model
-    exchange = GradientAllReduce(model, Doubling(size=2), bucket_bytes=2000)
-    tokens = torch.randint(MODEL.vocab_size, (4, 16))
-    exchange.begin()
-    torch.compile(mean_nats, backend="aot_eager", fullgraph=True)(model, tokens, tokens).backward()
-    exchange.finish()
-    summed = [parameter.grad for parameter in model.parameters()]
-    own = torch.autograd.grad(mean_nats(model, tokens, tokens), list(model.parameters()))
-    for gradient, expected in zip(summed, own, strict=True):
-        torch.testing.assert_close(gradient, 2 * expected)
