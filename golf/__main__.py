@@ -5,7 +5,7 @@
     python -m golf build RUN RUN RUN       one entry from several seeds' runs
     python -m golf report [--watch]        records/index.html: every entry, and the runs under way
 
-check exits with 0 without a defect, 1 with one, 2 where a folder could not be read; compare with 2 where two
+check exits with 0 without an error, 1 with one, 2 where a folder could not be read; compare with 2 where two
 entries cannot be compared, build with 2 where runs do not belong together.
 """
 
@@ -27,14 +27,14 @@ from golf.system.log import RunLog
 
 @dataclass(frozen=True)
 class Check:
-    """Checks record folders, ours or a stranger's, from their files alone; nothing in them is run."""
+    """Checks any record folders from their files alone; runs nothing that they hold."""
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Record folders; thousands in one call are fine."""
+    """Record folders, any number."""
     json: bool = False
-    """One JSON object a line, one line a folder."""
+    """Print one JSON object per folder, each on its own line."""
     workers: int | None = None
-    """Processes; by default one a core."""
+    """Number of processes; by default one per core."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Report:
 
 
 def run_check(command: Check) -> int:
-    """Prints a report a folder; the exit code. ValueError without a folder."""
+    """Prints one report per folder; returns the exit code. Raises ValueError if no folder is given."""
     if not command.folders:
         raise ValueError("no folder was given; expected one or more")
     reports = check_folders(command.folders, command.workers)

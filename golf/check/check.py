@@ -1,103 +1,97 @@
-"""Checks record folders from their files alone: what they claim, what their files say, where these differ."""
+"""Checks record folders from their files alone: where what they claim differs from what their files say."""
 
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from golf.check.claims import entry_runs, final_scores, seed_of, totals
-from golf.check.findings import LEVELS, Finding, Level, note, sort_findings
-from golf.check.folder import Folder, Track, read_folder
-from golf.check.rules import code, files, origin, scores, seeds, sizes, text_bytes, times
+from golf.check.claims import Record, seed_of
+from golf.check.findings import LEVELS, Finding, info
+from golf.check.folder import Track, read_folder
+from golf.check.rules import code, files, scores, seeds, sizes, text_bytes, times
+from golf.check.scripts import RUNNING
 
-Rule = Callable[[Folder], Iterable[Finding]]
-
-RULES: tuple[Rule, ...] = (
-    *files.RULES,
-    *origin.RULES,
-    *sizes.RULES,
-    *scores.RULES,
-    *text_bytes.RULES,
-    *seeds.RULES,
-    *times.RULES,
-    *code.RULES,
+RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
+    rule for module in (files, sizes, scores, text_bytes, seeds, times, code) for rule in module.RULES
 )
+MAX_EVIDENCE_SHOWN = 6
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check of one folder found, looked at and could not see."""
+    """The result of checking one folder."""
 
     folder: str
-    track: Track
-    claims: dict[str, float]
+    track: Track = "unknown"
+    claims: dict[str, float] = field(default_factory=dict)
     """The JSON's figures by meaning: bits per byte, nats per token, bytes, seconds."""
-    logged: dict[str, list[float]]
-    """The logs' own: val_bpb and bytes_total of each run."""
-    findings: tuple[Finding, ...]
-    looked_at: tuple[str, ...]
-    not_seen: tuple[str, ...]
+    logged: dict[str, list[float]] = field(default_factory=dict)
+    """The logs' own figures: val_bpb and bytes_total of each run."""
+    findings: tuple[Finding, ...] = ()
+    looked_at: tuple[str, ...] = ()
+    not_seen: tuple[str, ...] = ()
     error: str = ""
     """Why the folder could not be read; everything else is then empty."""
 
     @property
     def exit_code(self) -> int:
-        """0 without a defect, 1 with one, 2 if the folder could not be read."""
-        return 2 if self.error else int(any(finding.level == "defect" for finding in self.findings))
+        """0 without an error, 1 with one, 2 if the folder could not be read."""
+        return 2 if self.error else int(any(finding.level == "error" for finding in self.findings))
 
 
 def check_folder(path: Path) -> Report:
     """Checks one folder; a folder that cannot be listed comes back with its error."""
-    with _without_collector():
-        return _check_folder(path)
-
-
-def _check_folder(path: Path) -> Report:
+    was_enabled = gc.isenabled()
+    gc.disable()  # The collector's search for cycles in syntax trees, which have none, doubles the time.
     try:
-        folder = read_folder(path)
-    except OSError as error:
-        return _failed(path, f"cannot be read: {error.strerror}")
-    if not folder.files and not folder.problems:
-        return _failed(path, "is empty")
-    findings = [finding for rule in RULES for finding in rule(folder)]
-    runs = entry_runs(folder)
+        record = Record(read_folder(path))
+        if not record.folder.files and not record.folder.problems:
+            return Report(str(path), error="is empty")
+        findings = [*record.folder.problems, *(finding for rule in RULES for finding in rule(record))]
+    except OSError as failure:
+        return Report(str(path), error=f"cannot be read: {failure.strerror}")
+    finally:
+        if was_enabled:
+            gc.enable()
+    claimed = record.folder.submission.figures if record.folder.submission else {}
     return Report(
         folder=str(path),
-        track=folder.track,
-        claims=scores.claims(folder.submission) if folder.submission else {},
+        track=record.folder.track,
+        claims={meaning: figure.value for meaning, figure in claimed.items()},
         logged={
-            "val_bpb": [score.val_bpb for score in final_scores(runs)],
-            "bytes_total": [float(total.shipped_bytes) for total in totals(folder, runs)],
+            "val_bpb": [score.val_bpb for score in record.final_scores],
+            "bytes_total": [float(total.shipped_bytes) for total in record.totals],
         },
-        findings=tuple(sort_findings(list(dict.fromkeys(findings)))),
-        looked_at=tuple(_looked_at(folder)),
-        not_seen=tuple(_not_seen(folder)),
+        findings=_sorted(dict.fromkeys(findings)),
+        looked_at=tuple(_looked_at(record)),
+        not_seen=tuple(_not_seen(record)),
     )
 
 
 def check_folders(paths: Sequence[Path], workers: int | None = None) -> list[Report]:
     """Checks many folders in a pool of processes, in the order given.
 
-    A folder whose check fails outright, or brings its process down, is reported as unreadable; the others go
-    on. Figures that belong to a neighbour among `paths` are pointed out.
+    A folder whose check fails, or ends its process, is reported as unreadable; the others go on. Figures that
+    belong to another folder of `paths` get an info.
     """
     workers = min(workers or os.cpu_count() or 1, max(1, len(paths) // 4))
     if workers == 1:
-        return note_neighbours([check_folder(path) for path in paths])
+        return note_neighbors([check_folder(path) for path in paths])
     reports: list[Report] = []
     with ProcessPoolExecutor(workers) as pool:
         jobs = [pool.submit(check_folder, path) for path in paths]
         for path, job in zip(paths, jobs, strict=True):
             failure = job.exception()
-            reports.append(_failed(path, f"check failed: {failure!r}"[:300]) if failure else job.result())
-    return note_neighbours(reports)
+            failed = Report(str(path), error=f"check failed: {failure!r}"[:300])
+            reports.append(failed if failure else job.result())
+    return note_neighbors(reports)
 
 
-def note_neighbours(reports: Sequence[Report]) -> list[Report]:
-    """Adds a note where a total that no log here states is stated by the logs of another folder."""
+def note_neighbors(reports: Sequence[Report]) -> list[Report]:
+    """Adds an info where a total that no log here states is stated by the logs of another folder."""
     owners: dict[float, str] = {}
     for report in reports:
         for value in report.logged.get("bytes_total", []):
@@ -106,23 +100,20 @@ def note_neighbours(reports: Sequence[Report]) -> list[Report]:
     for report in reports:
         total = report.claims.get("bytes_total")
         owner = owners.get(total, report.folder) if total else report.folder
-        unsupported = {"size-unsupported", "json-of-another-run"} & {
-            finding.code for finding in report.findings
-        }
+        unsupported = {"size-unsupported", "json-of-another-run"} & {f.code for f in report.findings}
         if owner != report.folder and (unsupported or not report.logged.get("bytes_total")):
             text = f"the JSON's total, {total:,.0f} bytes, is stated by the logs of {Path(owner).name}"
-            findings = tuple(sort_findings([*report.findings, note("json-of-neighbour", text)]))
-            report = Report(**{**report.__dict__, "findings": findings})
+            report = replace(report, findings=_sorted([*report.findings, info("json-of-neighbour", text)]))
         noted.append(report)
     return noted
 
 
 def exit_code(reports: Sequence[Report]) -> int:
-    """2 if a folder could not be read, else 1 if one has a defect, else 0."""
+    """2 if a folder could not be read, else 1 if one has an error, else 0."""
     return max((report.exit_code for report in reports), default=0)
 
 
-def to_json(report: Report) -> dict[str, object]:
+def to_json(report: Report) -> dict[str, Any]:
     """A report as JSON values."""
     return asdict(report) | {"exit_code": report.exit_code}
 
@@ -131,56 +122,44 @@ def render(report: Report) -> str:
     """A report as text: findings with their lines, then what was looked at and what could not be seen."""
     if report.error:
         return f"{report.folder}\n  unreadable: {report.error}"
-    counts = ", ".join(_count(report, level) for level in LEVELS)
-    lines = [f"{report.folder}  ({counts})"]
+    counts = {level: sum(finding.level == level for finding in report.findings) for level in LEVELS}
+    plural = {level: "" if count == 1 or level == "info" else "s" for level, count in counts.items()}
+    counted = ", ".join(f"{count} {level}{plural[level]}" for level, count in counts.items())
+    lines = [f"{report.folder}  ({counted})"]
     for finding in report.findings:
-        lines.append(f"  {finding.level:6} {finding.code}: {finding.message}")
-        lines += [f"           {evidence}" for evidence in finding.evidence[:6]]
+        lines.append(f"  {finding.level:7} {finding.code}: {finding.message}")
+        lines += [f"            {evidence}" for evidence in finding.evidence[:MAX_EVIDENCE_SHOWN]]
     lines.append("  looked at: " + "; ".join(report.looked_at))
     lines.append("  not seen: " + "; ".join(report.not_seen))
     return "\n".join(lines)
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """A fifth of the time went into looking for cycles in syntax trees, which have none."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The most severe first, then by code; the order inside a code is kept."""
+    return tuple(sorted(findings, key=lambda finding: (LEVELS.index(finding.level), finding.code)))
 
 
-def _count(report: Report, level: Level) -> str:
-    count = sum(finding.level == level for finding in report.findings)
-    return f"{count} {level}{'' if count == 1 else 's'}"
-
-
-def _failed(path: Path, error: str) -> Report:
-    return Report(str(path), "unknown", {}, {}, (), (), (), error)
-
-
-def _looked_at(folder: Folder) -> Iterable[str]:
+def _looked_at(record: Record) -> Iterator[str]:
+    folder, runs = record.folder, record.runs
     if folder.submission and folder.submission.raw:
         yield f"{folder.submission.file} ({len(folder.submission.raw)} keys)"
-    runs = entry_runs(folder)
     if runs:
         seeds = [str(seed) for log in runs if (seed := seed_of(log)) is not None]
         yield f"{len(runs)} of {len(folder.logs)} logs" + (f" (seeds {', '.join(seeds)})" if seeds else "")
     for script in folder.scripts[:3]:
-        yield f"{script.file}" + (f" unpacked from {' and '.join(script.codecs)}" if script.codecs else "")
+        unpacked = f" unpacked from {' and '.join(script.codecs)}" if script.codecs else ""
+        parsed = f"parsed by Python {RUNNING}" if script.verdict.parses else "not parsed"
+        yield f"{script.file}{unpacked} ({parsed})"
     if folder.readme:
         yield folder.readme[0]
     if not folder.submission and not runs and not folder.scripts:
         yield f"the names of {len(folder.files)} files"
 
 
-def _not_seen(folder: Folder) -> Iterable[str]:
-    if folder.script is None:
+def _not_seen(record: Record) -> Iterator[str]:
+    if record.folder.script is None:
         yield "the script that trained and scored"
-    if not folder.artifacts:
+    if not record.folder.artifacts:
         yield "the packed weights"
     yield "the validation text"
     yield "whether scoring is causal, normalised and score-first (a run-time probe shows that)"

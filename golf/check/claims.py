@@ -1,20 +1,23 @@
-"""Which logs of a folder are the runs its claim rests on, and what the shipped files make of their totals."""
+"""What a folder claims, the logs of the runs that its claim rests on, and what these logs state."""
 
-import functools
 import math
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 
 from golf.check.claims_json import Figure
-from golf.check.findings import Evidence
+from golf.check.findings import Evidence, Finding, error
 from golf.check.folder import Folder
-from golf.check.logs.read import Fact, LoggedScore, ParsedLog
+from golf.check.logs.read import Fact, LoggedScore, ParsedLog, Stated
 from golf.check.logs.sizes import LoggedSize, charged_total
 from golf.pack.fit import LIMIT_BYTES
 
-_SIDE = re.compile(
+MIN_FOREIGN_FIGURES = 3
+"""With fewer, wrong figures may be slips."""
+
+_SIDE_RUN = re.compile(
     r"ablat|baseline|smoke|proxy|debug|partial|stopped|first_try|compare|sweep|(^|[/_])old", re.I
 )
 _SEED_NAME = re.compile(r"seed[_-]?(\d{1,6})(?!\d)|(?:^|[/_])s(\d{1,6})(?=[._])", re.I)
@@ -22,19 +25,131 @@ _SEED_NAME = re.compile(r"seed[_-]?(\d{1,6})(?!\d)|(?:^|[/_])s(\d{1,6})(?=[._])"
 
 @dataclass(frozen=True)
 class Total:
-    """Code and weights of one run, as its log charges them and as the folder ships them."""
+    """Bytes of code and weights of one run: charged by its log, and shipped in the folder."""
 
     log: ParsedLog
     logged: LoggedSize
     code_bytes: int | None
     """Charged by the log."""
     shipped_bytes: int
-    """With the code of the shipped script in place of what the log charged, where the script is packed."""
+    """With the shipped script instead of the code that the log charges, if the script is packed."""
 
     @property
-    def differs(self) -> bool:
-        """Whether the shipped files sum to another total than the log's."""
-        return self.shipped_bytes != self.logged.num_bytes
+    def is_over(self) -> bool:
+        """Whether the shipped total is above the limit; one printed in MB has to be half a percent above."""
+        return self.shipped_bytes > LIMIT_BYTES * (1.0 if self.logged.exact else 1.005)
+
+    @property
+    def evidence(self) -> Evidence:
+        """The line of the logged total."""
+        return self.logged.line.evidence
+
+
+@dataclass(eq=False)
+class Record:
+    """A record folder as rules see it: its files, the claim of its JSON, and the runs the claim rests on."""
+
+    folder: Folder
+
+    @cached_property
+    def runs(self) -> list[ParsedLog]:
+        """The runs of the seeds the JSON names, else those that carry its score, else all.
+
+        Logs of other configurations, as studies have them, are left out if the JSON tells which one it means.
+        """
+        logs = self.distinct_logs
+        main = [log for log in logs if not _SIDE_RUN.search(log.file)] or logs
+        complete = [log for log in main if log.final_score] or main
+        seeds = [seed_of(log) for log in complete]
+        claimed = self.folder.submission.seeds if self.folder.submission else ()
+        named = [log for log in complete if seed_of(log) in claimed]
+        if len(claimed) > 1 and len({seed_of(log) for log in named}) == len(named) > 0:
+            return named
+        if None not in seeds and len(set(seeds)) == len(seeds):
+            return complete
+        figure = self.figure("val_bpb")
+        if figure is None:
+            return complete
+        scored = [(log, log.final_score) for log in complete if log.final_score]
+        return [log for log, score in scored if matches(figure, score.val_bpb, 1e-4)] or complete
+
+    @cached_property
+    def distinct_logs(self) -> list[ParsedLog]:
+        """The logs that hold a run, without copies; of copies, the one named after its seed is kept."""
+        found: dict[object, ParsedLog] = {}
+        with_content = [log for log in self.folder.logs if log.has_content]
+        for log in sorted(with_content, key=lambda log: named_seed(log) is None):
+            found.setdefault((fingerprint(log), seed_of(log)) if log.scores else log.file, log)
+        return sorted(found.values(), key=lambda log: log.file)
+
+    @cached_property
+    def final_scores(self) -> list[LoggedScore]:
+        """The score that counts of each run that has a finite one."""
+        return [s for log in self.runs if (s := log.final_score) and math.isfinite(s.val_bpb)]
+
+    @cached_property
+    def totals(self) -> list[Total]:
+        """The total of each run that states one."""
+        return [total for log in self.runs if (total := self.total(log))]
+
+    @cached_property
+    def stated(self) -> dict[str, list[Stated]]:
+        """By meaning of a figure, the values of the runs' logs and, at the end, their mean over runs."""
+        scores = [score.stated for log in self.runs for score in log.scores]
+        before = [score.stated for log in self.runs if (score := log.unquantized_score)]
+        models = [(float(size.num_bytes), 1.0) for log in self.runs for size in log.model_sizes]
+        return {
+            "val_bpb": _with_mean(scores, [score.stated for score in self.final_scores]),
+            "bytes_total": _with_mean([(float(total.logged.num_bytes), 1.0) for total in self.totals]),
+            "bytes_model": _with_mean(models),
+            "bytes_code": [(float(size.num_bytes), 1.0) for log in self.runs for size in log.code_sizes],
+            "steps": _with_mean([(fact.value, 1.0) for fact in self.facts("steps")]),
+            "train_seconds": _with_mean([(fact.value, 2.0) for fact in self.facts("train_seconds")]),
+            "pre_quant_val_bpb": _with_mean(scores, before),
+        }
+
+    @cached_property
+    def foreign(self) -> Finding | None:
+        """That the JSON is of another run: of MIN_FOREIGN_FIGURES or more figures, no log states any."""
+        differences: list[str] = []
+        evidence = [fact.line.evidence for log in self.runs[:1] if (fact := log.facts.get("steps"))]
+        for meaning, values in self.stated.items():
+            figure = self.figure(meaning)
+            if figure is None or not values:
+                continue
+            if is_stated(figure, values):
+                return None
+            differences.append(f"{figure} against {nearest(figure, values):,.10g}")
+            evidence.append(figure.evidence)
+        if len(differences) < MIN_FOREIGN_FIGURES:
+            return None
+        text = f"the JSON is of another run than the log: {'; '.join(differences)}"
+        return error("json-of-another-run", text, *evidence)
+
+    def figure(self, meaning: str) -> Figure | None:
+        """The JSON's figure of a meaning (a key of ALIASES), or None."""
+        return self.folder.submission.figures.get(meaning) if self.folder.submission else None
+
+    def own_figure(self, meaning: str) -> Figure | None:
+        """The same, but None if the JSON is of another run: its figures then cannot agree with the logs."""
+        return None if self.foreign else self.figure(meaning)
+
+    def facts(self, name: str) -> list[Fact]:
+        """A fact of each run that states it."""
+        return [log.facts[name] for log in self.runs if name in log.facts]
+
+    def total(self, log: ParsedLog) -> Total | None:
+        """The total of a run, or None if its log states none."""
+        logged = charged_total(log.sizes)
+        if logged is None:
+            return None
+        code = next((size.num_bytes for size in reversed(log.sizes) if size.kind == "code"), None)
+        shipped = logged.num_bytes
+        script = self.folder.script
+        if script and script.codecs and code is not None:
+            if abs(code - script.unpacked_bytes) <= 0.02 * max(code, script.unpacked_bytes):
+                shipped += script.num_bytes - code
+        return Total(log, logged, code, shipped)
 
 
 def fingerprint(log: ParsedLog) -> tuple[tuple[float, ...], float | None]:
@@ -54,98 +169,30 @@ def seed_of(log: ParsedLog) -> int | None:
     return int(stated) if stated is not None else named_seed(log)
 
 
-def distinct_logs(folder: Folder) -> list[ParsedLog]:
-    """The logs that hold a run, copies dropped; of copies, the one named after its seed stays."""
-    found: dict[object, ParsedLog] = {}
-    for log in sorted(
-        (log for log in folder.logs if log.has_content), key=lambda log: named_seed(log) is None
-    ):
-        found.setdefault((fingerprint(log), seed_of(log)) if log.scores else log.file, log)
-    return sorted(found.values(), key=lambda log: log.file)
-
-
-@functools.lru_cache(maxsize=2)
-def entry_runs(folder: Folder) -> list[ParsedLog]:
-    """The runs the claim rests on: of the seeds the JSON names, else those that carry its score, else all.
-
-    Logs of other configurations, as studies have them, are left out where the JSON tells which one it means.
-    """
-    logs = distinct_logs(folder)
-    main = [log for log in logs if not _SIDE.search(log.file)] or logs
-    complete = [log for log in main if log.final_score] or main
-    seeds = [seed_of(log) for log in complete]
-    claimed = folder.submission.seeds if folder.submission else ()
-    named = [log for log in complete if seed_of(log) in claimed]
-    if len(claimed) > 1 and len({seed_of(log) for log in named}) == len(named) > 0:
-        return named
-    if None not in seeds and len(set(seeds)) == len(seeds):
-        return complete
-    figure = folder.submission.figures.get("val_bpb") if folder.submission else None
-    if figure:
-        carrying = [
-            log for log in complete if log.final_score and matches(figure, log.final_score.val_bpb, 1e-4)
-        ]
-        if carrying:
-            return carrying
-    return complete
-
-
 def matches(figure: Figure, value: float, resolution: float = 0.0) -> bool:
     """Whether a claim is `value` rounded or cut to the digits written; `resolution` is that of `value`."""
     return abs(figure.value - value) <= 2 * figure.half_step + resolution / 2 + 1e-9
 
 
-def is_exactly(figure: Figure, value: float) -> bool:
-    """Whether a claim is `value` but for rounding: for counts, which nobody cuts."""
-    return abs(figure.value - value) <= figure.half_step
+def is_stated(figure: Figure, values: Sequence[Stated]) -> bool:
+    """Whether a figure is one of the values."""
+    return any(matches(figure, value, resolution) for value, resolution in values)
 
 
-def totals(folder: Folder, logs: Sequence[ParsedLog]) -> list[Total]:
-    """The total of each run that states one."""
-    found = []
-    for log in logs:
-        logged = charged_total(log.sizes)
-        if logged is None:
-            continue
-        code = next((size for size in reversed(log.sizes) if size.kind == "code"), None)
-        shipped = logged.num_bytes
-        script = folder.script
-        if script and script.codecs and code and _close(code.num_bytes, script.unpacked_bytes):
-            shipped += script.num_bytes - code.num_bytes
-        found.append(Total(log, logged, code.num_bytes if code else None, shipped))
-    return found
+def nearest(figure: Figure, values: Sequence[Stated]) -> float:
+    """The value nearest to a figure."""
+    return min((value for value, _ in values), key=lambda value: abs(value - figure.value))
 
 
-def is_over(total: Total) -> bool:
-    """Whether the shipped total is above the limit; a total printed in MB has to be half a percent above."""
-    margin = 1.0 if total.logged.exact else 1.005
-    return total.shipped_bytes > LIMIT_BYTES * margin
+def implied_bytes(log: ParsedLog) -> float | None:
+    """The bytes that a log's final score (or its last one) implies with the tokens it states, or None."""
+    score = log.final_score or log.unquantized_score
+    tokens = score.num_tokens or log.fact("val_tokens") if score else None
+    return score.bytes_per_token * tokens if score and score.bytes_per_token and tokens else None
 
 
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
-    return statistics.fmean(values)
-
-
-def final_scores(logs: Sequence[ParsedLog]) -> list[LoggedScore]:
-    """The score that counts of each run that has a finite one."""
-    return [score for log in logs if (score := log.final_score) and math.isfinite(score.val_bpb)]
-
-
-def at_score(log: ParsedLog, score: LoggedScore) -> Evidence:
-    """The line of a score."""
-    return Evidence(log.file, score.line, score.text.strip()[:160])
-
-
-def at_size(log: ParsedLog, size: LoggedSize) -> Evidence:
-    """The line of a size."""
-    return Evidence(log.file, size.line, size.text.strip()[:160])
-
-
-def at_fact(log: ParsedLog, fact: Fact) -> Evidence:
-    """The line of a fact."""
-    return Evidence(log.file, fact.line, fact.text.strip()[:160])
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= 0.02 * max(a, b)
+def _with_mean(values: list[Stated], averaged: Sequence[Stated] | None = None) -> list[Stated]:
+    """`values` and the mean of `averaged`, by default of themselves."""
+    averaged = values if averaged is None else averaged
+    mean = [(fmean(value for value, _ in averaged), averaged[0][1])] if averaged else []
+    return values + mean

@@ -1,73 +1,55 @@
-"""Reads any submission.json: every alias of its keys, every way to write a number, units told apart."""
+"""Reads any submission.json: the aliases of its keys, the ways to write a number, and its unit."""
 
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from golf.check.findings import Evidence
+from golf.check.findings import Evidence, Line
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "val_bpb": (
-        "val_bpb val_bpb_mean mean_val_bpb val_bpb_3seed_mean final_val_bpb post_quant_val_bpb "
-        "val_bits_per_byte final_bpb bpb mean_bpb bpb_mean score"
-    ).split(),
-    "val_loss": "val_loss val_loss_mean mean_val_loss final_val_loss val_nll".split(),
-    "val_bpb_std": "val_bpb_std std_val_bpb bpb_std val_bpb_stdev val_bpb_sd std".split(),
-    "val_loss_std": "val_loss_std std_val_loss".split(),
-    "pre_quant_val_bpb": "pre_quant_val_bpb prequant_val_bpb val_bpb_pre_quant".split(),
-    "bytes_total": (
-        "bytes_total artifact_bytes_max bytes_total_max total_bytes total_submission_bytes submission_bytes "
-        "submission_size_bytes artifact_bytes artifact_size_bytes artifact_bytes_mean "
-        "artifact_size total_size_bytes artifact_size_mb artifact_mb submission_size_mb "
-        "total_size_mb total_mb artifact_size_mib"
-    ).split(),
-    "bytes_model": (
-        "bytes_model bytes_model_compressed model_bytes bytes_model_int8_zlib bytes_model_int6_zstd "
-        "compressed_model_bytes bytes_weights"
-    ).split(),
-    "bytes_code": "bytes_code code_bytes code_size_bytes code_size".split(),
-    "train_seconds": (
-        "train_seconds training_time_seconds train_time_seconds train_time_s train_time_s_mean "
-        "train_seconds_mean training_seconds training_time_ms train_time_ms training_time_minutes "
-        "training_time_min training_time_hours wallclock_seconds wall_clock_seconds "
-        "wallclock_s wallclock_minutes wallclock_hours wallclock_ms"
-    ).split(),
-    "eval_seconds": (
-        "eval_seconds eval_time_seconds eval_time_s eval_time_s_mean eval_time_seconds_mean eval_time_ms "
-        "eval_time_minutes"
-    ).split(),
-    "steps": "step_stop steps train_steps num_steps train_steps_mean steps_mean".split(),
+ALIASES = {
+    "val_bpb": "val_bpb val_bpb_mean mean_val_bpb val_bpb_3seed_mean final_val_bpb post_quant_val_bpb "
+    "val_bits_per_byte final_bpb bpb mean_bpb bpb_mean score",
+    "val_loss": "val_loss val_loss_mean mean_val_loss final_val_loss val_nll",
+    "val_bpb_std": "val_bpb_std std_val_bpb bpb_std val_bpb_stdev val_bpb_sd std",
+    "val_loss_std": "val_loss_std std_val_loss",
+    "pre_quant_val_bpb": "pre_quant_val_bpb prequant_val_bpb val_bpb_pre_quant",
+    "bytes_total": "bytes_total artifact_bytes_max bytes_total_max total_bytes total_submission_bytes "
+    "submission_bytes submission_size_bytes artifact_bytes artifact_size_bytes artifact_bytes_mean "
+    "artifact_size total_size_bytes artifact_size_mb artifact_mb submission_size_mb total_size_mb total_mb "
+    "artifact_size_mib",
+    "bytes_model": "bytes_model bytes_model_compressed model_bytes bytes_model_int8_zlib "
+    "bytes_model_int6_zstd compressed_model_bytes bytes_weights",
+    "bytes_code": "bytes_code code_bytes code_size_bytes code_size",
+    "train_seconds": "train_seconds training_time_seconds train_time_seconds train_time_s train_time_s_mean "
+    "train_seconds_mean training_seconds training_time_ms train_time_ms training_time_minutes "
+    "training_time_min training_time_hours wallclock_seconds wall_clock_seconds wallclock_s "
+    "wallclock_minutes wallclock_hours wallclock_ms",
+    "eval_seconds": "eval_seconds eval_time_seconds eval_time_s eval_time_s_mean eval_time_seconds_mean "
+    "eval_time_ms eval_time_minutes",
+    "steps": "step_stop steps train_steps num_steps train_steps_mean steps_mean",
 }
 """By meaning, the keys that carry it in public entries, the one that counts first."""
 
 NAMES = {
-    "author": ("author", "authors", "submitter"),
-    "github_id": ("github_id", "github", "github_username", "github_handle"),
-    "name": ("name", "run_name", "title"),
-    "date": ("date", "submission_date"),
-    "track": ("track", "category"),
+    "author": "author authors submitter",
+    "github_id": "github_id github github_username github_handle",
+    "name": "name run_name title",
+    "date": "date submission_date",
+    "track": "track category",
 }
 
-COARSEST_BPB = 0.002
-"""Half a digit of a score counts for no more: 1.1 may stand for 1.098, 1.0 for no score above."""
+MAX_BPB_HALF_STEP = 0.002
+"""Upper bound of the rounding of a score: 1.1 may stand for 1.098, but 1.0 not for 1.04."""
 
 _TEXT_NUMBER = re.compile(r"^\s*[~<>=\u2248]*\s*([-+]?\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)")
 _SIZE_UNITS = {"mb": 10**6, "mib": 2**20, "kb": 10**3, "kib": 2**10, "bytes": 1, "b": 1}
 _TIME_UNITS = {
-    "ms": 1e-3,
-    "s": 1,
-    "sec": 1,
-    "seconds": 1,
-    "m": 60,
-    "min": 60,
-    "minutes": 60,
-    "h": 3600,
-    "hours": 3600,
-}
+    "ms": 1e-3, "s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600
+}  # fmt: skip
 
 
 class WrittenFloat(float):
@@ -89,13 +71,16 @@ class Figure:
     value: float
     written: str
     """As it stands in the file."""
-    line: int
+    evidence: Evidence
     half_step: float
     """Half of the last digit written, in the same unit: the most that rounding explains."""
-    was_text: bool = False
+    was_text: bool
     """Written as a string."""
-    assumed: str = ""
-    """The unit taken where the file names none."""
+    assumed: str
+    """The unit that was assumed; empty if the file names it."""
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.written}"
 
 
 @dataclass
@@ -107,15 +92,16 @@ class Submission:
     figures: dict[str, Figure] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
-    """Keys that carry a meaning but no number, and what stands there: null, NaN, a list."""
+    """Meanings whose key holds no number, with the key and its value: null, NaN, a list."""
     seeds: tuple[int, ...] = ()
     seed_results: dict[int, dict[str, Figure]] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
     def evidence(self, key: str) -> Evidence:
         """The line of a top-level key."""
-        line = _line_of(self.lines, key)
-        return Evidence(self.file, line, self.lines[line - 1].strip()[:160] if line else "")
+        quoted = json.dumps(key)
+        lines = (Line(self.file, number, text) for number, text in enumerate(self.lines, 1) if quoted in text)
+        return next((line.evidence for line in lines), Evidence(self.file))
 
     def value(self, meaning: str) -> float | None:
         """The number for a meaning, or None."""
@@ -141,34 +127,33 @@ def read_submission(file: str, text: str) -> Submission:
         raise SubmissionError(f"is a JSON {type(raw).__name__}, expected an object")
     submission = Submission(file, raw, lines=tuple(text.split("\n")))
     for meaning, keys in ALIASES.items():
-        _take_figure(submission, meaning, keys)
+        _take_figure(submission, meaning, keys.split())
     for meaning, keys in NAMES.items():
-        value = next((raw[key] for key in keys if isinstance(raw.get(key), str)), "")
-        submission.names[meaning] = str(value).strip()
+        names = (value for key in keys.split() if isinstance(value := raw.get(key), str))
+        submission.names[meaning] = next(names, "").strip()
     submission.seed_results = dict(_seed_results(submission))
     submission.seeds = _seeds(raw, submission.seed_results)
     return submission
 
 
-def _take_figure(submission: Submission, meaning: str, keys: tuple[str, ...]) -> None:
+def _take_figure(submission: Submission, meaning: str, keys: Sequence[str]) -> None:
     for key in keys:
         if key not in submission.raw:
             continue
         value = submission.raw[key]
         if isinstance(value, dict):
             value = next((value[k] for k in ("mean", "val_bpb", "value", "avg") if k in value), value)
-        figure = to_figure(key, value, _line_of(submission.lines, key))
-        if figure is None:
-            submission.odd.setdefault(meaning, f"{key}: {json.dumps(value)[:60]}")
-            continue
-        if meaning == "val_bpb":
-            figure = replace(figure, half_step=min(figure.half_step, COARSEST_BPB))
-        submission.figures[meaning] = figure
-        submission.odd.pop(meaning, None)
-        return
+        figure = to_figure(key, value, submission.evidence(key))
+        if figure:
+            if meaning == "val_bpb":
+                figure = replace(figure, half_step=min(figure.half_step, MAX_BPB_HALF_STEP))
+            submission.figures[meaning] = figure
+            submission.odd.pop(meaning, None)
+            return
+        submission.odd.setdefault(meaning, f"{key}: {json.dumps(value)[:60]}")
 
 
-def to_figure(key: str, value: JsonValue, line: int) -> Figure | None:
+def to_figure(key: str, value: JsonValue, evidence: Evidence) -> Figure | None:
     """A value as a number in bytes, seconds or as it is; None for null, NaN, lists and other text.
 
     The unit comes from the value's own text, else from the key's ending, else from its size: a total below
@@ -189,29 +174,19 @@ def to_figure(key: str, value: JsonValue, line: int) -> Figure | None:
         return None
     scale, assumed = _scale(key.lower(), unit, float(written))
     decimals = len(written.partition(".")[2]) if "e" not in written.lower() else 12
-    number = float(written) * scale
-    return Figure(
-        key,
-        number,
-        str(value)[:60] if was_text else written,
-        line,
-        0.5 * 10.0**-decimals * scale,
-        was_text,
-        assumed,
-    )
+    shown = str(value)[:60] if was_text else written
+    half_step = 0.5 * 10.0**-decimals * scale
+    return Figure(key, float(written) * scale, shown, evidence, half_step, was_text, assumed)
 
 
 def _scale(key: str, unit: str, number: float) -> tuple[float, str]:
-    is_size = "byte" in key or "size" in key or re.search(r"_mi?b(_|$)|^total_mb", key) is not None
-    if is_size:
+    """The factor to bytes or seconds, and the unit it assumes if neither key nor value names one."""
+    if "byte" in key or "size" in key or re.search(r"_mi?b(_|$)|^total_mb", key):
         if unit in _SIZE_UNITS:
             return _SIZE_UNITS[unit], ""
-        ending = re.search(r"_(mb|mib|kb|kib)(?:_|$)", key)
-        if ending:
+        if ending := re.search(r"_(mb|mib|kb|kib)(?:_|$)", key):
             return _SIZE_UNITS[ending.group(1)], "" if "i" in ending.group(1) else "decimal"
-        if 0 < number < 1000 and "code" not in key:
-            return 10**6, "decimal MB"
-        return 1, ""
+        return (10**6, "decimal MB") if 0 < number < 1000 and "code" not in key else (1, "")
     if "time" in key or "wall" in key or "seconds" in key:
         ending = re.search(r"_(ms|s|sec|seconds|min|minutes|h|hours)(?:_|$)", key)
         name = unit if unit in _TIME_UNITS else ending.group(1) if ending else "s"
@@ -233,29 +208,20 @@ def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figur
         if not number:
             continue
         fields = result if isinstance(result, dict) else {"val_bpb": result}
-        line = _line_of(submission.lines, str(seed))
+        evidence = submission.evidence(str(seed))
         figures = {}
         for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds", "eval_seconds"):
-            found = ((key, fields[key]) for key in ALIASES[meaning] if key in fields)
-            key, value = next(found, ("", None))
-            figure = to_figure(key, value, line)
-            if figure:
+            key = next((key for key in ALIASES[meaning].split() if key in fields), "")
+            if figure := to_figure(key, fields.get(key), evidence):
                 figures[meaning] = figure
         yield int(number.group()), figures
 
 
 def _seeds(raw: dict[str, JsonValue], results: dict[int, dict[str, Figure]]) -> tuple[int, ...]:
     seeds = raw.get("seeds", raw.get("seed"))
-    if isinstance(seeds, dict):
-        seeds = list(seeds)
     if isinstance(seeds, int | str) and not isinstance(seeds, bool):
         seeds = [seeds]
-    found = [
-        int(s) for s in seeds or [] if isinstance(s, int | str) and str(s).isdigit() and len(str(s)) < 10
-    ]
+    if not isinstance(seeds, list | dict):
+        seeds = []
+    found = [int(s) for s in seeds if isinstance(s, int | str) and str(s).isdigit() and len(str(s)) < 10]
     return tuple(dict.fromkeys(found or results))
-
-
-def _line_of(lines: tuple[str, ...], key: str) -> int:
-    quoted = json.dumps(key)
-    return next((number for number, text in enumerate(lines, 1) if quoted in text), 0)

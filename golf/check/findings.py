@@ -1,30 +1,46 @@
-"""What a check says: a level, a code, a sentence, and the lines that show it."""
+"""What a check reports: a level, a code, a sentence, and the lines that show it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
-Level = Literal["defect", "doubt", "note"]
+Level = Literal["error", "warning", "info"]
 
-LEVELS: tuple[Level, ...] = ("defect", "doubt", "note")
-"""From the gravest. A defect: the files contradict the rules or themselves. A doubt: a person has to look,
-and the finding says at what. A note: worth knowing, nothing to answer."""
+LEVELS: tuple[Level, ...] = ("error", "warning", "info")
+"""The most severe first. error: the files contradict the rules or each other. warning: a person has to
+decide, and the message says what. info: worth knowing, no action needed."""
+
+MAX_EVIDENCE_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where a finding can be seen."""
+    """The place that shows a finding."""
 
     file: str
     """Path inside the folder."""
     line: int = 0
     """From 1; 0 for the file as a whole."""
     text: str = ""
-    """The line itself, cut to 160 characters."""
+    """The line itself, cut to MAX_EVIDENCE_CHARACTERS."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.text}" if self.text else place
+
+
+class Line(NamedTuple):
+    """A line of a text file of the folder."""
+
+    file: str
+    number: int
+    """From 1."""
+    text: str
+
+    @property
+    def evidence(self) -> Evidence:
+        """The line as evidence of a finding."""
+        return Evidence(self.file, self.number, self.text.strip()[:MAX_EVIDENCE_CHARACTERS])
 
 
 @dataclass(frozen=True)
@@ -38,21 +54,11 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
 
 
-def defect(code: str, message: str, *evidence: Evidence) -> Finding:
-    """The files contradict the rules or themselves."""
-    return Finding("defect", code, message, evidence)
+def _finding(level: Level, code: str, message: str, *evidence: Evidence) -> Finding:
+    return Finding(level, code, message, evidence)
 
 
-def doubt(code: str, message: str, *evidence: Evidence) -> Finding:
-    """A person has to look; `message` says at what."""
-    return Finding("doubt", code, message, evidence)
-
-
-def note(code: str, message: str, *evidence: Evidence) -> Finding:
-    """Worth knowing, nothing to answer."""
-    return Finding("note", code, message, evidence)
-
-
-def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """Gravest first, then by code; the order inside a code is kept."""
-    return sorted(findings, key=lambda finding: (LEVELS.index(finding.level), finding.code))
+error = partial(_finding, "error")
+warning = partial(_finding, "warning")
+info = partial(_finding, "info")
+"""Findings of a level, called with code, message and evidence."""

@@ -1,4 +1,4 @@
-"""Reads a record folder and nothing outside it: bounded, links not followed, any bytes survived."""
+"""Reads a record folder and nothing outside it: bounded, without following links, whatever bytes it holds."""
 
 import codecs
 import os
@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from golf.check.claims_json import Submission, SubmissionError, read_submission
-from golf.check.findings import Evidence, Finding, defect, doubt, note
-from golf.check.logs.lines import numbered
-from golf.check.logs.read import ParsedLog, parse_log
+from golf.check.findings import Evidence, Finding, error, info, warning
+from golf.check.logs.read import ParsedLog, numbered, parse_log
 from golf.check.scripts import Script, read_script
 
 MAX_FILES = 2000
@@ -22,12 +21,14 @@ LOG_PART_BYTES = 2 * 2**20
 """Of a log above twice this, the first and the last part of this size are read."""
 MAX_LOG_BYTES = 2**30
 MAX_READ_BYTES = 32 * 2**20
-"""Of one folder, all files together; the rest is not read."""
+"""Of the logs and scripts of one folder together; the rest is not read."""
 
 Track = Literal["10min", "non-record", "unknown"]
 
-_TEXT_SUFFIXES = {".md", ".json", ".py", ".txt", ".log", ".out", ".toml", ".cfg", ".sh", ""}
+_LOG_SUFFIXES = {".log", ".out", ".txt", ""}
+_TEXT_SUFFIXES = {".md", ".json", ".py", ".toml", ".cfg", ".sh", *_LOG_SUFFIXES}
 _WEIGHT_SUFFIXES = {".ptz", ".pt", ".bin", ".safetensors", ".npz", ".pth", ".xz", ".zst"}
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Folder:
     requirements: dict[str, str] = field(default_factory=dict)
     """Text of each requirements file by name."""
     problems: list[Finding] = field(default_factory=list)
-    """What reading itself came upon."""
+    """What went wrong in reading."""
     num_bytes_read: int = 0
 
     @property
@@ -73,6 +74,10 @@ class Folder:
         """Files that look like packed weights."""
         return [entry for entry in self.files if entry.suffix in _WEIGHT_SUFFIXES]
 
+    def warn(self, code: str, message: str, name: str) -> None:
+        """Adds a warning about a file."""
+        self.problems.append(warning(code, message, Evidence(name)))
+
 
 def read_folder(path: Path) -> Folder:
     """Reads a folder; raises OSError only if the folder itself cannot be listed."""
@@ -80,9 +85,8 @@ def read_folder(path: Path) -> Folder:
     folder = Folder(path)
     for entry in _walk(folder, path):
         if len(folder.files) >= MAX_FILES:
-            folder.problems.append(
-                doubt("many-files", f"more than {MAX_FILES} files; the rest was not looked at")
-            )
+            text = f"more than {MAX_FILES} files; the rest was not looked at"
+            folder.problems.append(warning("many-files", text))
             break
         folder.files.append(entry)
     for entry in sorted(folder.files, key=lambda e: (e.name.count("/"), e.name)):
@@ -93,113 +97,86 @@ def read_folder(path: Path) -> Folder:
 
 
 def _walk(folder: Folder, top: Path) -> Iterator[Entry]:
-    def unlisted(error: OSError) -> None:
-        name = Path(error.filename or top).relative_to(top).as_posix()
-        folder.problems.append(_unreadable(name, error))
+    def unlisted(failure: OSError) -> None:
+        name = Path(failure.filename or top).relative_to(top).as_posix()
+        folder.warn("file-unreadable", f"cannot be read: {failure.strerror}", name)
 
-    for directory, names, files in os.walk(top, onerror=unlisted, followlinks=False):
+    for directory, subfolders, files in os.walk(top, onerror=unlisted, followlinks=False):
         relative = Path(directory).relative_to(top)
-        names[:] = sorted(
-            n for n in names if not n.startswith(".") and n not in ("__pycache__", "node_modules")
-        )
-        for name in [n for n in names if os.path.islink(os.path.join(directory, n))]:
-            names.remove(name)
-            folder.problems.append(_link_finding(relative / name))
-        if len(relative.parts) >= MAX_DEPTH:
-            names.clear()
-        for name in sorted(files):
+        names = sorted(n for n in subfolders if n[0] != "." and n not in ("__pycache__", "node_modules"))
+        links = [name for name in names if os.path.islink(os.path.join(directory, name))]
+        subfolders[:] = [n for n in names if n not in links] if len(relative.parts) < MAX_DEPTH else []
+        for name in [*links, *sorted(files)]:
             inside = (relative / name).as_posix()
             try:
-                info = os.lstat(os.path.join(directory, name))
-            except OSError as error:
-                folder.problems.append(_unreadable(inside, error))
+                status = os.lstat(os.path.join(directory, name))
+            except OSError as failure:
+                folder.warn("file-unreadable", f"cannot be read: {failure.strerror}", inside)
                 continue
-            if stat.S_ISLNK(info.st_mode):
-                folder.problems.append(_link_finding(relative / name))
-            elif stat.S_ISREG(info.st_mode):
-                yield Entry(inside, info.st_size)
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(inside, status.st_size)
+            elif stat.S_ISLNK(status.st_mode):
+                folder.warn("link", "is a link; it was not followed, and a record must stand alone", inside)
             else:
-                text = "is neither a file nor a folder; it was not opened"
-                folder.problems.append(doubt("odd-file", text, Evidence(inside)))
-
-
-def _link_finding(name: Path) -> Finding:
-    text = "is a link; it was not followed, and a record must stand alone"
-    return doubt("link", text, Evidence(name.as_posix()))
-
-
-def _unreadable(name: str, error: OSError) -> Finding:
-    return doubt("file-unreadable", f"cannot be read: {error.strerror}", Evidence(name))
+                folder.warn("odd-file", "is neither a file nor a folder; it was not opened", inside)
 
 
 def _take(folder: Folder, entry: Entry) -> None:
     name = PurePosixPath(entry.name).name.lower()
+    is_requirements = name.startswith("requirements")
+    is_log = entry.suffix in _LOG_SUFFIXES and not is_requirements
+    limit = MAX_LOG_BYTES if is_log else MAX_TEXT_BYTES
     if entry.suffix not in _TEXT_SUFFIXES or name.startswith("license"):
         return
     if folder.num_bytes_read >= MAX_READ_BYTES:
         if not any(problem.code == "too-much-text" for problem in folder.problems):
             text = f"more than {MAX_READ_BYTES:,} bytes of text; from here on nothing was read"
-            folder.problems.append(doubt("too-much-text", text, Evidence(entry.name)))
-        return
-    is_log = entry.suffix in (".log", ".out", ".txt", "") and not name.startswith("requirements")
-    if is_log:
+            folder.warn("too-much-text", text, entry.name)
+    elif entry.num_bytes > limit:
+        if is_log or entry.suffix in (".py", ".json", ".md"):
+            text = f"has {entry.num_bytes:,} bytes; above {limit:,} it is not read"
+            folder.warn("file-too-large", text, entry.name)
+    elif is_log:
         _take_log(folder, entry)
-        return
-    if entry.num_bytes > MAX_TEXT_BYTES:
-        if entry.suffix in (".py", ".json", ".md"):
-            text = f"has {entry.num_bytes:,} bytes; above {MAX_TEXT_BYTES:,} it is not read"
-            folder.problems.append(doubt("file-too-large", text, Evidence(entry.name)))
-        return
-    if entry.suffix == ".py":
-        data = _read(folder, entry, 0, entry.num_bytes)
-        folder.num_bytes_read += len(data or b"")
-        if data is not None:
+    elif entry.suffix == ".py":
+        if (data := _read(folder, entry, 0, entry.num_bytes)) is not None:
+            folder.num_bytes_read += len(data)
             folder.scripts.append(read_script(entry.name, data))
     elif name.startswith("readme") or (entry.suffix == ".md" and folder.readme is None):
-        data = _read(folder, entry, 0, entry.num_bytes)
-        if data is not None and (folder.readme is None or name.startswith("readme")):
+        if (data := _read(folder, entry, 0, entry.num_bytes)) is not None:
             folder.readme = (entry.name, decode(data))
-    elif name.startswith("requirements"):
-        data = _read(folder, entry, 0, entry.num_bytes)
-        if data is not None:
-            folder.requirements[entry.name] = decode(data)
+    elif is_requirements and (data := _read(folder, entry, 0, entry.num_bytes)) is not None:
+        folder.requirements[entry.name] = decode(data)
 
 
 def _take_log(folder: Folder, entry: Entry) -> None:
-    if entry.num_bytes > MAX_LOG_BYTES:
-        text = f"has {entry.num_bytes:,} bytes; above {MAX_LOG_BYTES:,} it is not read"
-        folder.problems.append(doubt("file-too-large", text, Evidence(entry.name)))
-        return
     whole = entry.num_bytes <= 2 * LOG_PART_BYTES
     head = _read(folder, entry, 0, entry.num_bytes if whole else LOG_PART_BYTES)
     if head is None:
         return
-    if _is_binary(head):
+    if b"\x00" in head[:65536] and not head.startswith(_UTF16):
         if entry.suffix in (".log", ".out"):
-            folder.problems.append(doubt("log-binary", "is not text; it was not read", Evidence(entry.name)))
+            folder.warn("log-binary", "is not text; it was not read", entry.name)
         return
     folder.num_bytes_read += len(head)
     lines = list(numbered(decode(head)))
     if not whole:
-        tail = _read(folder, entry, entry.num_bytes - LOG_PART_BYTES, LOG_PART_BYTES)
+        tail_start = entry.num_bytes - LOG_PART_BYTES
+        tail = _read(folder, entry, tail_start, LOG_PART_BYTES)
         folder.num_bytes_read += LOG_PART_BYTES
-        first = _count_newlines(folder, entry, entry.num_bytes - LOG_PART_BYTES) + 1
+        first = _count_newlines(folder, entry, tail_start) + 1
         lines = lines[:-1] + list(numbered(decode(tail or b""), first))[1:]
         text = f"has {entry.num_bytes:,} bytes; its first and last {LOG_PART_BYTES:,} were read"
-        folder.problems.append(note("log-read-in-part", text, Evidence(entry.name)))
+        folder.problems.append(info("log-read-in-part", text, Evidence(entry.name)))
     log = parse_log(entry.name, lines)
     if log.has_content or entry.suffix in (".log", ".out"):
         folder.logs.append(log)
 
 
 def _count_newlines(folder: Folder, entry: Entry, end: int) -> int:
-    count, position = 0, 0
-    while position < end:
-        data = _read(folder, entry, position, min(LOG_PART_BYTES, end - position))
-        if not data:
-            break
-        count += data.count(b"\n")
-        position += len(data)
+    count = 0
+    for start in range(0, end, LOG_PART_BYTES):
+        count += (_read(folder, entry, start, min(LOG_PART_BYTES, end - start)) or b"").count(b"\n")
     return count
 
 
@@ -210,22 +187,14 @@ def _read(folder: Folder, entry: Entry, start: int, length: int) -> bytes | None
         with open(os.open(path, flags), "rb") as file:
             file.seek(start)
             return file.read(length)
-    except OSError as error:
-        folder.problems.append(_unreadable(entry.name, error))
+    except OSError as failure:
+        folder.warn("file-unreadable", f"cannot be read: {failure.strerror}", entry.name)
         return None
-
-
-def _is_binary(data: bytes) -> bool:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return False
-    return b"\x00" in data[:65536]
 
 
 def decode(data: bytes) -> str:
     """Text of any bytes: UTF-16 by its mark (what PowerShell's redirection writes), else UTF-8."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
-    return data.decode("utf-8", errors="replace")
+    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8", errors="replace")
 
 
 def _find_submission(folder: Folder) -> None:
@@ -239,8 +208,8 @@ def _find_submission(folder: Folder) -> None:
         return
     try:
         folder.submission = read_submission(name, decode(data))
-    except SubmissionError as error:
-        folder.problems.append(defect("json-invalid", str(error), Evidence(name)))
+    except SubmissionError as failure:
+        folder.problems.append(error("json-invalid", str(failure), Evidence(name)))
         folder.submission = Submission(name, {})
 
 

@@ -3,15 +3,15 @@
 import ast
 import base64
 import bz2
+import importlib
 import importlib.util
 import lzma
 import re
+import sys
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-from golf.check.syntax import SyntaxVerdict, parse_for_versions
 
 MAX_SOURCE_BYTES = 2**20
 """Unpacking stops here: a few kilobytes can otherwise become gigabytes."""
@@ -19,23 +19,48 @@ MIN_PAYLOAD_CHARACTERS = 400
 """Shorter string constants are not taken for packed source."""
 MAX_LAYERS = 4
 
+VERSIONS = ((3, 10), (3, 11), (3, 12), (3, 13))
+"""Pythons on which a script may have to run."""
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""The Python whose parser tests scripts."""
+
 _RUNS_SOURCE = re.compile(rb"\bexec\b|\beval\s*\(\s*compile\b")
 _IMPORTABLE_CODE = re.compile(rb"^\s*(import|from)\s+\w|\bdef \w+\(", re.M)
+_NEW_STATEMENT = re.compile(r"\s*(?:type\s+\w+\s*[=\[]|(?:async\s+)?def\s+\w+\[|class\s+\w+\[)")
+_DECOMPRESSORS = (
+    ("lzma", lambda: lzma.LZMADecompressor(memlimit=2**28)),
+    ("gzip", lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
+    ("bz2", bz2.BZ2Decompressor),
+    ("zlib", zlib.decompressobj),
+    ("zlib", lambda: zlib.decompressobj(-zlib.MAX_WBITS)),
+    ("lzma", lambda: lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])),
+    ("lzma", lambda: lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1}])),
+)
+"""Constructors of decompressors, those of formats with a header first."""
 
 
 @dataclass(frozen=True)
-class Import:
-    """An import of a top-level module."""
+class SyntaxVerdict:
+    """What the parser of the running Python says of a source.
 
-    module: str
-    line: int
-    guarded: bool
-    """Inside a try that catches its failure, a function or a branch: loading the file does not need it."""
+    It tests its own version, and older ones as far as `feature_version` of `ast.parse` does: `except*`,
+    `type` and type parameters, but not f-strings of Python 3.12. Newer versions are not tested.
+    """
+
+    rejected_by: tuple[str, ...] = ()
+    """Tested versions that cannot parse it, such as ("3.10", "3.11")."""
+    message: str = ""
+    line: int = 0
+    parses: bool = True
+    """The newest tested version accepts it."""
+    maybe_newer: bool = False
+    """It does not, at a place where a Python newer than the running one may."""
+    tree: ast.Module | None = None
 
 
 @dataclass(frozen=True)
 class Script:
-    """A Python file of the folder and what unpacking it shows."""
+    """A Python file of the folder, as shipped and unpacked."""
 
     file: str
     num_bytes: int
@@ -48,16 +73,14 @@ class Script:
     undecoded: str
     """Why a payload that was found stayed packed."""
     verdict: SyntaxVerdict
-    """Of the unpacked source."""
-    shipped_verdict: SyntaxVerdict
-    """Of the file as shipped; the same where nothing was packed."""
-    imports: tuple[Import, ...]
+    """Of `source`."""
+    imports: dict[str, int]
+    """Top-level modules without which it cannot be loaded, with the line of the import."""
 
 
 def read_script(file: str, data: bytes) -> Script:
     """Reads a Python file's bytes."""
-    shipped = verdict = parse_for_versions(data)
-    source = data
+    source, verdict = data, parse_for_versions(data)
     codecs: tuple[str, ...] = ()
     undecoded = ""
     for _ in range(MAX_LAYERS):
@@ -78,9 +101,30 @@ def read_script(file: str, data: bytes) -> Script:
         unpacked_bytes=len(source),
         undecoded=undecoded,
         verdict=replace(verdict, tree=None),
-        shipped_verdict=replace(shipped, tree=None),
-        imports=tuple(list_imports(verdict.tree)) if verdict.tree else (),
+        imports=dict(list_imports(verdict.tree.body)) if verdict.tree else {},
     )
+
+
+def parse_for_versions(data: bytes) -> SyntaxVerdict:
+    """Parses a file's bytes, in their declared encoding, with the running Python."""
+    rejected: list[str] = []
+    message, line = "", 0
+    for version in VERSIONS:
+        if version > sys.version_info[:2]:
+            break
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(data, feature_version=version)
+            return SyntaxVerdict(tuple(rejected), message, line, tree=tree)
+        except SyntaxError as error:
+            message, line = str(error.msg), error.lineno or 0
+        except (ValueError, RecursionError, MemoryError, LookupError) as error:
+            message, line = f"{type(error).__name__}: {error}"[:120], 0
+        rejected.append(f"{version[0]}.{version[1]}")
+    at_line = data.decode("utf-8", errors="replace").split("\n")[line - 1 : line]
+    is_new = message.startswith("f-string") or any(_NEW_STATEMENT.match(text) for text in at_line)
+    return SyntaxVerdict(tuple(rejected), message, line, False, is_new and sys.version_info < (3, 12))
 
 
 def unpack(data: bytes, tree: ast.Module | None) -> tuple[tuple[str, ...], bytes] | str | None:
@@ -91,25 +135,24 @@ def unpack(data: bytes, tree: ast.Module | None) -> tuple[tuple[str, ...], bytes
     """
     if tree is None or not _RUNS_SOURCE.search(data):
         return None
+    constants = list(_large_constants(tree))
     names_brotli = b"brotli" in data
     with_brotli = names_brotli and importlib.util.find_spec("brotli") is not None
-    for constant in _large_constants(tree):
+    for constant in constants:
         for encoding, decoded in _decodings(constant):
             for codec, inner in _decompressions(decoded, with_brotli):
                 if inner and _IMPORTABLE_CODE.search(inner[:20_000]):
                     return ((encoding, codec) if encoding else (codec,)), inner
-    if names_brotli and not with_brotli and any(True for _ in _large_constants(tree)):
+    if names_brotli and not with_brotli and constants:
         return "it may be packed with brotli, which is not installed here"
     return None
 
 
 def _large_constants(tree: ast.AST) -> Iterator[bytes]:
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str | bytes):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if not isinstance(value, str | bytes) or len(value) < MIN_PAYLOAD_CHARACTERS:
             continue
-        if len(node.value) < MIN_PAYLOAD_CHARACTERS:
-            continue
-        value = node.value
         if isinstance(value, bytes):
             yield value
         elif all(ord(character) < 256 for character in value[:MIN_PAYLOAD_CHARACTERS]):
@@ -119,87 +162,52 @@ def _large_constants(tree: ast.AST) -> Iterator[bytes]:
 def _decodings(constant: bytes) -> Iterator[tuple[str, bytes]]:
     yield "", constant
     text = b"".join(constant.split())
-    for name, decoder in (
+    for name, decode in (
         ("base85", base64.b85decode),
-        ("base64", _strict_base64),
+        ("base64", lambda text: base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)),
         ("ascii85", base64.a85decode),
     ):
         try:
-            yield name, decoder(text)
+            yield name, decode(text)
         except (ValueError, OverflowError):
             continue
 
 
-def _strict_base64(text: bytes) -> bytes:
-    return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-
-
 def _decompressions(data: bytes, with_brotli: bool) -> Iterator[tuple[str, bytes]]:
-    if data[:6] == b"\xfd7zXZ\x00" or data[:2] == b"\x5d\x00":
-        yield "lzma", _bounded(lzma.LZMADecompressor(memlimit=2**28), data)
-    elif data[:2] == b"\x1f\x8b":
-        yield "gzip", _bounded(zlib.decompressobj(zlib.MAX_WBITS | 16), data)
-    elif data[:3] == b"BZh":
-        yield "bz2", _bounded(bz2.BZ2Decompressor(), data)
-    elif data[:1] in b"\x78\x58\x68" and data:
-        yield "zlib", _bounded(zlib.decompressobj(), data)
-    yield "zlib", _bounded(zlib.decompressobj(-zlib.MAX_WBITS), data)
-    for raw_filter in (lzma.FILTER_LZMA2, lzma.FILTER_LZMA1):
-        raw = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": raw_filter}])
-        yield "lzma", _bounded(raw, data)
+    for codec, decompressor in _DECOMPRESSORS:
+        try:
+            yield codec, decompressor().decompress(data, MAX_SOURCE_BYTES)
+        except (lzma.LZMAError, zlib.error, OSError, EOFError, ValueError):
+            continue
     if with_brotli:
         yield "brotli", _bounded_brotli(data)
 
 
-class _Decompressor(Protocol):
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
-def _bounded(decompressor: _Decompressor, data: bytes) -> bytes:
-    try:
-        return decompressor.decompress(data, MAX_SOURCE_BYTES)
-    except (lzma.LZMAError, zlib.error, OSError, EOFError, ValueError):
-        return b""
-
-
 def _bounded_brotli(data: bytes) -> bytes:
-    import brotli
-
+    brotli = importlib.import_module("brotli")
     decompressor = brotli.Decompressor()
-    parts: list[bytes] = []
-    num_bytes = 0
+    source = bytearray()
     try:
         for start in range(0, len(data), 16):
-            parts.append(decompressor.process(data[start : start + 16]))
-            num_bytes += len(parts[-1])
-            if num_bytes > MAX_SOURCE_BYTES:
+            source += decompressor.process(data[start : start + 16])
+            if len(source) > MAX_SOURCE_BYTES:
                 break
     except brotli.error:
         return b""
-    return b"".join(parts)
+    return bytes(source)
 
 
-def list_imports(tree: ast.Module) -> Iterator[Import]:
-    """Every import of the tree, with whether loading the file depends on it."""
+def list_imports(nodes: Sequence[ast.stmt]) -> Iterator[tuple[str, int]]:
+    """The top-level modules whose import can make loading the file fail, with lines.
 
-    def visit(nodes: list[ast.stmt], guarded: bool) -> Iterator[Import]:
-        for node in nodes:
-            if isinstance(node, ast.Import):
-                for name in node.names:
-                    yield Import(name.name.partition(".")[0], node.lineno, guarded)
-            elif isinstance(node, ast.ImportFrom):
-                if node.level == 0 and node.module:
-                    yield Import(node.module.partition(".")[0], node.lineno, guarded)
-            elif isinstance(node, ast.Try):
-                yield from visit(node.body, True)
-                for handler in node.handlers:
-                    yield from visit(handler.body, True)
-                yield from visit(node.orelse + node.finalbody, guarded)
-            else:
-                for field_name in ("body", "orelse"):
-                    inner = node.__dict__.get(field_name)
-                    if isinstance(inner, list):
-                        later = guarded or not isinstance(node, ast.With | ast.ClassDef)
-                        yield from visit(inner, later)
-
-    yield from visit(tree.body, False)
+    An import in a `try` that catches its failure, in a function or in a branch is not among them.
+    """
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0], node.lineno
+        elif isinstance(node, ast.Try):
+            yield from list_imports(node.orelse + node.finalbody)
+        elif isinstance(node, ast.With | ast.ClassDef):
+            yield from list_imports(node.body)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.check.claims import entry_runs, final_scores
+from golf.check.claims import Record, implied_bytes
 from golf.check.folder import Folder, read_folder
-from golf.check.reference_counts import bytes_per_token
-from golf.check.rules.text_bytes import implied
+from golf.check.logs.read import bytes_per_token
 from golf.entry.results import ENTRY_FORMAT, RESULTS_NAME, Results, read_entry_results
 from golf.entry.runs import DOCUMENTS_NAME, final_nats
 from golf.stats import (
@@ -93,15 +92,16 @@ def read_scores(path: Path) -> EntryScores:
     folder = read_folder(path)
     if _is_own(path):
         return _own_scores(path)
-    finals = final_scores(entry_runs(folder))
+    record = Record(folder)
+    finals = record.final_scores
     if finals:
-        both = [(score.val_loss, score.val_bpb) for score in finals if score.val_loss and score.val_bpb > 0]
-        counted = [value for log in entry_runs(folder) if (value := implied(log))]
+        ratios = [ratio for score in finals if (ratio := score.bytes_per_token)]
+        counted = [value for log in record.runs if (value := implied_bytes(log))]
         return EntryScores(
             name=path.name,
             sample=sample_of(np.array([score.val_bpb for score in finals])),
             source=f"{len(finals)} log{'s' if len(finals) > 1 else ''}",
-            bytes_per_token=bytes_per_token(*both[0]) if both else None,
+            bytes_per_token=ratios[0] if ratios else None,
             validation_sha256=None,
             validation_bytes=counted[0] if counted else None,
             documents=None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golf.data.reference import VALIDATION_BYTES
 from golf.entry.bundle import readable_source
 from golf.entry.leaderboard import Text, ladder_rows, what_compares
 from golf.entry.results import DataFacts, Results, StageScore
@@ -12,13 +13,6 @@ from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
 from golf.system.stored import config_to_dict, flat_fields
-
-VALIDATION_BYTES: dict[Text, tuple[int, int]] = {
-    "challenge": (150_900_000, 151_200_000),
-    "launch-day": (155_700_000, 155_840_000),
-}
-"""Bytes of the whole validation texts that public scores are on: 151.08 million, which exports count a little
-apart, and 155.77 million on launch day."""
 
 _GIVEN_ELSEWHERE = ("seed", "model.vocab_size", "model.bos_id")
 

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from golf.check.claims_json import Submission, SubmissionError, read_submission, to_figure
+from golf.check.findings import Evidence
+
+AT = Evidence("submission.json", 1)
 
 
 def read(**raw: object) -> Submission:
@@ -46,14 +49,14 @@ def test_a_score_given_as_an_object_is_its_mean() -> None:
     ],
 )
 def test_units_are_told_apart(key: str, value: object, expected: float, assumed: str) -> None:
-    figure = to_figure(key, value, 1)  # type: ignore[arg-type]
+    figure = to_figure(key, value, AT)  # type: ignore[arg-type]
     assert figure and figure.value == pytest.approx(expected)
     assert figure.assumed == assumed
 
 
 @pytest.mark.parametrize("value", [None, True, float("nan"), float("inf"), [1.0], {}, "soon", "", "9" * 60])
 def test_what_is_no_number_gives_none(value: object) -> None:
-    assert to_figure("val_bpb", value, 1) is None  # type: ignore[arg-type]
+    assert to_figure("val_bpb", value, AT) is None  # type: ignore[arg-type]
 
 
 def test_a_key_without_a_number_is_remembered() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.check.syntax import parse_for_versions
+from golf.check.scripts import parse_for_versions
 from golf.entry.bundle import _minify, bundle, pack_script, requirements_for, unpack_script
 from golf.entry.source import BundleError
 

@@ -40,7 +40,7 @@ def test_a_committed_entry_is_verified_by_its_own_script_in_an_empty_place(entry
     assert eval_bpb.main(["--verify", str(entry), "--sample", str(sample), "--device", "cpu"]) == 0
 
 
-def test_a_committed_entry_has_no_defect(entry: Path) -> None:
+def test_a_committed_entry_has_no_error(entry: Path) -> None:
     reports = check_folders([entry], workers=1)
     assert exit_code(reports) == 0, render(reports[0])
 

@@ -1,126 +1,114 @@
 """Rules on bytes of code and weights: 16,000,000 for every seed, and what the JSON says of them."""
 
 from collections.abc import Iterable
+from statistics import fmean
 
-from golf.check.claims import Total, at_size, entry_runs, is_exactly, is_over, matches, mean, totals
-from golf.check.findings import Evidence, Finding, defect, doubt, note
-from golf.check.folder import Folder
+from golf.check.claims import Record, matches
+from golf.check.findings import Evidence, Finding, error, info, warning
 from golf.check.logs.sizes import UNCOMPRESSED_FROM
-from golf.check.rules.origin import find_foreign
 from golf.pack.fit import LIMIT_BYTES
 
+MIN_ARTIFACT_BYTES = 100_000
+"""A smaller file is not the packed weights."""
 
-def within_limit(folder: Folder) -> Iterable[Finding]:
+
+def within_limit(record: Record) -> Iterable[Finding]:
     """No run's code and weights may exceed the limit; where two sums exist, the shipped one counts."""
-    runs = totals(folder, entry_runs(folder))
-    over = [total for total in runs if is_over(total)]
+    over = [total for total in record.totals if total.is_over]
     if over:
         largest = max(over, key=lambda total: total.shipped_bytes)
+        differs = largest.shipped_bytes != largest.logged.num_bytes
         text = (
             f"{largest.shipped_bytes:,} bytes of code and weights, {largest.shipped_bytes - LIMIT_BYTES:,} "
-            f"over the limit of {LIMIT_BYTES:,} ({len(over)} of {len(runs)} runs; {_convention(largest)})"
+            f"over the limit of {LIMIT_BYTES:,} ({len(over)} of {len(record.totals)} runs; "
+            f"{'packed script as shipped' if differs else 'as the log charges it'})"
         )
-        evidence = [at_size(total.log, total.logged) for total in over]
+        evidence = [total.evidence for total in over]
         if largest.logged.num_bytes > UNCOMPRESSED_FROM:
-            yield doubt("size-over-limit", text + ": is that uncompressed?", *evidence)
+            yield warning("size-over-limit", text + ": is that uncompressed?", *evidence)
         else:
-            yield defect("size-over-limit", text, *evidence)
-    for total in runs:
+            yield error("size-over-limit", text, *evidence)
+    for total in record.totals:
         if total.logged.says_fits and total.logged.num_bytes > LIMIT_BYTES * 1.005:
             text = f"calls {total.logged.num_bytes:,} bytes within the limit"
-            yield defect("size-says-fits", text, at_size(total.log, total.logged))
+            yield error("size-says-fits", text, total.evidence)
 
 
-def both_sums(folder: Folder) -> Iterable[Finding]:
-    """Where the script is packed or the log charges packed code, both sums are told."""
-    runs = totals(folder, entry_runs(folder))
-    for total in [total for total in runs if total.differs][:1]:
-        text = (
-            f"the log charges {total.logged.num_bytes:,} bytes with readable code; with the packed script as "
-            f"shipped it is {total.shipped_bytes:,}, and that counts"
-        )
-        yield note("size-two-sums", text, at_size(total.log, total.logged))
-    for total in runs[:1]:
-        raw = next((size for size in total.log.sizes if size.kind == "raw_code"), None)
+def both_sums(record: Record) -> Iterable[Finding]:
+    """Both sums, where the script is packed or the log charges packed code."""
+    differing = [total for total in record.totals if total.shipped_bytes != total.logged.num_bytes]
+    for total in differing[:1]:
+        text = f"the log charges {total.logged.num_bytes:,} bytes with readable code; with the packed script "
+        text += f"as shipped it is {total.shipped_bytes:,}, and that counts"
+        yield info("size-two-sums", text, total.evidence)
+    for total in record.totals[:1]:
+        raw = next((size for size in total.log.code_sizes if size.kind == "raw_code"), None)
         if raw and total.code_bytes and raw.num_bytes > total.code_bytes:
             readable = total.logged.num_bytes - total.code_bytes + raw.num_bytes
-            text = (
-                f"the log charges {total.code_bytes:,} bytes of compressed code, {total.logged.num_bytes:,} "
-                f"in all; with readable code it is {readable:,} (both conventions were accepted)"
-            )
-            yield note("size-two-sums", text, at_size(total.log, raw))
+            text = f"the log charges {total.logged.num_bytes:,} bytes with {total.code_bytes:,} of packed "
+            text += f"code; with readable code it is {readable:,} (both conventions were accepted)"
+            yield info("size-two-sums", text, raw.line.evidence)
 
 
-def claimed_total(folder: Folder) -> Iterable[Finding]:
-    """The JSON's total has to be one that a log states: the largest seed's, or another, then said so."""
-    submission = folder.submission
-    figure = submission.figures.get("bytes_total") if submission else None
-    if submission is None or figure is None:
+def claimed_total(record: Record) -> Iterable[Finding]:
+    """The JSON's total has to be the largest seed's; another one that a log states gets an info."""
+    figure = record.figure("bytes_total")
+    if figure is None:
         return
-    at = submission.evidence(figure.key)
+    at = figure.evidence
     if figure.value - figure.half_step > LIMIT_BYTES:
         text = f"claims {figure.value:,.0f} bytes, over the limit of {LIMIT_BYTES:,}"
-        yield defect("size-claimed-over-limit", text, at)
+        yield error("size-claimed-over-limit", text, at)
     if figure.assumed:
         text = f"{figure.key}: {figure.written} names no unit; read as {figure.assumed}"
-        yield note("size-unit", text, at)
-    runs = totals(folder, entry_runs(folder))
-    if not runs or find_foreign(folder):
+        yield info("size-unit", text, at)
+    if not record.totals or record.foreign:
         return
-    logged = [float(total.logged.num_bytes) for total in runs]
-    shipped = [float(total.shipped_bytes) for total in runs]
+    logged = [total.logged.num_bytes for total in record.totals]
+    shipped = [total.shipped_bytes for total in record.totals]
+    models = [size.num_bytes for total in record.totals for size in total.log.model_sizes]
     if matches(figure, max(shipped)) or matches(figure, max(logged)):
         return
-    if len(runs) > 1 and matches(figure, mean(logged), 1.0):
-        text = f"{figure.key} is the mean of the seeds; the limit is held by the largest, {max(shipped):,.0f}"
-        yield note("size-is-mean", text, at)
+    if len(logged) > 1 and matches(figure, fmean(logged), 1.0):
+        text = f"{figure.key} is the mean of the seeds; the largest counts, {max(shipped):,}"
+        yield info("size-is-mean", text, at)
     elif any(matches(figure, value) for value in logged + shipped):
-        text = f"{figure.key} is one seed's; the largest has {max(shipped):,.0f}"
-        yield note("size-not-largest", text, at)
-    elif any(matches(figure, size.num_bytes) for t in runs for size in t.log.sizes if size.kind == "model"):
-        yield note("size-weights-only", f"{figure.key} is the weights alone, without code", at)
+        text = f"{figure.key} is one seed's; the largest has {max(shipped):,}"
+        yield info("size-not-largest", text, at)
+    elif any(matches(figure, value) for value in models):
+        yield info("size-weights-only", f"{figure.key} is the weights alone, without code", at)
     else:
-        yield _unsupported(runs, figure.value, figure.key, at)
-
-
-def claimed_code(folder: Folder) -> Iterable[Finding]:
-    """The JSON's code size has to be one that a log states or a file has."""
-    submission = folder.submission
-    figure = submission.figures.get("bytes_code") if submission else None
-    sizes = [size for log in entry_runs(folder) for size in log.sizes if size.kind in ("code", "raw_code")]
-    if submission is None or figure is None or not sizes or find_foreign(folder):
-        return
-    script = folder.script
-    known = {float(size.num_bytes) for size in sizes}
-    known |= {float(script.num_bytes), float(script.unpacked_bytes)} if script else set()
-    if not any(is_exactly(figure, value) for value in known):
-        stated = ", ".join(f"{value:,.0f}" for value in sorted(known))
+        stated = ", ".join(f"{value:,}" for value in logged)
         text = f"{figure.key} {figure.value:,.0f} is stated by no log; they state {stated}"
-        yield doubt("code-size-unsupported", text, submission.evidence(figure.key))
+        hides = figure.value <= LIMIT_BYTES and any(total.is_over for total in record.totals)
+        level = error if hides else warning
+        yield level("size-unsupported", text, at, *(total.evidence for total in record.totals))
 
 
-def shipped_artifacts(folder: Folder) -> Iterable[Finding]:
-    """Where the packed weights are in the folder, they and the script are measured themselves."""
-    script = folder.script
+def claimed_code(record: Record) -> Iterable[Finding]:
+    """The JSON's code size has to be one that a log states or a file has; nobody cuts it, some round it."""
+    figure = record.own_figure("bytes_code")
+    known = {size.num_bytes for log in record.runs for size in log.code_sizes}
+    if figure is None or not known:
+        return
+    script = record.folder.script
+    known |= {script.num_bytes, script.unpacked_bytes} if script else set()
+    if not any(abs(figure.value - value) <= figure.half_step for value in known):
+        stated = ", ".join(f"{value:,}" for value in sorted(known))
+        text = f"{figure.key} {figure.value:,.0f} is stated by no log; they state {stated}"
+        yield warning("code-size-unsupported", text, figure.evidence)
+
+
+def shipped_artifacts(record: Record) -> Iterable[Finding]:
+    """Packed weights in the folder are measured themselves, with the script."""
+    script = record.folder.script
     if script is None:
         return
-    for entry in folder.artifacts:
+    for entry in record.folder.artifacts:
         total = entry.num_bytes + script.num_bytes
-        if entry.num_bytes > 100_000 and LIMIT_BYTES < total < 2 * LIMIT_BYTES:
+        if entry.num_bytes > MIN_ARTIFACT_BYTES and LIMIT_BYTES < total < 2 * LIMIT_BYTES:
             text = f"{entry.name} and {script.file} have {total:,} bytes, over the limit of {LIMIT_BYTES:,}"
-            yield defect("size-measured-over-limit", text, Evidence(entry.name), Evidence(script.file))
-
-
-def _unsupported(runs: list[Total], claimed: float, key: str, at: Evidence) -> Finding:
-    stated = ", ".join(f"{total.logged.num_bytes:,}" for total in runs)
-    text = f"{key} {claimed:,.0f} is stated by no log; they state {stated}"
-    evidence = (at, *(at_size(total.log, total.logged) for total in runs))
-    hides = claimed <= LIMIT_BYTES and any(is_over(total) for total in runs)
-    return (defect if hides else doubt)("size-unsupported", text, *evidence)
-
-
-def _convention(total: Total) -> str:
-    return "packed script as shipped" if total.differs else "as the log charges it"
+            yield error("size-measured-over-limit", text, Evidence(entry.name), Evidence(script.file))
 
 
 RULES = (within_limit, both_sums, claimed_total, claimed_code, shipped_artifacts)

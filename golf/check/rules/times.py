@@ -1,12 +1,11 @@
 """Rules on time: 600 s of training and a further 600 s of evaluation in the 10-minute track."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
-from golf.check.claims import at_fact, at_score, entry_runs, matches, mean
-from golf.check.findings import Evidence, Finding, defect, doubt, note
-from golf.check.folder import Folder
+from golf.check.claims import Record, matches
+from golf.check.findings import Evidence, Finding, error, info, warning
 from golf.check.logs.read import ParsedLog
-from golf.check.rules.origin import find_foreign
 
 BUDGET_SECONDS = 600.0
 CUSTOMARY_SECONDS = 0.5
@@ -16,124 +15,114 @@ CLEAR_SECONDS = 1.0
 RECORD_GPUS = 8
 
 
-def training_time(folder: Folder) -> Iterable[Finding]:
+def within_budget(record: Record) -> Iterable[Finding]:
+    """The limits of the 10-minute track alone."""
+    if record.folder.track == "10min":
+        for rule in (_training, _calibration, _evaluation, _hardware):
+            yield from rule(record)
+
+
+def _training(record: Record) -> Iterable[Finding]:
     """Training has to end within 600 s."""
-    if folder.track != "10min":
-        return
-    late = [(log, fact) for log in entry_runs(folder) if (fact := log.facts.get("train_seconds"))]
-    late = [(log, fact) for log, fact in late if fact.value > BUDGET_SECONDS]
+    late = [fact for fact in record.facts("train_seconds") if fact.value > BUDGET_SECONDS]
     if not late:
         return
-    worst = max(fact.value for _, fact in late)
-    over = worst - BUDGET_SECONDS - max(fact.resolution for _, fact in late) / 2
-    evidence = [at_fact(log, fact) for log, fact in late]
+    worst = max(fact.value for fact in late)
+    over = worst - BUDGET_SECONDS - max(fact.resolution for fact in late) / 2
+    evidence = [fact.line.evidence for fact in late]
     if over > CLEAR_SECONDS:
-        yield defect("train-over-budget", f"{worst:,.1f} s of training; the track allows 600", *evidence)
+        yield error("train-over-budget", f"{worst:,.1f} s of training; the track allows 600", *evidence)
     elif over > CUSTOMARY_SECONDS:
         text = f"{worst:.2f} s of training, {over:.2f} over: more than the step in which time ran out?"
-        yield doubt("train-over-budget", text, *evidence)
+        yield warning("train-over-budget", text, *evidence)
     elif over > 0:
         text = f"{worst:.3f} s of training: the last step ended {1000 * over:.0f} ms late, as is customary"
-        yield note("train-overshoot", text, *evidence)
+        yield info("train-overshoot", text, *evidence)
 
 
-def calibration_time(folder: Folder) -> Iterable[Finding]:
+def _calibration(record: Record) -> Iterable[Finding]:
     """Calibration reads training text, so it belongs to the training time (#593, #609, #1868, #1950)."""
-    if folder.track != "10min":
+    both = [
+        (train, hessians)
+        for log in record.runs
+        if (train := log.facts.get("train_seconds")) and (hessians := log.facts.get("hessian_seconds"))
+    ]
+    if not both:
         return
-    worst: tuple[float, ParsedLog] | None = None
-    for log in entry_runs(folder):
-        train, hessians = log.fact("train_seconds"), log.fact("hessian_seconds")
-        if train and hessians and (worst is None or train + hessians > worst[0]):
-            worst = (train + hessians, log)
-    if worst and worst[0] > BUDGET_SECONDS:
-        total, log = worst
-        train, hessians = log.facts["train_seconds"], log.facts["hessian_seconds"]
+    train, hessians = max(both, key=lambda facts: facts[0].value + facts[1].value)
+    total = train.value + hessians.value
+    if total > BUDGET_SECONDS and train.value and hessians.value:
         text = (
             f"training {train.value:.1f} s and Hessians {hessians.value:.1f} s make {total:.1f}: calibration "
             "reads training text; what did the 600 s hold?"
         )
-        yield doubt("calibration-over-budget", text, at_fact(log, train), at_fact(log, hessians))
+        yield warning("calibration-over-budget", text, train.line.evidence, hessians.line.evidence)
 
 
-def evaluation_time(folder: Folder) -> Iterable[Finding]:
+def _evaluation(record: Record) -> Iterable[Finding]:
     """Evaluation has to end within a further 600 s, of the machine and not of each GPU."""
-    if folder.track != "10min":
-        return
-    for log in entry_runs(folder):
-        stages = [s for s in log.scores if s.stage == "final" and s.eval_seconds]
-        total = log.facts.get("total_eval_seconds")
-        longest = max(stages, key=lambda score: score.eval_seconds or 0.0, default=None)
+    for log in record.runs:
+        stages = [(s.eval_seconds, s) for s in log.scores if s.stage == "final" and s.eval_seconds]
+        total, final = log.facts.get("total_eval_seconds"), log.final_score
+        seconds, longest = max(stages, key=lambda stage: stage[0], default=(0.0, final))
+        together = sum(seconds for seconds, _ in stages)
         if total and total.value > BUDGET_SECONDS:
             text = f"{total.value:,.1f} s of evaluation; the track allows 600"
-            yield defect("eval-over-budget", text, at_fact(log, total))
+            yield error("eval-over-budget", text, total.line.evidence)
             return
-        if longest and (longest.eval_seconds or 0.0) > BUDGET_SECONDS:
-            counts = log.final_score
-            needed = counts is not None and abs(longest.val_bpb - counts.val_bpb) < 1e-4
-            text = f"{longest.eval_seconds:,.1f} s for one stage of evaluation; the track allows 600"
-            yield (defect if needed else doubt)("eval-over-budget", text, at_score(log, longest))
+        if longest and seconds > BUDGET_SECONDS:
+            level = error if final and abs(longest.val_bpb - final.val_bpb) < 1e-4 else warning
+            text = f"{seconds:,.1f} s for one stage of evaluation; the track allows 600"
+            yield level("eval-over-budget", text, longest.line.evidence)
             return
-        together = sum(score.eval_seconds or 0.0 for score in stages)
         if total is None and together > BUDGET_SECONDS:
             text = f"the stages of evaluation take {together:,.1f} s together: is each needed for the score?"
-            yield doubt("eval-over-budget", text, *(at_score(log, score) for score in stages))
+            yield warning("eval-over-budget", text, *(score.line.evidence for _, score in stages))
             return
-    yield from _warmup(folder)
-
-
-def _warmup(folder: Folder) -> Iterable[Finding]:
-    for log in entry_runs(folder):
+    for log in record.runs:
         warmup, total = log.facts.get("warmup_seconds"), log.facts.get("total_eval_seconds")
         if warmup and total and warmup.value + total.value > BUDGET_SECONDS:
             text = (
                 f"evaluation {total.value:.1f} s and {warmup.value:.1f} s of compile warm-up before its "
                 f"clock make {warmup.value + total.value:.1f}; warm-up without validation tokens is customary"
             )
-            yield note("eval-warmup-outside", text, at_fact(log, warmup), at_fact(log, total))
+            yield info("eval-warmup-outside", text, warmup.line.evidence, total.line.evidence)
             return
 
 
-def hardware(folder: Folder) -> Iterable[Finding]:
+def _hardware(record: Record) -> Iterable[Finding]:
     """The 10-minute track runs on eight H100."""
-    if folder.track != "10min":
-        return
-    for log in entry_runs(folder):
+    for log in record.runs:
         world = log.facts.get("world_size")
         if world and world.value != RECORD_GPUS:
             text = f"ran on {world.value:.0f} GPU; the track's machine has {RECORD_GPUS}"
-            yield doubt("hardware", text, at_fact(log, world))
+            yield warning("hardware", text, world.line.evidence)
             return
         if log.gpus and not all("H100" in name for name in log.gpus):
-            yield doubt("hardware", f"ran on {log.gpus[0]}; the track's machine has H100", Evidence(log.file))
+            text = f"ran on {log.gpus[0]}; the track's machine has H100"
+            yield warning("hardware", text, Evidence(log.file))
             return
 
 
-def claimed_times(folder: Folder) -> Iterable[Finding]:
+def claimed_times(record: Record) -> Iterable[Finding]:
     """The JSON's times have to be the logs'."""
-    submission, logs = folder.submission, entry_runs(folder)
-    if submission is None or find_foreign(folder):
-        return
     for meaning in ("train_seconds", "eval_seconds"):
-        figure = submission.figures.get(meaning)
-        values = stated_times(logs, meaning)
+        figure = record.own_figure(meaning)
+        values = stated_times(record.runs, meaning)
         if figure is None or not values:
             continue
-        near = [*values, mean(values), max(values)]
-        if any(
-            matches(figure, value, 2.0) or abs(figure.value / value - 1) < 0.005 for value in near if value
-        ):
+        near = [value for value in (*values, fmean(values)) if value]
+        if any(matches(figure, value, 2.0) or abs(figure.value / value - 1) < 0.005 for value in near):
             continue
-        if figure.value in (600.0, 4800.0) and figure.value >= max(values) - 20:
-            continue
-        stated = ", ".join(f"{value:,.1f}" for value in dict.fromkeys(values))
-        if meaning == "train_seconds" and "wall" in figure.key and figure.value > max(values):
-            continue
-        text = f"{figure.key} {figure.written}; the logs state {stated} s"
-        yield doubt("time-unsupported", text, submission.evidence(figure.key))
+        # The budget itself, or a clock around training, is not a measurement of the training time.
+        is_budget = figure.value in (600.0, 4800.0) and figure.value >= max(values) - 20
+        is_wall_clock = meaning == "train_seconds" and "wall" in figure.key and figure.value > max(values)
+        if not is_budget and not is_wall_clock:
+            stated = ", ".join(f"{value:,.1f}" for value in dict.fromkeys(values))
+            yield warning("time-unsupported", f"{figure}; the logs state {stated} s", figure.evidence)
 
 
-def stated_times(logs: list[ParsedLog], meaning: str) -> list[float]:
+def stated_times(logs: Sequence[ParsedLog], meaning: str) -> list[float]:
     """Seconds of training, without and with calibration, or of evaluation (`eval_seconds`), by run."""
     if meaning == "train_seconds":
         known = [(fact.value, log) for log in logs if (fact := log.facts.get(meaning))]
@@ -143,4 +132,4 @@ def stated_times(logs: list[ParsedLog], meaning: str) -> list[float]:
     return totals or [s.eval_seconds for log in logs if (s := log.final_score) and s.eval_seconds]
 
 
-RULES = (training_time, calibration_time, evaluation_time, hardware, claimed_times)
+RULES = (within_budget, claimed_times)
