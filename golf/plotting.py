@@ -1,4 +1,4 @@
-"""The look of every chart, and how one is saved: as PNG, or as SVG that takes its colors from a page's CSS."""
+"""The look of every chart, and how one is saved: as PNG, or as SVG with the colors of a page's CSS."""
 
 import html
 import io
@@ -20,7 +20,7 @@ PALETTE = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76", "#b
 INK, SOFT, GRID = "#22303c", "#66727d", "#e3e7eb"
 
 LINE_STYLES = ("solid", "dashed", "dotted")
-"""Line styles, in order, of the first, second and third round through the palette; names that CSS borders share."""
+"""Line styles of the first, second and third round through the palette; CSS borders have the same names."""
 CSS_COLORS = {
     **{color: f"var(--c{index})" for index, color in enumerate(PALETTE)},
     INK: "var(--ink)",
@@ -60,9 +60,15 @@ def style_axes(axes: Axes, x_label: str = "", y_label: str = "", title: str = ""
 
 
 def line_style(index: int) -> dict[str, str]:
-    """Color and line style of line number `index`; 24 lines differ."""
-    style = LINE_STYLES[index // len(PALETTE) % len(LINE_STYLES)]
-    return {"color": PALETTE[index % len(PALETTE)], "linestyle": style}
+    """Color and line style of line number `index`, of which 24 differ; -1 is a baseline in INK."""
+    color = PALETTE[index % len(PALETTE)] if index >= 0 else INK
+    return {"color": color, "linestyle": LINE_STYLES[max(0, index) // len(PALETTE) % len(LINE_STYLES)]}
+
+
+def css_border(index: int) -> str:
+    """CSS that draws a piece of line number `index` of an SVG as the top border of an element, for a legend."""
+    style = line_style(index)
+    return f"border-top: 3px {style['linestyle']} {CSS_COLORS[style['color']]}"
 
 
 def settled_limits(curves: Iterable[np.ndarray], skipped_share: float) -> tuple[float, float] | None:
@@ -77,9 +83,9 @@ def settled_limits(curves: Iterable[np.ndarray], skipped_share: float) -> tuple[
 
 
 def short_number(value: float, position: int | None = None) -> str:
-    """A number with k, M or B behind it; `position` is what matplotlib passes to a formatter."""
+    """A number with k, M or B behind it from 10,000 on; matplotlib passes a position as well."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= max(size, 1e4):
             return f"{value / size:.4g}{suffix}"
     return f"{value:.4g}"
 

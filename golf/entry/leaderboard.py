@@ -16,7 +16,7 @@ VALIDATION_BYTES: dict[Text, tuple[int, int]] = {
     "challenge": (150_900_000, 151_200_000),
     "launch-day": (155_700_000, 155_840_000),
 }
-"""From and to how many bytes each text has: exports count the challenge's 151.08 million slightly differently."""
+"""Fewest and most bytes of each text: exports count the challenge's 151.08 million slightly differently."""
 Track = Literal["10 min, 8xH100", "one GPU", "unlimited"]
 
 

@@ -1,12 +1,36 @@
-"""The picture of a training run: loss, held-out bits per byte and learning rate, over tokens and seconds."""
+"""Charts of an entry: the picture of its training as PNG, and SVG charts for the page of records.
+
+A function that returns SVG returns an empty text where there is nothing to draw.
+"""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from golf.entry.artifact_stats import CodeCounts, LossByPosition
 from golf.entry.progress import Curve
-from golf.plotting import INK, line_style, new_figure, save_png, settled_limits, style_axes
+from golf.plotting import (
+    INK,
+    PALETTE,
+    line_style,
+    new_figure,
+    save_png,
+    settled_limits,
+    style_axes,
+    to_svg,
+)
+
+MAX_POINTS = 100
+"""Of a line in an SVG chart."""
+DOCUMENT_BINS = 28
+CODES_SHOWN = 24
+"""Codes from minus to plus this are drawn; the share of the others is stated."""
+
+Line = tuple[tuple[float, ...], tuple[float, ...]]
 
 _SKIPPED_SHARE = 0.08
 
@@ -37,6 +61,103 @@ def plot_training(curves: Mapping[int, Curve], title: str, path: Path) -> None:
     for axis in axes[0]:
         axis.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=INK)
     save_png(figure, path)
+
+
+def loss_chart(curves: Mapping[str, Curve]) -> str:
+    """Training loss over tokens, or over steps where a log does not count tokens."""
+    by_tokens = not any(np.isnan(curve.tokens).any() for curve in curves.values())
+    lines = [
+        _points(curve.tokens if by_tokens else curve.steps, curve.train_loss) for curve in curves.values()
+    ]
+    limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
+    x_label = "tokens trained on" if by_tokens else "steps"
+    return _line_chart("training loss, nats per token", x_label, tuple(lines), limits=limits)
+
+
+def held_out_chart(curves: Mapping[str, Curve]) -> str:
+    """Bits per byte of held-out text over steps."""
+    lines = [_points(curve.held_out_steps, curve.held_out_bpb) for curve in curves.values()]
+    return _line_chart("bits per byte of held-out text", "steps", tuple(lines))
+
+
+def position_chart(loss: LossByPosition) -> str:
+    """Nats per token by position in the window, by powers of two."""
+    line = _points(np.array(loss.up_to_position), np.array(loss.nats))
+    title = "nats per token by position in the window"
+    return _line_chart(title, "position in the window, up to", (line,), x_scale="log")
+
+
+def code_chart(codes: Mapping[str, CodeCounts]) -> str:
+    """Share of each code in percent, by part of the network, on a logarithmic scale."""
+    lines = []
+    for counted in codes.values():
+        places = counted.first_code + np.arange(len(counted.counts))
+        shares = 100 * np.array(counted.counts, np.float64) / max(1, sum(counted.counts))
+        shown = (abs(places) <= CODES_SHOWN) & (shares > 0)
+        lines.append(_points(places[shown], shares[shown]))
+    title = "share of each code in percent, by part of the network"
+    return _line_chart(title, "code", tuple(lines), y_scale="log", marker="")
+
+
+def code_shares(counted: CodeCounts) -> tuple[int, float, float]:
+    """Number of codes, the share (0 to 1) of zeros, and the share beyond CODES_SHOWN."""
+    by_code = dict(enumerate(counted.counts, counted.first_code))
+    total = sum(counted.counts)
+    beyond = sum(count for code, count in by_code.items() if abs(code) > CODES_SHOWN)
+    return total, by_code.get(0, 0) / max(1, total), beyond / max(1, total)
+
+
+def document_chart(bpb: np.ndarray) -> str:
+    """Histogram of the documents' bits per byte, the outermost 1% in the outermost bars, and the median."""
+    low, high = np.quantile(bpb, (0.005, 0.995))
+    edges = np.linspace(low, high if high > low else low + 1.0, DOCUMENT_BINS + 1)
+    counts, _ = np.histogram(np.clip(bpb, edges[0], edges[-1]), edges)
+    return _histogram("bits per byte", tuple(edges.tolist()), tuple(counts.tolist()), float(np.median(bpb)))
+
+
+def _points(xs: np.ndarray, ys: np.ndarray) -> Line:
+    """At most MAX_POINTS of the points, evenly, the first and the last among them."""
+    kept = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), MAX_POINTS)).astype(int))
+    return tuple(xs[kept].tolist()), tuple(ys[kept].tolist())
+
+
+@lru_cache(maxsize=4096)
+def _line_chart(
+    title: str,
+    x_label: str,
+    lines: tuple[Line, ...],
+    x_scale: str = "linear",
+    y_scale: str = "linear",
+    marker: str = "o",
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Cached: a page that is written again and again draws what is new alone."""
+    if not any(len(xs) > 1 for xs, _ in lines):
+        return ""
+    figure, axes = _new_chart()
+    for index, (xs, ys) in enumerate(lines):
+        style = {**line_style(index), "linewidth": 1.8, "markersize": 4.5}
+        axes.plot(xs, ys, marker=marker if len(xs) < 20 else "", **style)
+    axes.set_xscale(x_scale, **{"base": 2} if x_scale == "log" else {})
+    axes.set_yscale(y_scale)
+    if limits is not None:
+        axes.set_ylim(*limits)
+    style_axes(axes, x_label)
+    return to_svg(figure, title)
+
+
+@lru_cache(maxsize=1024)
+def _histogram(label: str, edges: tuple[float, ...], counts: tuple[int, ...], mark: float) -> str:
+    figure, axes = _new_chart()
+    axes.stairs(counts, edges, fill=True, color=PALETTE[0], alpha=0.8)
+    axes.axvline(mark, color=INK, linewidth=1, linestyle="dashed")
+    style_axes(axes, label)
+    return to_svg(figure, f"documents by {label}")
+
+
+def _new_chart() -> tuple[Figure, Axes]:
+    figure = new_figure(5.0, 2.64)
+    return figure, figure.add_axes((0.11, 0.19, 0.86, 0.76))
 
 
 def _label(seed: int, values: np.ndarray) -> str:

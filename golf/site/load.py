@@ -23,6 +23,7 @@ from golf.entry.readme import StageRow, stage_rows
 from golf.entry.results import EntryError, Results, read_entry_results, read_json
 from golf.entry.runs import final_nats
 from golf.entry.submission import RECORD_TRACKS, SUBMISSION_NAME, Identity, submission
+from golf.score.tally import Tally
 
 LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
 MAX_JSON_BYTES = 8 << 20
@@ -41,17 +42,17 @@ _FIGURES = {
 class TextScored:
     """The text that was scored; entries compare where these are equal."""
 
-    name: str
+    name: str = field(compare=False)
     sha256: str
-    """Of the validation tokens; empty where the entry does not say."""
+    """Of the validation tokens."""
     tokens: int
     num_bytes: int
-    partial: bool = False
+    partial: bool
 
     @property
-    def is_challenge(self) -> bool:
-        """Whether this is the challenge's whole validation text, by its size."""
-        return text_of_size(self.num_bytes) == "challenge"
+    def order(self) -> int:
+        """0 for the challenge's whole validation text, 1 for any other, 2 for a part of one."""
+        return 2 if self.partial else int(text_of_size(self.num_bytes) != "challenge")
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,16 @@ class EntryView:
         named = sorted(self.parts.items(), key=lambda part: -part[1])
         parts: dict[str, float] = {f"artifact: {name}": size for name, size in named}
         rest = self.bytes_model - sum(parts.values())
-        return parts | {"artifact: header, grids, tables" if parts else "artifact": rest, "code": self.bytes_code}
+        return parts | {
+            "artifact: header, grids, tables" if parts else "artifact": rest,
+            "code": self.bytes_code,
+        }
 
 
 def load_entries(records_root: Path) -> list[EntryView]:
     """Every folder of every track, in order of their paths."""
     folders = sorted(path for path in records_root.glob("*/*") if path.is_dir())
-    return [load_entry(path) for path in folders if not f"{path.parent.name}/{path.name}".count("/.")]
+    return [load_entry(path) for path in folders if "/." not in f"/{path.parent.name}/{path.name}"]
 
 
 def load_entry(folder: Path) -> EntryView:
@@ -169,17 +173,11 @@ def load_entry(folder: Path) -> EntryView:
 
 def group_by_text(entries: Sequence[EntryView]) -> list[tuple[TextScored | None, list[EntryView]]]:
     """Entries by the text they were scored on, the best first in each; the challenge's own text first."""
-    groups: dict[tuple[str, int, bool] | None, list[EntryView]] = {}
+    groups: dict[TextScored | None, list[EntryView]] = {}
     for entry in sorted(entries, key=lambda entry: (not entry.ranks, entry.bpb is None, entry.bpb or 0.0)):
-        text = entry.text
-        groups.setdefault((text.sha256, text.tokens, text.partial) if text else None, []).append(entry)
-
-    def order(group: tuple[TextScored | None, list[EntryView]]) -> tuple[int, int, str]:
-        text, members = group
-        kind = 3 if text is None else 2 if text.partial else 0 if text.is_challenge else 1
-        return (kind, -len(members), text.name if text else "")
-
-    return sorted(((members[0].text, members) for members in groups.values()), key=order)
+        groups.setdefault(entry.text, []).append(entry)
+    orders = {text: (text.order, -len(members), text.name) for text, members in groups.items() if text}
+    return sorted(groups.items(), key=lambda group: orders[group[0]] if group[0] else (3, 0, ""))
 
 
 def best_of(entries: Sequence[EntryView]) -> EntryView | None:
@@ -195,21 +193,17 @@ def _own_entry(folder: Path, bare: EntryView) -> EntryView:
         raise EntryError("results.json holds no seed")
     stated, runs = read_json(folder / SUBMISSION_NAME), list(by_seed.values())
     first, largest = runs[0], max(runs, key=lambda run: run.bytes.total)
-    final, data = first.stages.final, first.data
+    data, scored = first.data, first.stages.final
     figures = submission(runs, Identity(), "", bare.track, datetime.date.min)
     adapted = [stage.val_bpb for run in runs if (stage := run.stages.test_time_trained)]
+    amounts = (scored.tokens_scored, scored.bytes_scored, first.partial)
     scale = {"xz -9": data.xz_bits_per_byte, "zstd -22": data.zstd22_bits_per_byte}
     own = replace(
         bare,
         name=first.name,
-        author=str(stated.get("author", "")),
-        date=str(stated.get("date", "")),
-        blurb=str(stated.get("blurb", "")),
         artifact_bpb=float(np.mean([run.stages.quantized.val_bpb for run in runs])),
         adapted_bpb=float(np.mean(adapted)) if len(adapted) == len(runs) else None,
-        text=TextScored(
-            data.name, data.validation_sha256, final.tokens_scored, final.bytes_scored, first.partial
-        ),
+        text=TextScored(data.name, data.validation_sha256, *amounts),
         stages=stage_rows(runs),
         parts=largest.bytes.parts,
         hardware=str(figures["hardware"]),
@@ -218,6 +212,7 @@ def _own_entry(folder: Path, bare: EntryView) -> EntryView:
         curves=_curves(folder, [f"train_seed{seed}.log" for seed in by_seed]),
         compressors={name: bits for name, bits in scale.items() if bits is not None},
         parameters=first.model_parameters,
+        **{name: str(stated.get(name, "")) for name in ("author", "date", "blurb")},
         **{name: figures[key] for name, key in _FIGURES.items()},
     )
     return _with_details(own, folder, first)
@@ -268,8 +263,12 @@ def _foreign_entry(folder: Path, bare: EntryView, problem: str) -> EntryView:
 
 
 def _curves(folder: Path, names: list[str]) -> dict[str, Curve]:
-    paths = [folder / name for name in names if (folder / name).is_file() and not (folder / name).is_symlink()]
-    curves = {path.stem.removeprefix("train_").replace("seed", "seed "): read_log_curve(path) for path in paths}
+    paths = [folder / name for name in names]
+    curves = {
+        path.stem.removeprefix("train_").replace("seed", "seed "): read_log_curve(path)
+        for path in paths
+        if path.is_file() and not path.is_symlink()
+    }
     return {name: curve for name, curve in curves.items() if len(curve.steps) > 1}
 
 
@@ -277,12 +276,17 @@ def _documents(path: Path, final: str) -> Documents:
     if path.stat().st_size > MAX_DOCUMENTS_BYTES:
         raise ValueError("is too large")
     with np.load(path) as arrays:
-        counted = arrays["bytes"] > 0
-        bits = np.log(2.0) * arrays["bytes"][counted]
-        bpb, plain = arrays[final][counted] / bits, arrays["nats"][counted] / bits
-    if not (np.isfinite(bpb).all() and np.isfinite(plain).all()):
+        columns = [arrays[name][arrays["bytes"] > 0].tolist() for name in (final, "nats", "tokens", "bytes")]
+    adapted, nats, tokens, num_bytes = columns
+    bpb = _bits_per_byte(adapted, tokens, num_bytes)
+    return Documents(bpb, _bits_per_byte(nats, tokens, num_bytes) if final != "nats" else None)
+
+
+def _bits_per_byte(*columns: list[Any]) -> np.ndarray:
+    found = np.array([Tally(*document).bits_per_byte for document in zip(*columns, strict=True)])
+    if not np.isfinite(found).all():
         raise ValueError("holds nats that are not finite")
-    return Documents(bpb, plain if final != "nats" else None)
+    return found
 
 
 def _relative(error: Exception, folder: Path) -> str:
