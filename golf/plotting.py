@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,9 +32,19 @@ CSS_COLORS = {
 
 _SVG_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _SVG_NOISE = re.compile(
-    r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->"
-    r"| xmlns\S*| version=\"1.1\"| transform=\"rotate\(-0 [^\"]*\)\"|font-(?:size|family): [^;\"]*; "
-    r"| id=\"(?![mp][0-9a-f]{8,}\")[^\"]*\"",
+    "|".join(
+        (
+            r"<metadata>.*?</metadata>",
+            r"<defs>\s*<style.*?</style>\s*</defs>",
+            r"<!--.*?-->",
+            r'<path d="[^"]*" style="fill: none"/>',  # Invisible backgrounds.
+            r" xmlns\S*",
+            r' version="1.1"',
+            r' transform="rotate\(-0 [^"]*\)"',
+            r'font-(?:size|family): [^;"]*; ',
+            r' id="(?![mp][0-9a-f]{8,}")[^"]*"',  # Ids that nothing refers to.
+        )
+    ),
     re.DOTALL,
 )
 
@@ -50,7 +61,7 @@ def style_axes(axes: Axes, x_label: str = "", y_label: str = "", title: str = ""
     axes.set_title(title, loc="left", fontsize=10, color=SOFT)
     axes.set_xlabel(x_label, loc="right", fontsize=10, color=SOFT)
     axes.set_ylabel(y_label, fontsize=10, color=SOFT)
-    axes.grid(True, axis="y", color=GRID, linewidth=0.8)
+    axes.grid(True, axis="y", color=GRID, linewidth=0.8, clip_on=False)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", colors=SOFT, labelsize=9, length=0)
     axes.minorticks_off()
@@ -66,7 +77,7 @@ def line_style(index: int) -> dict[str, str]:
 
 
 def css_border(index: int) -> str:
-    """CSS that draws a piece of line number `index` of an SVG as the top border of an element, for a legend."""
+    """CSS of a top border that looks like line number `index` of an SVG, for a legend."""
     style = line_style(index)
     return f"border-top: 3px {style['linestyle']} {CSS_COLORS[style['color']]}"
 
@@ -106,10 +117,14 @@ def to_svg(figure: Figure, label: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "golf"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=_SVG_METADATA)
     text = _SVG_NOISE.sub("", buffer.getvalue()[buffer.getvalue().index("<svg") :])
-    text = re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), text)
+    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
     text = re.sub(r"\s+", " ", text).replace("> <", "><").replace("xlink:href", "href")
-    text = text.replace("<g>", "").replace("</g>", "") if "<g " not in text else text
+    text, unwrapped = re.sub(r"<g ?/>", "", text), 1
+    while unwrapped:
+        text, unwrapped = re.subn(r"<g>((?:(?!</?g).)*)</g>", r"\1", text)
     for color, variable in CSS_COLORS.items():
         text = text.replace(color, variable)
+    # Ids are unique on a page: a reference into another chart fails where that one is hidden.
+    text = re.sub(r"(?<=[\"#])([mp][0-9a-f]{3})[0-9a-f]{5,}", rf"\g<1>{zlib.crc32(text.encode()):x}", text)
     opening = f'<svg class="chart" role="img" aria-label="{html.escape(label)}"'
     return re.sub(r'^<svg width="\S+" height="\S+"', lambda _: opening, text).strip()

@@ -24,8 +24,8 @@ from golf.plotting import (
     to_svg,
 )
 
-MAX_POINTS = 100
-"""Of a line in an SVG chart."""
+MAX_POINTS = 200
+"""Of the lines of an SVG chart together, but at least 40 each."""
 DOCUMENT_BINS = 28
 CODES_SHOWN = 24
 """Codes from minus to plus this are drawn; the share of the others is stated."""
@@ -67,7 +67,8 @@ def loss_chart(curves: Mapping[str, Curve]) -> str:
     """Training loss over tokens, or over steps where a log does not count tokens."""
     by_tokens = not any(np.isnan(curve.tokens).any() for curve in curves.values())
     lines = [
-        _points(curve.tokens if by_tokens else curve.steps, curve.train_loss) for curve in curves.values()
+        _points(curve.tokens if by_tokens else curve.steps, curve.train_loss, len(curves))
+        for curve in curves.values()
     ]
     limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
     x_label = "tokens trained on" if by_tokens else "steps"
@@ -76,7 +77,7 @@ def loss_chart(curves: Mapping[str, Curve]) -> str:
 
 def held_out_chart(curves: Mapping[str, Curve]) -> str:
     """Bits per byte of held-out text over steps."""
-    lines = [_points(curve.held_out_steps, curve.held_out_bpb) for curve in curves.values()]
+    lines = [_points(curve.held_out_steps, curve.held_out_bpb, len(curves)) for curve in curves.values()]
     return _line_chart("bits per byte of held-out text", "steps", tuple(lines))
 
 
@@ -94,7 +95,7 @@ def code_chart(codes: Mapping[str, CodeCounts]) -> str:
         places = counted.first_code + np.arange(len(counted.counts))
         shares = 100 * np.array(counted.counts, np.float64) / max(1, sum(counted.counts))
         shown = (abs(places) <= CODES_SHOWN) & (shares > 0)
-        lines.append(_points(places[shown], shares[shown]))
+        lines.append(_points(places[shown], shares[shown], len(codes)))
     title = "share of each code in percent, by part of the network"
     return _line_chart(title, "code", tuple(lines), y_scale="log", marker="")
 
@@ -115,9 +116,10 @@ def document_chart(bpb: np.ndarray) -> str:
     return _histogram("bits per byte", tuple(edges.tolist()), tuple(counts.tolist()), float(np.median(bpb)))
 
 
-def _points(xs: np.ndarray, ys: np.ndarray) -> Line:
-    """At most MAX_POINTS of the points, evenly, the first and the last among them."""
-    kept = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), MAX_POINTS)).astype(int))
+def _points(xs: np.ndarray, ys: np.ndarray, num_lines: int = 1) -> Line:
+    """Evenly chosen points, the first and the last included: MAX_POINTS of `num_lines` such lines together."""
+    most = min(len(xs), max(40, MAX_POINTS // max(1, num_lines)))
+    kept = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
     return tuple(xs[kept].tolist()), tuple(ys[kept].tolist())
 
 
