@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -70,7 +71,7 @@ def style_axes(axes: Axes, x_label: str = "", y_label: str = "", title: str = ""
         axis.set_major_formatter(FuncFormatter(short_number))
 
 
-def line_style(index: int) -> dict[str, str]:
+def line_style(index: int) -> dict[str, Any]:
     """Color and line style of line number `index`, of which 24 differ; -1 is a baseline in INK."""
     color = PALETTE[index % len(PALETTE)] if index >= 0 else INK
     return {"color": color, "linestyle": LINE_STYLES[max(0, index) // len(PALETTE) % len(LINE_STYLES)]}

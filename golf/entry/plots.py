@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from golf.entry.artifact_stats import CodeCounts, LossByPosition
 from golf.entry.progress import Curve
@@ -117,7 +118,7 @@ def document_chart(bpb: np.ndarray) -> str:
 
 
 def _points(xs: np.ndarray, ys: np.ndarray, num_lines: int = 1) -> Line:
-    """Evenly chosen points, the first and the last included: MAX_POINTS of `num_lines` such lines together."""
+    """Evenly chosen points, with the first and the last: MAX_POINTS of `num_lines` such lines together."""
     most = min(len(xs), max(40, MAX_POINTS // max(1, num_lines)))
     kept = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
     return tuple(xs[kept].tolist()), tuple(ys[kept].tolist())
@@ -152,6 +153,7 @@ def _line_chart(
 def _histogram(label: str, edges: tuple[float, ...], counts: tuple[int, ...], mark: float) -> str:
     figure, axes = _new_chart()
     axes.stairs(counts, edges, fill=True, color=PALETTE[0], alpha=0.8)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     axes.axvline(mark, color=INK, linewidth=1, linestyle="dashed")
     style_axes(axes, label)
     return to_svg(figure, f"documents by {label}")

@@ -67,7 +67,7 @@ def differences(study: Study) -> dict[str, str]:
 def conditions(study: Study, outcomes: list[ArmOutcome]) -> str:
     """One paragraph: budget, seeds, text and machine."""
     config = study.arms[0].config
-    budget = f"{config.steps:,} steps" if config.steps else f"{60 * config.minutes:g} seconds"
+    budget = f"{config.steps:,} steps" if config.steps else f"{60 * (config.minutes or 0.0):g} seconds"
     measured = [row for outcome in outcomes for row in outcome.measured]
     machine = ""
     if measured:
