@@ -25,7 +25,18 @@ from golf.system.log import RunLog
 Row = tuple[str, str, str]
 """What was looked at, what was found, what follows."""
 
-REQUIRED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")
+REQUIRED = (
+    "numpy",
+    "zstandard",
+    "sentencepiece",
+    "safetensors",
+    "tyro",
+    "rich",
+    "matplotlib",
+    "scipy",
+    "jinja2",
+    "msgspec",
+)
 OPTIONAL = {
     "huggingface_hub": "fetches the challenge's data",
     "datasets": "streams any dataset by name (--source text)",
