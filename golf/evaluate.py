@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import ArtifactError
 from golf.score.documents import per_document
@@ -23,7 +24,7 @@ from golf.system.distributed import World
 from golf.system.files import STANDARD_OUTPUT, atomic_write, write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
-from golf.ttt.document_plan import split_documents
+from golf.ttt.documents import split_documents
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 

@@ -42,7 +42,7 @@ from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.ttt.document_plan import DOCUMENT_ORDER
+from golf.ttt.documents import DOCUMENT_ORDER
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 
@@ -107,18 +107,12 @@ class ArtifactScorer:
         return Replay(result.nats_N, log_probs, result.ledger)
 
     def features(self, tokens: np.ndarray) -> np.ndarray:
-        """What enters the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
+        """The input of the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
         self.model.load_state_dict(self._weights)
-        caught: list[Tensor] = []
-        first = self.model.blocks[0]
-        hook = first.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[1]))
-        try:
-            device = next(self.model.parameters()).device
-            with torch.no_grad():
-                self.model.forward(torch.from_numpy(tokens.astype(np.int64))[None].to(device))
-        finally:
-            hook.remove()
-        return caught[0][0].float().cpu().numpy()
+        device = next(self.model.parameters()).device
+        with torch.no_grad():
+            x_BTD = self.model.embed(torch.from_numpy(tokens.astype(np.int64))[None].to(device))
+        return x_BTD[0].float().cpu().numpy()
 
 
 def audit_artifact(

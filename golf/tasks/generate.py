@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from golf.system.log import ProgressBar, RunLog
-from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
+from golf.tasks.decoder import Decoder
 from golf.tasks.models import OpenedModel
 from golf.tasks.sampling import SamplingConfig, draw_tokens
 
@@ -28,13 +28,10 @@ class Generation:
 
 
 class Generator:
-    """Continues prompts with one model; says so aloud if its network cannot be cached."""
+    """Continues prompts with one model."""
 
     def __init__(self, opened: OpenedModel, log: RunLog):
         self.opened, self.log = opened, log
-        self.decoder_type = Decoder if can_cache(opened.model) else RereadingDecoder
-        if self.decoder_type is RereadingDecoder:
-            log.info("this network cannot be read with a cache: each new token reads the whole text again")
 
     def continue_all(
         self,
@@ -76,7 +73,7 @@ class Generator:
     ) -> list[Generation]:
         """All texts grow in step from the shortest prompt on; longer ones give their own tokens first."""
         capacity, device = self.opened.context, self.opened.device
-        decoder = self.decoder_type(self.opened.model, capacity)
+        decoder = Decoder(self.opened.model, capacity)
         texts = [list(prompt) for prompt in prompts]
         reasons: list[str | None] = [None] * len(texts)
         length = min(map(len, prompts))

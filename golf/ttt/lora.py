@@ -4,34 +4,34 @@ Shapes: B documents, T time, I inputs and O outputs of a matrix, K rank, P numbe
 S places in a batch, L targets of a chunk.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adamw import adamw
 
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
+from golf.model.state import Adapter, ForwardState, Past
+from golf.score.windows import WindowConfig
 from golf.ttt.document_scorer import ScoredDocuments
+from golf.ttt.documents import DocumentBatch
 
 HEAD = "head"
-"""The name of the tied output matrix among the projections; it has one adapter."""
-PROJECTIONS = {
-    "query": "attention",
-    "key": "attention",
-    "value": "attention",
-    "output": "attention",
-    "up": "feedforward",
-    "down": "feedforward",
-}
-"""Matrices of a block that can have adapters, and the part of the block that they stand in."""
+"""Name of the tied output matrix among the adapter targets; it has one adapter."""
+TARGETS = ("query", "key", "value", "output", "up", "down", HEAD)
+"""Adapter targets (`Linear.adapter`) of a block, and the head."""
 _ADAPTER_SEED = 6
 _ADAPTER_EPS = 1e-10
+_USABLE_SHARE = 0.8
+_ACTIVATIONS_PER_CHANNEL = 24
+"""Numbers that a block keeps for its backward pass, for each position of a chunk and channel of the width."""
+_KEYS_KEPT = 3
+"""Tensors as large as a window's keys that attention keeps for it; two more have a head for each query."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ class LoraConfig:
                 raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least 0")
         if max(self.beta_first, self.beta_second) >= 1:
             raise ValueError(f"ttt.lora's betas are {self.beta_first}, {self.beta_second}; expected below 1")
-        known = (*PROJECTIONS, HEAD)
-        if not self.projections or not set(self.projections) <= set(known):
+        if not self.projections or not set(self.projections) <= set(TARGETS):
             raise ValueError(
-                f"ttt.lora.projections is {self.projections}; expected some of {', '.join(known)}"
+                f"ttt.lora.projections is {self.projections}; expected some of {', '.join(TARGETS)}"
             )
         ordered = list(self.chunk_lengths) == sorted(self.chunk_lengths)
         if not ordered or len(self.chunk_tokens) != len(self.chunk_lengths) + 1 or min(self.chunk_tokens) < 1:
@@ -89,13 +88,25 @@ class LoraConfig:
 class AdaptedMatrix(NamedTuple):
     """A matrix that has an adapter for each of its visits in a forward pass."""
 
-    module: nn.Module
-    shape: tuple[int, int]
-    """Outputs and inputs."""
-    visits: int
+    name: str
+    """Adapter target."""
+    weight: Tensor
+    """Of shape (outputs, inputs)."""
+    visits: tuple[int, ...]
+    """Numbers of the visits in the forward pass; of the head none."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return self.weight.size(0), self.weight.size(1)
+
+    @property
+    def num_adapters(self) -> int:
+        """One for each visit."""
+        return max(1, len(self.visits))
 
 
-class AdapterSite(NamedTuple):
+class AdapterWeights(NamedTuple):
     """The adapters of one matrix at one visit, and where their gradients go: views of buffers."""
 
     a_BKI: Tensor
@@ -104,19 +115,23 @@ class AdapterSite(NamedTuple):
     b_gradient_BOK: Tensor
 
 
-def find_matrices(model: GPT, projections: tuple[str, ...]) -> list[AdaptedMatrix]:
-    """The named matrices that the blocks have, in their order, then the head; ValueError if there is none."""
+def find_matrices(model: GPT, targets: tuple[str, ...]) -> list[AdaptedMatrix]:
+    """The matrices of the blocks with these adapter targets, block by block, then the head.
+
+    ValueError if the network has none of them.
+    """
     found = []
     for layer, block in enumerate(model.blocks):
-        visits = sum(visit.layer == layer for visit in model.plan)
-        for name, part in PROJECTIONS.items():
-            module = dict(block.get_submodule(part).named_children()).get(name)
-            if name in projections and isinstance(module, Linear):
-                found.append(AdaptedMatrix(module, tuple(module.weight.shape), visits))
-    if HEAD in projections:
-        found.append(AdaptedMatrix(model.head, tuple(model.embedding.weight.shape), 1))
+        visits = tuple(index for index, visit in enumerate(model.plan) if visit.layer == layer)
+        children = [*block.attention.children(), *block.feedforward.children()]
+        matrices = {child.adapter: child for child in children if isinstance(child, Linear)}
+        for name in TARGETS:
+            if name in targets and name in matrices:
+                found.append(AdaptedMatrix(name, matrices[name].weight, visits))
+    if HEAD in targets:
+        found.append(AdaptedMatrix(HEAD, model.embedding.weight, ()))
     if not found:
-        raise ValueError(f"ttt.lora.projections is {projections}; this network has no such matrix")
+        raise ValueError(f"ttt.lora.projections is {targets}; this network has no such matrix")
     return found
 
 
@@ -142,7 +157,8 @@ class LoraLearner:
         model.requires_grad_(False)
         self.config, self.fallbacks = config, 0
         self.matrices = find_matrices(model, config.projections)
-        shapes = [matrix.shape for matrix in self.matrices for _ in range(matrix.visits)]
+        shapes = [matrix.shape for matrix in self.matrices for _ in range(matrix.num_adapters)]
+        self._num_visits = len(model.plan)
         self._inputs = [(config.rank, num_inputs) for _, num_inputs in shapes]
         self._outputs = [(num_outputs, config.rank) for num_outputs, _ in shapes]
         self._num_kept = sum(rows * columns for rows, columns in self._inputs)
@@ -167,7 +183,7 @@ class LoraLearner:
         self.learns_B = torch.zeros(at_once, device=device)
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
-        self._sites: dict[int, list[AdapterSite]] = {}
+        self._sites: dict[int, list[AdapterWeights]] = {}
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""
@@ -184,26 +200,26 @@ class LoraLearner:
             self._copy_BP[:num_documents] = self.adapters_BP
         self._sites.clear()
 
-    @contextmanager
-    def attached(self, num_documents: int) -> Iterator[None]:
-        """While it lasts, row b of the model's input is predicted as adapted to document b."""
+    def state(
+        self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
+    ) -> ForwardState:
+        """State with which row b of the model's input is predicted as adapted to document b."""
         if num_documents not in self._sites:
             self._sites[num_documents] = self._find_sites(num_documents)
-        sites, handles = self._sites[num_documents], []
+        # Autograd needs an input with a gradient to call the backward of _AdapterProduct.
         self._anchor = self._anchor.detach().requires_grad_(torch.is_grad_enabled())
         scale = self.config.alpha / self.config.rank
-        first = 0
-        for module, _, visits in self.matrices:
-            hook = _adapter_hook(sites[first : first + visits], scale, self._anchor)
-            handles.append(module.register_forward_hook(hook))
-            first += visits
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        by_visit: list[dict[str, Adapter]] = [{} for _ in range(self._num_visits)]
+        head_adapter = None
+        adapters = iter(LowRankAdapter(site, scale, self._anchor) for site in self._sites[num_documents])
+        for name, _, visits in self.matrices:
+            if name == HEAD:
+                head_adapter = next(adapters)
+            for visit in visits:
+                by_visit[visit][name] = next(adapters)
+        return ForwardState(past, by_visit, head_adapter, log_caps_2)
 
-    def _find_sites(self, num_documents: int) -> list[AdapterSite]:
+    def _find_sites(self, num_documents: int) -> list[AdapterWeights]:
         shapes, half = self._inputs + self._outputs, len(self._inputs)
         views = []
         weights_BP = self.adapters_BP if self._copy_BP is None else self._copy_BP
@@ -212,7 +228,7 @@ class LoraLearner:
             views.append([part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)])
         adapters, gradients = views
         return [
-            AdapterSite(adapters[n], adapters[half + n], gradients[n], gradients[half + n])
+            AdapterWeights(adapters[n], adapters[half + n], gradients[n], gradients[half + n])
             for n in range(half)
         ]
 
@@ -244,7 +260,7 @@ class _AdapterProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterSite, scale: float
+        ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterWeights, scale: float
     ) -> Tensor:
         low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT)
         ctx.save_for_backward(x_BTI, low_BTK)
@@ -277,14 +293,16 @@ def _multiply_into(product: Tensor, left: Tensor, right: Tensor, scale: float) -
         product.copy_(_scaled_product(left, right, scale))
 
 
-def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Callable[..., Tensor]:
-    """A forward hook that adds scale x B A x, with the next visit's A and B at each call."""
-    visits = cycle(sites)
+class LowRankAdapter(NamedTuple):
+    """Adds scale x B A x to a matrix's output."""
 
-    def add_adapter(module: nn.Module, inputs: tuple[Tensor, ...], output_BTO: Tensor) -> Tensor:
-        return _AdapterProduct.apply(output_BTO, inputs[0], anchor, next(visits), scale)
+    weights: AdapterWeights
+    scale: float
+    anchor: Tensor
 
-    return add_adapter
+    def __call__(self, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+        """The adapted output (B, T, O)."""
+        return _AdapterProduct.apply(output_BTO, x_BTI, self.anchor, self.weights, self.scale)
 
 
 def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
@@ -374,3 +392,64 @@ def step_adamw(
     weights_BP.copy_(moved)
     if copies_BP is not None:
         copies_BP.copy_(moved)
+
+
+class LoraMemoryError(ValueError):
+    """Adapters that do not fit into memory even for one document at a time."""
+
+
+def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
+    """Memory that a process can take on the device; None where the system does not say.
+
+    Each of `num_processes` on this machine has a GPU of its own, or an equal part of the machine's memory.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
+    except (AttributeError, ValueError):
+        return None
+
+
+def lora_bytes(model: GPT, windows: WindowConfig, config: LoraConfig, chunk_tokens: int) -> tuple[int, int]:
+    """Bytes that adapters take whatever is done, and further bytes for each document that learns.
+
+    Kept are the adapters of every place in a batch; a document adds moments and gradients, the inputs of
+    every visit's attention over two windows, and what the backward pass of a chunk needs, estimated: the
+    chunk's activations, and the keys and values of its window.
+    """
+    adapters = sum(
+        matrix.num_adapters * config.rank * sum(matrix.shape)
+        for matrix in find_matrices(model, config.projections)
+    )
+    number_bytes = model.compute_dtype.itemsize
+    width, visits = model.config.width, len(model.plan)
+    windows_bytes = 2 * visits * windows.context * width * number_bytes
+    shared_width = width // model.config.num_heads * model.config.num_kv_heads
+    keys_bytes = visits * windows.context * (_KEYS_KEPT * shared_width + 2 * width) * number_bytes
+    chunk_bytes = visits * chunk_tokens * width * _ACTIVATIONS_PER_CHANNEL * number_bytes
+    logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
+    moments_bytes = 4 * adapters * (2 + bool(config.beta_first))
+    each = moments_bytes + windows_bytes + keys_bytes + chunk_bytes + logits_bytes
+    return 4 * adapters * config.batch_documents, each
+
+
+def plan_documents_at_once(
+    model: GPT, windows: WindowConfig, config: LoraConfig, batches: list[DocumentBatch], memory: int | None
+) -> int:
+    """Documents that learn side by side: what a batch and a forward pass have, or fewer if memory is short.
+
+    LoraMemoryError if not even one fits into `memory` bytes.
+    """
+    wanted = min(windows.batch_tokens // windows.context, max(len(batch.documents) for batch in batches))
+    if memory is None:
+        return wanted
+    chunk_tokens = min(windows.context, max(batch.chunk_tokens for batch in batches))
+    kept, each = lora_bytes(model, windows, config, chunk_tokens)
+    fitting = int(_USABLE_SHARE * memory - kept) // each
+    if fitting < 1:
+        raise LoraMemoryError(
+            f"adapters of rank {config.rank} for {config.batch_documents} documents take {kept:,} bytes, and "
+            f"{each:,} more for each that learns; {memory:,} are free"
+        )
+    return min(wanted, fitting)

@@ -1,6 +1,5 @@
 """Scoring with test-time training, by the method that the settings name."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +11,11 @@ from golf.score.windows import WindowConfig
 from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline, measure_plain
-from golf.ttt.document_plan import DocumentBatch, plan_documents, split_documents
 from golf.ttt.document_scorer import score_documents
-from golf.ttt.lora import LoraConfig, LoraLearner
-from golf.ttt.memory import free_bytes, plan_documents_at_once
+from golf.ttt.documents import DocumentBatch, count_shares, even_groups, plan_documents, split_documents
+from golf.ttt.lora import LoraConfig, LoraLearner, free_bytes, plan_documents_at_once
 from golf.ttt.phases import PhaseTrainer
 from golf.ttt.sgd import ChunkAdapter, TTTConfig
-from golf.ttt.sharing import count_shares, even_groups
 from golf.ttt.tilt import NgramTilt
 
 
@@ -63,10 +60,9 @@ def score_adapting(
     learner = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once)
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
     phases = PhaseTrainer(model, ttt) if ttt.phases else None
-    with nullcontext() if phases is None else phases.attached():
-        result = score_documents(
-            model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
-        )
+    result = score_documents(
+        model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
+    )
     return result if phases is None else replace(result, notes=result.notes | {"phases": phases.phases_done})
 
 

@@ -3,7 +3,6 @@
 import torch
 
 from golf.system.log import RunLog
-from golf.tasks.decoder import RereadingDecoder
 from golf.tasks.generate import Generator
 from golf.tasks.sampling import GREEDY, SamplingConfig
 
@@ -55,10 +54,3 @@ def test_a_seed_decides_what_is_drawn(opened):
         return [g.tokens for g in found]
 
     assert drawn(1) == drawn(1) != drawn(2)
-
-
-def test_a_network_without_a_cache_writes_the_same(opened):
-    generator = quiet_generator(opened)
-    cached = generator.continue_all(PROMPTS, GREEDY, 5, NEVER, lambda tokens: False, 0, "test")
-    generator.decoder_type = RereadingDecoder
-    assert generator.continue_all(PROMPTS, GREEDY, 5, NEVER, lambda tokens: False, 0, "test") == cached
