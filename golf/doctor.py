@@ -25,7 +25,9 @@ from golf.system.log import RunLog
 Row = tuple[str, str, str]
 """What was checked, what was found, what follows from it."""
 
-REQUIRED = "numpy zstandard sentencepiece protobuf safetensors tyro rich matplotlib scipy".split()
+REQUIRED = (
+    "numpy zstandard sentencepiece protobuf safetensors tyro rich matplotlib scipy jinja2 msgspec".split()
+)
 OPTIONAL = {
     "huggingface_hub": "fetches the challenge's data",
     "datasets": "streams any dataset by name (--source text)",

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "golf"
 FLOORS = {
     "system": 0,
     "data": 1,
-    "model": 2, "prepare": 2, "stats": 2,
+    "model": 2, "prepare": 2, "stats": 2, "plotting": 2,
     "train": 3, "pack": 3, "score": 3,
     "ttt": 4,
     "config": 5, "presets": 5, "time_plan": 5, "evaluate": 5, "locate": 4,

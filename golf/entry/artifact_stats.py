@@ -1,11 +1,13 @@
-"""What an entry's page shows beyond its scores: bytes by part, how often each code occurs, loss by position.
+"""Statistics of an artifact: bytes by part, how often each code occurs, loss by position in the window.
 
 Shapes: N graded targets, W windows, T positions of a window.
 """
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from golf.data.manifest import Dataset
@@ -22,23 +24,54 @@ POSITION_TOKENS = 32_768
 """Validation targets that the loss by position is measured on."""
 
 
-def portrait(folder: Path, dataset: Dataset, device: str) -> tuple[dict[str, int], dict[str, Any]]:
-    """Bytes by part of a run's artifact, and the rest as JSON values: `codes` and `loss_by_position`.
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
-    Both are empty if the artifact's quantizer does not describe its codes by tensor.
+
+@dataclass(frozen=True)
+class CodeCounts:
+    """How often each code occurs in a part of the network: `counts[0]` is of `first_code`."""
+
+    first_code: int
+    counts: list[Count]
+
+
+@dataclass(frozen=True)
+class LossByPosition:
+    """Mean nats per token by position in the window: `nats[i]` is of positions up to `up_to_position[i]`."""
+
+    context: int
+    """Positions of a window."""
+    tokens_scored: Count
+    up_to_position: list[Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]]
+    nats: list[Annotated[float, msgspec.Meta(ge=0, le=1e6)]]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What results.json says of an artifact under `portrait`."""
+
+    codes: dict[str, CodeCounts] = field(default_factory=dict)
+    """By part of the network; empty for schemes without an entropy coder."""
+    loss_by_position: LossByPosition | None = None
+
+
+def portrait(folder: Path, dataset: Dataset, device: str) -> tuple[dict[str, int], dict[str, Any]]:
+    """Bytes by part of a run's artifact, and its Portrait as JSON values.
+
+    Bytes and codes by part are empty if the quantizer does not describe its codes by tensor.
     """
     artifact = (folder / ARTIFACT_NAME).read_bytes()
     positions = loss_by_position(artifact, dataset, device)
     described = describe_artifact(artifact, load_weights(folder / "weights.safetensors"), None)
     if described is None:
-        return {}, {"codes": {}, "loss_by_position": positions}
+        return {}, asdict(Portrait(loss_by_position=positions))
     by_part = described["totals"]["bytes_by_part"]
     parts = {part: round(size) for part, size in by_part.items() if part in described["histograms"]}
     codes = {part: _without_empty_ends(**counted) for part, counted in described["histograms"].items()}
-    return parts, {"codes": codes, "loss_by_position": positions}
+    return parts, asdict(Portrait(codes, positions))
 
 
-def loss_by_position(artifact: bytes, dataset: Dataset, device: str) -> dict[str, Any]:
+def loss_by_position(artifact: bytes, dataset: Dataset, device: str) -> LossByPosition:
     """Mean nats of targets 1, 2, 3 to 4, 5 to 8 and so on of a window, over the first disjoint windows."""
     model, _ = load_model(artifact, choose_runtime(device).device)
     context = model.config.context
@@ -51,11 +84,11 @@ def loss_by_position(artifact: bytes, dataset: Dataset, device: str) -> dict[str
     ends += [context] if ends[-1] != context else []
     starts = [0, *ends[:-1]]
     means = [float(nats_T[start:end].mean()) for start, end in zip(starts, ends, strict=True)]
-    return {"context": context, "tokens_scored": len(result.nats_N), "up_to_position": ends, "nats": means}
+    return LossByPosition(context, len(result.nats_N), ends, means)
 
 
-def _without_empty_ends(first_code: int, counts: list[int]) -> dict[str, Any]:
+def _without_empty_ends(first_code: int, counts: list[int]) -> CodeCounts:
     used = np.flatnonzero(counts)
     if not len(used):
-        return {"first_code": 0, "counts": []}
-    return {"first_code": first_code + int(used[0]), "counts": counts[used[0] : used[-1] + 1]}
+        return CodeCounts(0, [])
+    return CodeCounts(first_code + int(used[0]), counts[used[0] : used[-1] + 1])

@@ -10,9 +10,8 @@ from golf.entry.activity import find_features, print_features
 from golf.entry.artifact_stats import portrait
 from golf.entry.baselines import compressor_bits_per_byte
 from golf.entry.bundle import bundle, pack_script
-from golf.entry.leaderboard import ladder_rows, what_compares
+from golf.entry.leaderboard import ladder_rows, text_of_size, what_compares
 from golf.entry.provenance import toolkit_commit
-from golf.entry.readme import text_scored
 from golf.entry.results import Results, results_from_dict
 from golf.entry.runs import parse_events
 from golf.evaluate import EvaluateConfig
@@ -75,7 +74,7 @@ def finalize_run(
 
 def print_place(results: Results, log: RunLog) -> None:
     """The score among public ones on the same text, and what it may be compared with."""
-    text = text_scored(results)
+    text = text_of_size(results.stages.final.bytes_scored)
     minutes = round(results.train_seconds / 60, 1)
     hardware = str(results.environment["hardware"])
     if text is not None:

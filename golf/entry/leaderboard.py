@@ -12,6 +12,11 @@ from typing import Literal
 Text = Literal["challenge", "launch-day"]
 """challenge: the first 50,000 validation documents, 151.08 million bytes, in any tokenizer. launch-day: the
 export of 18 March 2026, 155.77 million bytes, which is another text."""
+VALIDATION_BYTES: dict[Text, tuple[int, int]] = {
+    "challenge": (150_900_000, 151_200_000),
+    "launch-day": (155_700_000, 155_840_000),
+}
+"""Fewest and most bytes of each text: exports count the challenge's 151.08 million slightly differently."""
 Track = Literal["10 min, 8xH100", "one GPU", "unlimited"]
 
 
@@ -103,6 +108,11 @@ def place(bpb: float, text: Text = "challenge", nearest: int = 3) -> Place:
     rungs = sorted((rung for rung in LEADERBOARD if rung.text == text), key=lambda rung: rung.bpb)
     at = bisect.bisect_left([rung.bpb for rung in rungs], bpb)
     return Place(tuple(rungs[max(0, at - nearest) : at]), tuple(rungs[at : at + nearest]))
+
+
+def text_of_size(num_bytes: int) -> Text | None:
+    """Which of the texts that public scores are on has this many bytes; None for any other text."""
+    return next((text for text, (low, high) in VALIDATION_BYTES.items() if low <= num_bytes <= high), None)
 
 
 def ladder_rows(

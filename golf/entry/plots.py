@@ -1,130 +1,168 @@
-"""The picture of a training run: loss, held-out bits per byte and learning rate, over tokens and seconds."""
+"""Charts of an entry: the picture of its training as PNG, and SVG charts for the page of records.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+A function that returns SVG returns an empty text where there is nothing to draw.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import MaxNLocator
 
-from golf.system.files import atomic_write
+from golf.entry.artifact_stats import CodeCounts, LossByPosition
+from golf.entry.progress import Curve
+from golf.plotting import (
+    INK,
+    PALETTE,
+    line_style,
+    new_figure,
+    save_png,
+    settled_limits,
+    style_axes,
+    to_svg,
+)
 
-COLOURS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
-_DARK = "#22303c"
-_GREY = "#5f6b76"
+MAX_POINTS = 200
+"""Of the lines of an SVG chart together, but at least 40 each."""
+DOCUMENT_BINS = 28
+CODES_SHOWN = 24
+"""Codes from minus to plus this are drawn; the share of the others is stated."""
+
+Line = tuple[tuple[float, ...], tuple[float, ...]]
+
 _SKIPPED_SHARE = 0.08
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What a run said of itself while it trained; arrays of one length each."""
-
-    tokens: np.ndarray
-    seconds: np.ndarray
-    train_loss: np.ndarray
-    """Nats per token of the step."""
-    lr_scale: np.ndarray
-    held_out_tokens: np.ndarray
-    held_out_bpb: np.ndarray
-    """Bits per byte of held-out training text."""
-
-    @property
-    def held_out_seconds(self) -> np.ndarray:
-        """Training seconds at each look at the held-out text."""
-        if not len(self.tokens):
-            return np.zeros_like(self.held_out_tokens)
-        return np.interp(self.held_out_tokens, self.tokens, self.seconds)
-
-
-def curve_of(events: Iterable[Mapping[str, Any]]) -> Curve:
-    """The curve in a run's events; what a resumed run did twice counts as it went the second time."""
-    steps: list[Mapping[str, Any]] = []
-    looks: list[Mapping[str, Any]] = []
-    for event in events:
-        kind = event.get("event")
-        if kind in ("step", "held_out"):
-            steps = [step for step in steps if step["tokens"] < event["tokens"] + (kind == "held_out")]
-            # A step is logged one step late, so after the look at the point that it has reached.
-            looks = [look for look in looks if look["tokens"] < event["tokens"] + (kind == "step")]
-            (steps if kind == "step" else looks).append(event)
-
-    def column(rows: list[Mapping[str, Any]], name: str) -> np.ndarray:
-        return np.array([float(row[name]) for row in rows])
-
-    return Curve(
-        tokens=column(steps, "tokens"),
-        seconds=column(steps, "train_seconds"),
-        train_loss=column(steps, "train_loss"),
-        lr_scale=column(steps, "lr_scale"),
-        held_out_tokens=column(looks, "tokens"),
-        held_out_bpb=column(looks, "bpb"),
-    )
 
 
 def plot_training(curves: Mapping[int, Curve], title: str, path: Path) -> None:
     """Draws the curves, by seed, into a PNG: loss over tokens, held-out bits per byte over seconds."""
-    figure = Figure(figsize=(11, 5.6), dpi=120, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_DARK)
+    figure = new_figure(11, 5.6, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
     axes = figure.subplots(2, 2, height_ratios=(3.4, 1), sharex="col")
-    for colour, (seed, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
-        line = {"color": colour, "linewidth": 1.6, "alpha": 0.85}
-        dots = {**line, "marker": "o", "markersize": 4.5}
-        axes[0, 0].plot(curve.tokens, curve.train_loss, label=_label(seed, curve.train_loss), **line)
+    for index, (seed, curve) in enumerate(curves.items()):
+        style = {**line_style(index), "linewidth": 1.6, "alpha": 0.85}
+        losses, bpb = _label(seed, curve.train_loss), _label(seed, curve.held_out_bpb)
+        axes[0, 0].plot(curve.tokens, curve.train_loss, label=losses, **style)
         axes[0, 1].plot(
-            curve.held_out_seconds, curve.held_out_bpb, label=_label(seed, curve.held_out_bpb), **dots
+            curve.held_out_seconds, curve.held_out_bpb, label=bpb, marker="o", markersize=4.5, **style
         )
-        axes[1, 0].plot(curve.tokens, curve.lr_scale, **line)
-        axes[1, 1].plot(curve.seconds, curve.lr_scale, **line)
-    _dress(axes[0, 0], "training loss, nats per token", "")
-    _dress(axes[0, 1], "held-out training text, bits per byte", "")
-    _dress(axes[1, 0], "learning rate scale", "tokens trained on")
-    _dress(axes[1, 1], "learning rate scale", "seconds of training")
-    _zoom(axes[0, 0], [curve.train_loss for curve in curves.values()])
-    axes[1, 0].xaxis.set_major_formatter(FuncFormatter(_short_number))
+        axes[1, 0].plot(curve.tokens, curve.lr_scale, **style)
+        axes[1, 1].plot(curve.seconds, curve.lr_scale, **style)
+    style_axes(axes[0, 0], title="training loss, nats per token")
+    style_axes(axes[0, 1], title="held-out training text, bits per byte")
+    style_axes(axes[1, 0], "tokens trained on", title="learning rate scale")
+    style_axes(axes[1, 1], "seconds of training", title="learning rate scale")
+    limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
+    if limits is not None:
+        axes[0, 0].set_ylim(*limits)
     for axis in axes[1]:
         axis.set_ylim(0, 1.08)
     for axis in axes[0]:
-        axis.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=_DARK)
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})
+        axis.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=INK)
+    save_png(figure, path)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def loss_chart(curves: Mapping[str, Curve]) -> str:
+    """Training loss over tokens, or over steps where a log does not count tokens."""
+    by_tokens = not any(np.isnan(curve.tokens).any() for curve in curves.values())
+    lines = [
+        _points(curve.tokens if by_tokens else curve.steps, curve.train_loss, len(curves))
+        for curve in curves.values()
+    ]
+    limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
+    x_label = "tokens trained on" if by_tokens else "steps"
+    return _line_chart("training loss, nats per token", x_label, tuple(lines), limits=limits)
 
 
-def _dress(axis: Axes, title: str, x_label: str) -> None:
-    axis.set_title(title, loc="left", fontsize=10, color=_GREY)
-    axis.set_xlabel(x_label, fontsize=10, color=_GREY)
-    axis.grid(True, color="#e3e7eb", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=_GREY, labelsize=9, length=0)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-    axis.spines["bottom"].set_color("#c4ccd3")
-    axis.margins(x=0.02)
+def held_out_chart(curves: Mapping[str, Curve]) -> str:
+    """Bits per byte of held-out text over steps."""
+    lines = [_points(curve.held_out_steps, curve.held_out_bpb, len(curves)) for curve in curves.values()]
+    return _line_chart("bits per byte of held-out text", "steps", tuple(lines))
+
+
+def position_chart(loss: LossByPosition) -> str:
+    """Nats per token by position in the window, by powers of two."""
+    line = _points(np.array(loss.up_to_position), np.array(loss.nats))
+    title = "nats per token by position in the window"
+    return _line_chart(title, "position in the window, up to", (line,), x_scale="log")
+
+
+def code_chart(codes: Mapping[str, CodeCounts]) -> str:
+    """Share of each code in percent, by part of the network, on a logarithmic scale."""
+    lines = []
+    for counted in codes.values():
+        places = counted.first_code + np.arange(len(counted.counts))
+        shares = 100 * np.array(counted.counts, np.float64) / max(1, sum(counted.counts))
+        shown = (abs(places) <= CODES_SHOWN) & (shares > 0)
+        lines.append(_points(places[shown], shares[shown], len(codes)))
+    title = "share of each code in percent, by part of the network"
+    return _line_chart(title, "code", tuple(lines), y_scale="log", marker="")
+
+
+def code_shares(counted: CodeCounts) -> tuple[int, float, float]:
+    """Number of codes, the share (0 to 1) of zeros, and the share beyond CODES_SHOWN."""
+    by_code = dict(enumerate(counted.counts, counted.first_code))
+    total = sum(counted.counts)
+    beyond = sum(count for code, count in by_code.items() if abs(code) > CODES_SHOWN)
+    return total, by_code.get(0, 0) / max(1, total), beyond / max(1, total)
+
+
+def document_chart(bpb: np.ndarray) -> str:
+    """Histogram of the documents' bits per byte, the outermost 1% in the outermost bars, and the median."""
+    low, high = np.quantile(bpb, (0.005, 0.995))
+    edges = np.linspace(low, high if high > low else low + 1.0, DOCUMENT_BINS + 1)
+    counts, _ = np.histogram(np.clip(bpb, edges[0], edges[-1]), edges)
+    return _histogram("bits per byte", tuple(edges.tolist()), tuple(counts.tolist()), float(np.median(bpb)))
+
+
+def _points(xs: np.ndarray, ys: np.ndarray, num_lines: int = 1) -> Line:
+    """Evenly chosen points, with the first and the last: MAX_POINTS of `num_lines` such lines together."""
+    most = min(len(xs), max(40, MAX_POINTS // max(1, num_lines)))
+    kept = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
+    return tuple(xs[kept].tolist()), tuple(ys[kept].tolist())
+
+
+@lru_cache(maxsize=4096)
+def _line_chart(
+    title: str,
+    x_label: str,
+    lines: tuple[Line, ...],
+    x_scale: str = "linear",
+    y_scale: str = "linear",
+    marker: str = "o",
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Cached: a page that is written again and again draws what is new alone."""
+    if not any(len(xs) > 1 for xs, _ in lines):
+        return ""
+    figure, axes = _new_chart()
+    for index, (xs, ys) in enumerate(lines):
+        style = {**line_style(index), "linewidth": 1.8, "markersize": 4.5}
+        axes.plot(xs, ys, marker=marker if len(xs) < 20 else "", **style)
+    axes.set_xscale(x_scale, **{"base": 2} if x_scale == "log" else {})
+    axes.set_yscale(y_scale)
+    if limits is not None:
+        axes.set_ylim(*limits)
+    style_axes(axes, x_label)
+    return to_svg(figure, title)
+
+
+@lru_cache(maxsize=1024)
+def _histogram(label: str, edges: tuple[float, ...], counts: tuple[int, ...], mark: float) -> str:
+    figure, axes = _new_chart()
+    axes.stairs(counts, edges, fill=True, color=PALETTE[0], alpha=0.8)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axes.axvline(mark, color=INK, linewidth=1, linestyle="dashed")
+    style_axes(axes, label)
+    return to_svg(figure, f"documents by {label}")
+
+
+def _new_chart() -> tuple[Figure, Axes]:
+    figure = new_figure(5.0, 2.64)
+    return figure, figure.add_axes((0.11, 0.19, 0.86, 0.76))
 
 
 def _label(seed: int, values: np.ndarray) -> str:
     return f"seed {seed}: {values[-1]:.3f} at the end" if len(values) else f"seed {seed}: not measured"
-
-
-def _zoom(axis: Axes, losses: list[np.ndarray]) -> None:
-    """Leaves the fall of the very first steps out of the picture, where the rest would look flat."""
-    settled = [loss[int(np.ceil(_SKIPPED_SHARE * len(loss))) :] for loss in losses if len(loss) > 2]
-    if settled:
-        low, high = min(map(np.min, settled)), max(map(np.max, settled))
-        margin = 0.08 * max(high - low, 1e-3)
-        axis.set_ylim(low - margin, high + margin)
-
-
-def _short_number(value: float, position: int | None = None) -> str:
-    for size, suffix in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{suffix}"
-    return f"{value:g}"

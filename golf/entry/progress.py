@@ -1,10 +1,14 @@
-"""How far a run has come, from its log: the curve of a finished one, the state of one under way."""
+"""Training curves from logs, and the state of runs that have no results yet."""
 
+import math
 import re
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from golf.entry.results import EntryError, read_json
 from golf.entry.runs import parse_events
@@ -22,23 +26,38 @@ PHASES = {
     "stage": "scoring",
     "compressors": "auditing",
 }
-"""What a run is at, once its log holds such an event."""
+"""The phase of a run whose log holds such an event."""
 
 _PAIR = re.compile(r"(\w+):(\S+)")
 _STEP = re.compile(r"^step:(\d+)/(\d+) (.*)$")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a log says of training; `tokens` is empty where it counts steps alone."""
+class Curve:
+    """What a log says of training: arrays of one length over its steps, and over its held-out evaluations.
 
-    steps: tuple[int, ...]
-    tokens: tuple[int, ...]
-    loss: tuple[float, ...]
-    """Nats per token of the training steps named."""
-    look_steps: tuple[int, ...]
-    bpb: tuple[float, ...]
-    """Bits per byte on the way, at `look_steps`."""
+    NaN where a log does not give a figure: logs of the challenge's baseline count steps alone.
+    """
+
+    steps: np.ndarray
+    tokens: np.ndarray
+    """Trained on so far."""
+    seconds: np.ndarray
+    """Of training so far."""
+    train_loss: np.ndarray
+    """Nats per token of the step; always given."""
+    lr_scale: np.ndarray
+    held_out_steps: np.ndarray
+    held_out_tokens: np.ndarray
+    held_out_bpb: np.ndarray
+    """Bits per byte of held-out training text; always given."""
+
+    @property
+    def held_out_seconds(self) -> np.ndarray:
+        """Training seconds at each held-out evaluation."""
+        if not len(self.tokens):
+            return np.zeros_like(self.held_out_tokens)
+        return np.interp(self.held_out_tokens, self.tokens, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -49,54 +68,53 @@ class LiveRun:
     phase: str
     share: float | None
     """Of the training budget, 0 to 1."""
-    progress: Progress
+    curve: Curve
     train_seconds: float | None
     tokens_per_second: float | None
     quiet_seconds: float
     """Since its log was written to."""
 
 
-def read_log_progress(path: Path) -> Progress:
-    """The curve in a text log, this project's or one of the baseline's dialect; empty where there is none."""
+def read_log_curve(path: Path) -> Curve:
+    """The curve in a text log of this project or of the challenge's baseline; empty where there is none."""
     with open(path, "rb") as file:
         text = file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace")
-    events = []
+    events: list[dict[str, Any]] = []
     for line in text.splitlines():
         if match := _STEP.match(line):
             step, total, rest = match.groups()
             events.append({"event": "step", "step": f"{step}/{total}", **dict(_PAIR.findall(rest))})
         elif line.startswith("held_out "):
             events.append({"event": "held_out", **dict(_PAIR.findall(line))})
-    return progress_of(events)
+    return curve_of(events)
 
 
-def progress_of(events: list[dict[str, Any]]) -> Progress:
-    """The curve in events; what a resumed run did twice counts as it went the second time."""
-    losses: dict[int, tuple[float, int | None]] = {}
-    looks: dict[int, float] = {}
+def curve_of(events: Iterable[Mapping[str, Any]]) -> Curve:
+    """The curve in events; of a step that a resumed run did twice the second one counts."""
+    steps: dict[float, tuple[float, ...]] = {}
+    held_out: dict[float, tuple[float, ...]] = {}
     newest = 0.0
     for event in events:
         step = _number(str(event.get("step", "")).split("/")[0])
         if step is None:
             continue
         if step < newest:
-            # A resumed run goes on from an earlier step: what it had said of later ones is void.
-            losses = {earlier: loss for earlier, loss in losses.items() if earlier < step}
-            looks = {earlier: bpb for earlier, bpb in looks.items() if earlier < step}
+            # A resumed run goes on from an earlier step: later ones are void. A step is logged one step late,
+            # so after the evaluation at the same step, which stays.
+            steps = {earlier: row for earlier, row in steps.items() if earlier <= step}
+            held_out = {earlier: row for earlier, row in held_out.items() if earlier <= step}
         newest = step
-        loss, bpb = _number(event.get("train_loss")), _number(event.get("bpb", event.get("val_bpb")))
-        tokens = _number(event.get("tokens"))
+        tokens, seconds, loss, lr_scale, bpb = (
+            _number(event.get(name)) for name in ("tokens", "train_seconds", "train_loss", "lr_scale", "bpb")
+        )
+        bpb = _number(event.get("val_bpb")) if bpb is None else bpb
         if loss is not None:
-            losses[int(step)] = (loss, None if tokens is None else int(tokens))
+            steps[step] = _row(step, tokens, seconds, loss, lr_scale)
         if bpb is not None:
-            looks[int(step)] = bpb
-    counted = [tokens for _, tokens in losses.values() if tokens is not None]
-    return Progress(
-        tuple(losses),
-        tuple(counted) if len(counted) == len(losses) else (),
-        tuple(loss for loss, _ in losses.values()),
-        tuple(looks),
-        tuple(looks.values()),
+            held_out[step] = _row(step, tokens, bpb)
+    return Curve(
+        *np.array(list(steps.values()), np.float64).reshape(-1, 5).T,
+        *np.array(list(held_out.values()), np.float64).reshape(-1, 3).T,
     )
 
 
@@ -120,7 +138,7 @@ def read_live_run(folder: Path, runs_root: Path) -> LiveRun:
         name=folder.relative_to(runs_root).as_posix(),
         phase=phases[-1] if phases else "starting",
         share=_share(folder, last),
-        progress=progress_of(events),
+        curve=curve_of(events),
         train_seconds=_number(last.get("train_seconds")),
         tokens_per_second=_number(last.get("tokens_per_second")),
         quiet_seconds=max(0.0, time.time() - log.stat().st_mtime),
@@ -143,6 +161,10 @@ def _share(folder: Path, last: dict[str, Any]) -> float | None:
     if isinstance(minutes, (int, float)) and minutes > 0:
         return None if seconds is None else min(1.0, seconds / (60 * minutes))
     return min(1.0, int(done) / int(total)) if done.isdigit() and total.isdigit() and int(total) else None
+
+
+def _row(*values: float | None) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else value for value in values)
 
 
 def _number(value: object) -> float | None:

@@ -1,14 +1,15 @@
-"""An entry's README.md, every figure of it taken from the runs."""
+"""An entry's README.md: templates/entry.md.j2 filled with figures of its runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.data.reference import VALIDATION_BYTES
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from golf.entry.bundle import readable_source
-from golf.entry.leaderboard import Text, ladder_rows, what_compares
-from golf.entry.results import DataFacts, Results, StageScore
+from golf.entry.leaderboard import ladder_rows, text_of_size, what_compares
+from golf.entry.results import Results, StageScore
 from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
@@ -30,41 +31,40 @@ class Page:
     left_out: Sequence[Path]
     """Finished runs of the same configuration that are not in the entry."""
 
-    @property
-    def results(self) -> list[Results]:
-        """The results of each seed."""
-        return [run.results for run in self.runs]
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage's score over the seeds of an entry; deviations are None for one seed."""
+
+    title: str
+    bpb: float
+    bpb_std: float | None
+    nats: float
+    """Per token."""
+    nats_std: float | None
+    windows: str
+    tokens: int
+    num_bytes: int
 
 
-def render_readme(page: Page) -> str:
-    """The whole page, as Markdown."""
-    first = page.results[0]
-    sections = {
-        "Scores": _scores(page.results),
-        "Beside public scores": _ladder(page),
-        "Seeds": _seeds(page) if len(page.runs) > 1 or page.left_out else "",
-        "Bytes": _bytes(page.results, page.runs[0].script),
-        "Time": _time(page.results),
-        "Training": "\n".join(f"![{Path(name).stem}]({name})" for name in page.pictures),
-        "Text": _text(first.data),
-        "Machine": _machine(first),
-        "Configuration": "```\n"
-        + "\n".join(f"{k} = {v}" for k, v in flat_fields(first.config).items())
-        + "\n```",
-        "Reproduce": _commands(page),
-        "What to know before comparing": "\n".join(f"- {caveat}" for caveat in caveats(page)),
-    }
-    return "\n\n".join([_headline(page), *(f"## {k}\n\n{v}" for k, v in sections.items() if v)]) + "\n"
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def stage_rows(runs: Sequence[Results]) -> list[StageRow]:
+    """The stages of the first run, each with mean and sample deviation over all runs."""
+    named = [dict(results.stages.named()) for results in runs]
+    rows = []
+    for title, first in named[0].items():
+        stages = [one[title] for one in named if title in one]
+        outputs = ", ".join(dict.fromkeys(stage.output or "" for stage in stages))
+        bpb = mean_and_deviation([stage.val_bpb for stage in stages])
+        nats = mean_and_deviation([stage.val_loss for stage in stages])
+        full_title = f"{title} ({outputs})" if outputs else title
+        rows.append(
+            StageRow(full_title, *bpb, *nats, _windows(first), first.tokens_scored, first.bytes_scored)
+        )
+    return rows
 
 
 def reproduce_options(results: Results) -> str:
-    """The options under which train_gpt.py repeats the run, as they differ from its preset's."""
+    """The options with which train_gpt.py repeats the run: those that differ from its preset."""
     preset = PRESETS.get(results.preset)
     default = flat_fields(config_to_dict(preset.config)) if preset else {}
     options = [f"--preset {results.preset}", f"--seed {results.seed}"]
@@ -82,198 +82,54 @@ def reproduce_options(results: Results) -> str:
     return " ".join(options)
 
 
-def text_scored(results: Results) -> Text | None:
-    """Which of the texts that public scores are on was scored, by its bytes; None for any other."""
-    scored = results.stages.final.bytes_scored
-    return next((text for text, (low, high) in VALIDATION_BYTES.items() if low <= scored <= high), None)
-
-
-def caveats(page: Page) -> Iterator[str]:
-    """What a reader must know before the score is set beside another."""
-    first = page.results[0]
-    if first.partial:
-        yield f"Partial: {first.stages.final.tokens_scored:,} tokens of the validation text were scored."
-    if text_scored(first) is None:
-        yield (
-            f"Scored on {first.stages.final.bytes_scored:,} bytes of {first.data.name}, not on the "
-            "challenge's validation text of 151.08 million: it ranks systems on this text and is not a "
-            "leaderboard score."
-        )
-    yield from first.data.notes
-    if len(page.runs) == 1:
-        yield "One seed: no spread is known, and differences below about 0.001 bits per byte mean nothing."
-    if any(run.audit is None for run in page.runs):
-        yield "Not audited: the legality probes were not run on this scorer."
-    elif all(run.audit and run.audit.get("passed") is True for run in page.runs):
-        yield "Audited: the legality probes passed on this scorer (`audit.json`)."
-    else:
-        yield "The audit did not pass: see `audit.json`."
-    if first.stages.averaged:
-        yield "Which average of the weights was kept was decided on held-out training text."
-    if first.stages.test_time_trained:
-        yield "Test-time training grades each chunk before it learns from it; that first grading counts."
-    machines = dict.fromkeys(str(r.environment.get("hardware", "an unknown machine")) for r in page.results)
-    yield f"Trained on {', '.join(machines)}; the ten-minute track means 600 seconds on 8xH100."
-    if first.toolkit_commit.endswith("-dirty"):
-        yield "Made from a checkout with changes that are not committed: `train_gpt.py` here is what ran."
-    if page.ignored_artifacts:
-        yield f"Too large to commit, kept beside this page: {', '.join(page.ignored_artifacts)}."
-
-
-def _headline(page: Page) -> str:
-    s = page.submission
-    spread = "" if s["val_bpb_std"] is None else f" ± {s['val_bpb_std']:.6f} over {len(page.runs)} seeds"
-    left = page.results[0].bytes.limit - s["bytes_total"]
-    return (
-        f"# {s['name']}\n\n{s['blurb']}\n\n"
-        f"**{s['val_bpb']:.6f} bits per byte**{spread} ({s['val_loss']:.6f} nats per token), "
-        f"{s['bytes_total']:,} bytes of code and weights, {left:,} below the limit. "
-        f"By {s['author']} ({s['github_id']}), {s['date']}, track `{s['track']}`."
+def render_readme(page: Page) -> str:
+    """The README as Markdown; texts in its tables are escaped."""
+    environment = Environment(
+        loader=PackageLoader("golf.entry"),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
     )
-
-
-def _scores(runs: Sequence[Results]) -> str:
-    stages = [dict(results.stages.named()) for results in runs]
-    rows = []
-    for title, one in stages[0].items():
-        bpb = _with_deviation([stage[title].val_bpb for stage in stages])
-        loss = _with_deviation([stage[title].val_loss for stage in stages])
-        counts = (f"{one.tokens_scored:,}", f"{one.bytes_scored:,}")
-        outputs = ", ".join(dict.fromkeys(stage[title].output or "" for stage in stages))
-        rows.append([f"{title} ({outputs})" if outputs else title, bpb, loss, _windows(one), *counts])
-    columns = ["stage", "bits per byte", "nats per token", "windows", "tokens scored", "bytes scored"]
-    text = (
-        f"{table(columns, rows)}\n\nThe last row counts. The weights before quantisation are scored by "
-        "disjoint windows, which read less context than sliding ones: compare them with each other, not with "
-        "the rows below."
+    environment.filters |= {"cell": _cell, "format_as": format}
+    runs = [run.results for run in page.runs]
+    first, largest = runs[0], max(runs, key=lambda results: results.bytes.total)
+    text = text_of_size(first.stages.final.bytes_scored)
+    on_gpu = int(first.environment.get("device") == "cuda")
+    minutes = round(page.submission["train_seconds"] / 60, 1)
+    tokenizer = f"{first.config['model']['vocab_size']:,} pieces"
+    own = (page.submission["val_bpb"], page.submission["name"], page.submission["hardware"])
+    script = page.runs[0].script
+    unpacked = len(readable_source(script).encode())
+    return environment.get_template("entry.md.j2").render(
+        page=page,
+        entry=page.submission,
+        runs=runs,
+        first=first,
+        final=first.stages.final,
+        stages=stage_rows(runs),
+        text=text,
+        public_scores=ladder_rows(*own, minutes, tokenizer, text),
+        what_compares=what_compares(text, on_gpu, minutes),
+        largest=largest,
+        unpacked_bytes=unpacked if unpacked != len(script.encode()) else None,
+        phases=list(dict.fromkeys(phase for results in runs for phase in results.seconds)),
+        versions=versions(first),
+        config=flat_fields(first.config),
+        options=[reproduce_options(results) for results in runs],
+        audits=[run.audit for run in page.runs],
     )
-    others = {"zstd -22": runs[0].data.zstd22_bits_per_byte, "xz -9": runs[0].data.xz_bits_per_byte}
-    scale = ", ".join(f"{name} {bits:.4f}" for name, bits in others.items() if bits is not None)
-    return text + (f"\n\nOn the same text, in bits per byte: {scale}." if scale else "")
-
-
-def _with_deviation(values: Sequence[float]) -> str:
-    mean, deviation = mean_and_deviation(values)
-    return f"{mean:.6f}" + ("" if deviation is None else f" ± {deviation:.6f}")
 
 
 def _windows(stage: StageScore) -> str:
     if stage.windows == "sliding" and stage.context and stage.stride:
         return f"sliding, {stage.context:,} tokens by {stage.stride}"
     if stage.windows == "by document" and stage.context:
-        return f"by document, up to {stage.context}, the longest first"
+        return f"by document, up to {stage.context:,} tokens, the longest first"
     return stage.windows
 
 
-def _ladder(page: Page) -> str:
-    """The score among public ones on the same text; nothing for a score on any other text."""
-    first = page.results[0]
-    text = text_scored(first)
-    if text is None:
-        return ""
-    minutes = round(page.submission["train_seconds"] / 60, 1)
-    tokenizer = f"{first.config['model']['vocab_size']:,} pieces"
-    own = (
-        page.submission["val_bpb"],
-        page.submission["name"],
-        page.submission["hardware"],
-        minutes,
-        tokenizer,
-    )
-    columns = ["bits per byte", "what", "hardware", "training minutes", "tokenizer", "source"]
-    num_gpus = int(first.environment.get("device") == "cuda")
-    return f"{table(columns, ladder_rows(*own, text))}\n\n{what_compares(text, num_gpus, minutes)}"
-
-
-def _seeds(page: Page) -> str:
-    columns = ["seed", "bits per byte", "artifact bytes", "total bytes", "training s", "scoring s", "steps"]
-    rows = []
-    for r in page.results:
-        sizes = (f"{r.bytes.artifact:,}", f"{r.bytes.total:,}")
-        times = (f"{r.train_seconds:.1f}", f"{r.eval_seconds:.1f}", f"{r.steps:,}")
-        rows.append([str(r.seed), f"{r.stages.final.val_bpb:.6f}", *sizes, *times])
-    names = ", ".join(f"`{path.name}`" for path in page.left_out)
-    left_out = f"Finished runs of this configuration that are left out: {names}." if names else ""
-    nothing = "No other finished run of this configuration stands beside these."
-    return f"{table(columns, rows)}\n\n{left_out or nothing}"
-
-
-def _bytes(runs: Sequence[Results], script: str) -> str:
-    largest = max(runs, key=lambda results: results.bytes.total)
-    size = largest.bytes
-    rows = [[f"artifact: {name}", *_share(count, size.total)] for name, count in size.parts.items()]
-    if rows:
-        rows.append(["artifact: framing", *_share(size.artifact - sum(size.parts.values()), size.total)])
-    rows += [
-        ["artifact", *_share(size.artifact, size.total)],
-        ["code, `train_gpt.py`", *_share(size.code, size.total)],
-        ["**total**", *_share(size.total, size.total)],
-        ["limit", f"{size.limit:,}", ""],
-        ["left", f"{size.limit - size.total:,}", ""],
-    ]
-    of_seed = f" (seed {largest.seed}, the largest)" if len(runs) > 1 else ""
-    source = readable_source(script)
-    packed = (
-        "" if source == script else f" (packed; {len(source.encode()):,} bytes unpacked, which do not count)"
-    )
-    files = [f"- `train_gpt.py`: {size.code:,} bytes{packed}, sha256 `{largest.code_sha256}`"]
-    for r in runs:
-        files.append(
-            f"- `artifact_seed{r.seed}.bin`: {r.bytes.artifact:,} bytes, sha256 `{r.artifact_sha256}`"
-        )
-    return f"{table([f'part{of_seed}', 'bytes', 'share'], rows)}\n\n" + "\n".join(files)
-
-
-def _share(count: int, total: int) -> tuple[str, str]:
-    return f"{count:,}", f"{100 * count / total:.1f}%"
-
-
-def _time(runs: Sequence[Results]) -> str:
-    phases = dict.fromkeys(phase for results in runs for phase in results.seconds)
-    rows = [[phase, *(f"{r.seconds.get(phase, 0.0):.1f}" for r in runs)] for phase in phases]
-    rows += [
-        ["**all**", *(f"{sum(r.seconds.values()):.1f}" for r in runs)],
-        ["steps", *(f"{r.steps:,}" for r in runs)],
-        ["tokens trained on", *(f"{r.train_tokens:,}" for r in runs)],
-        ["tokens per second of training", *(f"{r.tokens_per_second:,.0f}" for r in runs)],
-    ]
-    if any(r.dollars is not None for r in runs):
-        rows.append(["dollars", *("" if r.dollars is None else f"{r.dollars:.2f}" for r in runs)])
-    return table(["seconds by phase", *(f"seed {r.seed}" for r in runs)], rows)
-
-
-def _text(data: DataFacts) -> str:
-    rows = [
-        ["text", f"{data.name}: {data.source}"],
-        ["licence", data.licence],
-        ["validation", f"{data.validation_tokens:,} tokens, {data.validation_bytes:,} bytes of text"],
-        ["validation tokens, sha256", f"`{data.validation_sha256}`"],
-        ["tokenizer, sha256", f"`{data.tokenizer_sha256}`"],
-    ]
-    if data.manifest_sha256:
-        rows.append(["manifest.json, sha256", f"`{data.manifest_sha256}`"])
-    return table(["", "what"], rows).replace("---:", "---")
-
-
-def _machine(results: Results) -> str:
-    known = versions(results)
-    rows = [[name, str(value)] for name, value in results.environment.items() if name not in known]
-    rows += [[name, version] for name, version in known.items()]
-    if results.score_compute_dtype is not None:
-        rows.append(["artifact scored in", results.score_compute_dtype])
-    rows.append(["toolkit commit", f"`{results.toolkit_commit}`"])
-    return table(["", "what"], rows).replace("---:", "---")
-
-
-def _commands(page: Page) -> str:
-    first = page.results[0]
-    ttt = " --ttt" if first.stages.test_time_trained else ""
-    return (
-        "In an empty folder with this `train_gpt.py` and `requirements.txt`; DIR holds the shards, the "
-        "tokenizer and `manifest.json` named above.\n\n"
-        "```\npip install -r requirements.txt\n"
-        f"python -I train_gpt.py --score artifact_seed{first.seed}.bin --data DIR{ttt}\n"
-        + "".join(f"python -I train_gpt.py {reproduce_options(r)} --data DIR\n" for r in page.results)
-        + "```\n\nThe first command scores the artifact to the digits above; the others train"
-        + (f" again. The run itself was `{first.command}`." if first.command else " again.")
-    )
+def _cell(value: object) -> str:
+    """A value as a cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

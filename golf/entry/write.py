@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from golf.entry.bundle import readable_source, requirements_for
-from golf.entry.plots import curve_of, plot_training
+from golf.entry.plots import plot_training
+from golf.entry.progress import curve_of
 from golf.entry.readme import Page, render_readme
 from golf.entry.results import ENTRY_FORMAT, Results
 from golf.entry.runs import (

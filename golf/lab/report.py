@@ -1,12 +1,16 @@
-"""A study's README.md, results.json and the cells that they share with the page."""
+"""A study's report: README.md, curves.png, results.json, and index.html from templates/study.html.j2."""
 
 import math
+import re
 
-from golf.lab.curves import write_curves
+from markupsafe import Markup, escape
+
+from golf.lab.curves import draw_curves, drawn_arms
 from golf.lab.outcome import ArmOutcome
-from golf.lab.page import write_page
 from golf.lab.study import Study
 from golf.lab.trial import STATED_BITS
+from golf.plotting import save_png, to_svg
+from golf.site.render import html_environment
 from golf.system.files import atomic_write, write_json
 from golf.system.stored import config_to_dict, flat_fields
 
@@ -15,6 +19,7 @@ COLUMNS = (
     "held-out", "tokens", "tokens/s", "parameters", "bytes",
 )  # fmt: skip
 CURVES_NAME = "curves.png"
+CHART_LABEL = "held-out bits per byte during training"
 
 
 def number(value: float, digits: int = 4, sign: bool = False) -> str:
@@ -61,7 +66,7 @@ def differences(study: Study) -> dict[str, str]:
 def conditions(study: Study, outcomes: list[ArmOutcome]) -> str:
     """One paragraph: budget, seeds, text and machine."""
     config = study.arms[0].config
-    budget = f"{config.steps:,} steps" if config.steps else f"{60 * config.minutes:g} seconds"
+    budget = f"{config.steps:,} steps" if config.steps else f"{60 * (config.minutes or 0.0):g} seconds"
     measured = [row for outcome in outcomes for row in outcome.measured]
     machine = ""
     if measured:
@@ -101,21 +106,46 @@ def claims(study: Study, outcomes: list[ArmOutcome]) -> list[tuple[str, ...]]:
 CLAIM_COLUMNS = ("arm", "what is set", "the source says", "here")
 
 
+def prose(text: str) -> Markup:
+    """Paragraphs of a text with empty lines between them, with what is between `backticks` as code."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup("\n".join(f"<p>{paragraph}</p>" for paragraph in marked.split("\n\n") if paragraph))
+
+
 def write_report(study: Study, outcomes: list[ArmOutcome], command: str) -> None:
     """Writes README.md, index.html, curves.png and results.json into the study's folder."""
     study.folder.mkdir(parents=True, exist_ok=True)
     rows = [cells(outcome) for outcome in outcomes]
-    told = claims(study, outcomes)
+    compared = claims(study, outcomes)
     how = conditions(study, outcomes)
-    drawn = write_curves(study.folder / CURVES_NAME, outcomes)
+    drawn = drawn_arms(outcomes)
+    if drawn:
+        save_png(draw_curves(drawn, legend=True), study.folder / CURVES_NAME)
     parts = [f"# {study.title}", study.intro, f"    {command}", how, markdown_table(COLUMNS, rows)]
-    parts += [f"![held-out bits per byte along training]({CURVES_NAME})"] if drawn else []
-    parts += ["## Against what was claimed", markdown_table(CLAIM_COLUMNS, told, "---")] if told else []
+    parts += [f"![{CHART_LABEL}]({CURVES_NAME})"] if drawn else []
+    if compared:
+        parts += ["## Results against the sources' claims", markdown_table(CLAIM_COLUMNS, compared, "---")]
     parts += ["## Reading", study.reading] if study.reading else []
     with atomic_write(study.folder / "README.md") as partial:
         partial.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-    picture = study.folder / CURVES_NAME if drawn else None
-    write_page(study, (COLUMNS, rows), (CLAIM_COLUMNS, told), how, command, picture)
+    page = (
+        html_environment("golf.lab")
+        .get_template("study.html.j2")
+        .render(
+            study=study,
+            prose=prose,
+            command=command,
+            conditions=how,
+            columns=COLUMNS,
+            rows=rows,
+            chart=to_svg(draw_curves(drawn, legend=False), CHART_LABEL) if drawn else "",
+            drawn=[outcome.arm.name for outcome in drawn],
+            claim_columns=CLAIM_COLUMNS,
+            claims=compared,
+        )
+    )
+    with atomic_write(study.folder / "index.html") as partial:
+        partial.write_text(page, encoding="utf-8")
     write_json(
         study.folder / "results.json",
         [

@@ -1,68 +1,85 @@
-"""Every entry under records/ as far as its files can be read: what a page of all of them shows.
+"""Every entry under records/, as far as its files can be read: the values that a page of all of them shows.
 
-Nothing here raises for what a folder holds: an entry of this toolkit is read whole, a stranger's by its JSON,
-and one that cannot be read says why.
+Nothing here raises for what a folder holds: an entry of this toolkit is read whole, a foreign one by its
+submission.json, and `problem` says what could not be read.
 """
 
+import datetime
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from golf.check.claims_json import Submission, SubmissionError, read_submission
-from golf.entry.progress import Progress, read_log_progress
+from golf.check.claims_json import SubmissionError, read_submission
+from golf.entry.activity import Feature
+from golf.entry.artifact_stats import Portrait
+from golf.entry.leaderboard import text_of_size
+from golf.entry.progress import Curve, read_log_curve
+from golf.entry.readme import StageRow, stage_rows
 from golf.entry.results import EntryError, Results, read_entry_results, read_json
 from golf.entry.runs import final_nats
-from golf.entry.submission import SUBMISSION_NAME
+from golf.entry.submission import RECORD_TRACKS, SUBMISSION_NAME, Identity, submission
+from golf.score.tally import Tally
 
 LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
 MAX_JSON_BYTES = 8 << 20
 MAX_DOCUMENTS_BYTES = 64 << 20
 
-
-@dataclass(frozen=True)
-class Step:
-    """One score of an entry: a mean over its seeds."""
-
-    title: str
-    bpb: float
-    nats: float
-    windows: str
+_FIGURES = {
+    "bpb": "val_bpb",
+    "bpb_std": "val_bpb_std",
+    "before_bpb": "pre_quant_val_bpb",
+    **{name: name for name in ("bytes_total", "bytes_code", "bytes_model", "train_seconds", "eval_seconds")},
+}
+"""By field of EntryView, the key in submission.json."""
 
 
 @dataclass(frozen=True)
 class TextScored:
-    """What was scored; entries compare where these are equal."""
+    """The text that was scored; entries compare where these are equal."""
 
-    name: str
+    name: str = field(compare=False)
     sha256: str
-    """Of the validation tokens; empty where the entry does not say."""
+    """Of the validation tokens."""
     tokens: int
     num_bytes: int
-    partial: bool = False
+    partial: bool
+
+    @property
+    def order(self) -> int:
+        """0 for the challenge's whole validation text, 1 for any other, 2 for a part of one."""
+        return 2 if self.partial else int(text_of_size(self.num_bytes) != "challenge")
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Bits per byte of each document, and without test-time training where there was some."""
+    """Bits per byte of each document, and the same without test-time training where there was some."""
 
     bpb: np.ndarray
     plain_bpb: np.ndarray | None
-    tokens: np.ndarray
 
 
 @dataclass(frozen=True)
-class SeedShown:
-    """One seed's own figures."""
+class Probe:
+    """One legality probe of an audit."""
 
-    seed: int
-    bpb: float
-    bytes_total: int
-    train_seconds: float
-    eval_seconds: float
-    steps: int
+    scorer: str = ""
+    probe: str = ""
+    checked: str = ""
+    violations: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """audit.json; in an entry of several seeds the probes are under each seed."""
+
+    passed: bool = False
+    probes: list[Probe] = field(default_factory=list)
+    seeds: dict[str, "Audit"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,218 +91,204 @@ class EntryView:
     track: str
     name: str
     problem: str = ""
-    """Why there is less to show than an entry of this toolkit has."""
+    """What could not be read."""
     author: str = ""
     date: str = ""
     blurb: str = ""
     bpb: float | None = None
     bpb_std: float | None = None
-    text: TextScored | None = None
-    steps: tuple[Step, ...] = ()
     before_bpb: float | None = None
+    """Of the weights that were quantized."""
     artifact_bpb: float | None = None
+    """Of the artifact without test-time training."""
     adapted_bpb: float | None = None
+    text: TextScored | None = None
+    stages: Sequence[StageRow] = ()
     bytes_total: float | None = None
     bytes_code: float | None = None
     bytes_model: float | None = None
-    parts: dict[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
     train_seconds: float | None = None
     eval_seconds: float | None = None
     hardware: str = ""
     seeds: tuple[int, ...] = ()
-    by_seed: tuple[SeedShown, ...] = ()
-    curves: dict[str, Progress] = field(default_factory=dict)
+    seed_results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By seed, as in submission.json."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
     """By seed, or by the log's name."""
     documents: Documents | None = None
-    portrait: dict[str, Any] = field(default_factory=dict)
-    features: tuple[dict[str, Any], ...] = ()
-    audit: dict[str, Any] | None = None
-    compressors: dict[str, float] = field(default_factory=dict)
+    portrait: Portrait = field(default_factory=Portrait)
+    features: Sequence[Feature] = ()
+    audit: Audit | None = None
+    compressors: Mapping[str, float] = field(default_factory=dict)
     parameters: int | None = None
     files: tuple[str, ...] = ()
-    """Of LINKED_FILES those that are there."""
+    """Those of LINKED_FILES that are there."""
 
     @property
     def verdict(self) -> str:
-        """passed, failed, or none for an entry that was not audited."""
-        if self.audit is None:
-            return "none"
-        return "passed" if self.audit.get("passed") is True else "failed"
+        """passed, failed, or not audited."""
+        return "not audited" if self.audit is None else "passed" if self.audit.passed else "failed"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the score ranks: it is of the whole text, and no audit failed."""
+        whole = self.text is None or not self.text.partial
+        return self.bpb is not None and self.verdict != "failed" and whole
+
+    @property
+    def size_parts(self) -> dict[str, float]:
+        """What the total is made of, in bytes, the artifact's largest part first."""
+        if self.bytes_total is None or self.bytes_code is None or self.bytes_model is None:
+            return {}
+        named = sorted(self.parts.items(), key=lambda part: -part[1])
+        parts: dict[str, float] = {f"artifact: {name}": size for name, size in named}
+        rest = self.bytes_model - sum(parts.values())
+        return parts | {
+            "artifact: header, grids, tables" if parts else "artifact": rest,
+            "code": self.bytes_code,
+        }
 
 
 def load_entries(records_root: Path) -> list[EntryView]:
     """Every folder of every track, in order of their paths."""
-    tracks = sorted(path for path in records_root.glob("*") if path.is_dir() and not _is_hidden(path))
-    folders = [path for track in tracks for path in sorted(track.glob("*"))]
-    return [read_shown(path) for path in folders if path.is_dir() and not _is_hidden(path)]
+    folders = sorted(path for path in records_root.glob("*/*") if path.is_dir())
+    return [load_entry(path) for path in folders if "/." not in f"/{path.parent.name}/{path.name}"]
 
 
-def read_shown(folder: Path) -> EntryView:
+def load_entry(folder: Path) -> EntryView:
     """One entry; a folder that cannot be read comes back with its problem."""
     track = folder.parent.name
-    bare = EntryView(folder=f"{track}/{folder.name}", track=track, name=folder.name)
+    files = tuple(name for name in LINKED_FILES if (folder / name).is_file())
+    bare = EntryView(folder=f"{track}/{folder.name}", track=track, name=folder.name, files=files)
     if folder.is_symlink():
-        return replace(bare, problem="is a link; links are not followed")
-    bare = replace(bare, files=tuple(name for name in LINKED_FILES if (folder / name).is_file()))
+        return replace(bare, files=(), problem="is a link; links are not followed")
     try:
         return _own_entry(folder, bare)
     except (EntryError, OSError) as error:
-        return _foreign_entry(folder, bare, _relative(str(error), folder))
+        return _foreign_entry(folder, bare, _relative(error, folder))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return _foreign_entry(folder, bare, f"results.json cannot be read: {error!r:.120}")
 
 
+def group_by_text(entries: Sequence[EntryView]) -> list[tuple[TextScored | None, list[EntryView]]]:
+    """Entries by the text they were scored on, the best first in each; the challenge's own text first."""
+    groups: dict[TextScored | None, list[EntryView]] = {}
+    for entry in sorted(entries, key=lambda entry: (not entry.ranks, entry.bpb is None, entry.bpb or 0.0)):
+        groups.setdefault(entry.text, []).append(entry)
+    orders = {text: (text.order, -len(members), text.name) for text, members in groups.items() if text}
+    return sorted(groups.items(), key=lambda group: orders[group[0]] if group[0] else (3, 0, ""))
+
+
+def best_of(entries: Sequence[EntryView]) -> EntryView | None:
+    """The entry to show first: of those whose score ranks, committed ones before trials, the best."""
+    ranked = [entry for entry in entries if entry.ranks and entry.text]
+    groups = group_by_text([entry for entry in ranked if entry.track in RECORD_TRACKS] or ranked)
+    return groups[0][1][0] if groups else None
+
+
 def _own_entry(folder: Path, bare: EntryView) -> EntryView:
-    results = read_entry_results(folder)
-    if not results:
+    by_seed = read_entry_results(folder)
+    if not by_seed:
         raise EntryError("results.json holds no seed")
-    stated = read_json(folder / SUBMISSION_NAME)
-    raw = next(iter(read_json(folder / "results.json")["seeds"].values()))
-    runs = list(results.values())
+    stated, runs = read_json(folder / SUBMISSION_NAME), list(by_seed.values())
     first, largest = runs[0], max(runs, key=lambda run: run.bytes.total)
-    bpbs = [run.stages.final.val_bpb for run in runs]
-    before = [stage.val_bpb for run in runs if (stage := run.stages.before_quantisation)]
+    data, scored = first.data, first.stages.final
+    figures = submission(runs, Identity(), "", bare.track, datetime.date.min)
     adapted = [stage.val_bpb for run in runs if (stage := run.stages.test_time_trained)]
-    scale = {"xz -9": first.data.xz_bits_per_byte, "zstd -22": first.data.zstd22_bits_per_byte}
+    amounts = (scored.tokens_scored, scored.bytes_scored, first.partial)
+    scale = {"xz -9": data.xz_bits_per_byte, "zstd -22": data.zstd22_bits_per_byte}
     own = replace(
         bare,
         name=first.name,
-        author=str(stated.get("author", "")),
-        date=str(stated.get("date", "")),
-        blurb=str(stated.get("blurb", "")),
-        bpb=float(np.mean(bpbs)),
-        bpb_std=float(np.std(bpbs, ddof=1)) if len(bpbs) > 1 else None,
-        text=_text_of(first),
-        steps=_steps(runs),
-        before_bpb=float(np.mean(before)) if len(before) == len(runs) else None,
         artifact_bpb=float(np.mean([run.stages.quantized.val_bpb for run in runs])),
         adapted_bpb=float(np.mean(adapted)) if len(adapted) == len(runs) else None,
-        bytes_total=largest.bytes.total,
-        bytes_code=largest.bytes.code,
-        bytes_model=largest.bytes.artifact,
+        text=TextScored(data.name, data.validation_sha256, *amounts),
+        stages=stage_rows(runs),
         parts=largest.bytes.parts,
-        train_seconds=max(run.train_seconds for run in runs),
-        eval_seconds=max(run.eval_seconds for run in runs),
-        hardware=str(first.environment.get("hardware", "")),
-        seeds=tuple(results),
-        by_seed=tuple(_seed_shown(run) for run in runs),
-        curves=_curves(folder, [f"train_seed{seed}.log" for seed in results]),
-        portrait=raw.get("portrait") or {},
-        features=tuple(raw.get("features") or ()),
+        hardware=str(figures["hardware"]),
+        seeds=tuple(by_seed),
+        seed_results=figures["seed_results"],
+        curves=_curves(folder, [f"train_seed{seed}.log" for seed in by_seed]),
         compressors={name: bits for name, bits in scale.items() if bits is not None},
         parameters=first.model_parameters,
+        **{name: str(stated.get(name, "")) for name in ("author", "date", "blurb")},
+        **{name: figures[key] for name, key in _FIGURES.items()},
     )
-    return _with_side_files(own, folder, first)
+    return _with_details(own, folder, first)
 
 
-def _with_side_files(shown: EntryView, folder: Path, first: Results) -> EntryView:
-    """Adds audit and documents; one that cannot be read is a problem, and the rest still shows."""
-    problems, audit, documents = [], None, None
-    if (folder / "audit.json").is_file():
+def _with_details(own: EntryView, folder: Path, first: Results) -> EntryView:
+    """Adds portrait, features, audit and documents; one that cannot be read is a problem, the rest shows."""
+    raw = next(iter(read_json(folder / "results.json")["seeds"].values()))
+    readers = {
+        "portrait": lambda: msgspec.convert(raw.get("portrait") or {}, Portrait),
+        "features": lambda: msgspec.convert(raw.get("features") or [], list[Feature]),
+        "audit": lambda: msgspec.convert(read_json(folder / "audit.json"), Audit) if audited else None,
+        "documents": lambda: _documents(folder / "per_document.npz", final_nats(first)),
+    }
+    audited, found, problems = (folder / "audit.json").is_file(), {}, []
+    for name, reader in readers.items():
         try:
-            audit = read_json(folder / "audit.json")
-        except EntryError:
-            problems.append("audit.json cannot be read")
-    try:
-        documents = _documents(folder / "per_document.npz", final_nats(first))
-    except (EntryError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-        problems.append("per_document.npz cannot be read")
-    return replace(shown, audit=audit, documents=documents, problem="; ".join(problems))
+            found[name] = reader()
+        except (EntryError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            problems.append(f"{name} cannot be read: {_relative(error, folder):.120}")
+    return replace(own, problem="; ".join(problems), **found)
 
 
 def _foreign_entry(folder: Path, bare: EntryView, problem: str) -> EntryView:
     """What a submission.json alone says, whoever wrote it."""
+    path = folder / SUBMISSION_NAME
     try:
-        submission = _read_foreign(folder)
+        if not path.is_file() or path.is_symlink():
+            raise SubmissionError("there is none")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise SubmissionError(f"is {path.stat().st_size:,} bytes")
+        found = read_submission(SUBMISSION_NAME, path.read_text(encoding="utf-8"))
     except (SubmissionError, OSError, UnicodeDecodeError) as error:
-        return replace(bare, problem=f"{problem}; {SUBMISSION_NAME}: {_relative(str(error), folder)}")
-    value = submission.value
-    names = ("bytes_total", "bytes_code", "bytes_model", "train_seconds", "eval_seconds")
-    raw = submission.raw
+        return replace(bare, problem=f"{problem}; {SUBMISSION_NAME}: {_relative(error, folder)}")
+    texts = {name: value for name, value in found.raw.items() if isinstance(value, str)}
     return replace(
         bare,
-        name=submission.names["name"] or bare.name,
-        author=submission.names["author"],
-        date=submission.names["date"],
-        blurb=raw["blurb"] if isinstance(raw.get("blurb"), str) else "",
-        bpb=value("val_bpb"),
-        bpb_std=value("val_bpb_std"),
-        before_bpb=value("pre_quant_val_bpb"),
-        hardware=raw["hardware"] if isinstance(raw.get("hardware"), str) else "",
-        seeds=submission.seeds,
+        name=found.names["name"] or bare.name,
+        author=found.names["author"],
+        date=found.names["date"],
+        blurb=texts.get("blurb", ""),
+        hardware=texts.get("hardware", ""),
+        seeds=found.seeds,
         curves=_curves(folder, sorted(path.name for path in folder.glob("*.log"))[:8]),
         problem=problem,
-        **{name: value(name) for name in names},
+        **{name: found.value(key) for name, key in _FIGURES.items()},
     )
 
 
-def _read_foreign(folder: Path) -> Submission:
-    path = folder / SUBMISSION_NAME
-    if not path.is_file() or path.is_symlink():
-        raise SubmissionError("there is none")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise SubmissionError(f"is {path.stat().st_size:,} bytes")
-    return read_submission(SUBMISSION_NAME, path.read_text(encoding="utf-8"))
-
-
-def _text_of(results: Results) -> TextScored:
-    final, data = results.stages.final, results.data
-    return TextScored(
-        data.name, data.validation_sha256, final.tokens_scored, final.bytes_scored, results.partial
-    )
-
-
-def _steps(runs: list[Results]) -> tuple[Step, ...]:
-    named = [dict(run.stages.named()) for run in runs]
-    steps = []
-    for title, stage in named[0].items():
-        stages = [one[title] for one in named if title in one]
-        bpb = float(np.mean([one.val_bpb for one in stages]))
-        nats = float(np.mean([one.val_loss for one in stages]))
-        windows = stage.windows
-        if windows == "sliding" and stage.stride:
-            windows = f"sliding by {stage.stride:,} tokens"
-        steps.append(Step(f"{title} ({stage.output})" if stage.output else title, bpb, nats, windows))
-    return tuple(steps)
-
-
-def _seed_shown(run: Results) -> SeedShown:
-    return SeedShown(
-        run.seed,
-        run.stages.final.val_bpb,
-        run.bytes.total,
-        run.train_seconds,
-        run.eval_seconds,
-        run.steps,
-    )
-
-
-def _curves(folder: Path, names: list[str]) -> dict[str, Progress]:
-    found = {}
-    for name in names:
-        path = folder / name
-        if path.is_file() and not path.is_symlink():
-            progress = read_log_progress(path)
-            if len(progress.loss) > 1:
-                found[name.removeprefix("train_").removesuffix(".log").replace("seed", "seed ")] = progress
-    return found
+def _curves(folder: Path, names: list[str]) -> dict[str, Curve]:
+    paths = [folder / name for name in names]
+    curves = {
+        path.stem.removeprefix("train_").replace("seed", "seed "): read_log_curve(path)
+        for path in paths
+        if path.is_file() and not path.is_symlink()
+    }
+    return {name: curve for name, curve in curves.items() if len(curve.steps) > 1}
 
 
 def _documents(path: Path, final: str) -> Documents:
     if path.stat().st_size > MAX_DOCUMENTS_BYTES:
-        raise EntryError(f"{path} is too large")
+        raise ValueError("is too large")
     with np.load(path) as arrays:
-        counted = arrays["bytes"] > 0
-        num_bytes, tokens = arrays["bytes"][counted], arrays["tokens"][counted]
-        bpb = arrays[final][counted] / np.log(2.0) / num_bytes
-        plain = arrays["nats"][counted] / np.log(2.0) / num_bytes if final != "nats" else None
-    return Documents(bpb, plain, tokens)
+        columns = [arrays[name][arrays["bytes"] > 0].tolist() for name in (final, "nats", "tokens", "bytes")]
+    adapted, nats, tokens, num_bytes = columns
+    bpb = _bits_per_byte(adapted, tokens, num_bytes)
+    return Documents(bpb, _bits_per_byte(nats, tokens, num_bytes) if final != "nats" else None)
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+def _bits_per_byte(*columns: list[Any]) -> np.ndarray:
+    found = np.array([Tally(*document).bits_per_byte for document in zip(*columns, strict=True)])
+    if not np.isfinite(found).all():
+        raise ValueError("holds nats that are not finite")
+    return found
 
 
-def _relative(message: str, folder: Path) -> str:
-    """A message without the path to the folder that the page names anyway."""
-    return message.replace(f"{folder}/", "").replace(f"{folder} ", "")
+def _relative(error: Exception, folder: Path) -> str:
+    """An error's message without the path to the folder that the page names anyway."""
+    return str(error).replace(f"{folder}/", "").replace(f"{folder} ", "")

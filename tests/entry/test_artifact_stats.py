@@ -53,9 +53,9 @@ def test_the_losses_by_position_average_to_the_score(run: Path, dataset: Dataset
     found = loss_by_position(artifact, dataset, "cpu")
     model, _ = load_model(artifact, torch.device("cpu"))
     tokens = dataset.validation_tokens(StageClock())
-    stride = WindowConfig(stride=found["context"])
-    expected = score(model, tokens, dataset.vocabulary, stride, max_tokens=found["tokens_scored"])
-    widths = np.diff([0, *found["up_to_position"]])
-    assert widths.sum() == found["context"]
-    mean = np.average(found["nats"], weights=widths)
+    stride = WindowConfig(stride=found.context)
+    expected = score(model, tokens, dataset.vocabulary, stride, max_tokens=found.tokens_scored)
+    widths = np.diff([0, *found.up_to_position])
+    assert widths.sum() == found.context
+    mean = np.average(found.nats, weights=widths)
     assert mean == pytest.approx(expected.tally.nats_per_token, rel=1e-6)

@@ -69,7 +69,7 @@ def test_the_readme_compares_the_seeds_and_names_runs_left_out(runs, tmp_path):
 
 def test_runs_without_others_beside_them_say_so(runs, tmp_path):
     text = (build(runs, tmp_path / "records", "local") / "README.md").read_text()
-    assert "No other finished run of this configuration stands beside these." in text
+    assert "There is no other finished run of this configuration." in text
 
 
 @pytest.mark.parametrize(

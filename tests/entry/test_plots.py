@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from entry_toys import events, make_run
 
-from golf.entry.plots import curve_of, plot_training
+from golf.entry.plots import plot_training
+from golf.entry.progress import curve_of
 from golf.entry.write import write_entry
 
 
@@ -59,12 +60,12 @@ def test_the_same_run_draws_the_same_bytes(tmp_path):
 def test_a_look_that_is_logged_before_its_own_step_is_in_the_curve():
     step = {"event": "step", "train_seconds": 1.0, "train_loss": 3.0, "lr_scale": 1.0}
     events = [
-        {**step, "tokens": 10},
-        {"event": "held_out", "tokens": 20, "bpb": 2.0},
-        {**step, "tokens": 20, "train_seconds": 2.0},
-        {"event": "held_out", "tokens": 30, "bpb": 1.5},
+        {**step, "step": 2, "tokens": 10},
+        {"event": "held_out", "step": 4, "tokens": 20, "bpb": 2.0},
+        {**step, "step": 4, "tokens": 20, "train_seconds": 2.0},
+        {"event": "held_out", "step": 6, "tokens": 30, "bpb": 1.5},
         # The run was killed, and goes on from 20.
-        {**step, "tokens": 25, "train_seconds": 2.5},
+        {**step, "step": 5, "tokens": 25, "train_seconds": 2.5},
     ]
     curve = curve_of(events)
     assert curve.held_out_tokens.tolist() == [20.0] and curve.held_out_bpb.tolist() == [2.0]

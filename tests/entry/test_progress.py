@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from golf.entry.progress import progress_of, read_live_run, read_live_runs, read_log_progress
+from golf.entry.progress import curve_of, read_live_run, read_live_runs, read_log_curve
 
 
 def step(number: int, loss: object = 3.0, **more: object) -> dict:
@@ -13,14 +14,15 @@ def step(number: int, loss: object = 3.0, **more: object) -> dict:
 def test_what_a_resumed_run_did_twice_counts_as_it_went_the_second_time() -> None:
     events = [step(n, 5.0 - n) for n in (1, 2, 3, 4)] + [{"event": "held_out", "step": 4, "bpb": 9.0}]
     events += [step(3, 7.0), step(5, 6.0), {"event": "held_out", "step": 5, "bpb": 2.0}]
-    found = progress_of(events)
-    assert (found.steps, found.loss) == ((1, 2, 3, 5), (4.0, 3.0, 7.0, 6.0))
-    assert (found.look_steps, found.bpb) == ((5,), (2.0,)) and found.tokens == (10, 20, 30, 50)
+    found = curve_of(events)
+    assert found.steps.tolist() == [1, 2, 3, 5] and found.train_loss.tolist() == [4.0, 3.0, 7.0, 6.0]
+    assert found.held_out_steps.tolist() == [5] and found.held_out_bpb.tolist() == [2.0]
+    assert found.tokens.tolist() == [10, 20, 30, 50]
 
 
 def test_numbers_that_are_none_are_left_out() -> None:
-    found = progress_of([step(1, "nan"), step(2, "inf"), step(3, None), {"event": "step"}, step(4, "2.5")])
-    assert (found.steps, found.loss) == ((4,), (2.5,))
+    found = curve_of([step(1, "nan"), step(2, "inf"), step(3, None), {"event": "step"}, step(4, "2.5")])
+    assert (found.steps.tolist(), found.train_loss.tolist()) == ([4], [2.5])
 
 
 def test_a_text_log_gives_the_same_curve_as_its_events(tmp_path: Path) -> None:
@@ -30,9 +32,10 @@ def test_a_text_log_gives_the_same_curve_as_its_events(tmp_path: Path) -> None:
         b"held_out step:2 tokens:20 bpb:3\n"
         b"step:2/9 train_loss:4.5 lr_scale:1 tokens:20\nstep:x/y train_loss:1\n"
     )
-    found = read_log_progress(log)
-    assert (found.steps, found.tokens, found.loss) == ((1, 2), (10, 20), (5.5, 4.5))
-    assert (found.look_steps, found.bpb) == ((2,), (3.0,))
+    found = read_log_curve(log)
+    assert (found.steps.tolist(), found.tokens.tolist()) == ([1, 2], [10, 20])
+    assert found.train_loss.tolist() == [5.5, 4.5] and np.isnan(found.seconds).all()
+    assert (found.held_out_steps.tolist(), found.held_out_bpb.tolist()) == ([2], [3.0])
 
 
 def make_run(folder: Path, lines: list[dict], config: object = None) -> Path:

@@ -288,10 +288,10 @@ def test_a_run_without_optional_figures_makes_an_entry(run, records):
 def test_a_score_on_the_challenges_text_stands_among_public_ones(tmp_path, records):
     run = make_run(tmp_path / "run")
     other = (write_entry(run, records, "local") / "README.md").read_text()
-    assert "Beside public scores" not in other
+    assert "Compared with public scores" not in other
     scale_documents(run, bytes_scored=151_080_000)
     text = (write_entry(run, records, "local") / "README.md").read_text()
-    assert "## Beside public scores" in text and "512 pieces" in text
+    assert "## Compared with public scores" in text and "512 pieces" in text
     assert "not on the challenge's validation text" not in text
 
 

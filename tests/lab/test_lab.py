@@ -89,8 +89,10 @@ def test_a_study_trains_measures_and_reports_every_arm_and_resumes(lab, monkeypa
     assert "| failing | failed: " in readme and "As expected." in readme
     assert "`model.feedforward gelu`" in readme and "lower, says the source" in readme
     page = (lab / "study" / "index.html").read_text()
-    assert "data:image/png;base64," in page and "its &lt;arms&gt;" in page
+    assert '<svg class="chart"' in page and "its &lt;arms&gt;" in page and "its <arms>" not in page
     assert "http" not in page.split("<body>")[0] and 'src="curves' not in page
+    for arm in ("base", "gelu"):
+        assert f'<td class="text">{arm}</td><td>{sum(scores[arm]) / 2:,.4f}</td>' in page
     assert (lab / "study" / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
     times = {path: path.stat().st_mtime_ns for path in lab.glob("runs/**/measured.json")}
