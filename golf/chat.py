@@ -22,8 +22,8 @@ from golf.finetune.examples import prompt_tokens
 from golf.finetune.template import ChatTemplate, stored_template
 from golf.system.program import run_program
 from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
+from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
-from golf.tasks.sampling import SamplingConfig, draw_tokens
 
 
 class ChatError(ValueError):

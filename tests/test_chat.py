@@ -10,8 +10,8 @@ from golf.chat import ChatCommand, ChatError, Speaker, TextStream, converse, dro
 from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.template import template_of
+from golf.tasks.generate import GREEDY, SamplingConfig
 from golf.tasks.models import open_model
-from golf.tasks.sampling import GREEDY, SamplingConfig
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from golf.system.stored import config_to_dict
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import Metric, write_results
-from golf.tasks.run import parse_tasks, run_tasks
+from golf.tasks.suite import parse_tasks, run_tasks
 
 STAGES = ("pretrain", "sft", "dpo")
 

@@ -20,7 +20,7 @@ from golf.system.program import run_program
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import print_results, write_results
-from golf.tasks.run import parse_tasks, run_tasks
+from golf.tasks.suite import parse_tasks, run_tasks
 
 
 @dataclass(frozen=True)

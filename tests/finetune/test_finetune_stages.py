@@ -21,8 +21,8 @@ def command(tokenizer_path, conversations_file, preferences_file, tmp_path, monk
     for name, count in (("train", 20), ("dev", 4)):
         lines = [f"{WORDS[n % 20]} as {WORDS[n % 7]}\t{n % 2}" for n in range(count)]
         (tmp_path / "evals" / "sst2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr("golf.tasks.sst2.SHOTS", (0,))
-    monkeypatch.setattr("golf.tasks.sst2.NUM_CHOOSING", 8)
+    monkeypatch.setattr("golf.tasks.suite.SST2_SHOTS", (0,))
+    monkeypatch.setattr("golf.tasks.suite.NUM_CHOOSING", 8)
     from golf.presets import PRESETS
 
     preset = PRESETS["cpu"]
