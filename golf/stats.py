@@ -204,8 +204,8 @@ def paired_bootstrap(
 ) -> Bootstrap:
     """Tests (sum(b) - sum(a)) / sum(counts) over documents resampled in pairs.
 
-    It answers whether A would win on other documents of this kind, not with other seeds. ValueError unless the
-    three arrays have one length and the counts a positive sum. With one document, both p are NaN.
+    It answers whether A would win on other documents of this kind, not with other seeds. ValueError unless
+    the three arrays have one length and the counts a positive sum. With one document, both p are NaN.
     """
     saved_N = np.asarray(sums_b_N, np.float64) - np.asarray(sums_a_N, np.float64)
     counts_N = np.asarray(counts_N, np.float64)

@@ -180,6 +180,8 @@ def test_the_interval_of_a_mean_is_students() -> None:
     values = np.array([0.2, 0.5, 0.9])
     wanted = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert mean_interval(values) == pytest.approx((wanted.low, wanted.high))
+    low, high = mean_interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rel=1e-6)
     assert mean_interval(np.full(3, 0.475)) == pytest.approx((0.475, 0.475))
 
 

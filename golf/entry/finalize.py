@@ -10,7 +10,7 @@ from golf.entry.activity import find_features, print_features
 from golf.entry.artifact_stats import portrait
 from golf.entry.baselines import compressor_bits_per_byte
 from golf.entry.bundle import bundle, pack_script
-from golf.entry.leaderboard import ladder_rows, what_compares
+from golf.entry.leaderboard import leaderboard_rows, what_compares
 from golf.entry.provenance import toolkit_commit
 from golf.entry.readme import text_scored
 from golf.entry.results import Results, results_from_dict
@@ -82,5 +82,5 @@ def print_place(results: Results, log: RunLog) -> None:
         columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")
         tokenizer = f"{results.config['model']['vocab_size']:,} pieces"
         own = (results.stages.final.val_bpb, results.name, hardware, minutes, tokenizer)
-        log.table("among public scores", columns, ladder_rows(*own, text))
+        log.table("among public scores", columns, leaderboard_rows(*own, text))
     log.info(what_compares(text, int(results.environment["device"] == "cuda"), minutes))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from golf.entry.bundle import readable_source
-from golf.entry.leaderboard import Text, ladder_rows, what_compares
+from golf.entry.leaderboard import Text, leaderboard_rows, what_compares
 from golf.entry.results import DataFacts, Results, StageScore
 from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
@@ -189,7 +189,7 @@ def _ladder(page: Page) -> str:
     )
     columns = ["bits per byte", "what", "hardware", "training minutes", "tokenizer", "source"]
     num_gpus = int(first.environment.get("device") == "cuda")
-    return f"{table(columns, ladder_rows(*own, text))}\n\n{what_compares(text, num_gpus, minutes)}"
+    return f"{table(columns, leaderboard_rows(*own, text))}\n\n{what_compares(text, num_gpus, minutes)}"
 
 
 def _seeds(page: Page) -> str:

@@ -89,7 +89,7 @@ def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> N
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
-    options = tyro.cli(LabOptions, args=arguments, description=__doc__)
+    options = tyro.cli(LabOptions, args=arguments, prog="python -m golf.lab", description=__doc__)
 
     def work() -> None:
         if options.search:

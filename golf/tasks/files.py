@@ -1,6 +1,7 @@
 """Readers of evaluation files that check every line: an error names the file and the line."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,26 +36,35 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_json_lines(path: Path, keys: dict[str, type | tuple[type, ...]]) -> list[Line]:
+def numbered_lines(text: str, path: Path) -> Iterator[tuple[str, int, str]]:
+    """Place, number and text of every line that is not blank."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", number, line
+
+
+def parse_json(text: str, place: str) -> Any:
+    """The value of a JSON text; TaskDataError names the place."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise TaskDataError(f"{place}: not JSON ({error})") from error
+
+
+def read_json_lines(path: Path, keys: Mapping[str, type | tuple[type, ...]]) -> list[Line]:
     """One JSON object per line, each with `keys` of these types, blank lines skipped.
 
     TaskDataError names a bad line.
     """
     lines = []
-    for number, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise TaskDataError(f"{place}: not JSON ({error})") from error
+    for place, number, text in numbered_lines(read_text(path), path):
+        fields = parse_json(text, place)
         check_fields(fields, keys, place)
         lines.append(Line(place, number, fields))
     return lines
 
 
-def check_fields(fields: Any, keys: dict[str, type | tuple[type, ...]], place: str) -> None:
+def check_fields(fields: Any, keys: Mapping[str, type | tuple[type, ...]], place: str) -> None:
     """TaskDataError unless `fields` is an object with `keys` of these types."""
     if not isinstance(fields, dict):
         raise TaskDataError(f"{place}: a {type(fields).__name__}; expected an object")

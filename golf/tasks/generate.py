@@ -119,7 +119,7 @@ class Generator:
         generator: torch.Generator,
         bar: ProgressBar,
     ) -> list[Generation]:
-        """Extends all texts token by token from the shortest prompt on; longer prompts first feed their own."""
+        """Extends all texts token by token from the shortest prompt on; longer prompts feed theirs first."""
         capacity, device = self.opened.context, self.opened.device
         decoder = self.decoder_type(self.opened.model, capacity)
         texts = [list(prompt) for prompt in prompts]
@@ -141,7 +141,7 @@ class Generator:
             new_BN = torch.tensor(column)[:, None]
             length += 1
         return [
-            Generation(text[len(prompt) :], reason)
+            Generation(text[len(prompt) :], reason or "length")
             for text, prompt, reason in zip(texts, prompts, reasons, strict=True)
         ]
 

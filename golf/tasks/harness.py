@@ -92,9 +92,7 @@ class HarnessModel:
 
 @cache
 def register() -> type:
-    """Registers `golf` as a model of lm-eval; its class. Without lm-eval, ValueError says what to install."""
-    if find_spec("lm_eval") is None:
-        raise ValueError("lm-eval is not installed: pip install 'lm-eval>=0.4.9' (the extra `tasks`)")
+    """Registers the model `golf` with lm-eval; its class."""
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 
@@ -109,6 +107,8 @@ def main() -> int:
     """Runs lm-eval's command with the model `golf`; exit code 2 if lm-eval is not installed."""
 
     def work() -> None:
+        if find_spec("lm_eval") is None:
+            raise ValueError("lm-eval is not installed: pip install 'lm-eval>=0.4.9' (the extra `tasks`)")
         register()
         from lm_eval.__main__ import cli_evaluate
 

@@ -19,7 +19,7 @@ import numpy as np
 from golf.data.vocabulary import Vocabulary
 from golf.stats import ratio_interval
 from golf.system.log import RunLog
-from golf.tasks.files import Line, LongTexts, TaskDataError, read_json_lines, read_text
+from golf.tasks.files import Line, LongTexts, TaskDataError, numbered_lines, read_json_lines, read_text
 from golf.tasks.generate import GREEDY, Generation, Generator, SamplingConfig
 from golf.tasks.likelihood import Request, encode_request, fit_request, likelihoods, text_nats
 from golf.tasks.models import OpenedModel
@@ -267,13 +267,10 @@ TEMPLATES = (
 )
 
 
-def read_labelled_lines(path: Path, labels: tuple[str, ...]) -> list[Line]:
+def read_labeled_lines(path: Path, labels: tuple[str, ...]) -> list[Line]:
     """Lines of a text, a tab and a label, as the fields text and label; TaskDataError names a bad line."""
     lines = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
+    for place, number, line in numbered_lines(read_text(path), path):
         text, tab, label = line.rpartition("\t")
         if not tab or not text.strip():
             raise TaskDataError(f"{place}: {line!r:.80}; expected a text, a tab and a label")
@@ -326,54 +323,66 @@ def best_threshold(margins: Sequence[float], labels: Sequence[bool]) -> float:
     return best[len(best) // 2]
 
 
-def choose_prompt(
-    opened: OpenedModel, train: Sequence[Line], dev: Sequence[Line], log: RunLog
-) -> tuple[PromptTemplate, list[Line], list[dict[str, Any]]]:
-    """Template and examples with the best accuracy on training sentences, and the accuracy of every choice.
+@dataclass(frozen=True)
+class FewShotPrompt:
+    """A template with examples, and how well it does on training sentences."""
 
-    A choice is skipped if its prompt with the longest sentence to be graded exceeds the context.
+    template: PromptTemplate
+    shots: list[Line]
+    train_accuracy: float
+    threshold_nats: float
+    """The margin above which an answer counts as positive in the second score."""
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values, for the notes of the result."""
+        return {
+            "template": self.template.name,
+            "shots": len(self.shots),
+            "train_accuracy": self.train_accuracy,
+            "threshold_nats": self.threshold_nats,
+        }
+
+
+def try_prompts(
+    opened: OpenedModel, train: Sequence[Line], dev: Sequence[Line], log: RunLog
+) -> list[FewShotPrompt]:
+    """Every template with every number of examples, measured on training sentences.
+
+    A prompt is skipped if it exceeds the context with the longest sentence; TaskDataError if all do.
     """
     shuffled = list(train)
     random.Random(SEED).shuffle(shuffled)
     choosing, pool = shuffled[:NUM_CHOOSING], shuffled[NUM_CHOOSING:]
+    labels = [line.fields["label"] == "1" for line in choosing]
     longest = max((*choosing, *dev), key=lambda line: len(opened.vocabulary.encode(line.fields["text"])))
-    tried: list[dict[str, Any]] = []
-    best: tuple[float, PromptTemplate, list[Line]] | None = None
+    tried = []
     for template, num_shots in itertools.product(TEMPLATES, SST2_SHOTS):
         shots = balanced_examples(pool, num_shots, SEED)
         requests = label_requests(opened, template, shots, longest.fields["text"])
         if max(request.num_inputs for request in requests) > opened.context:
             continue
         margins = score_sentences(opened, template, shots, choosing, log)
-        labels = [line.fields["label"] == "1" for line in choosing]
         accuracy = sum((m > 0) == label for m, label in zip(margins, labels, strict=True)) / len(labels)
-        threshold = best_threshold(margins, labels)
-        tried.append(
-            {
-                "template": template.name,
-                "shots": num_shots,
-                "train_accuracy": accuracy,
-                "threshold_nats": threshold,
-            }
-        )
-        if best is None or accuracy > best[0]:
-            best = accuracy, template, shots
-    if best is None:
+        tried.append(FewShotPrompt(template, shots, accuracy, best_threshold(margins, labels)))
+    if not tried:
         raise TaskDataError(
             f"{longest.place}: no prompt with this sentence fits the context of {opened.context} tokens"
         )
-    return best[1], best[2], tried
+    return tried
 
 
 def run_sst2(opened: OpenedModel, data: Path, limit: int | None, long: LongTexts, log: RunLog) -> TaskResult:
-    """Accuracy on dev, by the likelier label and by the threshold chosen on train."""
-    train = read_labelled_lines(data / "sst2" / "train.tsv", ("0", "1"))
-    dev = read_labelled_lines(data / "sst2" / "dev.tsv", ("0", "1"))[:limit]
+    """Accuracy on dev, by the likelier label and by the threshold chosen on train.
+
+    Long prompts are never used: `long` has no effect.
+    """
+    train = read_labeled_lines(data / "sst2" / "train.tsv", ("0", "1"))
+    dev = read_labeled_lines(data / "sst2" / "dev.tsv", ("0", "1"))[:limit]
     if len(train) <= NUM_CHOOSING:
         raise TaskDataError(f"sst2: train has {len(train)} sentences; expected more than {NUM_CHOOSING}")
-    template, shots, tried = choose_prompt(opened, train, dev, log)
-    chosen = next(row for row in tried if (row["template"], row["shots"]) == (template.name, len(shots)))
-    margins = score_sentences(opened, template, shots, dev, log)
+    tried = try_prompts(opened, train, dev, log)
+    prompt = max(tried, key=lambda candidate: candidate.train_accuracy)
+    margins = score_sentences(opened, prompt.template, prompt.shots, dev, log)
     records = []
     for line, margin in zip(dev, margins, strict=True):
         gold = int(line.fields["label"])
@@ -383,11 +392,11 @@ def run_sst2(opened: OpenedModel, data: Path, limit: int | None, long: LongTexts
                 "gold": gold,
                 "margin_nats": margin,
                 "correct": (margin > 0) == (gold == 1),
-                "correct_by_threshold": (margin > chosen["threshold_nats"]) == (gold == 1),
+                "correct_by_threshold": (margin > prompt.threshold_nats) == (gold == 1),
             }
         )
     positive = sum(record["gold"] for record in records) / len(records)
-    how = f"{len(shots)} shots, prompt {template.name!r}, chosen on train"
+    how = f"{len(prompt.shots)} shots, prompt {prompt.template.name!r}, chosen on train"
     always = f"always one label: {max(positive, 1 - positive):.4f}"
     metrics = (
         share_metric("accuracy", [r["correct"] for r in records], 0.5, f"{how}; {always}"),
@@ -398,8 +407,13 @@ def run_sst2(opened: OpenedModel, data: Path, limit: int | None, long: LongTexts
             f"{how}, its threshold too; {always}",
         ),
     )
-    notes = {"template": template.name, "shots": len(shots), "shot_lines": [s.number for s in shots]}
-    return TaskResult("sst2", metrics, records, notes | {"tried": tried})
+    notes = {
+        "template": prompt.template.name,
+        "shots": len(prompt.shots),
+        "shot_lines": [shot.number for shot in prompt.shots],
+        "tried": [candidate.facts() for candidate in tried],
+    }
+    return TaskResult("sst2", metrics, records, notes)
 
 
 # GSM8K (arXiv:2110.14168), few-shot: exact match of the number that ends a generated solution.
@@ -453,12 +467,13 @@ def build_prompt(
 ) -> tuple[list[int], int]:
     """BOS, as many examples as fit into `room` tokens, and the question; and the number of examples."""
     question = f"{STOP_TEXT} {line.fields['question']} Answer:"
-    for num_shots in range(len(shots), -1, -1):
+    num_shots = len(shots)
+    while True:
         text = "".join(show_example(shot) for shot in shots[:num_shots]) + question
         tokens = [vocabulary.bos_id, *vocabulary.encode(text)]
-        if len(tokens) <= room:
-            break
-    return tokens, num_shots
+        if len(tokens) <= room or not num_shots:
+            return tokens, num_shots
+        num_shots -= 1
 
 
 def fitting_prompts(

@@ -20,7 +20,7 @@ from golf.tasks.suite import (
     parse_tasks,
     read_gsm8k,
     read_hellaswag,
-    read_labelled_lines,
+    read_labeled_lines,
     run_tasks,
     split_articles,
     stated_answer,
@@ -73,7 +73,7 @@ def test_sst2_chooses_its_prompt_on_train_alone(opened, evals_folder):
 
 
 def test_examples_have_both_labels_in_turn(evals_folder):
-    train = read_labelled_lines(evals_folder / "sst2" / "train.tsv", ("0", "1"))
+    train = read_labeled_lines(evals_folder / "sst2" / "train.tsv", ("0", "1"))
     four, two = balanced_examples(train, 4, 0), balanced_examples(train, 2, 0)
     assert [line.fields["label"] for line in four] == ["1", "0", "1", "0"]
     assert four[:2] == two
@@ -155,4 +155,4 @@ def test_the_public_files_are_read_whole():
     assert len(read_hellaswag(EVALS / "hellaswag" / "hellaswag_val_1000.jsonl")) == 1000
     assert len(read_gsm8k(EVALS / "gsm8k" / "test.jsonl")) == 1319
     assert len(split_articles((EVALS / "wikitext2" / "wiki.test.tokens").read_text(encoding="utf-8"))) == 62
-    assert len(read_labelled_lines(EVALS / "sst2" / "dev.tsv", ("0", "1"))) > 870
+    assert len(read_labeled_lines(EVALS / "sst2" / "dev.tsv", ("0", "1"))) > 870
