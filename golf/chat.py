@@ -3,7 +3,7 @@
     python -m golf.chat MODEL
     python -m golf.chat MODEL --prompt "The sea is"
 
-A model that was fine-tuned on conversations answers; any other model continues the text. Prompts are read line
+A model that was fine-tuned on conversations answers; another one continues the text. Prompts are read line
 by line from the terminal or a pipe. An empty line starts a new conversation, Ctrl-D exits. Exit code 2 on
 bad input, 130 when stopped.
 """

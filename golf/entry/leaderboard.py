@@ -77,7 +77,7 @@ LEADERBOARD: tuple[LeaderboardRow, ...] = (
     LeaderboardRow(1.2392, "129 experiments on one GPU", "one GPU", "1xH100", 10.0, "sp1024", 436),
     LeaderboardRow(1.2192, "8 layers, sliding window", "one GPU", "1xH100", 10.0, "sp4096", 1617),
     LeaderboardRow(
-        1.2207, "11 layers, SWA", "one GPU", "1xH100", 107.0, "sp1024", 334, "not quantised; over the limit"
+        1.2207, "11 layers, SWA", "one GPU", "1xH100", 107.0, "sp1024", 334, "not quantized; over the limit"
     ),
     LeaderboardRow(1.1573, "80 minutes on a PCIe card", "one GPU", "1xH100 PCIe", 80.0, "unknown", 1090),
     LeaderboardRow(1.1129, "the #1019 recipe without adaptation", "one GPU", "1xH100", 80.0, "sp1024", 1224),
@@ -122,8 +122,8 @@ def what_compares(text: Text | None, num_gpus: int, train_minutes: float) -> str
     """One paragraph on which public scores a score is comparable with, and which not."""
     if text is None:
         return (
-            "Scored on another text than the challenge's 50,000 validation documents. Bits per byte depend on "
-            "the text: this score is not comparable with any public score."
+            "Scored on another text than the challenge's 50,000 validation documents. Bits per byte depend "
+            "on the text: this score is not comparable with any public score."
         )
     if text == "launch-day":
         return (

@@ -18,7 +18,7 @@ from golf.model.loss import token_nats
 from golf.score.tally import Tally
 from golf.stats import ratio_interval
 from golf.system.log import RunLog
-from golf.tasks.likelihood import BATCH_TOKENS
+from golf.tasks.likelihood import batches_by_length
 from golf.tasks.results import Metric, share_metric
 
 
@@ -77,15 +77,11 @@ class PreferenceLoss:
 def log_probs(model: GPT, examples: Sequence[Example], log: RunLog, description: str) -> np.ndarray:
     """Log probability of each example's graded tokens, float64 (N,); each example is a row of its own."""
     device = next(model.parameters()).device
-    room = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    order = sorted(range(len(examples)), key=lambda number: -len(examples[number].tokens))
+    lengths = [len(example.tokens) for example in examples]
     found_N = np.zeros(len(examples))
     with log.progress(description, len(examples), "conversations") as bar:
-        while order:
-            longest = len(examples[order[0]].tokens)
-            size = max(1, room // longest)
-            batch, order = order[:size], order[size:]
-            tensors = example_tensors([examples[number] for number in batch], longest)
+        for batch in batches_by_length(lengths, device):
+            tensors = example_tensors([examples[number] for number in batch], lengths[batch[0]])
             inputs_BT, targets_BT = (tokens_BT.to(device) for tokens_BT in tensors)
             found_N[batch] = answer_log_probs(model, inputs_BT, targets_BT).double().cpu().numpy()
             bar.advance(len(batch))

@@ -3,7 +3,7 @@
 Shapes: B batch, T time, L last positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,19 +79,25 @@ def fit_request(request: Request, context: int, long: LongTexts, place: str) -> 
     return Request(request.context[length - context :], request.continuation)
 
 
+def batches_by_length(lengths: Sequence[int], device: torch.device) -> Iterator[list[int]]:
+    """Numbers of texts in batches of similar length, the longest first, for one forward pass each."""
+    max_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    while order:
+        size = max(1, max_tokens // lengths[order[0]])
+        yield order[:size]
+        order = order[size:]
+
+
 @torch.no_grad()
 def likelihoods(
     opened: OpenedModel, requests: Sequence[Request], log: RunLog, description: str
 ) -> list[Likelihood]:
     """The grade of every request, in order; requests of similar length share a forward pass."""
-    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].context + requests[i].continuation))
-    room = BATCH_TOKENS.get(opened.device.type, BATCH_TOKENS["cpu"])
+    lengths = [request.num_inputs + 1 for request in requests]
     found: dict[int, Likelihood] = {}
     with log.progress(description, len(requests), "texts") as bar:
-        while order:
-            longest = len(requests[order[0]].context) + len(requests[order[0]].continuation)
-            size = max(1, room // longest)
-            batch, order = order[:size], order[size:]
+        for batch in batches_by_length(lengths, opened.device):
             graded = _grade_requests(opened, [requests[i] for i in batch])
             found |= dict(zip(batch, graded, strict=True))
             bar.advance(len(batch))

@@ -60,8 +60,8 @@ def open_model(
     """Opens an artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry.
 
     Of a folder, it opens the artifact, or the weights if there is none. The tokenizer is found near the model
-    by its sha256. `context` is by default that of training. ModelError, ArtifactError or CheckpointError for a
-    file that is missing or invalid.
+    by its sha256. `context` is by default that of training. ModelError, ArtifactError or CheckpointError for
+    a file that is missing or invalid.
     """
     runtime = choose_runtime(device)
     file = locate_model(path)

@@ -1,4 +1,4 @@
-"""The evaluation tasks: HellaSwag, WikiText-2, SST-2 and GSM8K, each scored beside what chance would score.
+"""The evaluation tasks: HellaSwag, WikiText-2, SST-2 and GSM8K, each score with that of chance.
 
 A task is a function of a model and a folder of evaluation files; TASKS lists them by name. Prompts and scores
 of HellaSwag and WikiText-2 follow lm-eval 0.4.
@@ -493,7 +493,7 @@ def fitting_prompts(
                 raise TaskDataError(
                     f"{line.place}: the question is {len(prompt)} tokens; the model reads {opened.context}, "
                     f"of which {opened.context - room} are for the answer. --long truncate drops its "
-                    "beginning, --long skip leaves it out, --context N lets the model read more"
+                    "beginning, --long skip drops the question, --context N lets the model read more"
                 )
             if long == "skip":
                 continue
