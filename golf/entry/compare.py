@@ -219,7 +219,8 @@ def render_comparison(result: Comparison) -> str:
     """The comparison as text: each verdict and its figures."""
     lines = [f"A  {_describe(result.a)}", f"B  {_describe(result.b)}"]
     word = "better" if result.gain > 0 else "worse"
-    lines.append(f"A is {abs(result.gain):.6f} bits per byte {word} than B.")
+    difference = f"A is {abs(result.gain):.6f} bits per byte {word} than B."
+    lines.append(difference if result.gain else "A and B have the same score.")
     lines.append(f"Any improvement (Welch, one-sided): {_p(result.p_improvement)}.")
     lines += [_threshold_line(threshold, result) for threshold in result.thresholds]
     passed = result.p_improvement is not None and result.p_improvement < PRACTICED_P
@@ -245,7 +246,7 @@ def render_comparison(result: Comparison) -> str:
 
 def _threshold_line(threshold: Threshold, result: Comparison) -> str:
     passed = threshold.p is not None and threshold.p < WRITTEN_P
-    share = f"{result.gain / threshold.bpb:.2f} of it"
+    share = f"{result.gain / threshold.bpb:.2f} times that"
     text = (
         f"The written rule, {THRESHOLD_NATS} nats {threshold.reading} = {threshold.bpb:.5f} bpb at "
         f"p < {WRITTEN_P:g}: the gain is {share}, {_p(threshold.p)}: "
@@ -255,7 +256,7 @@ def _threshold_line(threshold: Threshold, result: Comparison) -> str:
 
 
 def _seeds(count: int | None, result: Comparison) -> str:
-    """How many seeds a side would settle it, and how many of them are missing."""
+    """How many seeds on each side would settle it, and how many of them are missing."""
     if count is None:
         return "no number of seeds would settle it at the measured gain"
     more = [
@@ -265,7 +266,7 @@ def _seeds(count: int | None, result: Comparison) -> str:
     ]
     needed = f" ({' and '.join(more)})" if more else ""
     return (
-        f"{count} seeds a side{needed} would settle it in four of five cases, at the measured gain and "
+        f"{count} seeds on each side{needed} would settle it in four of five cases, at the measured gain and "
         "deviation"
     )
 

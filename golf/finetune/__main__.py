@@ -4,9 +4,9 @@
     python -m golf.finetune --stages FOLDER --data DATASET --sft FILE --preferences FILE --evals DIR
 
 MODEL is an artifact, a run's weights or checkpoint, or the folder of a run or an entry. The second form
-pretrains, fine-tunes and measures after each stage, with several seeds, and writes a table; `--stages .
---help` lists its options. The same command resumes a stopped run. Exit code 1 for an artifact above the
-limit, 2 on bad input, 130 when stopped.
+pretrains, fine-tunes and measures after each stage, with several seeds, and writes a table (its options:
+`--stages . --help`). The same command resumes a stopped run. Exit code 1 for an artifact above the limit, 2
+on bad input, 130 when stopped.
 """
 
 import sys

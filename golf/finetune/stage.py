@@ -85,7 +85,7 @@ class FinetuneConfig:
     held_out: float = 0.1
     """Share of the data that is held out for measurement."""
     long: LongTexts = "error"
-    """Conversations longer than the context: error names the line, truncate drops the end, skip drops all."""
+    """Conversations above the context: error names the line, truncate drops the end, skip drops them."""
     beta: float = 0.1
     """DPO's beta: strength of the penalty for moving away from the reference."""
     label_smoothing: float = 0.0

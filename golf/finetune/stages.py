@@ -69,7 +69,7 @@ class StagesCommand:
     limit: int | None = None
     """Number of items of each task to measure (WikiText-2: articles); by default all."""
     long: LongTexts = "truncate"
-    """Conversations and items longer than the context: error names the line, truncate cuts, skip drops."""
+    """Conversations and items above the context: error names the line, truncate cuts, skip drops them."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     sft_tuning: FinetuneConfig = field(default_factory=FinetuneConfig)

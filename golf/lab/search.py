@@ -19,7 +19,6 @@ from golf.system.log import RunLog
 
 REDUCTION = 3
 """One of so many runs continues after each evaluation."""
-MAX_EVALS = 27
 
 
 def require_optuna() -> None:

@@ -37,7 +37,7 @@ class TasksCommand:
     limit: int | None = None
     """Number of items of each task to measure (WikiText-2: articles); by default all."""
     long: LongTexts = "error"
-    """Items longer than the context: error names the line, truncate drops the beginning, skip drops all."""
+    """Items longer than the context: error names the line, truncate drops the start, skip drops the item."""
     context: int | None = None
     """Context in tokens; by default that of training."""
     tokenizer: Path | None = None

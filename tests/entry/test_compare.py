@@ -101,8 +101,8 @@ def test_the_verdicts_are_words(tmp_path: Path) -> None:
         (a / f"train_seed{seed}.log").write_text(log_text(seed, bpb - 0.0030, 15_900_000))
     text = render_comparison(compare(read_scores(a), read_scores(b)))
     assert "A is 0.003000 bits per byte better than B." in text
-    assert "0.005 nats per token = 0.00194 bpb at p < 0.01: the gain is 1.55 of it" in text
-    assert "0.005 nats per byte = 0.00721 bpb at p < 0.01: the gain is 0.42 of it" in text
+    assert "0.005 nats per token = 0.00194 bpb at p < 0.01: the gain is 1.55 times that" in text
+    assert "0.005 nats per byte = 0.00721 bpb at p < 0.01: the gain is 0.42 times that" in text
     assert "per byte" in text and "no number of seeds would settle it" in text
     assert "The leaderboard's practice (p < 0.25 for any improvement): passes." in text
 
