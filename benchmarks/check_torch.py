@@ -29,7 +29,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
 from golf.prepare.split import SplitConfig
 from golf.prepare.tokenizer import TokenizerChoice

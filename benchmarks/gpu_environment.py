@@ -23,7 +23,7 @@ from benchmarks.gpu_jobs import Post
 from benchmarks.recipe_arms import Scale, frontier_recipe
 from benchmarks.training_rows import mark_time, seconds_between
 from golf.model.gpt import GPT
-from golf.model.kernels import attention_kernels, causal_attention, present_kernels
+from golf.model.kernels import attention_kernel, attention_kernels, present_kernels, sdpa_kernels
 from golf.presets import PRESETS
 from golf.system.device import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
 from golf.train.objective import mean_nats
@@ -172,8 +172,8 @@ def attention_gradients(
 ) -> list[Tensor]:
     """Output and gradients of q, k and v by the kernels of those names."""
     leaves = [x.detach().requires_grad_() for x in heads]
-    with attention_kernels(names):
-        y = causal_attention(*leaves)
+    with sdpa_kernels(names):
+        y = attention_kernel(names)(*leaves)
         return [y.detach(), *torch.autograd.grad(y, leaves, y_grad)]
 
 
@@ -271,7 +271,7 @@ def eager_noise(runtime: Runtime, sizes: Sizes) -> dict[str, Any]:
     figures: dict[str, Any] = {"shape": list(shape)}
     for name in present_kernels(runtime.device):
         if name in ("fa3", "cudnn", "flash"):
-            with attention_kernels((name,)):
+            with attention_kernels(model, (name,)):
                 figures[name] = noise_of_a_pass(lambda: mean_nats(model, *tokens), list(model.parameters()))
     return figures
 

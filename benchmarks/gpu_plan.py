@@ -18,16 +18,15 @@ USABLE_MEMORY = 0.945
 ARCHIVE_SECONDS = {"cuda": 12.0, "cpu": 3.0}
 """Kept for the files that are carried home."""
 ROWS = (
-    ("frontier", 2048, "auto", "torch"),
-    ("frontier", 1024, "auto", "torch"),
-    ("seed", 1024, "auto", "torch"),
-    ("frontier", 2048, "flash", "torch"),
-    ("frontier", 2048, "auto", "triton"),
-    ("seed", 1024, "flash", "torch"),
-    ("frontier", 1024, "flash", "torch"),
-    ("seed", 1024, "auto", "triton"),
+    ("frontier", 2048, "auto"),
+    ("frontier", 1024, "auto"),
+    ("seed", 1024, "auto"),
+    ("frontier", 2048, "flash"),
+    ("frontier", 2048, "fa3"),
+    ("seed", 1024, "flash"),
+    ("frontier", 1024, "flash"),
 )
-"""Network, context, attention and fused kernels, in order of worth."""
+"""Network, context and attention kernels, in order of worth."""
 NUM_FIRST_ROWS = 3
 """Of them those that are compiled and timed before everything else."""
 CPU_ROWS = (ROWS[0], ROWS[4])
@@ -47,9 +46,9 @@ TINY_RUN = (
 )
 
 
-def row_name(network: str, context: int, attention: str, kernels: str) -> str:
+def row_name(network: str, context: int, attention: str) -> str:
     """The job of a row of speeds."""
-    return f"speed.{network}-{context}-{attention}" + f"-{kernels}" * (kernels != "torch")
+    return f"speed.{network}-{context}-{attention}"
 
 
 LATE_ROWS = tuple(row_name(*row) for row in ROWS[NUM_FIRST_ROWS:])
@@ -175,10 +174,10 @@ class Plan:
             *map(str, arguments),
         ]
 
-    def row_job(self, network: str, context: int, attention: str, kernels: str) -> Job:
+    def row_job(self, network: str, context: int, attention: str) -> Job:
         """A row of the table of speeds."""
-        name = row_name(network, context, attention, kernels)
-        how = ["--network", network, "--context", context, "--attention", attention, "--kernels", kernels]
+        name = row_name(network, context, attention)
+        how = ["--network", network, "--context", context, "--attention", attention]
         how += [] if self.on_card else ["--seconds", 0.5, "--steps", 3]
         command, memory = self.module(name, "benchmarks.gpu_speed", *how), self.machine.memory(network)
         return Job(name, command, LIMITS["speed"], memory=memory)

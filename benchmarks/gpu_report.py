@@ -53,7 +53,7 @@ def environment_table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def speed_table(lines: Sequence[dict[str, Any]]) -> str:
-    """A row of the table for each network, context and kernels."""
+    """A row of the table for each network, context and attention kernel."""
     rows = [
         [form(line) if key in line else "-" for _, key, form in SPEED_COLUMNS]
         for line in lines
@@ -66,7 +66,6 @@ def speed_table(lines: Sequence[dict[str, Any]]) -> str:
 SPEED_COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("network", "network", lambda line: f"{line['network']}, T {line['context']}"),
     ("attention", "attention", lambda line: line["attention"][0]),
-    ("kernels", "kernels", lambda line: line["kernels"]),
     ("tokens/s", "tokens_per_second", lambda line: f"{line['tokens_per_second']:,.0f}"),
     ("step ms p10/p50/p90", "step_ms_p50", lambda line: "/".join(f"{line[key]:.1f}" for key in STEP_POINTS)),
     ("steps", "steps", lambda line: str(line["steps"])),

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.gpu_jobs import Post, read_results
 
 REPEATED = (
-    "attention", "kernels", "model_params", "forecast", "held_out", "train_seconds", "average", "code",
+    "attention", "model_params", "forecast", "held_out", "train_seconds", "average", "code",
     "size", "stage", "compressors", "audit",
 )  # fmt: skip
 """Events of the run's log that become lines of results as they come."""
@@ -75,7 +75,7 @@ class RunWatch:
 
 KEPT = (
     "tokens_per_second", "steps", "train_tokens", "epochs", "micro_batch_tokens", "attention",
-    "kernels", "model_parameters", "averaging", "stages", "bytes", "partial", "load_seconds", "pack",
+    "model_parameters", "averaging", "stages", "bytes", "partial", "load_seconds", "pack",
     "artifact_sha256",
 )  # fmt: skip
 

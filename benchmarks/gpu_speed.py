@@ -27,7 +27,6 @@ from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from benchmarks.scoring import peak_bytes
 from benchmarks.training_rows import flops_per_token, make_trainer, matmul_flops, time_steps
 from golf.config import RunConfig
-from golf.model.fused import training_kernels
 from golf.model.kernels import KernelError, attention_kernels
 from golf.presets import PRESETS
 from golf.system.device import choose_runtime, release_memory
@@ -51,8 +50,6 @@ class SpeedStage:
     """Tokens of a sequence."""
     attention: str = "auto"
     """Attention kernels, as train.attention."""
-    kernels: str = "torch"
-    """Kernels of the feed-forward, as train.kernels."""
     seconds: float = 8.0
     """Time steps for so long, and at least `steps` of them."""
     steps: int = 20
@@ -66,12 +63,11 @@ def row_config(stage: SpeedStage, device_type: str) -> RunConfig:
     else:
         scale = Scale(width=64, layers=2, context=2048 // CPU_SHARE, batch_tokens=2048)
         config = seed_recipe(scale) if stage.network == "seed" else frontier_recipe(scale)
-    kernels = {"attention": stage.attention, "kernels": stage.kernels}
     return replace(
         config,
         steps=10**6,
         minutes=None,
-        train=replace(config.train, held_out_tokens=0, warmup_steps=2, **kernels),
+        train=replace(config.train, held_out_tokens=0, warmup_steps=2, attention=stage.attention),
     )
 
 
@@ -92,7 +88,7 @@ def next_loss(trainer: Trainer) -> Callable[[], Tensor]:
     tokens = trainer.feed.next(trainer.micro_batch_tokens // context, context)
 
     def loss() -> Tensor:
-        with attention_kernels(trainer.attention), training_kernels(trainer.kernels):
+        with attention_kernels(trainer.model, trainer.attention):
             return trainer.loss(trainer.model, *tokens)
 
     return loss
@@ -136,7 +132,6 @@ def measure(stage: SpeedStage) -> None:
         "network": stage.network,
         "context": trainer.phases[0].context,
         "attention": list(trainer.attention),
-        "kernels": trainer.kernels,
         "compiled": runtime.compiled,
     }
     started = time.perf_counter()

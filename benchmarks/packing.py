@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.packing_cost import measure_memory, measure_seconds
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from golf.model.gpt import ModelConfig
+from golf.model.config import ModelConfig
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.budget import LIMIT_BYTES
 from golf.pack.container import write_container

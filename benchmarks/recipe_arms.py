@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from golf.config import RunConfig
-from golf.model.gpt import ModelConfig
+from golf.model.config import ModelConfig
 from golf.pack.artifact import PackConfig
 from golf.presets import FRONTIER_MODEL, H100_10, SEED
 from golf.train.budget import TrainConfig

@@ -68,7 +68,7 @@ def flops_per_token(model: GPT, context: int) -> float:
     """
     width = model.config.width
     forward = 2.0 * model.embedding.weight.numel()
-    if model.bigram is not None:
+    if model.config.bigram_buckets:
         forward += 2.0 * model.bigram.projection.weight.numel()
     for visit in model.plan:
         linear = [m for m in model.blocks[visit.layer].modules() if isinstance(m, Linear)]
@@ -156,7 +156,10 @@ def time_steps(trainer: Trainer, seconds: float, at_least: int) -> list[float]:
     device = trainer.runtime.device
     synchronize(device)
     started, marks = time.perf_counter(), [mark_time(device)]
-    with trainer.log.progress("steps", 1.0, "of the run") as bar, attention_kernels(trainer.attention):
+    with (
+        trainer.log.progress("steps", 1.0, "of the run") as bar,
+        attention_kernels(trainer.model, trainer.attention),
+    ):
         while not trainer.world.all_reduce_any(
             0.0,
             trainer.world.is_first and len(marks) > at_least and time.perf_counter() - started >= seconds,
@@ -220,7 +223,6 @@ def measure(
             "context": CONTEXT,
             "compiled": runtime.compiled,
             "attention": list(trainer.attention),
-            "kernels": trainer.kernels,
             "processes": case.processes,
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             "batch_tokens": config.train.batch_tokens,

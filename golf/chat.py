@@ -21,7 +21,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.examples import ChatTemplate, prompt_tokens, stored_template
 from golf.system.program import run_program
-from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
+from golf.tasks.decoder import Decoder
 from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
 
@@ -104,9 +104,6 @@ class ChatSession:
             self.generator.seed()
         else:
             self.generator.manual_seed(command.seed)
-        self.decoder_type = Decoder if can_cache(opened.model) else RereadingDecoder
-        if command.sink_tokens is not None and self.decoder_type is RereadingDecoder:
-            raise ChatError("sink_tokens needs a network that can be read with a cache; this one cannot")
         # At least half of the context is for the prompt.
         self.room = opened.context - min(command.max_tokens, opened.context // 2)
 
@@ -127,7 +124,7 @@ class ChatSession:
         template, vocabulary = self.template, self.opened.vocabulary
         stops = {vocabulary.bos_id} if template is None else {vocabulary.bos_id, template.end}
         stream = TextStream(vocabulary, frozenset() if template is None else template.ids)
-        decoder = self._new_decoder()
+        decoder = Decoder(self.opened.model, self.opened.context, self.command.sink_tokens)
         answer = ""
         limit = self.command.max_tokens
         if self.command.sink_tokens is None:
@@ -144,11 +141,6 @@ class ChatSession:
         if self.template is not None:
             self.turns.append(Turn("assistant", answer + rest))
         yield rest
-
-    def _new_decoder(self) -> Decoder | RereadingDecoder:
-        if self.decoder_type is Decoder:
-            return Decoder(self.opened.model, self.opened.context, self.command.sink_tokens)
-        return RereadingDecoder(self.opened.model, self.opened.context)
 
     def _encode(self, turns: list[Turn]) -> list[int]:
         assert self.template is not None

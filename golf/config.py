@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from golf.model.gpt import ModelConfig
+from golf.model.config import ModelConfig
 from golf.pack.artifact import PackConfig
 from golf.score.windows import WindowConfig
 from golf.system.stored import ConfigError

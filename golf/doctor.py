@@ -30,7 +30,7 @@ OPTIONAL = {
     "huggingface_hub": "fetches the challenge's data",
     "datasets": "streams any dataset by name (--source text)",
     "python_minifier": "packs the entry's script",
-    "triton": "needed by torch.compile on CUDA, and by train.kernels triton",
+    "triton": "needed by torch.compile on CUDA",
 }
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import ArtifactError
 from golf.score.documents import per_document

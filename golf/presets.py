@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from golf.config import RunConfig
-from golf.model.gpt import ModelConfig
+from golf.model.config import ModelConfig
 from golf.pack.artifact import PackConfig
 from golf.score.windows import WindowConfig
 from golf.train.averaging import AveragingConfig

@@ -120,7 +120,6 @@ class Run:
             self.plan.count_spent(sum(self.clock.seconds.values()))
         world.require_same({"sum of the weights": weights_sum(trainer.model)})
         self.log.event("attention", kernels=trainer.attention)
-        self.log.event("kernels", training=trainer.kernels)
         trying = nullcontext() if code is None else self.fresh_process_starting(code)
         with self.clock.stage("warm-up"), trying:
             trainer.warm_up()
@@ -143,7 +142,6 @@ class Run:
             "epochs": trainer.feed.epoch,
             "micro_batch_tokens": trainer.micro_batch_tokens,
             "attention": trainer.attention,
-            "kernels": trainer.kernels,
             "tokens_per_second": trainer.tokens / self.clock.elapsed("train"),
             "averaging": {"output": output, "held_out_bpb": held_out},
             "seconds": self.clock.seconds,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from golf.model.gpt import ModelConfig
+from golf.model.config import ModelConfig
 
 TINY = ModelConfig(
     vocab_size=64,
@@ -36,7 +36,7 @@ VARIANTS = {
     "bare-queries": {"qk_norm": False},
     "dense-gate": {"attention_gate_dense": True},
     "sinks": {"attention_sinks": True},
-    "modulated": {"modulated_attention": True, "num_kv_heads": 4},
+    "modulated": {"attention": "co4", "num_kv_heads": 4},
     "gain": {"norm": "rms-gain"},
     "layer-norm": {"norm": "layer"},
     "gelu": {"feedforward": "gelu"},

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from golf.data.batches import TrainBatches
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.score.scorer import score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig

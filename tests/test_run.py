@@ -13,7 +13,8 @@ from tiny_samples import tiny_tokenizer, write_tiny_dataset
 from golf import run as running
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import PackConfig
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig

@@ -12,7 +12,8 @@ import torch
 from golf.data.manifest import Manifest, ShardFile, sha256_of_file
 from golf.data.shards import write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import PackConfig, pack
 
 WORDS = (

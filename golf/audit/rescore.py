@@ -107,18 +107,12 @@ class ArtifactScorer:
         return Replay(result.nats_N, log_probs, result.ledger)
 
     def features(self, tokens: np.ndarray) -> np.ndarray:
-        """What enters the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
+        """The input of the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
         self.model.load_state_dict(self._weights)
-        caught: list[Tensor] = []
-        first = self.model.blocks[0]
-        hook = first.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[1]))
-        try:
-            device = next(self.model.parameters()).device
-            with torch.no_grad():
-                self.model.forward(torch.from_numpy(tokens.astype(np.int64))[None].to(device))
-        finally:
-            hook.remove()
-        return caught[0][0].float().cpu().numpy()
+        device = next(self.model.parameters()).device
+        with torch.no_grad():
+            x_BTD = self.model.embed(torch.from_numpy(tokens.astype(np.int64))[None].to(device))
+        return x_BTD[0].float().cpu().numpy()
 
 
 def audit_artifact(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from golf.config import RunConfig
 from golf.data.manifest import Dataset
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.container import ZSTD_LEVEL
 from golf.system.log import RunLog
 from golf.train.optim import split_parameters
@@ -31,7 +32,7 @@ SWITCHED_OFF: dict[str, object] = {
     "document_mask": False,
     "attention_gate_dense": False,
     "attention_sinks": False,
-    "modulated_attention": False,
+    "attention": "gqa",
 }
 """The value of each switch of the model's config that leaves its technique out."""
 NEUTRAL_WEIGHTS = {"skips": "skip_weights", "embedding mixed into each block": "mix"}

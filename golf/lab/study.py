@@ -8,7 +8,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import torch
+
 from golf.config import RunConfig
+from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.windows import WindowConfig
 
@@ -128,6 +131,8 @@ def _arm_from(values: Any, base: RunConfig, minutes: float | None, tokens: int |
         windows = WindowConfig(stride=config.model.context)
         config = replace(config, minutes=minutes, steps=steps, score=windows)
         config.check("cpu")
+        with torch.device("meta"):
+            GPT(config.model)
     except ValueError as error:
         raise StudyError(f"arm {name!r}: {error}") from error
     return Arm(name, config, values.get("claim", "").strip(), values.get("expects", ""))

@@ -1,26 +1,29 @@
 """Causal attention with fewer key/value heads than query heads.
 
-Shapes: B batch, T time, L last (graded) positions, D width, H query heads, K key/value heads, E head width.
+Shapes: B batch, T keys, L last positions (queries), D width, H query heads, K key/value heads, G query heads
+of a key/value head, E head width.
 """
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.model.attention_bias import BiasedAttention
+from golf.model.config import ModelConfig
+from golf.model.document_mask import VarlenKernel, document_attention
 from golf.model.kernels import causal_attention
 from golf.model.layers import GATE_INPUTS, Linear, rms_norm
 from golf.model.positions import rotate
-from golf.model.variants_attention import BiasedAttention, modulate_triad
-from golf.model.varlen import DocumentAttention, Documents
-
-Places = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Documents]
-"""Rotary cosines and sines, and the documents of the batch where attention keeps them apart."""
+from golf.model.roles import SCALAR, parameter
+from golf.model.state import Adapter, VisitState
 
 
 def exclusive_self_attention(y_BLHE: Tensor, v_BLKE: Tensor) -> Tensor:
-    """Each head's output less its part along the position's own value: y - (y . u) u, u = v / |v|.
+    """Removes from each head's output its component along the position's own value (XSA).
 
-    Source: exclusive self-attention, openai/parameter-golf #287.
+    y - (y . u) u with u = v / |v|. Source: openai/parameter-golf #287.
     """
     y_BLKGE = y_BLHE.unflatten(2, (v_BLKE.size(2), -1))
     u_BLK1E = F.normalize(v_BLKE, dim=-1)[..., None, :]
@@ -29,7 +32,7 @@ def exclusive_self_attention(y_BLHE: Tensor, v_BLKE: Tensor) -> Tensor:
 
 
 class HeadGates(nn.Module):
-    """A factor per head and position, sigmoid(scale * W x), read from the first GATE_INPUTS channels.
+    """A factor per head and position, sigmoid(scale * W x), W reading the first GATE_INPUTS channels.
 
     W starts at zero, every factor at 1/2. Source: openai/parameter-golf #1787, its scale #1855.
     """
@@ -37,7 +40,7 @@ class HeadGates(nn.Module):
     def __init__(self, num_heads: int, scale: float):
         super().__init__()
         self.scale = scale
-        self.gate = nn.Parameter(torch.zeros(num_heads, GATE_INPUTS))
+        self.gate = parameter(torch.zeros(num_heads, GATE_INPUTS), SCALAR)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Shape (B, L, H)."""
@@ -45,74 +48,101 @@ class HeadGates(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention: normed queries and keys, partial rotary angles, a gain per query head.
+    """Grouped-query attention with RMS-normed queries and keys, partial RoPE, and a gain per query head.
 
-    `exclusive` takes each position's own value out of its outputs; `gate_scale` other than 0 adds HeadGates,
-    `dense_gate` a factor per output channel, sigmoid(W x) with W zero at the start (arXiv:2505.06708).
-    Without `normed`, queries and keys have neither norm nor gain; `alibi` and `sinks` as BiasedAttention has
-    them; `modulated` lets queries, keys and values modulate each other; `document_mask` keeps attention
-    inside documents.
+    The switches of `ModelConfig` add exclusive self-attention, gates, sinks, ALiBi and a document mask.
+    `kernel` computes attention where L = T; `golf.model.kernels.attention_kernels` exchanges it.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        num_kv_heads: int,
-        qk_gain: float,
-        exclusive: bool = False,
-        gate_scale: float = 0.0,
-        dense_gate: bool = False,
-        normed: bool = True,
-        alibi: bool = False,
-        sinks: bool = False,
-        modulated: bool = False,
-        document_mask: bool = False,
-    ):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.exclusive, self.modulated = exclusive, modulated
-        self.head_width = width // num_heads
-        self.query = Linear(width, width)
-        self.key = Linear(width, num_kv_heads * self.head_width)
-        self.value = Linear(width, num_kv_heads * self.head_width)
-        self.output = Linear(width, width)
-        self.qk_gain = nn.Parameter(torch.full((num_heads,), qk_gain)) if normed else None
-        self.gates = HeadGates(num_heads, gate_scale) if gate_scale else None
-        self.dense_gate = Linear(width, width) if dense_gate else None
-        self.biased = BiasedAttention(num_heads, alibi, sinks) if alibi or sinks else None
-        self.apart = DocumentAttention() if document_mask else None
+        self.config = config
+        self.kernel = causal_attention
+        width, self.head_width = config.width, config.width // config.num_heads
+        self.query = Linear(width, width, adapter="query")
+        self.key = Linear(width, config.num_kv_heads * self.head_width, adapter="key")
+        self.value = Linear(width, config.num_kv_heads * self.head_width, adapter="value")
+        self.output = Linear(width, width, init="output", adapter="output")
+        if config.qk_norm:
+            self.qk_gain = parameter(torch.full((config.num_heads,), config.qk_gain), SCALAR)
+        if config.attention_gate:
+            self.gates = HeadGates(config.num_heads, config.attention_gate)
+        if config.attention_gate_dense:
+            self.dense_gate = Linear(width, width, init="zero")
+        if config.has_attention_bias:
+            self.biased = BiasedAttention(config)
+        self.varlen = VarlenKernel() if config.document_mask else None
 
-    def forward(self, x_BTD: Tensor, rotary: Places, num_last: int) -> Tensor:
-        """Output of the last `num_last` positions, shape (B, num_last, D)."""
-        cos_TR, sin_TR, *documents = rotary
+    def forward(self, x_BLD: Tensor, state: VisitState) -> Tensor:
+        """Output of the last `state.num_last` positions, shape (B, num_last, D)."""
+        config, num_last, adapters = self.config, state.num_last, state.adapters
+        x_BTD = x_BLD if state.past is None else state.past.inputs(state.visit, x_BLD)
         x_BLD = x_BTD[:, -num_last:]
-        q_BLHE = self._heads(self.query, x_BTD if self.modulated else x_BLD)
-        k_BTKE = self._heads(self.key, x_BTD)
-        v_BTKE = self._heads(self.value, x_BTD)
-        if self.modulated:
-            q_BLHE, k_BTKE, v_BTKE = modulate_triad(q_BLHE, k_BTKE, v_BTKE)
-            q_BLHE = q_BLHE[:, -num_last:]
-        if self.qk_gain is not None:
-            # Expanded before it meets E, so that the gain's gradient is a sum over E, which the kernel of the
-            # norm's gradient has at hand, and then one over the small (B, L, H).
+        q_BLHE, k_BTKE, v_BTKE = self.project(x_BTD, x_BLD, adapters)
+        if config.qk_norm:
+            # Expanded before it meets E: the gain's gradient is then a sum over E inside the kernel of the
+            # norm's gradient, and a sum over the small (B, L, H) behind it.
             gain_BLH1 = self.qk_gain.to(q_BLHE.dtype).expand(q_BLHE.shape[:-1])[..., None]
             q_BLHE, k_BTKE = rms_norm(q_BLHE) * gain_BLH1, rms_norm(k_BTKE)
+        if state.past is not None:
+            k_BTKE, v_BTKE = state.past.keys_values(state.visit, k_BTKE, v_BTKE)
+        cos_TR, sin_TR, documents = state.positions
         q_BLHE = rotate(q_BLHE, cos_TR[-num_last:], sin_TR[-num_last:])
         k_BTKE = rotate(k_BTKE, cos_TR, sin_TR)
         heads = q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
-        if self.apart is not None and documents:
-            y_BHLE = self.apart(*heads, documents[0])
+        if documents is not None:
+            y_BHLE = document_attention(*heads, documents, self.varlen)
+        elif config.has_attention_bias:
+            y_BHLE = self.biased(*heads)
         else:
-            y_BHLE = (causal_attention if self.biased is None else self.biased)(*heads)
+            y_BHLE = self.kernel(*heads)
         y_BLHE = y_BHLE.transpose(1, 2)
-        if self.exclusive:
+        if config.xsa:
             y_BLHE = exclusive_self_attention(y_BLHE, v_BTKE[:, -num_last:])
-        if self.gates is not None:
+        if config.attention_gate:
             y_BLHE = y_BLHE * self.gates(x_BLD)[..., None]
         y_BLD = y_BLHE.flatten(2)
-        if self.dense_gate is not None:
+        if config.attention_gate_dense:
             y_BLD = y_BLD * torch.sigmoid(self.dense_gate(x_BLD))
-        return self.output(y_BLD)
+        return self.output(y_BLD, adapters.get("output"))
 
-    def _heads(self, projection: Linear, x_BTD: Tensor) -> Tensor:
-        return projection(x_BTD).unflatten(-1, (-1, self.head_width))
+    def project(
+        self, x_BTD: Tensor, x_BLD: Tensor, adapters: Mapping[str, Adapter]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, L, H, E) of the last positions `x_BLD`, keys and values (B, T, K, E) of all."""
+        shape = (-1, self.head_width)
+        return (
+            self.query(x_BLD, adapters.get("query")).unflatten(-1, shape),
+            self.key(x_BTD, adapters.get("key")).unflatten(-1, shape),
+            self.value(x_BTD, adapters.get("value")).unflatten(-1, shape),
+        )
+
+
+class ModulatedAttention(Attention):
+    """Attention whose queries, keys and values are each modulated by the sum of the other two.
+
+    In the manner of Co4 (arXiv:2505.06257, arXiv:2510.08404), with a query per token in place of its few
+    latent ones, which have no causal order. All three have one shape: ValueError unless K = H.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        if config.num_kv_heads != config.num_heads:
+            raise ValueError(f"num_kv_heads is {config.num_kv_heads}; attention co4 takes num_heads")
+
+    def project(
+        self, x_BTD: Tensor, x_BLD: Tensor, adapters: Mapping[str, Adapter]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As in Attention, with the queries of all positions, since keys and values depend on them."""
+        q_BTHE, k_BTHE, v_BTHE = super().project(x_BTD, x_BTD, adapters)
+        q_BLHE = modulate(q_BTHE, k_BTHE + v_BTHE)[:, -x_BLD.size(1) :]
+        return q_BLHE, modulate(k_BTHE, q_BTHE + v_BTHE), modulate(v_BTHE, q_BTHE + k_BTHE)
+
+
+def modulate(receptive: Tensor, context: Tensor) -> Tensor:
+    """ReLU6(R^2 + 2R + 2C (1 + |R|)) of an input R and a context C (arXiv:2505.06257)."""
+    return F.relu6(receptive.square() + 2 * receptive + 2 * context * (1 + receptive.abs()))
+
+
+ATTENTIONS = {"gqa": Attention, "co4": ModulatedAttention}
+"""Attention sublayers by name (`ModelConfig.attention`): constructors that take the config."""

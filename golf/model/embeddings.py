@@ -1,18 +1,16 @@
-"""What enters the network besides the token's embedding: the hashed bigram, the smeared previous token.
+"""Additions to the token embedding: hashed bigrams, and smears of the previous token.
 
-Neither sees across a document's start: at a BOS token, and at the first position of a window, there is no
+Neither reads across a document's start: at a BOS token, and at the first position of a window, there is no
 previous token. Shapes: B batch, T time, D width.
 """
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.model.config import ModelConfig
 from golf.model.layers import GATE_INPUTS, Linear
-
-SmearKind = Literal["blend", "add", "off"]
+from golf.model.roles import PROJECTION, SCALAR, TABLE, parameter
 
 
 def has_previous(inputs_BT: Tensor, bos_id: int) -> Tensor:
@@ -33,12 +31,12 @@ def bigram_buckets(inputs_BT: Tensor, num_buckets: int, bos_id: int) -> Tensor:
 class BigramHash(nn.Module):
     """A small embedding of the hashed token pair, projected to the width (openai/parameter-golf #162)."""
 
-    def __init__(self, num_buckets: int, bigram_width: int, width: int, bos_id: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.bos_id = bos_id
-        self.table = nn.Parameter(torch.zeros(num_buckets, bigram_width))
-        self.projection = Linear(bigram_width, width)
-        self.scale = nn.Parameter(torch.tensor(0.05))
+        self.bos_id = config.bos_id
+        self.table = parameter(torch.zeros(config.bigram_buckets, config.bigram_width), TABLE)
+        self.projection = Linear(config.bigram_width, config.width, role=PROJECTION)
+        self.scale = parameter(torch.tensor(0.05), SCALAR)
 
     def forward(self, inputs_BT: Tensor) -> Tensor:
         """Shape (B, T, D)."""
@@ -52,10 +50,10 @@ class SmearGate(nn.Module):
     Source: openai/parameter-golf #65; masked at BOS as #1851 showed to be needed.
     """
 
-    def __init__(self, width: int, bos_id: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.bos_id = bos_id
-        self.gate = nn.Parameter(torch.zeros(width))
+        self.bos_id = config.bos_id
+        self.gate = parameter(torch.zeros(config.width), SCALAR)
 
     def forward(self, x_BTD: Tensor, inputs_BT: Tensor) -> Tensor:
         """Shape (B, T, D); unchanged where there is no previous token."""
@@ -71,11 +69,11 @@ class SmearAdd(nn.Module):
     openai/parameter-golf #1667, masked at BOS.
     """
 
-    def __init__(self, bos_id: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.bos_id = bos_id
-        self.gate = nn.Parameter(torch.zeros(GATE_INPUTS))
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.bos_id = config.bos_id
+        self.gate = parameter(torch.zeros(GATE_INPUTS), SCALAR)
+        self.strength = parameter(torch.zeros(()), SCALAR)
 
     def forward(self, x_BTD: Tensor, inputs_BT: Tensor) -> Tensor:
         """Shape (B, T, D); unchanged where there is no previous token."""
@@ -86,13 +84,5 @@ class SmearAdd(nn.Module):
         return torch.addcmul(x_BTD, share_BT[..., None], previous_BTD)
 
 
-def build_bigram(num_buckets: int, bigram_width: int, width: int, bos_id: int) -> BigramHash | None:
-    """The hashed bigram; None without buckets."""
-    return BigramHash(num_buckets, bigram_width, width, bos_id) if num_buckets else None
-
-
-def build_smear(kind: SmearKind, width: int, bos_id: int) -> SmearGate | SmearAdd | None:
-    """The embedding's view of the previous position."""
-    if kind == "off":
-        return None
-    return SmearGate(width, bos_id) if kind == "blend" else SmearAdd(bos_id)
+SMEARS = {"blend": SmearGate, "add": SmearAdd}
+"""Smears of the previous token by name (`ModelConfig.smear`)."""

@@ -1,16 +1,16 @@
-"""Causal attention by the fastest kernels that a machine has, chosen once for a run.
+"""Causal attention by the fastest kernels of the machine, chosen once for a run.
 
 Shapes: B batch, T time, L last (graded) positions, H query heads, K key/value heads, E head width.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 FUSED_KERNELS = {
@@ -20,43 +20,54 @@ FUSED_KERNELS = {
     "math": SDPBackend.MATH,
 }
 """torch's own, by the names that options have."""
-SOUND_CUDNN = 91501
-"""9.15.1: earlier ones reach beyond their tensors where 128 does not divide the length (pytorch #169849)."""
+MIN_CUDNN = 91501
+"""9.15.1: earlier ones read beyond their tensors where 128 does not divide the length (pytorch #169849)."""
 
 
 class KernelError(ValueError):
     """Kernels were asked for by name that this machine lacks."""
 
 
-class AttentionRoute:
-    """Where equally many queries and keys go in place of torch's own kernels, while a block says so."""
-
-    outside: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    attend: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
-    """The package's function behind it, imported before: code that is being compiled cannot import."""
-    repeats_heads: bool = False
-    """Whether key/value heads are repeated first, for kernels that do not share them."""
-
-
-ROUTE = AttentionRoute()
+AttentionKernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Takes queries (B, H, L, E), keys and values (B, K, T, E); returns (B, H, L, E)."""
 
 
 def causal_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """Attention of the last L queries over all T keys, each seeing itself and what precedes it.
+    """Attention of the last L queries over all T keys, each reading itself and the keys before it.
 
-    With fewer queries than keys the mask is explicit: the fused kernels' own causal flag aligns the first
+    With fewer queries than keys the mask is explicit: the causal flag of torch's kernels aligns the first
     query with the first key, which would hide most of the context from every query.
     """
     num_queries, num_keys = q_BHLE.size(2), k_BKTE.size(2)
     if num_queries == num_keys:
-        if ROUTE.outside is not None:
-            return ROUTE.outside(q_BHLE, k_BKTE, v_BKTE)
-        if ROUTE.repeats_heads:
-            k_BKTE, v_BKTE = repeat_heads(q_BHLE, k_BKTE, v_BKTE)
         return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
     keys_T = torch.arange(num_keys, device=q_BHLE.device)
     visible_LT = keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
     return masked_attention(q_BHLE, k_BKTE, v_BKTE, visible_LT)
+
+
+def repeating_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
+    """`causal_attention` with key/value heads repeated first, for kernels that do not share them."""
+    if q_BHLE.size(2) == k_BKTE.size(2):
+        k_BKTE, v_BKTE = repeat_heads(q_BHLE, k_BKTE, v_BKTE)
+    return causal_attention(q_BHLE, k_BKTE, v_BKTE)
+
+
+class FlashAttention3:
+    """The package `flash_attn_interface` (FlashAttention 3, for Hopper), where L = T."""
+
+    def __init__(self) -> None:
+        # Imported here: code that is being compiled cannot import.
+        self._attend = import_module("flash_attn_interface").flash_attn_func
+
+    def __call__(self, q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
+        """Outputs (B, H, L, E)."""
+        if q_BHLE.size(2) != k_BKTE.size(2):
+            return causal_attention(q_BHLE, k_BKTE, v_BKTE)
+        # The package has heads after time.
+        found = self._attend(*(x.transpose(1, 2) for x in (q_BHLE, k_BKTE, v_BKTE)), causal=True)
+        y_BLHE = found[0] if isinstance(found, tuple) else found
+        return y_BLHE.transpose(1, 2)
 
 
 def masked_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, visible: Tensor) -> Tensor:
@@ -76,15 +87,8 @@ def repeat_heads(q_BHLE: Tensor, *shared_BKTE: Tensor) -> tuple[Tensor, ...]:
     return tuple(x_BKTE.repeat_interleave(group, dim=1) for x_BKTE in shared_BKTE)
 
 
-def flash_attention_3(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """The package `flash_attn_interface` (FlashAttention 3, for Hopper), which puts heads behind time."""
-    found = ROUTE.attend(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), causal=True)
-    y_BTHE = found[0] if isinstance(found, tuple) else found
-    return y_BTHE.transpose(1, 2)
-
-
 def kernel_order(
-    capability: tuple[int, int] | None, has_flash_3: bool, cudnn_version: int = SOUND_CUDNN
+    capability: tuple[int, int] | None, has_flash_3: bool, cudnn_version: int = MIN_CUDNN
 ) -> list[str]:
     """The kernels of a GPU of that capability, or of a CPU (None), in the order to try them.
 
@@ -97,7 +101,7 @@ def kernel_order(
     if capability[0] < 8:
         return ["efficient", "math"]
     hopper = capability[0] == 9
-    fastest = ["cudnn", "flash"] if hopper and cudnn_version >= SOUND_CUDNN else ["flash", "cudnn"]
+    fastest = ["cudnn", "flash"] if hopper and cudnn_version >= MIN_CUDNN else ["flash", "cudnn"]
     return ["fa3"] * (hopper and has_flash_3) + [*fastest, "efficient", "math"]
 
 
@@ -124,19 +128,35 @@ def choose_kernels(asked: str, present: list[str]) -> tuple[str, ...]:
     return (asked,)
 
 
-@contextmanager
-def attention_kernels(names: tuple[str, ...]) -> Iterator[None]:
-    """Within the block attention takes the first of these kernels that can do it; compiled code keeps to it.
+def attention_kernel(names: tuple[str, ...]) -> AttentionKernel:
+    """The function that computes attention by the first of these kernels that can, within `sdpa_kernels`."""
+    if "fa3" in names:
+        return FlashAttention3()
+    repeats = "efficient" in names and not {"cudnn", "flash"} & set(names)
+    return repeating_attention if repeats else causal_attention
 
-    FlashAttention 3 does training's shapes alone: for others the next one is taken, or torch's own choice.
-    """
+
+def sdpa_kernels(names: tuple[str, ...]) -> AbstractContextManager[None]:
+    """Within the block torch's attention takes the first of these kernels that can do it."""
     fused = [FUSED_KERNELS[name] for name in names if name in FUSED_KERNELS]
-    attend = import_module("flash_attn_interface").flash_attn_func if "fa3" in names else None
-    before = ROUTE.outside, ROUTE.attend, ROUTE.repeats_heads
-    ROUTE.outside, ROUTE.attend = flash_attention_3 if "fa3" in names else None, attend
-    ROUTE.repeats_heads = "efficient" in names and not {"cudnn", "flash"} & set(names)
+    return sdpa_kernel(fused or list(FUSED_KERNELS.values()), set_priority=True)
+
+
+@contextmanager
+def attention_kernels(model: nn.Module, names: tuple[str, ...]) -> Iterator[None]:
+    """Within the block the model's attention takes the first of these kernels that can do it.
+
+    Compiled code keeps them. FlashAttention 3 only does training's shapes: for others the next one is taken,
+    or torch's own choice.
+    """
+    kernel = attention_kernel(names)
+    attentions = [module for module in model.modules() if "kernel" in vars(module)]
+    before = [module.kernel for module in attentions]
+    for module in attentions:
+        module.kernel = kernel
     try:
-        with sdpa_kernel(fused or list(FUSED_KERNELS.values()), set_priority=True):
+        with sdpa_kernels(names):
             yield
     finally:
-        ROUTE.outside, ROUTE.attend, ROUTE.repeats_heads = before
+        for module, earlier in zip(attentions, before, strict=True):
+            module.kernel = earlier

@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.container import ArtifactError
 from golf.system.stored import config_from_dict
 

@@ -68,11 +68,6 @@ def scoring_dtype(device: torch.device, trained: torch.dtype) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else trained
 
 
-def triton_is_interpreted() -> bool:
-    """Whether Triton's kernels run in its interpreter, on the CPU and slowly: TRITON_INTERPRET=1."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def gpu_has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU multiplies bfloat16 natively, as all do since Ampere; others cannot compile it."""
     return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -1,6 +1,7 @@
 """Configurations as JSON values and back, those that earlier versions stored among them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 
@@ -8,11 +9,14 @@ class ConfigError(ValueError):
     """Options that contradict each other, or a stored configuration that is not one."""
 
 
-RENAMED = {
+Renamed = str | Callable[[Any], dict[str, Any]]
+
+RENAMED: dict[str, dict[str, Renamed]] = {
     "ModelConfig": {
         "query_gain": "qk_gain",
         "query_key_norm": "qk_norm",
         "exclusive_attention": "xsa",
+        "modulated_attention": lambda is_on: {"attention": "co4"} if is_on else {},
         "documents_apart": "document_mask",
         "experts_unlike": "heterogeneous_experts",
         "lane_blocks": "parallel_residual_blocks",
@@ -20,10 +24,10 @@ RENAMED = {
         "loop_last": "recurrence_last",
         "loop_visits": "recurrence",
     },
-    "TrainConfig": {"held_out_looks": "num_evals"},
+    "TrainConfig": {"held_out_looks": "num_evals", "kernels": lambda name: {}},
     "ScheduleConfig": {"loop_start": "recurrence_start", "rewarm": "lr_rewarmup"},
 }
-"""Fields of stored configurations, by class, that have another name now."""
+"""Earlier fields of stored configurations, by class: the name now, or a function from value to fields."""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -38,13 +42,20 @@ def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{kind.__name__} is stored as a {type(values).__name__}; expected an object")
-    renamed = RENAMED.get(kind.__name__, {})
-    values = {renamed.get(name, name): value for name, value in values.items()}
+    values = _rename(RENAMED.get(kind.__name__, {}), values)
     fields = {item.name: item for item in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
         raise ConfigError(f"{kind.__name__} has no field {unknown[0]!r}")
     parts = {name: _value_from_json(fields[name].type, value) for name, value in values.items()}
     return kind(**parts)
+
+
+def _rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        now = renamed.get(name, name)
+        found |= {now: value} if isinstance(now, str) else now(value)
+    return found
 
 
 def _value_from_json(kind: Any, value: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from golf.system.log import ProgressBar, RunLog
-from golf.tasks.decoder import Decoder, RereadingDecoder, can_cache
+from golf.tasks.decoder import Decoder
 from golf.tasks.models import OpenedModel
 
 BATCH_TOKENS = 16_384
@@ -73,13 +73,10 @@ class Generation:
 
 
 class Generator:
-    """Continues prompts with one model; says so aloud if its network cannot be cached."""
+    """Continues prompts with one model."""
 
     def __init__(self, opened: OpenedModel, log: RunLog):
         self.opened, self.log = opened, log
-        self.decoder_type = Decoder if can_cache(opened.model) else RereadingDecoder
-        if self.decoder_type is RereadingDecoder:
-            log.info("this network cannot be read with a cache: each new token reads the whole text again")
 
     def continue_all(
         self,
@@ -121,7 +118,7 @@ class Generator:
     ) -> list[Generation]:
         """Extends all texts token by token from the shortest prompt on; longer prompts feed theirs first."""
         capacity, device = self.opened.context, self.opened.device
-        decoder = self.decoder_type(self.opened.model, capacity)
+        decoder = Decoder(self.opened.model, capacity)
         texts = [list(prompt) for prompt in prompts]
         reasons: list[str | None] = [None] * len(texts)
         length = min(map(len, prompts))

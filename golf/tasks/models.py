@@ -12,7 +12,8 @@ from torch import Tensor
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import load_model
 from golf.locate import find_artifact, find_artifacts
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.system.device import choose_runtime
 from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_checkpoint, load_weights

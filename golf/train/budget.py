@@ -17,8 +17,6 @@ class TrainConfig:
     """Tokens of one forward and backward pass; the gradient is accumulated over the step's passes."""
     attention: Literal["auto", "fa3", "cudnn", "flash", "efficient", "math"] = "auto"
     """Attention kernels: by default the fastest that the machine has, by what it is."""
-    kernels: Literal["torch", "triton"] = "torch"
-    """Kernels of relu2 feed-forwards, in training alone; triton is experimental: no gain measured yet."""
     warmup_steps: int = 2
     """Steps of each kind on random tokens before the clock, to compile and warm up; they leave no trace."""
     reserve_seconds: float = 0.0

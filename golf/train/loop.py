@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from golf.data.batches import TrainBatches
-from golf.model.fused import choose_training_kernels, present_training_kernels, training_kernels
 from golf.model.gpt import GPT
 from golf.model.kernels import attention_kernels, choose_kernels, present_kernels
 from golf.model.positions import rotary_tables
@@ -95,8 +94,6 @@ class Trainer:
         self.exchange = GradientAllReduce(model, self.world)
         self.attention = choose_kernels(config.attention, present_kernels(runtime.device))
         """Attention kernels in the order to try them."""
-        self.kernels = choose_training_kernels(config.kernels, present_training_kernels(runtime.device))
-        """Those of the feed-forward, for training's own passes alone."""
         self.optimizers = Optimizers(model, optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, averaging)
         self.reports = StepReports(budget, config, self.phases, model.num_visits, clock, log)
@@ -137,7 +134,7 @@ class Trainer:
 
     def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Nats of each target (B, T), fp32, by training's own forward pass: no other graph is compiled."""
-        with torch.enable_grad(), attention_kernels(self.attention), training_kernels(self.kernels):
+        with torch.enable_grad(), attention_kernels(self.model, self.attention):
             return self._forward(self.model, inputs_BT, targets_BT).detach()
 
     def warm_up(self) -> None:
@@ -190,7 +187,7 @@ class Trainer:
 
     def _fits(self, inputs_BT: Tensor, targets_BT: Tensor) -> bool:
         try:
-            with attention_kernels(self.attention):
+            with attention_kernels(self.model, self.attention):
                 self._loss_of(inputs_BT, targets_BT).backward()
                 synchronize(self.runtime.device)
         except torch.OutOfMemoryError:
@@ -198,8 +195,7 @@ class Trainer:
         return True
 
     def _loss_of(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        with training_kernels(self.kernels):
-            return self.loss(self.model, inputs_BT, targets_BT)
+        return self.loss(self.model, inputs_BT, targets_BT)
 
     def train(self, checkpoint_path: Path) -> None:
         """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
@@ -211,7 +207,7 @@ class Trainer:
             with (
                 self.clock.stage("train"),
                 self.log.progress("train", 1.0, "of the run") as bar,
-                attention_kernels(self.attention),
+                attention_kernels(self.model, self.attention),
             ):
                 self._loop(checkpoint_path, bar)
                 synchronize(self.runtime.device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.model.layers import Linear
+from golf.model.roles import roles_of
 from golf.system.distributed import World, noop
 
 QUINTIC = ((3.4445, -4.7750, 2.0315),) * 5
@@ -172,17 +172,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Every parameter in exactly one of `matrix`, `embedding` and `scalar`.
-
-    Matrices are the weights of Linear modules; embeddings the other two-dimensional tables that tokens
-    look up; scalars all that is left.
-    """
-    matrices = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}
-    tables = {"embedding.weight", "bigram.table", "positions.weight"}
+    """Every parameter by the optimizer group of its role; ValueError for one without a role."""
     groups: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "scalar": []}
+    roles = roles_of(model)
     for name, parameter in model.named_parameters():
-        kind = "matrix" if name in matrices else "embedding" if name in tables else "scalar"
-        groups[kind].append(parameter)
+        groups[roles[name].group].append(parameter)
     return groups
 
 

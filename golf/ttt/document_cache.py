@@ -1,173 +1,128 @@
-"""What attention reads of a document's past, kept from chunk to chunk instead of computed anew.
+"""Past positions of documents for the forward pass, kept from chunk to chunk instead of recomputed.
 
-Shapes: B documents, T tokens of a window, L targets of a chunk, P tokens kept behind a chunk, K of a chunk
-that are kept, D width.
+Shapes: B documents, T tokens of a window, L targets of a chunk, P places of the past, K positions
+of a chunk that are kept, D width.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from golf.model.document_mask import Documents
 from golf.model.gpt import GPT
 from golf.model.positions import rotary_tables
-from golf.model.varlen import DocumentAttention, Documents
+from golf.model.state import Past, Positions
 
 
-class PastInputs:
-    """The inputs of every visit's attention at the positions behind a chunk.
+class PastInputs(Past):
+    """The inputs of every visit's attention at the positions before a chunk.
 
-    While attached, a forward pass over a window computes its last chunk alone: keys and values of what lies
-    behind come from the inputs that were kept, through the matrices as they are now. What was kept is what
-    the model gave then, adapted as it was then, and does not learn any more; beyond the first window it has
-    seen tokens that the window has left behind (as in arXiv:1901.02860).
+    As the past of a forward pass over a window, it computes the window's last chunk alone: keys and values of
+    the positions before come from the kept inputs, through the matrices as they are now. Inputs are kept as
+    the model, adapted as it was then, computed them, without gradient; beyond the first window they depend on
+    tokens before the window (as in arXiv:1901.02860).
     """
 
-    def __init__(self, model: GPT):
-        self.model = model
-        self._windows: list[Tensor] = []
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
         self._next: list[Tensor] = []
 
-    @contextmanager
-    def attached(self, num_documents: int, num_past: int, num_new: int) -> Iterator[None]:
-        """For the first `num_documents` documents: windows of `num_past` kept and `num_new` new positions."""
-        visits = iter(range(len(self.model.plan)))
+    def window(self, num_documents: int, num_past: int, num_new: int) -> "PastInputs":
+        """This past, for the first `num_documents` documents: `num_past` kept and `num_new` new positions."""
+        self._num_documents, self._num_past, self.num_new = num_documents, num_past, num_new
         self._next = []
+        return self
 
-        def read_past(module: nn.Module, inputs: tuple) -> tuple:
-            x_BLD, rotary, num_last = inputs
-            visit = next(visits)
-            if num_past:
-                kept_BTD = self._windows[visit][:num_documents]
-                x_BLD = torch.cat((kept_BTD[:, kept_BTD.size(1) - num_past :], x_BLD), 1)
-            self._next.append(x_BLD.detach())
-            return x_BLD, rotary, min(num_last, num_new)
-
-        with _last_positions(self.model, num_new, read_past):
-            yield
+    def inputs(self, visit: int, x_BLD: Tensor) -> Tensor:
+        """The new inputs behind the kept ones; both are kept for the next window."""
+        if self._num_past:
+            kept_BTD = self._kept[visit][: self._num_documents]
+            x_BLD = torch.cat((kept_BTD[:, kept_BTD.size(1) - self._num_past :], x_BLD), 1)
+        self._next.append(x_BLD.detach())
+        return x_BLD
 
     def keep(self) -> None:
-        """Makes the last window's inputs the past of the next; what was not kept never was."""
-        self._windows = self._next
+        """Makes the last window's inputs the past of the next; without a call they are dropped."""
+        self._kept = self._next
 
     def put_back(self, rows: list[int], other: "PastInputs") -> None:
-        """Takes the past of documents `rows` from `other`, which has no others."""
-        for mine_BTD, others_BTD in zip(self._windows, other._windows, strict=True):
+        """Takes the past of documents `rows` from `other`, which holds those documents only."""
+        for mine_BTD, others_BTD in zip(self._kept, other._kept, strict=True):
             mine_BTD[rows] = others_BTD[:, -mine_BTD.size(1) :]
 
 
-@contextmanager
-def _last_positions(
-    model: GPT, num_new: int, read_past: Callable[[nn.Module, tuple], tuple]
-) -> Iterator[None]:
-    """While it lasts, blocks see the last `num_new` positions, attention what `read_past` gives."""
+class FixedPast(Past):
+    """The same inputs in tensors of fixed addresses, in windows of few lengths, padded with empty places.
 
-    def cut(module: nn.Module, inputs: tuple[Tensor, ...], output_BTD: Tensor) -> Tensor:
-        return output_BTD[..., -num_new:, :]
-
-    handles = [module.register_forward_hook(cut) for module in _embeddings(model)]
-    handles += [block.attention.register_forward_pre_hook(read_past) for block in model.blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _embeddings(model: GPT) -> list[nn.Module]:
-    """The modules whose outputs enter the stream at every position of the window."""
-    if model.smear is not None:
-        return [model.smear]
-    parts = (model.embedding, model.bigram, model.positions)
-    return [module for module in parts if module is not None]
-
-
-class FixedPast:
-    """The same inputs in tensors of fixed addresses, and windows of few lengths, filled up with empty places.
-
-    Position t stands in place t mod P, so that a chunk takes the places of the oldest ones and nothing moves.
-    Where the past has fewer than P positions the places behind them are empty, and masked. Attention is told
-    every place's position in its window; it does not depend on their order. A window holds one document
-    alone, so that attention inside documents is attention in it.
+    Position t is in place t mod P, so that a chunk overwrites the oldest ones and nothing moves. While the
+    past has fewer than P positions the places after them are empty, and masked. Attention gets every place's
+    position in its window and does not depend on their order. A window holds one document, so the document
+    mask changes nothing.
     """
 
-    def __init__(self, model: GPT, num_documents: int, most_past: int):
-        self.model = model
+    def __init__(self, model: GPT, num_documents: int, max_past: int):
         config, weight = model.config, model.embedding.weight
+        self.dtype = model.compute_dtype
         self._rings = [
-            torch.zeros(
-                num_documents, most_past, config.width, dtype=model.compute_dtype, device=weight.device
-            )
+            torch.zeros(num_documents, max_past, config.width, dtype=self.dtype, device=weight.device)
             for _ in model.plan
         ]
         rotary_dims = config.rotary_dims if config.positions.startswith("rotary") else 0
-        self._tables = rotary_tables(
-            config.context + most_past, rotary_dims, config.rotary_base, weight.device
-        )
-        self._masked = DocumentAttention()
+        length = config.context + max_past
+        self._tables = rotary_tables(length, rotary_dims, config.rotary_base, weight.device)
 
     def clear(self) -> None:
-        """Forgets the documents; what is masked must be finite."""
+        """Forgets the documents. Zeros: masked values must be finite."""
         for ring_BPD in self._rings:
             ring_BPD.zero_()
 
-    @contextmanager
-    def attached(
+    def window(
         self, num_documents: int, num_past: int, num_new: int, positions_T: Tensor, places_K: Tensor
-    ) -> Iterator[None]:
-        """For the first documents: windows of the first `num_past` places and `num_new` new positions.
+    ) -> "FixedPast":
+        """This past, for the first documents: the first `num_past` places and `num_new` new positions.
 
         `positions_T` (num_past + num_new) are the places' positions in the window, -1 if empty; `places_K`
         are those that the chunk's last K positions take once they were read.
         """
-        visits = iter(range(len(self.model.plan)))
-        rotary = tuple(table[positions_T.clamp(min=0)] for table in self._tables)
-        num_kept = len(places_K)
-        documents = []
+        self._num_documents, self._num_past, self.num_new = num_documents, num_past, num_new
+        self._places_K = places_K
+        cos_TR, sin_TR = (table[positions_T.clamp(min=0)] for table in self._tables)
+        documents = None
         if num_past:
             visible_LT = (positions_T >= 0) & (positions_T <= positions_T[num_past:, None])
-            mask_LT = torch.zeros(visible_LT.shape, dtype=self.model.compute_dtype, device=visible_LT.device)
+            mask_LT = torch.zeros(visible_LT.shape, dtype=self.dtype, device=visible_LT.device)
             mask_LT = mask_LT.masked_fill(~visible_LT, -math.inf)
-            documents = [Documents(positions_T[None], mask_LT[None, None], None)]
+            documents = Documents(positions_T[None], mask_LT[None, None], None)
+        self._positions = Positions(cos_TR, sin_TR, documents)
+        return self
 
-        def read_past(module: nn.Module, inputs: tuple) -> tuple:
-            x_BLD, _, num_last = inputs
-            ring_BPD = self._rings[next(visits)][:num_documents]
-            new_BLD = x_BLD
-            if num_past:
-                x_BLD = torch.cat((ring_BPD[:, :num_past], x_BLD), 1)
-            if num_kept:
-                ring_BPD.index_copy_(1, places_K, new_BLD.detach()[:, -num_kept:])
-            return x_BLD, (*rotary, *documents), min(num_last, num_new)
+    def positions(self) -> Positions:
+        """Those that `window` was given."""
+        return self._positions
 
-        before = [block.attention.apart for block in self.model.blocks]
-        for block in self.model.blocks:
-            block.attention.apart = self._masked
-        try:
-            with _last_positions(self.model, num_new, read_past):
-                yield
-        finally:
-            for block, apart in zip(self.model.blocks, before, strict=True):
-                block.attention.apart = apart
+    def inputs(self, visit: int, x_BLD: Tensor) -> Tensor:
+        """The new inputs behind the kept ones; the last of the new ones are written into their places."""
+        ring_BPD = self._rings[visit][: self._num_documents]
+        x_BTD = torch.cat((ring_BPD[:, : self._num_past], x_BLD), 1) if self._num_past else x_BLD
+        num_kept = len(self._places_K)
+        if num_kept:
+            ring_BPD.index_copy_(1, self._places_K, x_BLD.detach()[:, -num_kept:])
+        return x_BTD
 
     def unroll(self, end: int, num_past: int, rows: int) -> PastInputs:
         """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
-        past = PastInputs(self.model)
+        past = PastInputs()
         order = np.arange(max(0, end - num_past), end) % max(1, num_past)
-        past._windows = [ring_BPD[:rows, order] for ring_BPD in self._rings]
+        past._kept = [ring_BPD[:rows, order] for ring_BPD in self._rings]
         return past
 
 
 def can_be_fixed(model: GPT) -> bool:
-    """Whether FixedPast goes with the network: nothing may depend on which place a position has."""
-    return (
-        model.positions is None
-        and model.config.num_experts == 1
-        and all(block.attention.biased is None for block in model.blocks)
-    )
+    """Whether FixedPast works for the network: nothing may depend on the place that a position has."""
+    config = model.config
+    return config.positions != "learned" and config.num_experts == 1 and not config.has_attention_bias
 
 
 def window_lengths(context: int) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ Shapes: B documents graded together, T tokens of a window, L targets of a chunk,
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import InitVar, dataclass
 from typing import NamedTuple, Protocol
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
+from golf.model.state import ForwardState, Past
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import (
     Observer,
@@ -65,8 +65,10 @@ class DocumentLearner(Protocol):
     def start(self, slot: int, num_documents: int) -> None:
         """Makes ready for new documents, the first of which has place `slot` in its batch."""
 
-    def attached(self, num_documents: int) -> AbstractContextManager[None]:
-        """While it lasts, the model predicts as adapted to the first of these documents."""
+    def state(
+        self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
+    ) -> ForwardState:
+        """State with which the model predicts as adapted to the first of these documents."""
 
     def reset_adapter(self, broken_B: Tensor) -> None:
         """Gives up adapting to the documents marked in `broken_B` (bool)."""
@@ -77,6 +79,9 @@ class DocumentLearner(Protocol):
 
 class PhaseLearner(Protocol):
     """What learns between batches from all documents graded so far."""
+
+    caps: Tensor | None
+    """`ForwardState.log_caps_2` of every forward pass."""
 
     def due(self, num_documents: int) -> bool:
         """Whether it wants to learn after so many graded documents."""
@@ -121,11 +126,12 @@ def score_documents(
     total = Tally(0.0, 0, 0)
     grader = _DocumentGrader(model, tokens, windows, ledger, nats_N)
     grader.learner, grader.observe, grader.tilt, grader.deadline = learner, observe, tilt, deadline
+    grader.caps = None if phases is None else phases.caps
     if learner is not None and learner.recorded and can_be_fixed(model):
         least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
         boost = 0.0 if tilt is None else tilt.config.boost
         seen = observe is not None
-        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen)
+        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen, grader.caps)
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):
@@ -195,6 +201,7 @@ class _DocumentGrader:
     observe: Observer | None
     tilt: NgramTilt | None
     deadline: Deadline | None
+    caps: Tensor | None
 
     def __init__(
         self, model: GPT, tokens: np.ndarray, windows: WindowConfig, ledger: Ledger, nats_N: np.ndarray
@@ -221,7 +228,7 @@ class _DocumentGrader:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
         documents = group.documents
         chunk_tokens = min(chunk_tokens, self.context)
-        self.past = PastInputs(self.model)
+        self.past = PastInputs()
         first = least_stride = 0
         if self.learner is not None and self.steps is not None:
             first = self._grade_recorded(group, chunk_tokens, event)
@@ -340,7 +347,7 @@ class _DocumentGrader:
         broken_B = torch.zeros(self.steps.most_rows, dtype=torch.bool, device=self.device)
         broken_B[rows] = True
         self.steps.learner.reset_adapter(broken_B)
-        past, forgotten = PastInputs(self.model), [documents[row] for row in rows]
+        past, forgotten = PastInputs(), [documents[row] for row in rows]
         for index, first in enumerate(range(0, nats_BN.shape[1], chunk_tokens)):
             end = first + chunk_tokens
             logits_BLV = self._forward(past, forgotten, end, chunk_tokens)
@@ -354,7 +361,7 @@ class _DocumentGrader:
             for row, nats in zip(rows, nats_BL, strict=True):
                 if first >= firsts_B[row]:
                     nats_BN[row, first:end] = nats
-        if self.past._windows:
+        if self.past._kept:
             self.past.put_back(rows.tolist(), past)
 
     def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
@@ -402,36 +409,41 @@ class _DocumentGrader:
 
     def _predict(self, documents: list[DocumentSpan], end: int, num_last: int) -> Tensor:
         """Logits (B, L, V) of the chunk that ends at `end`."""
-        if self.learner is None:
-            logits_BLV = self._forward(self.past, documents, end, num_last)
-        else:
-            with self.learner.attached(len(documents)):
-                logits_BLV = self._forward(self.past, documents, end, num_last)
+        logits_BLV = self._forward(self.past, documents, end, num_last, self.learner)
+        if self.learner is not None:
             broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
             if broken_B.any():
                 # Decided before the targets are looked at, so that nothing is chosen by its grade.
                 self.learner.reset_adapter(broken_B)
                 self._forget(documents, broken_B.nonzero().flatten().tolist(), end - num_last, num_last)
-                with self.learner.attached(len(documents)):
-                    logits_BLV = self._forward(self.past, documents, end, num_last)
+                logits_BLV = self._forward(self.past, documents, end, num_last, self.learner)
         self.past.keep()
         return logits_BLV
 
-    def _forward(self, past: PastInputs, documents: list[DocumentSpan], end: int, num_last: int) -> Tensor:
+    def _forward(
+        self,
+        past: PastInputs,
+        documents: list[DocumentSpan],
+        end: int,
+        num_last: int,
+        learner: DocumentLearner | None = None,
+    ) -> Tensor:
         starts_B1 = np.array([[document.start] for document in documents])
         ends_B1 = np.array([[document.end] for document in documents])
         places_BT = starts_B1 + np.arange(max(0, end - self.context), end)
         inputs_BT = self._read(places_BT, ends_B1)
         # Windows grow with the document: a compiled forward would be compiled anew for each length.
-        with past.attached(len(documents), inputs_BT.size(1) - num_last, num_last):
-            return self.model.forward(inputs_BT, num_last)
+        past = past.window(len(documents), inputs_BT.size(1) - num_last, num_last)
+        if learner is None:
+            return self.model.forward(inputs_BT, num_last, ForwardState(past, log_caps_2=self.caps))
+        return self.model.forward(inputs_BT, num_last, learner.state(len(documents), past, self.caps))
 
     @torch.no_grad()
     def _forget(self, documents: list[DocumentSpan], rows: list[int], end: int, chunk_tokens: int) -> None:
         """Computes the past of some documents anew up to `end`, as the unadapted model sees it."""
         if end == 0:
             return
-        past, forgotten = PastInputs(self.model), [documents[row] for row in rows]
+        past, forgotten = PastInputs(), [documents[row] for row in rows]
         for chunk_end in range(chunk_tokens, end + 1, chunk_tokens):
             self._forward(past, forgotten, chunk_end, chunk_tokens)
             past.keep()

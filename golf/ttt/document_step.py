@@ -7,7 +7,6 @@ Shapes: B documents, T tokens of a window, L targets of a chunk, K of a chunk th
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
+from golf.model.state import ForwardState, Past
 from golf.ttt.document_cache import FixedPast, window_lengths
 
 _STEPS_AHEAD = 8
@@ -31,8 +31,10 @@ class RecordedLearner(Protocol):
     def start(self, slot: int, num_documents: int) -> None:
         """Makes ready for new documents."""
 
-    def attached(self, num_documents: int) -> AbstractContextManager[None]:
-        """While it lasts, the model predicts as adapted to the first documents."""
+    def state(
+        self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
+    ) -> ForwardState:
+        """State with which the model predicts as adapted to the first documents."""
 
     def learn(self, scored: Any) -> None:
         """Learns from a ScoredDocuments."""
@@ -109,9 +111,10 @@ class DocumentSteps:
         least_chunk: int,
         boost: float = 0.0,
         keeps_logits: bool = False,
+        log_caps_2: Tensor | None = None,
     ):
         self.model, self.learner, self.context, self.boost = model, learner, context, boost
-        self.keeps_logits = keeps_logits
+        self.keeps_logits, self.log_caps_2 = keeps_logits, log_caps_2
         self.device = next(model.parameters()).device
         self.most_rows = len(learner.learns_B)
         self.past = FixedPast(model, self.most_rows, context - least_chunk)
@@ -192,9 +195,10 @@ class DocumentSteps:
 
     def _forward(self, shape: StepShape, now: "_Shape") -> StepOutputs:
         tokens_BT, targets_BL, expected_BL, tilts_BL, positions_T, places_K = now.tensors
-        window = shape.num_past, shape.num_new, positions_T, places_K
-        with torch.enable_grad(), self.learner.attached(shape.rows), self.past.attached(shape.rows, *window):
-            logits_BLV = self.model.forward(tokens_BT, shape.num_new)
+        with torch.enable_grad():
+            past = self.past.window(shape.rows, shape.num_past, shape.num_new, positions_T, places_K)
+            state = self.learner.state(shape.rows, past, self.log_caps_2)
+            logits_BLV = self.model.forward(tokens_BT, shape.num_new, state)
             is_broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
             if self.boost:
                 boosts_BL1 = (self.boost * tilts_BL)[..., None]

@@ -4,32 +4,24 @@ Shapes: B documents, T time, I inputs and O outputs of a matrix, K rank, P numbe
 S places in a batch, L targets of a chunk.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adamw import adamw
 
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
+from golf.model.state import Adapter, ForwardState, Past
 from golf.ttt.document_scorer import ScoredDocuments
 
 HEAD = "head"
-"""The name of the tied output matrix among the projections; it has one adapter."""
-PROJECTIONS = {
-    "query": "attention",
-    "key": "attention",
-    "value": "attention",
-    "output": "attention",
-    "up": "feedforward",
-    "down": "feedforward",
-}
-"""Matrices of a block that can have adapters, and the part of the block that they stand in."""
+"""Name of the tied output matrix among the adapter targets; it has one adapter."""
+TARGETS = ("query", "key", "value", "output", "up", "down", HEAD)
+"""Adapter targets (`Linear.adapter`) of a block, and the head."""
 _ADAPTER_SEED = 6
 _ADAPTER_EPS = 1e-10
 
@@ -73,10 +65,9 @@ class LoraConfig:
                 raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least 0")
         if max(self.beta_first, self.beta_second) >= 1:
             raise ValueError(f"ttt.lora's betas are {self.beta_first}, {self.beta_second}; expected below 1")
-        known = (*PROJECTIONS, HEAD)
-        if not self.projections or not set(self.projections) <= set(known):
+        if not self.projections or not set(self.projections) <= set(TARGETS):
             raise ValueError(
-                f"ttt.lora.projections is {self.projections}; expected some of {', '.join(known)}"
+                f"ttt.lora.projections is {self.projections}; expected some of {', '.join(TARGETS)}"
             )
         ordered = list(self.chunk_lengths) == sorted(self.chunk_lengths)
         if not ordered or len(self.chunk_tokens) != len(self.chunk_lengths) + 1 or min(self.chunk_tokens) < 1:
@@ -89,13 +80,25 @@ class LoraConfig:
 class AdaptedMatrix(NamedTuple):
     """A matrix that has an adapter for each of its visits in a forward pass."""
 
-    module: nn.Module
-    shape: tuple[int, int]
-    """Outputs and inputs."""
-    visits: int
+    name: str
+    """Adapter target."""
+    weight: Tensor
+    """Of shape (outputs, inputs)."""
+    visits: tuple[int, ...]
+    """Numbers of the visits in the forward pass; of the head none."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return self.weight.size(0), self.weight.size(1)
+
+    @property
+    def num_adapters(self) -> int:
+        """One for each visit."""
+        return max(1, len(self.visits))
 
 
-class AdapterSite(NamedTuple):
+class AdapterWeights(NamedTuple):
     """The adapters of one matrix at one visit, and where their gradients go: views of buffers."""
 
     a_BKI: Tensor
@@ -104,19 +107,23 @@ class AdapterSite(NamedTuple):
     b_gradient_BOK: Tensor
 
 
-def find_matrices(model: GPT, projections: tuple[str, ...]) -> list[AdaptedMatrix]:
-    """The named matrices that the blocks have, in their order, then the head; ValueError if there is none."""
+def find_matrices(model: GPT, targets: tuple[str, ...]) -> list[AdaptedMatrix]:
+    """The matrices of the blocks with these adapter targets, block by block, then the head.
+
+    ValueError if the network has none of them.
+    """
     found = []
     for layer, block in enumerate(model.blocks):
-        visits = sum(visit.layer == layer for visit in model.plan)
-        for name, part in PROJECTIONS.items():
-            module = dict(block.get_submodule(part).named_children()).get(name)
-            if name in projections and isinstance(module, Linear):
-                found.append(AdaptedMatrix(module, tuple(module.weight.shape), visits))
-    if HEAD in projections:
-        found.append(AdaptedMatrix(model.head, tuple(model.embedding.weight.shape), 1))
+        visits = tuple(index for index, visit in enumerate(model.plan) if visit.layer == layer)
+        children = [*block.attention.children(), *block.feedforward.children()]
+        matrices = {child.adapter: child for child in children if isinstance(child, Linear)}
+        for name in TARGETS:
+            if name in targets and name in matrices:
+                found.append(AdaptedMatrix(name, matrices[name].weight, visits))
+    if HEAD in targets:
+        found.append(AdaptedMatrix(HEAD, model.embedding.weight, ()))
     if not found:
-        raise ValueError(f"ttt.lora.projections is {projections}; this network has no such matrix")
+        raise ValueError(f"ttt.lora.projections is {targets}; this network has no such matrix")
     return found
 
 
@@ -142,7 +149,8 @@ class LoraLearner:
         model.requires_grad_(False)
         self.config, self.fallbacks = config, 0
         self.matrices = find_matrices(model, config.projections)
-        shapes = [matrix.shape for matrix in self.matrices for _ in range(matrix.visits)]
+        shapes = [matrix.shape for matrix in self.matrices for _ in range(matrix.num_adapters)]
+        self._num_visits = len(model.plan)
         self._inputs = [(config.rank, num_inputs) for _, num_inputs in shapes]
         self._outputs = [(num_outputs, config.rank) for num_outputs, _ in shapes]
         self._num_kept = sum(rows * columns for rows, columns in self._inputs)
@@ -167,7 +175,7 @@ class LoraLearner:
         self.learns_B = torch.zeros(at_once, device=device)
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
-        self._sites: dict[int, list[AdapterSite]] = {}
+        self._sites: dict[int, list[AdapterWeights]] = {}
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""
@@ -184,26 +192,26 @@ class LoraLearner:
             self._copy_BP[:num_documents] = self.adapters_BP
         self._sites.clear()
 
-    @contextmanager
-    def attached(self, num_documents: int) -> Iterator[None]:
-        """While it lasts, row b of the model's input is predicted as adapted to document b."""
+    def state(
+        self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
+    ) -> ForwardState:
+        """State with which row b of the model's input is predicted as adapted to document b."""
         if num_documents not in self._sites:
             self._sites[num_documents] = self._find_sites(num_documents)
-        sites, handles = self._sites[num_documents], []
+        # Autograd needs an input with a gradient to call the backward of _AdapterProduct.
         self._anchor = self._anchor.detach().requires_grad_(torch.is_grad_enabled())
         scale = self.config.alpha / self.config.rank
-        first = 0
-        for module, _, visits in self.matrices:
-            hook = _adapter_hook(sites[first : first + visits], scale, self._anchor)
-            handles.append(module.register_forward_hook(hook))
-            first += visits
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        by_visit: list[dict[str, Adapter]] = [{} for _ in range(self._num_visits)]
+        head_adapter = None
+        adapters = iter(LowRankAdapter(site, scale, self._anchor) for site in self._sites[num_documents])
+        for name, _, visits in self.matrices:
+            if name == HEAD:
+                head_adapter = next(adapters)
+            for visit in visits:
+                by_visit[visit][name] = next(adapters)
+        return ForwardState(past, by_visit, head_adapter, log_caps_2)
 
-    def _find_sites(self, num_documents: int) -> list[AdapterSite]:
+    def _find_sites(self, num_documents: int) -> list[AdapterWeights]:
         shapes, half = self._inputs + self._outputs, len(self._inputs)
         views = []
         weights_BP = self.adapters_BP if self._copy_BP is None else self._copy_BP
@@ -212,7 +220,7 @@ class LoraLearner:
             views.append([part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)])
         adapters, gradients = views
         return [
-            AdapterSite(adapters[n], adapters[half + n], gradients[n], gradients[half + n])
+            AdapterWeights(adapters[n], adapters[half + n], gradients[n], gradients[half + n])
             for n in range(half)
         ]
 
@@ -244,7 +252,7 @@ class _AdapterProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterSite, scale: float
+        ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterWeights, scale: float
     ) -> Tensor:
         low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT)
         ctx.save_for_backward(x_BTI, low_BTK)
@@ -277,14 +285,16 @@ def _multiply_into(product: Tensor, left: Tensor, right: Tensor, scale: float) -
         product.copy_(_scaled_product(left, right, scale))
 
 
-def _adapter_hook(sites: list[AdapterSite], scale: float, anchor: Tensor) -> Callable[..., Tensor]:
-    """A forward hook that adds scale x B A x, with the next visit's A and B at each call."""
-    visits = cycle(sites)
+class LowRankAdapter(NamedTuple):
+    """Adds scale x B A x to a matrix's output."""
 
-    def add_adapter(module: nn.Module, inputs: tuple[Tensor, ...], output_BTO: Tensor) -> Tensor:
-        return _AdapterProduct.apply(output_BTO, inputs[0], anchor, next(visits), scale)
+    weights: AdapterWeights
+    scale: float
+    anchor: Tensor
 
-    return add_adapter
+    def __call__(self, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+        """The adapted output (B, T, O)."""
+        return _AdapterProduct.apply(output_BTO, x_BTI, self.anchor, self.weights, self.scale)
 
 
 def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:

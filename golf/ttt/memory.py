@@ -41,7 +41,8 @@ def lora_bytes(model: GPT, windows: WindowConfig, config: LoraConfig, chunk_toke
     chunk's activations, and the keys and values of its window.
     """
     adapters = sum(
-        matrix.visits * config.rank * sum(matrix.shape) for matrix in find_matrices(model, config.projections)
+        matrix.num_adapters * config.rank * sum(matrix.shape)
+        for matrix in find_matrices(model, config.projections)
     )
     number_bytes = model.compute_dtype.itemsize
     width, visits = model.config.width, len(model.plan)

@@ -1,6 +1,5 @@
 """Scoring with test-time training, by the method that the settings name."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -63,10 +62,9 @@ def score_adapting(
     learner = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once)
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
     phases = PhaseTrainer(model, ttt) if ttt.phases else None
-    with nullcontext() if phases is None else phases.attached():
-        result = score_documents(
-            model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
-        )
+    result = score_documents(
+        model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
+    )
     return result if phases is None else replace(result, notes=result.notes | {"phases": phases.phases_done})
 
 

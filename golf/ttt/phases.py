@@ -1,10 +1,7 @@
 """Gradient descent on the whole model between documents, on those that were graded so far."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from golf.model.gpt import GPT
 from golf.score.scorer import ScoredChunk
@@ -37,25 +34,12 @@ class PhaseTrainer:
         for parameter in learning:
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            adapt_to_documents(self.model, graded, optimizer, self.config)
+            adapt_to_documents(self.model, graded, optimizer, self.config, self.caps)
         for parameter in learning:
             parameter.requires_grad_(False)
         self.phases_done = sum(boundary <= len(graded) for boundary in self.config.phases)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """While it lasts, the model's softcap is two, if they learn; at first both are what it was."""
-        if not self.config.cap_rate:
-            yield
-            return
-
-        def cap_apart(softcap: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            caps_2 = softcap.cap * self.log_caps_2.exp()
-            caps_BLV = torch.where(inputs[0] > 0, caps_2[0], caps_2[1])
-            return caps_BLV * torch.tanh(inputs[0] / caps_BLV)
-
-        handle = self.model.softcap.register_forward_hook(cap_apart)
-        try:
-            yield
-        finally:
-            handle.remove()
+    @property
+    def caps(self) -> Tensor | None:
+        """`ForwardState.log_caps_2` of the model's forward passes; None if the softcap does not learn."""
+        return self.log_caps_2 if self.config.cap_rate else None

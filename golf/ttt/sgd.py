@@ -6,6 +6,7 @@ Shapes: B sequences of a batch, T context, S sequences of the chunk.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
+from golf.model.state import ForwardState
 from golf.score.scorer import CHUNK_TOKENS, ScoredChunk
 from golf.ttt.lora import LoraConfig
 from golf.ttt.tilt import TiltConfig
@@ -125,19 +127,27 @@ def adapt(model: GPT, chunk: ScoredChunk, optimizer: torch.optim.Optimizer, conf
 
 
 def adapt_to_documents(
-    model: GPT, graded: list[ScoredChunk], optimizer: torch.optim.Optimizer, config: TTTConfig
+    model: GPT,
+    graded: list[ScoredChunk],
+    optimizer: torch.optim.Optimizer,
+    config: TTTConfig,
+    log_caps_2: Tensor | None = None,
 ) -> None:
-    """Trains the model on graded documents, joined as they are in training; the rates fall along a cosine."""
+    """Trains the model on graded documents, joined as they are in training; the rates fall along a cosine.
+
+    `log_caps_2` as in ForwardState.
+    """
     inputs_N = np.concatenate([chunk.tokens_N1[:-1] for chunk in graded])
     targets_N = np.concatenate([chunk.tokens_N1[1:] for chunk in graded])
     batches = cut_sequences(inputs_N, targets_N, model.config.context, config.batch_sequences)
     rates = [group["lr"] for group in optimizer.param_groups]
     steps, device = batches * config.epochs, next(model.parameters()).device
+    predict = partial(model.forward, state=ForwardState(log_caps_2=log_caps_2))
     for step, batch in enumerate(steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * step / len(steps)))
-        # Not compiled: compiled code would not see what is attached to the model meanwhile.
-        _descend(model.forward, batch, optimizer, config.clip_norm, device)
+        # forward, not the compiled call: these steps are too few to pay for a graph.
+        _descend(predict, batch, optimizer, config.clip_norm, device)
 
 
 def _descend(

@@ -98,8 +98,8 @@ def test_the_dry_run_goes_through_every_stage_and_ends_in_an_entry(tmp_path: Pat
     lines = read_results(out / "results.jsonl")
     ends = {line["job"]: (line["status"], line["reason"]) for line in lines if line["event"] == "end"}
     unfinished = {job: end for job, end in ends.items() if end[0] != "done"}
-    assert set(unfinished) == {"speed.frontier-2048-auto-triton"}, ends
-    assert unfinished["speed.frontier-2048-auto-triton"][0] == "skipped"
+    assert set(unfinished) == {"speed.frontier-2048-fa3"}, ends
+    assert unfinished["speed.frontier-2048-fa3"][0] == "skipped"
     assert {job.split(".")[0] for job in ends} == set(STAGES) - {"fallback", "archive"}
     figures = {(line["job"], line["event"]): line for line in lines}
     assert figures["speed.frontier-2048-auto", "figures"]["tokens_per_second"] > 0

@@ -16,7 +16,8 @@ from golf.entry.activity import (
     score_features,
     shape_features,
 )
-from golf.model.gpt import GPT, ModelConfig, distance_from_orthogonal
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT, distance_from_orthogonal
 from golf.pack.artifact import PackConfig
 from golf.presets import PRESETS
 
@@ -46,7 +47,7 @@ STUDIED = replace(
     document_mask=False,
     attention_gate_dense=True,
     attention_sinks=True,
-    modulated_attention=True,
+    attention="co4",
     num_kv_heads=EVERYTHING.num_heads,
 )
 RESULTS = {

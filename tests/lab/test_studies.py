@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from golf.lab.study import STUDIES, load_study
-from golf.model.gpt import ModelConfig
+from golf.model.config import ModelConfig
 from golf.system.stored import config_to_dict
 
 NAMES = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))

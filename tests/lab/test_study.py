@@ -47,7 +47,7 @@ def test_a_file_elsewhere_reports_under_docs_and_one_of_ours_beside_itself(tmp_p
 WRONG = {
     "there is no field model.widht; did you mean model.width?": HEAD.replace("width", "widht") + BASE,
     "model.width is 'wide'; expected int": HEAD.replace("64", '"wide"') + BASE,
-    "model.feedforward is 'selu'; expected one of relu2, gelu, swiglu, xielu": HEAD
+    "feedforward is 'selu'; expected one of relu2, gelu, swiglu, xielu": HEAD
     + BASE
     + GELU.replace('= "gelu"\n', '= "selu"\n'),
     "arms 'base' and 'gelu' are equal": HEAD + BASE + GELU.replace('"gelu"\n', '"relu2"\n').replace(

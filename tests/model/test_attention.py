@@ -1,6 +1,7 @@
 """Attention against plain float64 arithmetic, written head by head."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,13 @@ from golf.model.attention import (
     HeadGates,
     exclusive_self_attention,
 )
+from golf.model.config import ModelConfig
 from golf.model.kernels import causal_attention
 from golf.model.positions import rotary_tables, rotate
+from golf.model.state import Positions, VisitState
+
+SMALL = ModelConfig(width=16, num_heads=4, num_kv_heads=2, rotary_dims=4)
+ROTARY = rotary_tables(6, 4, 100.0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("num_queries", [1, 5, 12])
@@ -59,26 +65,26 @@ def test_head_gates_read_the_first_twelve_channels_and_start_at_one_half():
 @pytest.mark.parametrize("num_last", [2, 6])
 def test_the_value_is_taken_out_before_the_gate_and_both_before_the_output(num_last):
     torch.manual_seed(0)
-    rotary = rotary_tables(6, 4, 100.0, torch.device("cpu"))
-    full = Attention(16, 4, 2, 1.5, exclusive=True, gate_scale=0.5)
-    plain = Attention(16, 4, 2, 1.5)
+    state = VisitState(0, num_last, Positions(*ROTARY))
+    full = Attention(replace(SMALL, xsa=True, attention_gate=0.5))
+    plain = Attention(SMALL)
     for parameter in full.parameters():
         torch.nn.init.normal_(parameter)
     plain.load_state_dict(full.state_dict(), strict=False)
     with torch.no_grad():
         plain.output.weight.copy_(torch.eye(16))
     x = torch.randn(2, 6, 16)
-    y = plain(x, rotary, num_last).unflatten(-1, (4, 4))
+    y = plain(x, state).unflatten(-1, (4, 4))
     v = full.value(x)[:, -num_last:].unflatten(-1, (2, 4))
     expected = exclusive_self_attention(y, v) * full.gates(x[:, -num_last:])[..., None]
-    torch.testing.assert_close(full(x, rotary, num_last), full.output(expected.flatten(2)))
+    torch.testing.assert_close(full(x, state), full.output(expected.flatten(2)))
 
 
 @pytest.mark.parametrize("num_last", [2, 6])
-def test_queries_are_normed_then_turned_then_scaled_by_their_heads_gain(num_last, monkeypatch):
+def test_queries_are_normed_then_turned_then_scaled_by_their_heads_gain(num_last):
     torch.manual_seed(0)
-    rotary = rotary_tables(6, 4, 100.0, torch.device("cpu"))
-    layer = Attention(16, 4, 2, 1.5)
+    state = VisitState(0, num_last, Positions(*ROTARY))
+    layer = Attention(SMALL)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     seen = []
@@ -87,12 +93,12 @@ def test_queries_are_normed_then_turned_then_scaled_by_their_heads_gain(num_last
         seen.extend(heads)
         return causal_attention(*heads)
 
-    monkeypatch.setattr("golf.model.attention.causal_attention", attend)
+    layer.kernel = attend
     x = torch.randn(2, 6, 16)
-    layer(x, rotary, num_last)
+    layer(x, state)
     q, k = (projection(x).unflatten(-1, (-1, 4)).double() for projection in (layer.query, layer.key))
     q, k = (y / (y.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt() for y in (q, k))
-    turned_q, turned_k = (rotate(y, *rotary) for y in (q, k))
+    turned_q, turned_k = (rotate(y, *ROTARY) for y in (q, k))
     expected_q = turned_q[:, -num_last:] * layer.qk_gain[:, None]
     torch.testing.assert_close(seen[0].double(), expected_q.transpose(1, 2), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(seen[1].double(), turned_k.transpose(1, 2), atol=1e-6, rtol=1e-6)

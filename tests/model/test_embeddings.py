@@ -2,9 +2,18 @@
 
 import torch
 
+from golf.model.config import ModelConfig
 from golf.model.embeddings import BigramHash, SmearAdd, SmearGate, bigram_buckets
 
 BOS = 1
+
+
+def config(width: int) -> ModelConfig:
+    return ModelConfig(
+        width=width, num_heads=1, num_kv_heads=1, rotary_dims=2, bigram_buckets=16, bigram_width=4, bos_id=BOS
+    )
+
+
 TOKENS_BT = torch.tensor([[5, 9, BOS, 7, 7, BOS, BOS, 3]])
 
 
@@ -18,7 +27,7 @@ def test_buckets_hash_the_pair_and_are_zero_without_a_previous_token():
 
 def test_smear_leaves_document_starts_alone_and_blends_the_rest():
     torch.manual_seed(0)
-    smear = SmearGate(4, BOS)
+    smear = SmearGate(config(4))
     torch.nn.init.normal_(smear.gate)
     x = torch.randn(1, 8, 4)
     out = smear(x, TOKENS_BT)
@@ -31,14 +40,14 @@ def test_smear_leaves_document_starts_alone_and_blends_the_rest():
 
 
 def test_a_zero_table_adds_nothing():
-    bigram = BigramHash(16, 4, 8, BOS)
+    bigram = BigramHash(config(8))
     torch.nn.init.normal_(bigram.projection.weight)
     assert not bigram(TOKENS_BT).any()
 
 
 def test_the_added_smear_follows_its_formula_and_is_masked_at_document_starts():
     torch.manual_seed(0)
-    smear = SmearAdd(BOS)
+    smear = SmearAdd(config(16))
     x = torch.randn(1, 8, 16)
     assert torch.equal(smear(x, TOKENS_BT), x), "it starts as nothing"
     torch.nn.init.normal_(smear.gate)

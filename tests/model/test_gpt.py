@@ -9,7 +9,11 @@ import pytest
 import torch
 from model_switches import ALONE, CONFIGS, GPT2_LIKE, TINY, TOGETHER
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.attention import ATTENTIONS, Attention
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
+from golf.model.layers import Linear
+from golf.model.roles import roles_of
 from golf.train.objective import mean_nats
 
 every_switch = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -80,7 +84,7 @@ def test_what_is_mixed_into_the_embedding_stops_at_a_document_start(config):
     tokens_BT[0, 10] = config.bos_id
     changed_BT = tokens_BT.clone()
     changed_BT[0, 9] = 2 if tokens_BT[0, 9] != 2 else 3
-    before, after = (model._embed(tokens)[0, 10:] for tokens in (tokens_BT, changed_BT))
+    before, after = (model.embed(tokens)[0, 10:] for tokens in (tokens_BT, changed_BT))
     assert torch.equal(before, after)
 
 
@@ -194,13 +198,15 @@ def test_bfloat16_activations_stay_near_the_fp32_logits():
         {"norm": "batch"},
         {"num_experts": 0},
         {"num_experts": 65},
-        {"modulated_attention": True},
+        {"attention": "co4"},
+        {"attention": "mamba"},
+        {"feedforward": "relu3"},
         {"plain_blocks": True, "parallel_residual_blocks": 1},
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[-1]):
-        replace(TINY, **wrong)
+        GPT(replace(TINY, **wrong))
 
 
 def test_positions_beyond_the_learned_table_are_refused():
@@ -240,3 +246,27 @@ def test_a_plain_model_equals_gpt2_written_out():
 def layer_norm(x, norm):
     centred = x - x.mean(-1, keepdim=True)
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.gain + norm.offset
+
+
+def test_a_parameter_without_a_role_is_refused():
+    class Unknown(Attention):
+        def __init__(self, config):
+            super().__init__(config)
+            self.extra = torch.nn.Parameter(torch.zeros(3))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTENTIONS, "unknown", Unknown)
+        with pytest.raises(ValueError, match=r"parameter blocks\.0\.attention\.extra has no role"):
+            GPT(replace(TINY, attention="unknown"))
+
+
+@every_switch
+def test_every_parameter_has_one_role(config):
+    model = GPT(config)
+    roles = roles_of(model)
+    assert set(roles) == {name for name, _ in model.named_parameters()}
+    matrices = {name for name, role in roles.items() if role.group == "matrix"}
+    assert matrices == {f"{n}.weight" for n, module in model.named_modules() if isinstance(module, Linear)}
+    small = {name for name, role in roles.items() if role.kind == "small"}
+    assert all(name.startswith("blocks.") for name, role in roles.items() if role.kind == "matrix")
+    assert {"embedding.weight"} <= set(roles) - small

@@ -7,18 +7,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from model_switches import TINY
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from golf.model.gpt import GPT
 from golf.model.kernels import (
     KernelError,
+    attention_kernel,
     attention_kernels,
     causal_attention,
     choose_kernels,
     kernel_order,
     masked_attention,
     present_kernels,
+    sdpa_kernels,
 )
 
 
@@ -51,8 +55,9 @@ def test_kernels_of_a_cpu_agree_with_float64_forward_and_backward(name, num_quer
     torch.manual_seed(0)
     heads = [torch.randn(2, num, size, 8) for num, size in ((4, num_queries), (2, 24), (2, 24))]
     own, exact = ([x.clone().requires_grad_() for x in heads] for _ in range(2))
-    with attention_kernels(choose_kernels(name, present_kernels(torch.device("cpu")))):
-        y = causal_attention(*own)
+    names = choose_kernels(name, present_kernels(torch.device("cpu")))
+    with sdpa_kernels(names):
+        y = attention_kernel(names)(*own)
         y.square().sum().backward()
     expected = exact_attention(*exact)
     expected.square().sum().backward()
@@ -97,13 +102,14 @@ def test_flash_attention_3_gets_and_gives_heads_behind_time(monkeypatch, with_su
     monkeypatch.setitem(sys.modules, "flash_attn_interface", SimpleNamespace(flash_attn_func=attend))
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, num, 6, 8) for num in (4, 2, 2))
-    with attention_kernels(("fa3", "flash")):
-        y = causal_attention(q, k, v)
-        causal_attention(q[:, :, -2:], k, v)
+    model = GPT(TINY)
+    with attention_kernels(model, ("fa3", "flash")):
+        kernel = model.blocks[0].attention.kernel
+        y = kernel(q, k, v)
+        kernel(q[:, :, -2:], k, v)
     torch.testing.assert_close(y.double(), exact_attention(q, k, v), atol=1e-5, rtol=0)
     assert shapes == [((2, 6, 4, 8), (2, 6, 2, 8), True)]
-    causal_attention(q, k, v)
-    assert len(shapes) == 1, "the choice ends with its block"
+    assert model.blocks[0].attention.kernel is causal_attention, "the choice ends with its block"
 
 
 def test_flash_attention_3_is_part_of_a_compiled_graph_that_later_blocks_take_up(monkeypatch):
@@ -121,9 +127,15 @@ def test_flash_attention_3_is_part_of_a_compiled_graph_that_later_blocks_take_up
         graphs.append(graph)
         return graph
 
-    compiled = torch.compile(causal_attention, backend=backend, fullgraph=True, dynamic=False)
+    model = GPT(TINY)
+    attention = model.blocks[0].attention
+
+    def attend_by_the_model(q, k, v):
+        return attention.kernel(q, k, v)
+
+    compiled = torch.compile(attend_by_the_model, backend=backend, fullgraph=True, dynamic=False)
     for _ in range(2):
-        with attention_kernels(("fa3", "flash", "math")):
+        with attention_kernels(model, ("fa3", "flash", "math")):
             y = compiled(q, k, v)
     torch.testing.assert_close(y.double(), exact_attention(q, k, v), atol=1e-5, rtol=0)
     assert len(graphs) == 1
@@ -135,8 +147,8 @@ def test_flash_attention_3_is_part_of_a_compiled_graph_that_later_blocks_take_up
 def test_heads_are_repeated_for_the_efficient_kernel_which_does_not_share_them(names, heads):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, num, 6, 8) for num in (4, 2, 2))
-    with attention_kernels(names), SeenHeads() as seen:
-        y = causal_attention(q, k, v)
+    with sdpa_kernels(names), SeenHeads() as seen:
+        y = attention_kernel(names)(q, k, v)
     torch.testing.assert_close(y.double(), exact_attention(q, k, v), atol=1e-5, rtol=0)
     assert seen.heads == [heads]
 
@@ -161,7 +173,7 @@ def test_every_kernel_agrees_with_float64_on_the_device(name, num_queries):
     torch.manual_seed(0)
     shapes = ((8, num_queries), (4, 256), (4, 256))
     q, k, v = (torch.randn(2, heads, length, 64, device="cuda") for heads, length in shapes)
-    with attention_kernels((name,)):
-        got = causal_attention(*(x.bfloat16() for x in (q, k, v)))
+    with sdpa_kernels((name,)):
+        got = attention_kernel((name,))(*(x.bfloat16() for x in (q, k, v)))
     exact = exact_attention(*(x.cpu() for x in (q, k, v)))
     torch.testing.assert_close(got.cpu().double(), exact, atol=3e-2, rtol=0)

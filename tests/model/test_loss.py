@@ -1,10 +1,11 @@
 """The softcap and the cross-entropy against their definitions."""
 
+import math
+
 import pytest
 import torch
 
-from golf.model.layers import Softcap
-from golf.model.loss import token_nats
+from golf.model.loss import softcap, token_nats
 
 
 def test_nats_are_minus_the_log_probability_of_the_target():
@@ -27,7 +28,7 @@ def test_capped_nats_of_a_heads_logits_and_their_gradient_agree_with_float64(dty
     exact_logits = logits.detach().double().requires_grad_()
     capped = cap * torch.tanh(exact_logits / cap) if cap else exact_logits
     exact = -capped.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    nats = token_nats(Softcap(cap)(logits.float()), targets)
+    nats = token_nats(softcap(logits.float(), cap), targets)
     torch.testing.assert_close(nats.double(), exact, atol=2e-5, rtol=0)
     weights = torch.randn(2, 37)
     (gradient,) = torch.autograd.grad(nats, logits, weights)
@@ -38,4 +39,11 @@ def test_capped_nats_of_a_heads_logits_and_their_gradient_agree_with_float64(dty
 
 def test_a_softcap_of_0_is_none_and_another_bounds():
     x = torch.linspace(-1e3, 1e3, 11)
-    assert Softcap(0.0)(x) is x and float(Softcap(30.0)(x).abs().max()) <= 30.0
+    assert softcap(x, 0.0) is x and float(softcap(x, 30.0).abs().max()) <= 30.0
+
+
+def test_learned_caps_scale_the_cap_of_positive_and_of_other_logits():
+    x = torch.linspace(-50, 50, 11, dtype=torch.float64)
+    found = softcap(x, 30.0, torch.tensor([0.5, -0.5], dtype=torch.float64))
+    caps = torch.where(x > 0, 30.0 * math.exp(0.5), 30.0 * math.exp(-0.5))
+    torch.testing.assert_close(found, caps * torch.tanh(x / caps))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from golf.model.norms import build_norm
+from golf.model.layers import NORMS
 
 
 def test_each_norm_is_its_formula():
@@ -14,7 +14,7 @@ def test_each_norm_is_its_formula():
     centred = (x - x.mean(-1, keepdim=True)) / x.var(-1, keepdim=True, unbiased=False).sqrt()
     expected = {"rms": scaled, "rms-gain": scaled * gain, "layer": centred * gain + offset}
     for kind, wanted in expected.items():
-        norm = build_norm(kind, 16).double()
+        norm = NORMS[kind](16).double()
         with torch.no_grad():
             for parameter, value in zip(norm.parameters(), (gain, offset), strict=False):
                 parameter.copy_(value)
@@ -25,5 +25,5 @@ def test_each_norm_is_its_formula():
 def test_a_norm_with_weights_starts_without_effect_and_keeps_the_dtype(kind):
     x = torch.randn(2, 16)
     x = x - x.mean(-1, keepdim=True)
-    torch.testing.assert_close(build_norm(kind, 16)(x), build_norm("rms", 16)(x), atol=1e-4, rtol=0)
-    assert build_norm(kind, 16)(x.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(NORMS[kind](16)(x), NORMS["rms"](16)(x), atol=1e-4, rtol=0)
+    assert NORMS[kind](16)(x.bfloat16()).dtype == torch.bfloat16

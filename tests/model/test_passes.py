@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.model.passes import plan_visits, visit_order
+from golf.model.blocks import plan_visits, visit_order
 
 
 def test_three_visits_of_blocks_3_to_5_give_the_published_order():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.budget import BudgetError
 from golf.pack.calibrate import calibrate

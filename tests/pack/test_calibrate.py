@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.model.layers import rms_norm
 from golf.model.loss import token_nats
 from golf.pack.calibrate import calibrate

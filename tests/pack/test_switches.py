@@ -6,7 +6,8 @@ import pytest
 import torch
 from model_switches import GPT2_LIKE, TINY, TOGETHER, VARIANTS
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 

@@ -7,7 +7,8 @@ import torch
 from score_toys import BOS_ID, VOCAB_SIZE, ToyModel, ToyVocabulary, toy_documents, toy_model
 from torch import Tensor
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.score.ledger import LegalityError
 from golf.score.scorer import ScoredChunk, score
 from golf.score.windows import WindowConfig

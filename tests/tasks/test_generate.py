@@ -3,7 +3,6 @@
 import torch
 
 from golf.system.log import RunLog
-from golf.tasks.decoder import RereadingDecoder
 from golf.tasks.generate import GREEDY, Generator, SamplingConfig
 
 PROMPTS = [[1, 20, 30, 40, 50], [1], [1, 99, 98], [1, 7, 7, 7, 7, 7, 7, 7, 7, 7]]
@@ -54,10 +53,3 @@ def test_a_seed_decides_what_is_drawn(opened):
         return [g.tokens for g in found]
 
     assert drawn(1) == drawn(1) != drawn(2)
-
-
-def test_a_network_without_a_cache_writes_the_same(opened):
-    generator = quiet_generator(opened)
-    cached = generator.continue_all(PROMPTS, GREEDY, 5, NEVER, lambda tokens: False, 0, "test")
-    generator.decoder_type = RereadingDecoder
-    assert generator.continue_all(PROMPTS, GREEDY, 5, NEVER, lambda tokens: False, 0, "test") == cached

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.train.optim import (
     POLAR_EXPRESS,
     QUINTIC,

@@ -7,13 +7,14 @@ import torch
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents
 
 from golf.audit.probes import replace_tokens
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.score.ledger import LegalityError
 from golf.score.scorer import ScoreResult
 from golf.score.windows import WindowConfig
 from golf.ttt import document_scorer
 from golf.ttt.document_scorer import ScoredDocuments, score_documents
-from golf.ttt.lora import HEAD, PROJECTIONS, LoraConfig, LoraLearner, adapt_documents, find_matrices
+from golf.ttt.lora import TARGETS, LoraConfig, LoraLearner, adapt_documents, find_matrices
 from golf.ttt.methods import plan_lora
 
 STRONG = LoraConfig(
@@ -223,10 +224,8 @@ def test_a_step_is_that_of_adamw() -> None:
     )
     inputs = torch.from_numpy(toy_documents([12, 12]).astype(np.int64)).view(2, 12)
     for step in range(3):
-        with learner.attached(2):
-            nats_BL = torch.nn.functional.cross_entropy(
-                model(inputs[:, :-1]).mT, inputs[:, 1:], reduction="none"
-            )
+        logits_BLV = model(inputs[:, :-1], state=learner.state(2))
+        nats_BL = torch.nn.functional.cross_entropy(logits_BLV.mT, inputs[:, 1:], reduction="none")
         adapt_documents(learner, ScoredDocuments(document_scorer._DOCUMENT_SEAL, nats_BL))
         reference.grad = learner.gradient_BP[:2].clone()
         optimizer.step()
@@ -236,13 +235,13 @@ def test_a_step_is_that_of_adamw() -> None:
 def test_a_batch_of_adapters_is_the_sum_of_single_ones() -> None:
     """The output with adapters is that of a model whose matrices were changed by scale x B A."""
     model = network(recurrence=1)
-    config = replace(STRONG, projections=(*PROJECTIONS, HEAD))
+    config = replace(STRONG, projections=TARGETS)
     learner = LoraLearner(model, config)
     learner.start(0, 2)
     learner.adapters_BP.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.2)
     inputs = torch.from_numpy(toy_documents([12, 12]).astype(np.int64)).view(2, 12)
-    with torch.no_grad(), learner.attached(2):
-        together = model(inputs)
+    with torch.no_grad():
+        together = model(inputs, state=learner.state(2))
     shapes = learner._inputs + learner._outputs
     for row in range(2):
         changed = copy.deepcopy(model)
@@ -250,8 +249,8 @@ def test_a_batch_of_adapters_is_the_sum_of_single_ones() -> None:
         parts = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         half = len(parts) // 2
         changes = [config.alpha / config.rank * parts[half + site] @ parts[site] for site in range(half)]
-        for matrix, change in zip(find_matrices(changed, tuple(PROJECTIONS)), changes[:-1], strict=True):
-            matrix.module.weight.data += change
+        for matrix, change in zip(find_matrices(changed, TARGETS[:-1]), changes[:-1], strict=True):
+            matrix.weight.data += change
         head_change = changes[-1]
         changed.head.register_forward_hook(
             lambda module, inputs, output, change=head_change: output + inputs[0] @ change.T
@@ -264,7 +263,7 @@ def test_a_network_without_the_named_matrices_is_refused() -> None:
     torch.manual_seed(0)
     config = replace(network().config, num_experts=2)
     model = GPT(config)
-    assert {matrix.module for matrix in find_matrices(model, ("up", "head"))} >= {model.head}
+    assert [matrix.name for matrix in find_matrices(model, ("up", "head"))] == ["head"]
     with pytest.raises(ValueError, match="this network has no such matrix"):
         find_matrices(model, ("up",))
 
@@ -281,7 +280,7 @@ def test_the_head_has_one_adapter_which_learns() -> None:
     model = network()
     config = replace(STRONG, projections=("head",))
     (head,) = find_matrices(model, config.projections)
-    assert head.module is model.head and head.shape == (VOCAB_SIZE, 16) and head.visits == 1
+    assert head.weight is model.embedding.weight and head.num_adapters == 1
     tokens = toy_documents([60, 50])
     together, one = (adapted(tokens, config, rows) for rows in (2, 1))
     assert np.abs(together.nats_N - plain(tokens, config).nats_N).max() > 1e-2
@@ -290,7 +289,7 @@ def test_the_head_has_one_adapter_which_learns() -> None:
 
 def test_each_visit_of_a_block_has_its_own_adapter() -> None:
     matrices = find_matrices(network(recurrence=3), ("up",))
-    assert [matrix.visits for matrix in matrices] == [1, 3, 1]
+    assert [matrix.num_adapters for matrix in matrices] == [1, 3, 1]
     tokens = toy_documents([60])
     model = network(recurrence=3)
     learner = LoraLearner(model, replace(STRONG, projections=("up",)))

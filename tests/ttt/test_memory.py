@@ -5,8 +5,10 @@ import torch
 from score_toys import BOS_ID, toy_documents
 from test_lora import STRONG, WINDOWS, network
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.model.loss import token_nats
+from golf.model.state import ForwardState
 from golf.score.windows import WindowConfig
 from golf.ttt.document_cache import PastInputs
 from golf.ttt.lora import LoraConfig, LoraLearner
@@ -50,11 +52,11 @@ def test_the_plan_counts_what_the_backward_pass_of_a_chunk_keeps() -> None:
     model, chunk, documents = GPT(config), 8, 2
     model.initialize()
     lora = LoraConfig(rank=4, batch_documents=documents, projections=("query", "value", "up"))
-    learner, past = LoraLearner(model, lora), PastInputs(model)
+    learner, past = LoraLearner(model, lora), PastInputs()
     learner.start(0, documents)
     tokens_BT = torch.randint(2, 64, (documents, 512))
-    with torch.no_grad(), past.attached(documents, 0, 512 - chunk):
-        model(tokens_BT[:, :-chunk])
+    with torch.no_grad():
+        model(tokens_BT[:, :-chunk], state=ForwardState(past.window(documents, 0, 512 - chunk)))
     past.keep()
     kept: dict[int, int] = {}
 
@@ -63,15 +65,12 @@ def test_the_plan_counts_what_the_backward_pass_of_a_chunk_keeps() -> None:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with (
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        learner.attached(documents),
-        past.attached(documents, 512 - chunk, chunk),
-    ):
-        nats_BL = token_nats(model(tokens_BT, chunk), tokens_BT[:, -chunk:])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        state = learner.state(documents, past.window(documents, 512 - chunk, chunk))
+        nats_BL = token_nats(model(tokens_BT, chunk, state), tokens_BT[:, -chunk:])
     kept.pop(learner._store_SP.untyped_storage().data_ptr(), None)
     _, each = lora_bytes(model, WindowConfig(context=512), lora, chunk)
     moments = (learner.gradient_BP.nbytes + learner.second_BP.nbytes) / documents
-    windows = sum(x_BTD.nbytes for x_BTD in past._windows) / documents
+    windows = sum(x_BTD.nbytes for x_BTD in past._kept) / documents
     assert nats_BL.requires_grad
     assert 1.0 < (each - moments - windows) / (sum(kept.values()) / documents) < 2.0

@@ -7,6 +7,7 @@ import torch
 from score_toys import ToyVocabulary, toy_documents
 from test_lora import LENGTHS, STRONG, WINDOWS, network
 
+from golf.model.state import ForwardState
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import ScoreResult, release_chunk
 from golf.ttt.methods import score_adapting
@@ -50,10 +51,10 @@ def test_two_caps_that_have_not_learned_are_the_softcap_to_the_last_bit() -> Non
     inputs = torch.from_numpy(toy_documents([12]).astype(np.int64))[None]
     trainer = PhaseTrainer(model, replace(PHASED, cap_rate=1.0))
     expected = model(inputs)
-    with trainer.attached():
-        assert torch.equal(model(inputs), expected)
-        trainer.log_caps_2[0] = 1.0
-        assert not torch.equal(model(inputs), expected)
+    state = ForwardState(log_caps_2=trainer.caps)
+    assert torch.equal(model(inputs, state=state), expected)
+    trainer.log_caps_2[0] = 1.0
+    assert not torch.equal(model(inputs, state=state), expected)
     assert torch.equal(model(inputs), expected)
 
 

@@ -1,4 +1,4 @@
-"""Attention that stays inside documents, many of which share a row.
+"""Document mask: attention inside documents, several of which share a row.
 
 Shapes: B batch, T time, L last positions (queries), N = B x T, S slots for documents, H query heads,
 K key/value heads, E head width.
@@ -56,11 +56,11 @@ def document_bounds(inputs_BT: Tensor, bos_id: int) -> Tensor:
     return torch.cat((bounds_BS.flatten(), end_1)).to(torch.int32)
 
 
-class DocumentAttention:
-    """Causal attention inside documents, by torch's variable-length kernel or by a mask."""
+class VarlenKernel:
+    """torch's variable-length attention kernel, with the options that the installed version has."""
 
     def __init__(self) -> None:
-        # Imported when it is used: it brings torch's compiler with it, seconds on a slow machine.
+        # Imported when it is used: it imports torch's compiler, seconds on a slow machine.
         from torch.nn.attention.varlen import varlen_attn
 
         self._kernel = varlen_attn
@@ -70,24 +70,30 @@ class DocumentAttention:
         if self._shares_keys:
             self._options["enable_gqa"] = True
 
-    def __call__(self, q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, documents: Documents) -> Tensor:
-        """Outputs of the last L of T positions, (B, H, L, E)."""
-        num_queries = q_BHLE.size(2)
-        if documents.bounds_S is not None and num_queries == k_BKTE.size(2):
-            return self._packed(q_BHLE, k_BKTE, v_BKTE, documents.bounds_S)
-        visible = documents.visible_B1TT
-        if visible is None:
-            visible = _visible(documents.numbers_BT, num_queries)
-        mask_B1LT = visible[:, :, -num_queries:]
-        return masked_attention(q_BHLE, k_BKTE, v_BKTE, mask_B1LT)
-
-    def _packed(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bounds_S: Tensor) -> Tensor:
+    def __call__(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bounds_S: Tensor) -> Tensor:
+        """Outputs of all positions, (B, H, T, E)."""
         length = q_BHTE.size(2)
         if not self._shares_keys:
             k_BKTE, v_BKTE = repeat_heads(q_BHTE, k_BKTE, v_BKTE)
         q_NHE, k_NKE, v_NKE = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BKTE, v_BKTE))
         y_NHE = self._kernel(q_NHE, k_NKE, v_NKE, bounds_S, bounds_S, length, length, **self._options)
         return y_NHE.unflatten(0, (-1, length)).transpose(1, 2)
+
+
+def document_attention(
+    q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, documents: Documents, varlen: VarlenKernel | None
+) -> Tensor:
+    """Causal attention inside documents, outputs of the last L of T positions, (B, H, L, E).
+
+    By the variable-length kernel where there are bounds and L = T, else by a mask.
+    """
+    num_queries = q_BHLE.size(2)
+    if varlen is not None and documents.bounds_S is not None and num_queries == k_BKTE.size(2):
+        return varlen(q_BHLE, k_BKTE, v_BKTE, documents.bounds_S)
+    visible = documents.visible_B1TT
+    if visible is None:
+        visible = _visible(documents.numbers_BT, num_queries)
+    return masked_attention(q_BHLE, k_BKTE, v_BKTE, visible[:, :, -num_queries:])
 
 
 def _visible(numbers_BT: Tensor, num_queries: int) -> Tensor:

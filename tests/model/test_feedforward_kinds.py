@@ -5,12 +5,17 @@ import math
 import pytest
 import torch
 
-from golf.model.variants_feedforward import ACTIVE_EXPERTS, Experts, build_feedforward, expert_sizes
+from golf.model.config import ModelConfig
+from golf.model.feedforward import ACTIVE_EXPERTS, Experts, build_feedforward, expert_sizes
 
 
 def random_sublayer(kind="relu2", num_experts=1, unlike=False, slope=0.0):
     torch.manual_seed(0)
-    sublayer = build_feedforward(8, 24, kind, slope, num_experts, unlike).double()
+    config = ModelConfig(
+        width=8, num_heads=1, num_kv_heads=1, rotary_dims=2, mlp_hidden=24, feedforward=kind,
+        activation_slope=slope, num_experts=num_experts, heterogeneous_experts=unlike,
+    )  # fmt: skip
+    sublayer = build_feedforward(config).double()
     for name, parameter in sublayer.named_parameters():
         if name.endswith("weight"):
             torch.nn.init.normal_(parameter)
@@ -62,9 +67,9 @@ def test_each_token_gets_its_two_likeliest_experts_alone(unlike):
 
 
 def test_experts_share_the_hidden_units_alike_or_in_rising_sizes():
-    assert expert_sizes(24, 4, unlike=False) == [6, 6, 6, 6]
-    assert expert_sizes(30, 4, unlike=True) == [3, 6, 9, 12]
-    assert sum(expert_sizes(385, 7, unlike=True)) == 385
+    assert expert_sizes(24, 4, heterogeneous=False) == [6, 6, 6, 6]
+    assert expert_sizes(30, 4, heterogeneous=True) == [3, 6, 9, 12]
+    assert sum(expert_sizes(385, 7, heterogeneous=True)) == 385
     sizes = [expert.up.weight.size(0) for expert in random_sublayer("relu2", 3, True).experts]
     assert sizes == [4, 8, 12]
     assert isinstance(random_sublayer(num_experts=2), Experts)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from golf.model.gpt import GPT, ModelConfig
+from golf.model.config import ModelConfig
+from golf.model.document_mask import VarlenKernel, document_attention, document_bounds, find_documents
+from golf.model.gpt import GPT
 from golf.model.loss import token_nats
-from golf.model.varlen import DocumentAttention, document_bounds, find_documents
 
 BOS = 1
 TINY = ModelConfig(
@@ -126,14 +127,14 @@ def test_attention_by_bounds_is_attention_by_mask(length: int, monkeypatch: pyte
     tokens = torch.randint(0, 6, (3, length))
     q = torch.randn(3, 4, length, 8)
     k, v = torch.randn(2, 3, 2, length, 8)
-    attention = DocumentAttention()
-    by_mask = attention(q, k, v, find_documents(tokens, BOS, packed=False))
+    kernel = VarlenKernel()
+    by_mask = document_attention(q, k, v, find_documents(tokens, BOS, packed=False), kernel)
     for shares_keys in (True, False):
-        monkeypatch.setattr(attention, "_kernel", plain)
-        monkeypatch.setattr(attention, "_shares_keys", shares_keys)
-        by_bounds = attention(q, k, v, find_documents(tokens, BOS, packed=True))
+        monkeypatch.setattr(kernel, "_kernel", plain)
+        monkeypatch.setattr(kernel, "_shares_keys", shares_keys)
+        by_bounds = document_attention(q, k, v, find_documents(tokens, BOS, packed=True), kernel)
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=0)
-    fewer = attention(q[:, :, -1:], k, v, find_documents(tokens, BOS, packed=True))
+    fewer = document_attention(q[:, :, -1:], k, v, find_documents(tokens, BOS, packed=True), kernel)
     torch.testing.assert_close(fewer, by_mask[:, :, -1:], atol=1e-5, rtol=0)
 
 
@@ -149,7 +150,8 @@ def test_the_kernel_agrees_with_the_mask_on_a_gpu():
     tokens = torch.randint(0, 40, (4, 256), device="cuda")
     q = torch.randn(4, 8, 256, 64, device="cuda", dtype=torch.bfloat16)
     k, v = torch.randn(2, 4, 4, 256, 64, device="cuda", dtype=torch.bfloat16)
-    attention = DocumentAttention()
-    exact = attention(q.double(), k.double(), v.double(), find_documents(tokens, BOS, packed=False))
-    packed = attention(q, k, v, find_documents(tokens, BOS, packed=True))
+    kernel = VarlenKernel()
+    by_mask = find_documents(tokens, BOS, packed=False)
+    exact = document_attention(q.double(), k.double(), v.double(), by_mask, kernel)
+    packed = document_attention(q, k, v, find_documents(tokens, BOS, packed=True), kernel)
     torch.testing.assert_close(packed.double(), exact, atol=2e-2, rtol=0)

@@ -1,0 +1,162 @@
+"""Blocks, the residual streams between them, and the order in which a forward pass runs them.
+
+Shapes: B batch, T time, L last positions, D width.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from golf.model.attention import ATTENTIONS
+from golf.model.config import ModelConfig
+from golf.model.feedforward import build_feedforward
+from golf.model.layers import NORMS
+from golf.model.roles import SCALAR, parameter
+from golf.model.state import VisitState
+
+Streams = tuple[Tensor, Tensor]
+"""Two residual streams: attention reads the first, the feed-forward the second."""
+
+
+class Visit(NamedTuple):
+    """One run of one block; depth recurrence (openai/parameter-golf #1204, #1394) runs some several times."""
+
+    layer: int
+    """Which block."""
+    keeps: bool
+    """Whether its output is a U-net skip for a later visit."""
+    skip: int | None
+    """Index of the skip that is added before the block; None for none."""
+
+
+def visit_order(
+    num_layers: int, recurrence_first: int, recurrence_last: int, recurrence: int
+) -> tuple[int, ...]:
+    """Blocks in the order of their visits: first to last of the recurrence as a group, `recurrence` times."""
+    looped = tuple(range(recurrence_first, recurrence_last + 1))
+    return (*range(recurrence_first), *looped * recurrence, *range(recurrence_last + 1, num_layers))
+
+
+def plan_visits(order: tuple[int, ...], skips: bool = True) -> tuple[Visit, ...]:
+    """The visits of `order` with their skips.
+
+    The outputs of the first half are skips that the second half adds, the latest first; none without `skips`.
+    """
+    num_kept = len(order) // 2 if skips else 0
+    kept = [Visit(layer, True, None) for layer in order[:num_kept]]
+    taking = [
+        Visit(layer, False, index if index < num_kept else None)
+        for index, layer in enumerate(order[num_kept:])
+    ]
+    return (*kept, *taking)
+
+
+def join_skip(
+    stream: Tensor | Streams, skip_BTD: Tensor, weight_D: Tensor, gate_D: Tensor | None = None
+) -> Tensor | Streams:
+    """The stream (of two streams the first) with an earlier output: x + weight * skip, all per channel.
+
+    With a gate, lerp(weight * skip, x, sigmoid(gate)) instead (openai/parameter-golf #1089).
+    """
+    if isinstance(stream, tuple):
+        return join_skip(stream[0], skip_BTD, weight_D, gate_D), stream[1]
+    scaled_BTD = weight_D.to(stream.dtype) * skip_BTD
+    if gate_D is None:
+        return stream + scaled_BTD
+    return torch.lerp(scaled_BTD, stream, torch.sigmoid(gate_D).to(stream.dtype))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on its normed input times `ln_scale`.
+
+    Before them the stream is mixed per channel with the embedding; each output has a scale per channel.
+    `ln_scale` is 1/sqrt(layer + 1) (openai/parameter-golf #315).
+    """
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        width = config.width
+        self.ln_scale = 1.0 / math.sqrt(layer + 1)
+        self.attention_norm, self.feedforward_norm = NORMS[config.norm](width), NORMS[config.norm](width)
+        mix_2D = torch.zeros(2, width)
+        mix_2D[0] = 1.0
+        self.mix = parameter(mix_2D, SCALAR)
+        self.attention = ATTENTIONS[config.attention](config)
+        self.attention_scale = parameter(torch.ones(width), SCALAR)
+        self.feedforward = build_feedforward(config)
+        self.feedforward_scale = parameter(torch.ones(width), SCALAR)
+
+    def forward(self, x_BTD: Tensor, embedding_BTD: Tensor, state: VisitState) -> Tensor:
+        """The stream after this block at the last `state.num_last` positions, shape (B, num_last, D)."""
+        dtype = x_BTD.dtype
+        x_BTD = self._mixed(x_BTD, embedding_BTD)
+        attended_BLD = self.attention(self.attention_norm(x_BTD) * self.ln_scale, state)
+        x_BLD = x_BTD[:, -state.num_last :] + self.attention_scale.to(dtype) * attended_BLD
+        fed_BLD = self.feedforward(self.feedforward_norm(x_BLD) * self.ln_scale, state.adapters)
+        return x_BLD + self.feedforward_scale.to(dtype) * fed_BLD
+
+    def _mixed(self, x_BTD: Tensor, embedding_BTD: Tensor) -> Tensor:
+        with_stream_D, with_embedding_D = self.mix.to(x_BTD.dtype)
+        return with_stream_D * x_BTD + with_embedding_D * embedding_BTD
+
+
+class PlainBlock(nn.Module):
+    """GPT-2's block: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attention, self.feedforward = ATTENTIONS[config.attention](config), build_feedforward(config)
+        self.attention_norm = NORMS[config.norm](config.width)
+        self.feedforward_norm = NORMS[config.norm](config.width)
+
+    def forward(self, x_BTD: Tensor, embedding_BTD: Tensor, state: VisitState) -> Tensor:
+        """The stream after this block at the last `state.num_last` positions; the embedding is not used."""
+        x_BLD = x_BTD[:, -state.num_last :] + self.attention(self.attention_norm(x_BTD), state)
+        return x_BLD + self.feedforward(self.feedforward_norm(x_BLD), state.adapters)
+
+
+class ParallelResidualBlock(Block):
+    """A block whose sublayers run in parallel on two residual streams (openai/parameter-golf #1529).
+
+    Attention reads stream 0, mixed with the embedding, and the feed-forward stream 1; then
+    stream_i <- keep_i stream_i + write_0i attention + write_1i feed-forward. The network's last block
+    returns the mean of the streams.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__(config, layer)
+        self.is_last = layer == config.num_layers - 1
+        self.lane_keep = parameter(torch.full((2,), 1.1), SCALAR)
+        self.lane_write = parameter(torch.ones(2, 2), SCALAR)
+
+    def forward(self, streams: Streams, embedding_BTD: Tensor, state: VisitState) -> Tensor | Streams:
+        """Both streams, or their mean, at the last `state.num_last` positions."""
+        dtype = embedding_BTD.dtype
+        first_BLD, second_BLD = (stream_BTD[:, -state.num_last :] for stream_BTD in streams)
+        mixed_BTD = self._mixed(streams[0], embedding_BTD)
+        attended_BLD = self.attention(self.attention_norm(mixed_BTD) * self.ln_scale, state)
+        fed_BLD = self.feedforward(self.feedforward_norm(second_BLD) * self.ln_scale, state.adapters)
+        # (2, D): what each sublayer writes into each stream.
+        from_attention = (self.lane_write[0, :, None] * self.attention_scale).to(dtype)
+        from_feedforward = (self.lane_write[1, :, None] * self.feedforward_scale).to(dtype)
+        keep_2 = self.lane_keep.to(dtype)
+        first_BLD, second_BLD = (
+            torch.addcmul(
+                torch.addcmul(keep_2[lane] * stream_BLD, from_attention[lane], attended_BLD),
+                from_feedforward[lane],
+                fed_BLD,
+            )
+            for lane, stream_BLD in enumerate((first_BLD, second_BLD))
+        )
+        return (first_BLD + second_BLD) / 2 if self.is_last else (first_BLD, second_BLD)
+
+
+def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
+    """Block number `layer`."""
+    if config.plain_blocks:
+        return PlainBlock(config)
+    if layer < config.num_layers - config.parallel_residual_blocks:
+        return Block(config, layer)
+    return ParallelResidualBlock(config, layer)

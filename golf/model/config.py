@@ -1,0 +1,147 @@
+"""Sizes and switches of the network."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args, get_origin
+
+from golf.model.layers import GATE_INPUTS
+
+MAX_RECURRENCE = 16
+"""Far beyond what helps; it bounds the work that an artifact can ask for."""
+MAX_EXPERTS = 64
+"""It bounds the work that an artifact can ask for."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and switches of the network. The defaults are the preset `seed`: 26,666,073 parameters."""
+
+    vocab_size: int = 1024
+    """Tokens in the vocabulary."""
+    num_layers: int = 11
+    """Blocks; the first half feeds skips to the second."""
+    width: int = 512
+    """Channels of the residual stream."""
+    num_heads: int = 8
+    """Query heads; width / num_heads is the head width."""
+    num_kv_heads: int = 4
+    """Key/value heads, each shared by num_heads / num_kv_heads query heads."""
+    mlp_hidden: int = 1536
+    """Hidden units of each feed-forward sublayer."""
+    context: int = 1024
+    """Tokens of context in training, and in scoring unless said otherwise."""
+    rotary_dims: int = 16
+    """Dimensions of each head that RoPE rotates; the head width for full RoPE."""
+    rotary_base: float = 50_000.0
+    """Base of the rotary angles."""
+    positions: Literal["rotary", "learned", "alibi", "rotary+alibi", "none"] = "rotary"
+    """Position encoding: RoPE, a learned table of `context` rows, ALiBi (arXiv:2108.12409), both of RoPE and
+    ALiBi, or none."""
+    qk_gain: float = 1.5
+    """Initial gain of each query head after its RMS norm."""
+    qk_norm: bool = True
+    """Whether queries and keys are RMS-normed, and queries scaled by a learned gain."""
+    xsa: bool = False
+    """Exclusive self-attention: whether outputs are made orthogonal to the position's own value."""
+    attention_gate: float = 0.0
+    """s in the gate sigmoid(s W x) on each head's output, W reading 12 channels; 0 for no gate."""
+    attention_gate_dense: bool = False
+    """Whether attention's output is gated per channel by sigmoid(W x), W a full matrix (arXiv:2505.06708)."""
+    attention_sinks: bool = False
+    """Whether each head has a learned sink logit: a key without a value."""
+    document_mask: bool = False
+    """Whether attention is masked to the document that a token belongs to."""
+    attention: str = "gqa"
+    """Kind of the attention sublayers, a key of ATTENTIONS: gqa, or co4 (modulated, arXiv:2510.08404)."""
+    norm: str = "rms"
+    """Norm of the blocks' inputs and of the last stream, a key of NORMS: rms, rms-gain or layer."""
+    feedforward: str = "relu2"
+    """Kind of the feed-forward sublayers, a key of FEEDFORWARDS: relu2, gelu, swiglu or xielu."""
+    activation_slope: float = 0.0
+    """s in the activation of relu2, max(u, s u)^2."""
+    num_experts: int = 1
+    """Experts that share mlp_hidden, two of which are active for each token; 1 for no mixture."""
+    heterogeneous_experts: bool = False
+    """Whether experts have sizes of 1 : 2 : 3 ... instead of one size."""
+    plain_blocks: bool = False
+    """Whether blocks are x + f(norm(x)) as in GPT-2, without ln_scale, embedding mix, output scales, U-net
+    skips and norm of the embedding."""
+    skip_gates: bool = False
+    """Whether a U-net skip is blended in by a learned gate; otherwise it is added."""
+    parallel_residual_blocks: int = 0
+    """Number of last blocks in which attention and feed-forward run in parallel on two residual streams."""
+    recurrence_first: int = 0
+    """First block of the depth recurrence."""
+    recurrence_last: int = 0
+    """Last block of the depth recurrence."""
+    recurrence: int = 1
+    """How often the group of blocks is run; 1 for no recurrence."""
+    logit_softcap: float = 30.0
+    """c in c * tanh(logit / c); 0 leaves logits as they are."""
+    smear: Literal["blend", "add", "off"] = "blend"
+    """Smear of the previous token's embedding: blended per channel, added behind a gate, or off."""
+    bigram_buckets: int = 2048
+    """Rows of the hashed bigram table; 0 for none."""
+    bigram_width: int = 64
+    """Columns of the hashed bigram table."""
+    embedding_std: float = 0.005
+    """Standard deviation of the token embedding at initialisation."""
+    future_tokens: int = 0
+    """Multi-token prediction (arXiv:2404.19737): number of further tokens that training predicts, each by a
+    matrix of its own before the head. These matrices are not exported."""
+    output_init: Literal["scaled", "zero"] = "scaled"
+    """Attention and feed-forward outputs start orthogonal with gain 1 / sqrt(2 num_layers), or at zero."""
+    bos_id: int = 1
+    """The token that starts each document."""
+
+    def __post_init__(self) -> None:
+        for name, kind in type(self).__annotations__.items():
+            if get_origin(kind) is Literal and vars(self)[name] not in get_args(kind):
+                expected = ", ".join(get_args(kind))
+                raise ValueError(f"{name} is {vars(self)[name]!r}; expected one of {expected}")
+        if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"width {self.width} must divide into num_heads {self.num_heads}, "
+                f"and num_heads into num_kv_heads {self.num_kv_heads}"
+            )
+        if self.rotary_dims % 2 or not 0 < self.rotary_dims <= self.width // self.num_heads:
+            raise ValueError(
+                f"rotary_dims is {self.rotary_dims}; expected an even number up to the head width "
+                f"{self.width // self.num_heads}"
+            )
+        for name in ("vocab_size", "num_layers", "mlp_hidden", "context", "bigram_width"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} is {vars(self)[name]}; expected at least 1")
+        if self.bigram_buckets < 0:
+            raise ValueError(f"bigram_buckets is {self.bigram_buckets}; expected at least 0")
+        if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
+            raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
+        if self.document_mask and self.has_attention_bias:
+            raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")
+        if self.num_experts != 1 and not 2 <= self.num_experts <= min(MAX_EXPERTS, self.mlp_hidden):
+            raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MAX_EXPERTS}")
+        if not 0 <= self.future_tokens <= MAX_RECURRENCE:
+            raise ValueError(f"future_tokens is {self.future_tokens}; expected 0 to {MAX_RECURRENCE}")
+        if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
+            raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
+        self._check_blocks()
+
+    @property
+    def has_attention_bias(self) -> bool:
+        """Whether attention's logits have a bias: ALiBi or sinks."""
+        return self.attention_sinks or self.positions.endswith("alibi")
+
+    def _check_blocks(self) -> None:
+        if not 0 <= self.recurrence_first <= self.recurrence_last < self.num_layers:
+            raise ValueError(
+                f"recurrence_first {self.recurrence_first} and recurrence_last {self.recurrence_last} "
+                f"must be blocks in this order; there are {self.num_layers}"
+            )
+        if not 1 <= self.recurrence <= MAX_RECURRENCE:
+            raise ValueError(f"recurrence is {self.recurrence}; expected 1 to {MAX_RECURRENCE}")
+        looped = self.recurrence_last if self.recurrence > 1 else -1
+        max_parallel = self.num_layers - max(self.num_layers // 2, looped + 1)
+        if not 0 <= self.parallel_residual_blocks <= max_parallel:
+            raise ValueError(
+                f"parallel_residual_blocks is {self.parallel_residual_blocks}; expected 0 to {max_parallel}, "
+                "the blocks of the second half after the recurrence"
+            )
