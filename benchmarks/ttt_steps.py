@@ -27,8 +27,8 @@ from golf.score.windows import WindowConfig
 from golf.system.device import Runtime, choose_runtime
 from golf.system.log import RunLog
 from golf.ttt import document_step
-from golf.ttt.document_plan import DocumentBatch, plan_documents, split_documents
 from golf.ttt.document_scorer import score_documents
+from golf.ttt.documents import DocumentBatch, plan_documents, split_documents
 from golf.ttt.lora import LoraConfig, LoraLearner
 from golf.ttt.tilt import NgramTilt
 

@@ -24,7 +24,7 @@ from golf.system.distributed import World
 from golf.system.files import STANDARD_OUTPUT, atomic_write, write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
-from golf.ttt.document_plan import split_documents
+from golf.ttt.documents import split_documents
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 

@@ -42,7 +42,7 @@ from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.ttt.document_plan import DOCUMENT_ORDER
+from golf.ttt.documents import DOCUMENT_ORDER
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 

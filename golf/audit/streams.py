@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.score.windows import WindowConfig
-from golf.ttt.document_plan import plan_documents, split_documents
+from golf.ttt.documents import plan_documents, split_documents
 
 MIN_TARGETS = 2
 """Targets that an audit looks at however little time it has."""

@@ -30,9 +30,17 @@ from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline
 from golf.ttt.document_cache import PastInputs, can_be_fixed
-from golf.ttt.document_plan import DOCUMENT_ORDER, DocumentBatch, DocumentSpan
 from golf.ttt.document_step import DocumentSteps, StepInputs
-from golf.ttt.sharing import DocumentGroup, add_documents, deal_batch, gather_nats, sum_events
+from golf.ttt.documents import (
+    DOCUMENT_ORDER,
+    DocumentBatch,
+    DocumentGroup,
+    DocumentSpan,
+    add_documents,
+    deal_batch,
+    gather_nats,
+    sum_events,
+)
 from golf.ttt.tilt import NgramTilt, raise_expected
 
 _DOCUMENT_SEAL = object()

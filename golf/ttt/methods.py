@@ -11,13 +11,11 @@ from golf.score.windows import WindowConfig
 from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline, measure_plain
-from golf.ttt.document_plan import DocumentBatch, plan_documents, split_documents
 from golf.ttt.document_scorer import score_documents
-from golf.ttt.lora import LoraConfig, LoraLearner
-from golf.ttt.memory import free_bytes, plan_documents_at_once
+from golf.ttt.documents import DocumentBatch, count_shares, even_groups, plan_documents, split_documents
+from golf.ttt.lora import LoraConfig, LoraLearner, free_bytes, plan_documents_at_once
 from golf.ttt.phases import PhaseTrainer
 from golf.ttt.sgd import ChunkAdapter, TTTConfig
-from golf.ttt.sharing import count_shares, even_groups
 from golf.ttt.tilt import NgramTilt
 
 

@@ -14,7 +14,7 @@ from golf.audit.streams import (
 from golf.data.manifest import open_dataset
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
-from golf.ttt.document_plan import plan_documents, split_documents
+from golf.ttt.documents import plan_documents, split_documents
 
 
 def test_the_stream_starts_with_a_document_and_holds_the_start_of_another(dataset_folder: Path) -> None:

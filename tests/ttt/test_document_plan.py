@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from score_toys import BOS_ID, toy_documents
 
-from golf.ttt.document_plan import DocumentSpan, plan_documents, split_documents
+from golf.ttt.documents import DocumentSpan, plan_documents, split_documents
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 

@@ -15,9 +15,8 @@ from test_recipes import RECIPES
 
 import eval_bpb
 from golf.system.distributed import World
-from golf.ttt.document_plan import DocumentSpan, plan_documents
+from golf.ttt.documents import DocumentSpan, count_shares, deal_batch, even_groups, plan_documents
 from golf.ttt.methods import score_adapting
-from golf.ttt.sharing import count_shares, deal_batch, even_groups
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from golf.model.loss import token_nats
 from golf.model.state import ForwardState
 from golf.score.windows import WindowConfig
 from golf.ttt.document_cache import PastInputs
-from golf.ttt.lora import LoraConfig, LoraLearner
-from golf.ttt.memory import LoraMemoryError, lora_bytes, plan_documents_at_once
+from golf.ttt.lora import LoraConfig, LoraLearner, LoraMemoryError, lora_bytes, plan_documents_at_once
 from golf.ttt.methods import plan_lora
 
 
