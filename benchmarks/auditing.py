@@ -1,4 +1,4 @@
-"""What an audit costs, as a share of the scoring that it stands beside.
+"""Cost of an audit, as a share of the scoring that it checks.
 
 python -m benchmarks.auditing ARTIFACT_OR_ENTRY --data DIR [--json FILE]
 """
@@ -19,18 +19,18 @@ from golf.system.log import RunLog
 
 @dataclass(frozen=True)
 class AuditBenchmark:
-    """What to measure."""
+    """The artifact, the data and the size of the measurement."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """An artifact, or a folder with one."""
     data: Path | None = None
     """Dataset folder; by default the entry's own."""
     max_tokens: int | None = None
-    """Score this many tokens only, and scale the seconds to the whole text."""
+    """Number of tokens to score; by default all."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: Path | None = None
-    """Also write the figures here."""
+    """File for the results as JSON."""
 
 
 def main() -> None:

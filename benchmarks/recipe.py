@@ -28,11 +28,11 @@ import tyro
 from benchmarks.recipe_arms import Scale, all_recipes
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.lab.contrasts import differences_to_base
 from golf.model.gpt import GPT
 from golf.run import Run
 from golf.score.scorer import score
 from golf.score.windows import WindowConfig
+from golf.stats import differences_to_base
 from golf.system.device import Runtime, choose_runtime, environment
 from golf.system.files import write_json
 from golf.system.log import RunLog

@@ -1,9 +1,9 @@
-"""Speed and memory of scoring, against a plain scorer that computes one window at a time.
+"""Speed and memory of scoring, compared with a plain scorer that computes one window at a time.
 
     python -m benchmarks.scoring [--preset cpu] [--tokens 32768] [--json FILE]
 
-Weights and tokens are random: neither changes the work. Each scorer runs in a process of its own, so that the
-peak memory is its own.
+Weights and tokens are random, since the work does not depend on them. Each scorer runs in its own process, so
+that its peak memory is measured alone.
 """
 
 import math
@@ -31,40 +31,40 @@ from golf.ttt.sgd import ChunkAdapter
 
 @dataclass(frozen=True)
 class ScoringBenchmark:
-    """What to measure."""
+    """The network and the size of the measurement."""
 
     preset: str = "cpu"
-    """Whose network and settings to use."""
+    """Preset of the network and the settings."""
     tokens: int = 32_768
-    """Tokens to score."""
+    """Number of tokens to score."""
     plain_tokens: int = 2_048
-    """Tokens for the plain scorer, which is slow; its speed does not depend on how many there are."""
+    """Number of tokens for the plain scorer, which is slow; its speed does not depend on it."""
     stride: int = 64
-    """Of the sliding windows."""
+    """Stride of the sliding windows."""
     batch_tokens: int | None = None
-    """Input tokens of one forward pass."""
+    """Input tokens of a forward pass."""
     repeats: int = 3
-    """Runs of each scorer; the fastest counts."""
+    """Number of runs of each scorer; the fastest is reported."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: Path | None = None
-    """Also write the figures here."""
+    """File for the results as JSON."""
 
 
 class OneByteVocabulary:
-    """Every token is a byte: the benchmark's tokens mean nothing."""
+    """A vocabulary in which every token is one byte, for random tokens."""
 
     size = 2**16
     bos_id = 1
 
     def count_bytes(self, previous: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """One each."""
+        """1 for each target."""
         return np.ones(len(targets), dtype=np.int64)
 
 
 @torch.no_grad()
 def score_plainly(model: nn.Module, tokens: np.ndarray, windows: WindowConfig) -> float:
-    """Nats of a stream: each window by itself, every row of it computed, the graded ones kept."""
+    """Nats of a stream: a forward pass for each window, logits for all of its positions."""
     device = next(model.parameters()).device
     total = 0.0
     for window in plan_windows(len(tokens) - 1, windows.context, windows.stride):
@@ -75,7 +75,7 @@ def score_plainly(model: nn.Module, tokens: np.ndarray, windows: WindowConfig) -
 
 
 def measure(name: str, options: ScoringBenchmark, results: multiprocessing.Queue) -> None:
-    """Runs one scorer and reports its figures; the first, unmeasured pass compiles and warms up."""
+    """Runs one scorer and puts its results into the queue; a first, unmeasured run compiles and warms up."""
     preset = PRESETS[options.preset].config
     runtime = choose_runtime(options.device)
     seed_everything(0)
@@ -121,7 +121,7 @@ def measure(name: str, options: ScoringBenchmark, results: multiprocessing.Queue
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the GPU by tensors, else of the whole process."""
+    """Peak memory in bytes: of tensors on the GPU, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -142,7 +142,7 @@ def main() -> None:
     log = RunLog()
     columns = ["scorer", "tokens/s", "tokens/CPU s", "speed-up", "peak MB", "nats/token"]
     device = choose_runtime(options.device).device
-    # Wall time on a busy machine says little; a process's own CPU time does, unless a GPU does the work.
+    # On a busy machine, the CPU time of a process is more precise than wall time, unless a GPU does the work.
     measure_of_speed = "tokens_per_second" if device.type == "cuda" else "tokens_per_cpu_second"
     first = rows[0][measure_of_speed]
     log.table(

@@ -21,6 +21,7 @@ import tyro
 from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
+from golf.entry.compare import BITS_PER_NAT
 from golf.evaluate import EvaluateConfig, load_model, read_settings
 from golf.locate import find_artifact, find_data
 from golf.model.gpt import GPT
@@ -124,7 +125,8 @@ def measure_gains(bench: Bench) -> dict[str, Any]:
     bytes_D = documents["lora"].bytes_D
 
     def compare(better: str, worse: str) -> Any:
-        return paired_bootstrap(documents[better].nats_D, documents[worse].nats_D, bytes_D)
+        bits_a_D, bits_b_D = (documents[name].nats_D * BITS_PER_NAT for name in (better, worse))
+        return paired_bootstrap(bits_a_D, bits_b_D, bytes_D)
 
     lora = compare("lora", "sliding")
     return {

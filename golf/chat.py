@@ -1,10 +1,11 @@
-"""Talks with a model at the terminal: what it writes appears as it writes it.
+"""Chat with a model in the terminal; its text is printed token by token.
 
     python -m golf.chat MODEL
     python -m golf.chat MODEL --prompt "The sea is"
 
-A model that was fine-tuned on conversations answers; another goes on with what was typed. An empty line
-starts afresh, the end of input leaves. Exit code 2 on bad input, 130 when stopped while the model speaks.
+A model that was fine-tuned on conversations answers; another one continues the text. Prompts are read line
+by line from the terminal or a pipe. An empty line starts a new conversation, Ctrl-D exits. Exit code 2 on
+bad input, 130 when stopped.
 """
 
 import sys
@@ -18,48 +19,47 @@ import tyro
 
 from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
-from golf.finetune.examples import prompt_tokens
-from golf.finetune.template import ChatTemplate, stored_template
+from golf.finetune.examples import ChatTemplate, prompt_tokens, stored_template
 from golf.system.cli import run_program
 from golf.tasks.decoder import Decoder
+from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
-from golf.tasks.sampling import SamplingConfig, draw_tokens
 
 
 class ChatError(ValueError):
-    """A text that the model cannot read."""
+    """An invalid option, or a prompt that exceeds the context."""
 
 
 @dataclass(frozen=True)
 class ChatCommand:
-    """Whom to talk to, and how it draws its words."""
+    """The model and the options of generation."""
 
     model: Annotated[Path, tyro.conf.Positional]
     """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
     prompt: str | None = None
-    """Say this, print what comes back, and leave."""
+    """Answer this prompt and exit."""
     max_tokens: int = 256
-    """Longest answer."""
+    """Largest number of tokens of an answer."""
     seed: int | None = None
-    """Seed of what is drawn; by default another one each time."""
+    """Seed of sampling; by default a random one."""
     plain: bool = False
-    """Go on with what was typed even if the model learned to converse."""
+    """Continue the text even if the model was fine-tuned on conversations."""
     context: int | None = None
-    """Tokens that the model may read at once; by default what it was trained on."""
+    """Context in tokens; by default that of training."""
     sink_tokens: int | None = None
-    """Let an answer go on past the context: so many first tokens stay, the oldest others are forgotten."""
+    """Let an answer exceed the context: keep so many first tokens and drop the oldest of the others."""
     tokenizer: Path | None = None
-    """The model's .model file, where it is not beside it."""
+    """The model's .model file, if it is not next to the model."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
 
 
 class TextStream:
-    """Tokens in, the text that they add out; a character whose bytes are not all there yet waits.
+    """Decodes a stream of tokens into pieces of text; an incomplete UTF-8 character is held back.
 
-    `silent` tokens have no text. The text of all tokens so far is decoded each time, since what a token adds
-    depends on those before it.
+    `silent` tokens have no text. All tokens are decoded again for each token, since its text depends on those
+    before it.
     """
 
     def __init__(self, vocabulary: Vocabulary, silent: frozenset[int]):
@@ -68,14 +68,14 @@ class TextStream:
         self._shown = ""
 
     def add(self, token: int) -> str:
-        """What may be shown now that was not before."""
+        """The text that the token adds."""
         if token not in self._silent:
             self._tokens.append(token)
         text = self._vocabulary.decode(self._tokens)
         return self._show(text.rstrip("\N{REPLACEMENT CHARACTER}"))
 
     def finish(self) -> str:
-        """What was still waiting, as it is."""
+        """The text that was held back."""
         return self._show(self._vocabulary.decode(self._tokens))
 
     def _show(self, text: str) -> str:
@@ -86,15 +86,15 @@ class TextStream:
 
 
 def drop_oldest(turns: list[Turn], encode: Callable[[list[Turn]], list[int]], room: int) -> list[Turn]:
-    """The latest turns, a user's first, whose tokens fit `room`; ChatError if the last alone does not."""
+    """The latest turns, starting with a user's, within `room` tokens; ChatError if the last exceeds it."""
     for start in range(len(turns)):
         if turns[start].role == "user" and len(encode(turns[start:])) <= room:
             return turns[start:]
-    raise ChatError(f"that is {len(encode(turns[-1:]))} tokens; the model has room for {room}")
+    raise ChatError(f"the prompt has {len(encode(turns[-1:]))} tokens; expected at most {room}")
 
 
-class Speaker:
-    """A model and what was said so far; `template` is None for one that goes on with a text."""
+class ChatSession:
+    """A model and the conversation so far; `template` is None for a model that continues a text."""
 
     def __init__(self, opened: OpenedModel, template: ChatTemplate | None, command: ChatCommand):
         self.opened, self.template, self.command = opened, template, command
@@ -104,28 +104,28 @@ class Speaker:
             self.generator.seed()
         else:
             self.generator.manual_seed(command.seed)
-        # Half of the context is for what was said, so that an answer has the other.
+        # At least half of the context is for the prompt.
         self.room = opened.context - min(command.max_tokens, opened.context // 2)
 
-    def hear(self, text: str) -> list[int]:
-        """The tokens to go on from; ChatError for a text that is longer than the room."""
+    def read_prompt(self, text: str) -> list[int]:
+        """The tokens to continue: the conversation and this prompt; ChatError if the prompt is too long."""
         vocabulary = self.opened.vocabulary
         if self.template is None:
             tokens = [vocabulary.bos_id, *vocabulary.encode(text)]
             if len(tokens) > self.room:
-                raise ChatError(f"that is {len(tokens)} tokens; the model has room for {self.room}")
+                raise ChatError(f"the prompt has {len(tokens)} tokens; expected at most {self.room}")
             return tokens
         turns = [*self.turns, Turn("user", text)]
         self.turns = drop_oldest(turns, self._encode, self.room)
         return self._encode(self.turns)
 
-    def speak(self, tokens: list[int]) -> Iterator[str]:
-        """What the model writes behind `tokens`, piece by piece as it comes."""
+    def stream_answer(self, tokens: list[int]) -> Iterator[str]:
+        """The continuation of `tokens` in pieces; at its end the answer is added to the conversation."""
         template, vocabulary = self.template, self.opened.vocabulary
         stops = {vocabulary.bos_id} if template is None else {vocabulary.bos_id, template.end}
         stream = TextStream(vocabulary, frozenset() if template is None else template.ids)
         decoder = Decoder(self.opened.model, self.opened.context, self.command.sink_tokens)
-        said = ""
+        answer = ""
         limit = self.command.max_tokens
         if self.command.sink_tokens is None:
             limit = min(limit, self.opened.context - len(tokens))
@@ -135,11 +135,11 @@ class Speaker:
             if tokens[0] in stops:
                 break
             new = stream.add(tokens[0])
-            said += new
+            answer += new
             yield new
         rest = stream.finish()
         if self.template is not None:
-            self.turns.append(Turn("assistant", said + rest))
+            self.turns.append(Turn("assistant", answer + rest))
         yield rest
 
     def _encode(self, turns: list[Turn]) -> list[int]:
@@ -148,7 +148,7 @@ class Speaker:
 
 
 def read_lines(interactive: bool) -> Iterator[str]:
-    """What is typed, or comes through a pipe, line by line."""
+    """Lines of standard input, with a prompt sign at a terminal."""
     while True:
         try:
             yield input("> " if interactive else "").strip()
@@ -156,52 +156,52 @@ def read_lines(interactive: bool) -> Iterator[str]:
             return
 
 
-def converse(speaker: Speaker, lines: Iterator[str], show: Callable[[str], None]) -> None:
-    """Answers each line; an empty one forgets what was said, and a text that is too long is said to be."""
+def converse(session: ChatSession, lines: Iterator[str], show: Callable[[str], None]) -> None:
+    """Answers each line; an empty one starts a new conversation. A prompt that is too long is reported."""
     for line in lines:
         if not line:
-            if speaker.turns:
-                speaker.turns = []
-                show("(afresh)\n")
+            if session.turns:
+                session.turns = []
+                show("(new conversation)\n")
             continue
         try:
-            tokens = speaker.hear(line)
+            tokens = session.read_prompt(line)
         except ChatError as error:
             show(f"({error})\n")
             continue
-        for piece in speaker.speak(tokens):
+        for piece in session.stream_answer(tokens):
             show(piece)
         show("\n")
 
 
 def show_text(text: str) -> None:
-    """Prints at once."""
+    """Prints without a line break and flushes."""
     print(text, end="", flush=True)
 
 
 def chat(command: ChatCommand) -> None:
-    """Answers the prompt that was given, or what is typed until Ctrl-D."""
+    """Answers the given prompt, or lines of standard input until Ctrl-D."""
     if command.max_tokens < 1:
         raise ChatError(f"max_tokens is {command.max_tokens}; expected at least 1")
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     template = None if command.plain else stored_template(opened.header)
-    speaker = Speaker(opened, template, command)
+    session = ChatSession(opened, template, command)
     if command.prompt is not None:
-        for piece in speaker.speak(speaker.hear(command.prompt)):
+        for piece in session.stream_answer(session.read_prompt(command.prompt)):
             show_text(piece)
         show_text("\n")
         return
     interactive = sys.stdin.isatty()
     if interactive:
-        how = "goes on with what you type" if template is None else "answers"
-        show_text(f"{opened.describe()}\nIt {how}. An empty line starts afresh, Ctrl-D leaves.\n")
-    converse(speaker, read_lines(interactive), show_text)
+        how = "continues your text" if template is None else "answers"
+        show_text(f"{opened.describe()}\nThe model {how}. An empty line starts anew, Ctrl-D exits.\n")
+    converse(session, read_lines(interactive), show_text)
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
-    command = tyro.cli(ChatCommand, args=arguments, description=__doc__)
-    return run_program("golf.chat", lambda: chat(command), when_stopped="bye")
+    """Exit code: 0 done, 2 on bad input, 130 when stopped."""
+    command = tyro.cli(ChatCommand, args=arguments, prog="python -m golf.chat", description=__doc__)
+    return run_program("golf.chat", lambda: chat(command), when_stopped="stopped")
 
 
 if __name__ == "__main__":

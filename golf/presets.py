@@ -1,4 +1,4 @@
-"""Configurations by name: a preset is a value, its windows shares of the run, so that it takes any budget."""
+"""Presets: configurations by name. Schedules are fractions of the run, so any budget can be set."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,110 +18,100 @@ from golf.ttt.tilt import TiltConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A configuration, the text it is meant for, and what it is for."""
+    """A configuration, the text it is meant for, and its purpose."""
 
     config: RunConfig
     source: Literal["docs", "challenge"]
     purpose: str
 
 
-FRONTIER_TTT = TTTConfig(
-    method="lora",
-    lora=LoraConfig(
-        rank=80,
-        alpha=144.0,
-        rate=8e-5,
-        decay=2.0,
-        projections=("query", "value", "output", "up", "down", "head"),
-        batch_documents=64,
-    ),
-    tilt=TiltConfig(boost=2.625, table_bits=24),
-    phases=(2500,),
-    learning_rate=0.001,
-    epochs=1,
-    frozen_blocks=0,
-    cap_rate=1e-4,
-)
-"""Adapters, tilt and one phase of openai/parameter-golf #2135, chunks of #2014."""
 SEED = RunConfig(
     minutes=10.0,
     train=TrainConfig(reserve_seconds=5.0),
     averaging=AveragingConfig(output="ema+swa"),
     pack=PackConfig(scheme="int5"),
-    ttt=TTTConfig(method="sgd", epochs=3, frozen_blocks=2),
 )
-"""The card of openai/parameter-golf #334, item by item: 11 layers of width 512, orthogonal initialisation,
-Muon and AdamW, cosine warmdown, the mean of EMA samples as output, int5 under zstd-22, sliding windows of
-stride 64, and SGD on the whole model but its first two blocks, on graded text, three epochs a chunk."""
-FRONTIER_MODEL = ModelConfig(
-    vocab_size=8192,
-    mlp_hidden=2048,
-    context=2048,
-    rotary_base=10_000.0,
-    qk_gain=5.25,
-    xsa=True,
-    attention_gate=0.5,
-    activation_slope=0.3,
-    skip_gates=True,
-    parallel_residual_blocks=3,
-    smear="add",
-    bigram_buckets=0,
-    output_init="zero",
-)
-"""The network of openai/parameter-golf #2135 with the slope of #1948, without recurrence."""
-FRONTIER_OPTIM = OptimConfig(
-    matrix_lr=0.028,
-    matrix_weight_decay=0.095,
-    momentum=0.97,
-    row_normalize=True,
-    newton_schulz="polar-express",
-    embedding_lr=0.03,
-    embedding_weight_decay=0.085,
-    scalar_lr=0.02,
-    scalar_weight_decay=0.02,
-    adam_beta2=0.99,
-    gradient_clip=0.3,
-)
-FRONTIER_TRAIN = TrainConfig(
-    batch_tokens=786_432,
-    micro_batch_tokens=49_152,
-    reserve_seconds=5.0,
-    held_out_tokens=524_288,
-    checkpoint_seconds=300.0,
-)
+"""The model card of openai/parameter-golf #334: 11 layers of width 512, orthogonal initialization, Muon and
+AdamW, cosine warmdown, the mean of EMA samples as output, int5 with zstd-22, windows of stride 64, and SGD on
+graded text for three epochs a chunk, on all blocks but the first two."""
 H100_107 = RunConfig(
     minutes=107.0,
-    model=replace(FRONTIER_MODEL, context=3072, recurrence_first=3, recurrence_last=5, recurrence=3),
-    train=FRONTIER_TRAIN,
-    optim=FRONTIER_OPTIM,
+    model=ModelConfig(
+        vocab_size=8192,
+        mlp_hidden=2048,
+        context=3072,
+        rotary_base=10_000.0,
+        qk_gain=5.25,
+        xsa=True,
+        attention_gate=0.5,
+        activation_slope=0.3,
+        skip_gates=True,
+        parallel_residual_blocks=3,
+        recurrence_first=3,
+        recurrence_last=5,
+        recurrence=3,
+        smear="add",
+        bigram_buckets=0,
+        output_init="zero",
+    ),
+    train=TrainConfig(
+        batch_tokens=786_432,
+        micro_batch_tokens=49_152,
+        reserve_seconds=5.0,
+        held_out_tokens=524_288,
+        checkpoint_seconds=300.0,
+    ),
+    optim=OptimConfig(
+        matrix_lr=0.028,
+        matrix_weight_decay=0.095,
+        momentum=0.97,
+        row_normalize=True,
+        newton_schulz="polar-express",
+        embedding_lr=0.03,
+        embedding_weight_decay=0.085,
+        scalar_lr=0.02,
+        scalar_weight_decay=0.02,
+        adam_beta2=0.99,
+        gradient_clip=0.3,
+    ),
     schedule=ScheduleConfig(
         warmdown=0.85,
         warmdown_shape="linear",
         floor=0.1,
         momentum_warmup=0.3,
         momentum_start=0.92,
-        recurrence_start=0.35,
         context_growth=(0.1, 0.7),
         lr_rewarmup=0.0064,
     ),
     averaging=AveragingConfig(ema_window=0.05),
     score=WindowConfig(stride=512),
-    ttt=FRONTIER_TTT,
+    ttt=TTTConfig(
+        method="lora",
+        lora=LoraConfig(rank=80, alpha=144.0, rate=8e-5, decay=2.0, batch_documents=64),
+        tilt=TiltConfig(boost=2.625, table_bits=24),
+        phases=(2500,),
+        learning_rate=0.001,
+        epochs=1,
+        frozen_blocks=0,
+        cap_rate=1e-4,
+    ),
 )
+"""The frontier's recipe: network, adapters, tilt and phase of openai/parameter-golf #2135, the activation
+slope of #1948 and the chunks of #2014."""
 H100_30 = replace(
     H100_107,
     minutes=30.0,
     model=replace(H100_107.model, context=2048),
-    train=replace(FRONTIER_TRAIN, batch_tokens=262_144, micro_batch_tokens=65_536),
-    optim=replace(FRONTIER_OPTIM, matrix_lr=0.03, momentum=0.95),
+    train=replace(H100_107.train, batch_tokens=262_144, micro_batch_tokens=65_536),
+    optim=replace(H100_107.optim, matrix_lr=0.03, momentum=0.95),
     schedule=replace(H100_107.schedule, momentum_warmup=0.08, recurrence_start=0.4, context_growth=(0.3,)),
 )
 H100_10 = replace(
     H100_30,
     minutes=10.0,
-    model=FRONTIER_MODEL,
-    train=replace(FRONTIER_TRAIN, batch_tokens=131_072, micro_batch_tokens=131_072),
-    optim=replace(FRONTIER_OPTIM, matrix_lr=0.035, momentum=0.95),
+    model=replace(H100_30.model, recurrence_first=0, recurrence_last=0, recurrence=1),
+    train=replace(H100_30.train, batch_tokens=131_072, micro_batch_tokens=131_072),
+    optim=replace(H100_30.optim, matrix_lr=0.035),
     schedule=replace(H100_30.schedule, warmdown=0.75, floor=0.05, context_growth=(0.4,)),
     averaging=AveragingConfig(ema_window=0.03),
 )
@@ -149,16 +139,15 @@ CPU = RunConfig(
     ),
     optim=OptimConfig(row_normalize=True, newton_schulz="polar-express", adam_beta2=0.99),
     pack=PackConfig(calibration_tokens=16_384),
-    score=WindowConfig(stride=64),
     ttt=TTTConfig(method="lora", chunk_tokens=16_384),
 )
-"""Two blocks take twice the steps of four: 2.19 and 2.14 bits per byte against 2.30 and 2.32 before packing
-(documentation, a minute on one core of an AMD EPYC, seeds 1 and 2; in 1.7 minutes 2.00 against 2.13)."""
+"""Two layers train twice as many steps as four: 2.19 and 2.14 bits per byte instead of 2.30 and 2.32 before
+packing (documentation, a minute on one core of an AMD EPYC, seeds 1 and 2; 2.00 and 2.13 in 1.7 minutes)."""
 CPU_10 = replace(
     CPU,
     minutes=10.0,
     model=replace(
-        FRONTIER_MODEL,
+        H100_10.model,
         vocab_size=1024,
         num_layers=4,
         width=256,
@@ -169,43 +158,35 @@ CPU_10 = replace(
         parallel_residual_blocks=1,
         bigram_buckets=2048,
     ),
-    train=replace(
-        CPU.train,
-        batch_tokens=2048,
-        micro_batch_tokens=2048,
-        reports=60,
-        held_out_tokens=32_768,
-        checkpoint_seconds=60.0,
-    ),
+    train=replace(CPU.train, reports=60, held_out_tokens=32_768, checkpoint_seconds=60.0),
     optim=replace(H100_10.optim, matrix_lr=0.04, embedding_lr=0.05, scalar_lr=0.04, gradient_clip=1.0),
     schedule=H100_10.schedule,
     averaging=H100_10.averaging,
     pack=PackConfig(calibration_tokens=32_768),
 )
-"""With the seed's bigram at 1,024 pieces, and its rates: the fewer the steps, the higher the best (#436)."""
-GPT2_MODEL = ModelConfig(
-    vocab_size=50_257,
-    num_layers=12,
-    width=768,
-    num_heads=12,
-    num_kv_heads=12,
-    mlp_hidden=3072,
-    rotary_dims=64,
-    rotary_base=10_000.0,
-    positions="learned",
-    qk_norm=False,
-    norm="layer",
-    feedforward="gelu",
-    plain_blocks=True,
-    logit_softcap=0.0,
-    smear="off",
-    bigram_buckets=0,
-    embedding_std=0.02,
-)
-"""GPT-2's smallest network, its matrices without offsets: 124.4 M parameters."""
+"""The frontier's recipe with the bigram table and the learning rates of `seed`: fewer steps need higher rates
+(openai/parameter-golf #436)."""
 GPT2 = RunConfig(
     minutes=60.0,
-    model=GPT2_MODEL,
+    model=ModelConfig(
+        vocab_size=50_257,
+        num_layers=12,
+        width=768,
+        num_heads=12,
+        num_kv_heads=12,
+        mlp_hidden=3072,
+        rotary_dims=64,
+        rotary_base=10_000.0,
+        positions="learned",
+        qk_norm=False,
+        norm="layer",
+        feedforward="gelu",
+        plain_blocks=True,
+        logit_softcap=0.0,
+        smear="off",
+        bigram_buckets=0,
+        embedding_std=0.02,
+    ),
     train=TrainConfig(micro_batch_tokens=32_768, reserve_seconds=5.0, held_out_tokens=524_288),
     optim=OptimConfig(
         matrix="adamw",
@@ -219,20 +200,12 @@ GPT2 = RunConfig(
     schedule=ScheduleConfig(warmdown=1.0, floor=0.1),
     averaging=AveragingConfig(output="last"),
 )
-WIDE_MODEL = replace(
-    GPT2_MODEL, width=1024, num_heads=16, num_kv_heads=16, mlp_hidden=4096, positions="rotary"
-)
-MODERN_253M = replace(
-    GPT2, model=replace(WIDE_MODEL, norm="rms-gain", feedforward="swiglu", attention_sinks=True)
-)
-"""Twelve layers of width 1,024 with RoPE, RMSNorm, SwiGLU and attention sinks."""
-GQA_1024 = replace(GPT2, model=replace(WIDE_MODEL, num_kv_heads=4, context=2048))
-"""GPT-2 with RoPE in place of learned positions, grouped queries, width 1,024 and a context of 2,048."""
+"""GPT-2's smallest network without biases of its matrices: 124.4 M parameters."""
 GPT2_MINI = replace(
     GPT2,
     minutes=5.0,
     model=replace(
-        GPT2_MODEL,
+        GPT2.model,
         vocab_size=512,
         num_layers=6,
         width=384,
@@ -244,35 +217,49 @@ GPT2_MINI = replace(
     train=CPU.train,
     optim=replace(GPT2.optim, matrix_lr=1e-3, embedding_lr=1e-3, scalar_lr=1e-3),
 )
+MODERN_MODEL = replace(
+    GPT2.model,
+    width=1024,
+    num_heads=16,
+    num_kv_heads=16,
+    mlp_hidden=4096,
+    positions="rotary",
+    norm="rms-gain",
+    feedforward="swiglu",
+    attention_sinks=True,
+)
+GQA_MODEL = replace(
+    MODERN_MODEL, num_kv_heads=4, context=2048, norm="layer", feedforward="gelu", attention_sinks=False
+)
+
 PRESETS: dict[str, Preset] = {
     "h100-10min": Preset(
-        H100_10,
-        "challenge",
-        "the frontier's network on one H100 in ten minutes: small batches, no loops",
+        H100_10, "challenge", "the frontier's network, ten minutes on one H100: small batches, no recurrence"
     ),
-    "h100-30min": Preset(
-        H100_30, "challenge", "the frontier's network on one H100 in half an hour, with recurrence"
-    ),
+    "h100-30min": Preset(H100_30, "challenge", "the frontier's network, half an hour on one H100"),
     "h100-107min": Preset(
-        H100_107, "challenge", "the frontier's recipe on one H100 at the leaderboard's compute"
+        H100_107, "challenge", "the frontier's recipe, the leaderboard's compute on one H100"
     ),
     "8xh100-10min": Preset(
         replace(H100_107, minutes=10.0),
         "challenge",
-        "the leaderboard's own setting: torchrun --standalone --nproc_per_node=8 train_gpt.py",
+        "the leaderboard's setting: torchrun --standalone --nproc_per_node=8 train_gpt.py",
     ),
     "seed": Preset(SEED, "challenge", "the 26.7 M model of openai/parameter-golf #334, ten minutes on a GPU"),
     "cpu": Preset(CPU, "docs", "2 layers of width 128, one minute of training on two cores"),
     "cpu-10min": Preset(
         CPU_10, "docs", "the frontier's recipe at 4 layers of width 256, ten minutes on two cores"
     ),
-    "gpt2-small": Preset(GPT2, "challenge", "GPT-2's smallest shape, for studies: learned positions, AdamW"),
-    "gpt2-mini": Preset(GPT2_MINI, "docs", "six layers of width 384 as in GPT-2, for studies"),
+    "gpt2-small": Preset(GPT2, "challenge", "for studies: the smallest GPT-2, learned positions, AdamW"),
+    "gpt2-mini": Preset(GPT2_MINI, "docs", "for studies: GPT-2 with six layers of width 384"),
     "modern-253m": Preset(
-        MODERN_253M, "challenge", "253 M with RoPE, RMSNorm, SwiGLU and sinks, for studies"
+        replace(GPT2, model=MODERN_MODEL),
+        "challenge",
+        "for studies: 12 layers of width 1,024 with RoPE, RMSNorm, SwiGLU and attention sinks, 253 M",
     ),
     "gqa-1024": Preset(
-        GQA_1024, "challenge", "GPT-2 with RoPE and grouped queries, width 1,024, context 2,048, for studies"
+        replace(GPT2, model=GQA_MODEL),
+        "challenge",
+        "for studies: GPT-2 with RoPE and grouped queries, width 1,024, context 2,048",
     ),
 }
-"""By name; windows are shares of the run, so that each of them takes any budget."""

@@ -1,29 +1,122 @@
-"""Is A better than B: the tests behind the rules' 0.005 nats and behind the leaderboard's practice.
+"""Statistics: intervals, paired differences, Holm's correction, Welch's test and the paired bootstrap.
 
-Lower is better throughout; a gain is B's mean minus A's. Scores are bits per byte unless a name says nats.
-D documents, R resamples.
+Every interval and every p of the project comes from here. Intervals have a coverage of 95%.
+Shapes: A arms, S seeds, N items (documents, articles, questions), R resamples.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-THRESHOLD_NATS = 0.005
-"""What a record has to beat the last one by (README of openai/parameter-golf), which does not say of what:
-most entries read it per token, some per byte (#1392, #1915, #2018, #2049)."""
-WRITTEN_P = 0.01
-PRACTISED_P = 0.25
-"""What the last passes over the leaderboard asked of each step of the chain (#1899, #1900, #1902)."""
-TYPICAL_STD_BPB = 0.00067
-"""Median deviation of published three-seed scores (181 folders); taken where only one run is known."""
+CONFIDENCE = 0.95
+TAIL = 0.025
+"""Probability outside of an interval, on each side."""
+NUM_RESAMPLES = 2000
 MAX_SEEDS = 1000
+_MAX_BATCH_ITEMS = 2_000_000
+"""Resampled items that the bootstrap holds in memory at a time."""
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Student's interval of the mean of at least two values; of paired differences, the paired t interval."""
+    values = np.asarray(values, dtype=np.float64)
+    reach = stats.t.isf(TAIL, values.size - 1) * stats.sem(values)
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def proportion_interval(successes: int, num_items: int) -> tuple[float, float]:
+    """Wilson's interval of a proportion, also valid if none or all succeed; ValueError without items."""
+    found = stats.binomtest(successes, num_items).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def ratio_interval(sums_N: np.ndarray, counts_N: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Interval of sum(sums) / sum(counts) by resampling items (percentile bootstrap).
+
+    With one item, both ends are the ratio itself.
+    """
+    ratios_R = _resample_ratio(sums_N, counts_N, NUM_RESAMPLES, seed)
+    return _percentile_interval(ratios_R)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of an arm minus that of the base."""
+
+    mean: float
+    low: float
+    high: float
+    """Ends of the interval."""
+    p: float
+    """Two-sided."""
+    p_holm: float
+    """p, corrected for the number of arms that are compared with the base (Holm 1979)."""
+
+
+def differences_to_base(scores_AS: np.ndarray) -> list[Difference | None]:
+    """The difference of every arm to arm 0 from scores (A, S), NaN where a run has none; None for arm 0.
+
+    Least squares of score = arm + seed: runs with one seed share the order of their data, and in a benchmark
+    the state of the machine. The error is pooled over all arms, which with three seeds says far more than
+    each pair's own (a randomized block design; Montgomery, Design and Analysis of Experiments, 4). With two
+    arms it is the paired t-test. None where an arm or the base has fewer than two scores, or where no seed
+    connects the two.
+    """
+    num_arms, num_seeds = scores_AS.shape
+    arm_N, seed_N = np.nonzero(~np.isnan(scores_AS))
+    scores_N = scores_AS[arm_N, seed_N]
+    # One indicator an arm, and one a seed but for the first: (N, A + S - 1).
+    arms_NA = arm_N[:, None] == np.arange(num_arms)
+    seeds_NS = seed_N[:, None] == np.arange(1, num_seeds)
+    design = np.concatenate((arms_NA, seeds_NS), axis=1).astype(np.float64)
+    gram = design.T @ design
+    inverse = np.linalg.pinv(gram)
+    effects = inverse @ design.T @ scores_N
+    freedom = len(scores_N) - np.linalg.matrix_rank(design)
+    if freedom < 1:
+        return [None] * num_arms
+    residuals_N = scores_N - design @ effects
+    variance = float(residuals_N @ residuals_N) / freedom
+    runs_A = arms_NA.sum(axis=0)
+    found: list[Difference | None] = [None]
+    for arm in range(1, num_arms):
+        contrast = np.zeros(design.shape[1])
+        contrast[arm], contrast[0] = 1.0, -1.0
+        # A contrast can be estimated if it is a combination of the design's rows.
+        is_estimable = np.allclose(contrast @ inverse @ gram, contrast)
+        if min(runs_A[arm], runs_A[0]) < 2 or not is_estimable:
+            found.append(None)
+            continue
+        error = float(np.sqrt(variance * (contrast @ inverse @ contrast)))
+        found.append(_difference(float(contrast @ effects), error, freedom))
+    corrected = iter(holm([one.p for one in found if one is not None]))
+    return [None if one is None else replace(one, p_holm=next(corrected)) for one in found]
+
+
+def _difference(mean: float, error: float, freedom: int) -> Difference:
+    """A difference with its Student interval; runs without any spread differ with certainty or not at all."""
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        p = float(abs(mean) <= 1e-12)
+        return Difference(mean, mean, mean, p, p)
+    reach = float(stats.t.isf(TAIL, freedom)) * error
+    p = float(2.0 * stats.t.sf(abs(mean) / error, freedom))
+    return Difference(mean, mean - reach, mean + reach, p, p)
+
+
+def holm(values: list[float]) -> list[float]:
+    """p-values corrected by Holm's step-down method, in the order given."""
+    order = np.argsort(values)
+    factors = len(values) - np.arange(len(values))
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * np.asarray(values, float)[order]))
+    return corrected.tolist()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The scores of one configuration, by seed."""
+    """Mean, standard deviation and number of the scores of one configuration, one score a seed."""
 
     mean: float
     std: float | None
@@ -32,7 +125,7 @@ class Sample:
 
 
 def sample_of(scores: np.ndarray) -> Sample:
-    """Mean, deviation and number of some scores; ValueError for none or for one that is not finite."""
+    """The Sample of some scores; ValueError for none or for one that is not finite."""
     scores = np.asarray(scores, dtype=np.float64)
     if scores.size == 0 or not np.isfinite(scores).all():
         raise ValueError(f"scores are {scores.tolist()}; expected at least one, all finite")
@@ -40,17 +133,12 @@ def sample_of(scores: np.ndarray) -> Sample:
     return Sample(float(scores.mean()), std, int(scores.size))
 
 
-def welch(a: np.ndarray, b: np.ndarray, threshold: float = 0.0) -> float | None:
-    """One-sided p that A's mean is below B's by more than `threshold`: Welch's t-test, on runs by seed.
+def welch(a: Sample, b: Sample, threshold: float = 0.0) -> float | None:
+    """One-sided p that A's mean is below B's by more than `threshold`: Welch's t-test.
 
-    With one run on a side, that run is taken as exact and the other side tested against it (a published
-    score often stands alone); None with one run on both sides.
+    A side with one run is taken as exact and the other side is tested against it (a published score often
+    is the only one); None with one run on both sides.
     """
-    return welch_samples(sample_of(a), sample_of(b), threshold)
-
-
-def welch_samples(a: Sample, b: Sample, threshold: float = 0.0) -> float | None:
-    """`welch` from means, deviations and counts, for entries that state no more."""
     gain = b.mean - a.mean - threshold
     variances = [side.std**2 / side.num_runs for side in (a, b) if side.std is not None]
     if not variances:
@@ -67,96 +155,94 @@ def welch_samples(a: Sample, b: Sample, threshold: float = 0.0) -> float | None:
     return float(stats.t.sf(gain / math.sqrt(variances[0]), known.num_runs - 1))
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """What resampling documents says of two artifacts."""
+def seeds_to_settle(
+    a: Sample, b: Sample, threshold: float, p: float, usual_std: float, power: float = 0.8
+) -> int | None:
+    """Runs on each side with which `welch` falls below `p` with a probability of `power`.
 
-    gain: float
-    """Bits per byte, on the documents as they are."""
-    low: float
-    high: float
-    """Ends of the 95% interval of the gain."""
-    p_improvement: float
-    p_threshold: float
-
-
-def paired_bootstrap(
-    nats_a_D: np.ndarray,
-    nats_b_D: np.ndarray,
-    bytes_D: np.ndarray,
-    threshold: float = 0.0,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> Bootstrap:
-    """One-sided p over validation documents, resampled in pairs: would A win on other documents of this kind?
-
-    It says nothing of other seeds: both artifacts are taken as they are. ValueError unless the three arrays
-    are of one length and the bytes positive in sum.
-    """
-    saved_D = np.asarray(nats_b_D, np.float64) - np.asarray(nats_a_D, np.float64)
-    bytes_D = np.asarray(bytes_D, np.float64)
-    if saved_D.shape != bytes_D.shape or saved_D.ndim != 1 or bytes_D.sum() <= 0:
-        raise ValueError(f"documents do not pair: {saved_D.shape} differences, {bytes_D.shape} byte counts")
-    if not np.isfinite(saved_D).all():
-        raise ValueError("a document's nats are not finite")
-
-    def gain(saved: np.ndarray, counted: np.ndarray, axis: int = -1) -> np.ndarray:
-        return saved.sum(axis=axis) / counted.sum(axis=axis) / math.log(2)
-
-    here = float(gain(saved_D, bytes_D))
-    if saved_D.size < 2:
-        return Bootstrap(here, here, here, math.nan, math.nan)
-    resampled = stats.bootstrap(
-        (saved_D, bytes_D),
-        gain,
-        n_resamples=num_resamples,
-        batch=max(1, 2_000_000 // saved_D.size),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    gains_R = resampled.bootstrap_distribution
-    return Bootstrap(
-        gain=here,
-        low=float(resampled.confidence_interval.low),
-        high=float(resampled.confidence_interval.high),
-        p_improvement=_share_at_most(gains_R, 0.0),
-        p_threshold=_share_at_most(gains_R, threshold),
-    )
-
-
-def nats_to_bpb(nats: float, bytes_per_token: float | None) -> float:
-    """A difference in nats as bits per byte: per token of so many bytes, or per byte with None."""
-    return nats / math.log(2) / (bytes_per_token or 1.0)
-
-
-def seeds_to_settle(a: Sample, b: Sample, threshold: float, p: float, power: float = 0.8) -> int | None:
-    """Runs a side with which Welch's test would pass at `p` with a chance of `power`, if the gain and the
-    spread are as seen; None if the gain is not above `threshold`, or MAX_SEEDS would not do.
-
-    A side with one run is given the other's spread, or TYPICAL_STD_BPB.
+    Gain and deviations are taken as measured; a side with one run has the other side's deviation, or
+    `usual_std`. None if the gain is not above `threshold`, or if MAX_SEEDS do not suffice.
     """
     effect = b.mean - a.mean - threshold
     known = [side.std for side in (a, b) if side.std]
-    usual = known[0] if known else TYPICAL_STD_BPB
-    variance = (a.std or usual) ** 2 + (b.std or usual) ** 2
+    usual = known[0] if known else usual_std
+    variance_a, variance_b = (a.std or usual) ** 2, (b.std or usual) ** 2
+    variance = variance_a + variance_b
     if effect <= 0:
         return None
     for n in range(2, MAX_SEEDS + 1):
-        freedom = _freedom(a.std or usual, b.std or usual, n)
+        # Welch-Satterthwaite degrees of freedom for n runs on each side.
+        freedom = (n - 1) * variance**2 / (variance_a**2 + variance_b**2)
         critical = stats.t.isf(p, freedom)
         if stats.nct.sf(critical, freedom, effect / math.sqrt(variance / n)) >= power:
             return n
     return None
 
 
-def _freedom(std_a: float, std_b: float, n: int) -> float:
-    """Welch-Satterthwaite degrees of freedom for `n` runs a side."""
-    va, vb = std_a**2 / n, std_b**2 / n
-    return (va + vb) ** 2 / ((va**2 + vb**2) / (n - 1))
+@dataclass(frozen=True)
+class Bootstrap:
+    """By how much A is below B, over resampled documents."""
+
+    gain: float
+    """On the documents as they are."""
+    low: float
+    high: float
+    """Ends of the interval of the gain."""
+    p_improvement: float
+    """One-sided p that the gain is above 0."""
+    p_threshold: float
+    """One-sided p that the gain is above the threshold."""
 
 
-def _share_at_most(values_R: np.ndarray, bound: float) -> float:
-    # One is added to both counts: a p of 0 is never shown by so many resamples.
-    return float((1 + (values_R <= bound).sum()) / (1 + values_R.size))
+def paired_bootstrap(
+    sums_a_N: np.ndarray,
+    sums_b_N: np.ndarray,
+    counts_N: np.ndarray,
+    threshold: float = 0.0,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Bootstrap:
+    """Tests (sum(b) - sum(a)) / sum(counts) over documents resampled in pairs.
+
+    It answers whether A would win on other documents of this kind, not with other seeds. ValueError unless
+    the three arrays have one length and the counts a positive sum. With one document, both p are NaN.
+    """
+    saved_N = np.asarray(sums_b_N, np.float64) - np.asarray(sums_a_N, np.float64)
+    counts_N = np.asarray(counts_N, np.float64)
+    if saved_N.shape != counts_N.shape or saved_N.ndim != 1 or counts_N.sum() <= 0:
+        raise ValueError(f"documents do not pair: {saved_N.shape} differences, {counts_N.shape} counts")
+    if not np.isfinite(saved_N).all():
+        raise ValueError("a document's sum is not finite")
+    gain = float(saved_N.sum() / counts_N.sum())
+    if saved_N.size < 2:
+        return Bootstrap(gain, gain, gain, math.nan, math.nan)
+    gains_R = _resample_ratio(saved_N, counts_N, num_resamples, seed)
+    # One is added to both counts: a finite number of resamples never shows a p of 0.
+    p_improvement, p_threshold = (
+        float((1 + (gains_R <= bound).sum()) / (1 + gains_R.size)) for bound in (0.0, threshold)
+    )
+    return Bootstrap(gain, *_percentile_interval(gains_R), p_improvement, p_threshold)
+
+
+def _resample_ratio(sums_N: np.ndarray, counts_N: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+    """sum(sums) / sum(counts) of items resampled in pairs, shape (R,)."""
+
+    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+        return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+    if len(sums_N) < 2:
+        return np.full(num_resamples, ratio(sums_N, counts_N))
+    return stats.bootstrap(
+        (sums_N, counts_N),
+        ratio,
+        n_resamples=num_resamples,
+        batch=max(1, _MAX_BATCH_ITEMS // len(sums_N)),
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).bootstrap_distribution
+
+
+def _percentile_interval(values_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values_R, (TAIL, 1 - TAIL))
+    return float(low), float(high)

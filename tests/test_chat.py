@@ -1,4 +1,4 @@
-"""What appears at the terminal, and what is remembered of a conversation."""
+"""What is printed at the terminal, and which turns a conversation keeps."""
 
 import io
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny_samples import tiny_tokenizer, write_tiny_artifact
 
-from golf.chat import ChatCommand, ChatError, Speaker, TextStream, converse, drop_oldest, main
+from golf.chat import ChatCommand, ChatError, ChatSession, TextStream, converse, drop_oldest, main
 from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
-from golf.finetune.template import template_of
+from golf.finetune.examples import template_of
+from golf.tasks.generate import GREEDY, SamplingConfig
 from golf.tasks.models import open_model
-from golf.tasks.sampling import GREEDY, SamplingConfig
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def speaker_of(folder, name: str, **options) -> Speaker:
+def session_of(folder, name: str, **options) -> ChatSession:
     command = ChatCommand(folder / name, seed=1, context=64, **options)
     opened = open_model(folder / name, context=64)
     template = template_of(opened.vocabulary, "tiny") if name == "chat.bin" else None
-    return Speaker(opened, template, command)
+    return ChatSession(opened, template, command)
 
 
 def test_pieces_of_the_stream_make_the_whole_text(folder):
@@ -46,36 +46,36 @@ def test_pieces_of_the_stream_make_the_whole_text(folder):
     assert broken.add(half) == "" and broken.finish() == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_greedy_speaker_writes_the_likeliest_tokens(folder):
-    speaker = speaker_of(folder, "plain.bin", max_tokens=5, sampling=GREEDY)
-    text = speaker.hear("the of")
-    said = "".join(speaker.speak(text))
+def test_a_greedy_session_writes_the_likeliest_tokens(folder):
+    session = session_of(folder, "plain.bin", max_tokens=5, sampling=GREEDY)
+    text = session.read_prompt("the of")
+    said = "".join(session.stream_answer(text))
     wanted = list(text)
     for _ in range(5):
         with torch.no_grad():
-            wanted.append(int(speaker.opened.model(torch.tensor([wanted]))[0, -1].argmax()))
-    assert said == speaker.opened.vocabulary.decode(wanted[len(text) :])
+            wanted.append(int(session.opened.model(torch.tensor([wanted]))[0, -1].argmax()))
+    assert said == session.opened.vocabulary.decode(wanted[len(text) :])
 
 
 def test_the_same_seed_says_the_same(folder):
     sampling = SamplingConfig(1.0, 0, 1.0)
     said = []
     for _ in range(2):
-        speaker = speaker_of(folder, "plain.bin", max_tokens=8, sampling=sampling)
-        said.append("".join(speaker.speak(speaker.hear("to"))))
+        session = session_of(folder, "plain.bin", max_tokens=8, sampling=sampling)
+        said.append("".join(session.stream_answer(session.read_prompt("to"))))
     assert said[0] == said[1]
 
 
 def test_a_conversation_is_remembered_until_an_empty_line(folder):
-    speaker = speaker_of(folder, "chat.bin", max_tokens=4)
+    session = session_of(folder, "chat.bin", max_tokens=4)
     shown: list[str] = []
-    converse(speaker, iter(["the", "of"]), shown.append)
-    assert [turn.role for turn in speaker.turns] == ["user", "assistant"] * 2
-    tokens = speaker.hear("and")
-    assert tokens[-1] == speaker.template.assistant
-    assert tokens.count(speaker.template.user) == 3
-    converse(speaker, iter([""]), shown.append)
-    assert speaker.turns == [] and shown[-1] == "(afresh)\n"
+    converse(session, iter(["the", "of"]), shown.append)
+    assert [turn.role for turn in session.turns] == ["user", "assistant"] * 2
+    tokens = session.read_prompt("and")
+    assert tokens[-1] == session.template.assistant
+    assert tokens.count(session.template.user) == 3
+    converse(session, iter([""]), shown.append)
+    assert session.turns == [] and shown[-1] == "(new conversation)\n"
 
 
 def test_the_oldest_turns_are_dropped_to_make_room():
@@ -86,19 +86,19 @@ def test_the_oldest_turns_are_dropped_to_make_room():
 
     assert drop_oldest(turns, encode, 5) == turns
     assert drop_oldest(turns, encode, 4) == turns[2:]
-    with pytest.raises(ChatError, match="that is 2 tokens; the model has room for 1"):
+    with pytest.raises(ChatError, match="the prompt has 2 tokens; expected at most 1"):
         drop_oldest(turns, encode, 1)
 
 
 def test_a_text_that_is_too_long_is_said_to_be(folder):
-    speaker = speaker_of(folder, "plain.bin", max_tokens=4)
+    session = session_of(folder, "plain.bin", max_tokens=4)
     shown: list[str] = []
-    converse(speaker, iter(["the " * 99]), shown.append)
-    assert shown[0].startswith("(that is ") and "the model has room for 60" in shown[0]
+    converse(session, iter(["the " * 99]), shown.append)
+    assert shown[0].startswith("(the prompt has ") and "expected at most 60" in shown[0]
 
 
 @pytest.mark.parametrize("name", ["plain.bin", "chat.bin"])
-def test_the_command_speaks_once_or_through_a_pipe(folder, name, capsys, monkeypatch):
+def test_the_command_answers_once_or_through_a_pipe(folder, name, capsys, monkeypatch):
     options = [str(folder / name), "--max-tokens", "3", "--seed", "4", "--temperature", "1.5", "--top-k", "9"]
     assert main([*options, "--prompt", "the of"]) == 0
     once = capsys.readouterr().out
@@ -119,6 +119,6 @@ def test_with_sinks_an_answer_goes_on_past_the_context(folder, monkeypatch):
     monkeypatch.setattr("golf.chat.draw_tokens", lambda logits, config, generator: torch.tensor([5]))
     pieces = {}
     for sinks in (None, 4):
-        speaker = speaker_of(folder, "plain.bin", max_tokens=150, sink_tokens=sinks)
-        pieces[sinks] = len(list(speaker.speak([2, 3, 4]))) - 1
+        session = session_of(folder, "plain.bin", max_tokens=150, sink_tokens=sinks)
+        pieces[sinks] = len(list(session.stream_answer([2, 3, 4]))) - 1
     assert pieces == {None: 61, 4: 150}

@@ -76,6 +76,11 @@ def published_tokens(vocab_size: int, case_ops: bool) -> int | None:
     return next((export.num_tokens for export in exports), None)
 
 
+def text_of_size(num_bytes: float) -> ValidationText | None:
+    """The validation text of public scores that has this many bytes, or None for any other text."""
+    return next((text for text, (low, high) in VALIDATION_BYTES.items() if low <= num_bytes <= high), None)
+
+
 def is_canonical(num_bytes: float) -> bool:
     """Whether a byte count is that of the whole validation text."""
     low, high = VALIDATION_BYTES["challenge"]

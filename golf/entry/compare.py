@@ -1,4 +1,7 @@
-"""Compares two entries: is A better than B, by the rules' measure and by the leaderboard's practice."""
+"""Compares two entries: is A better than B, by the written rule and by the leaderboard's practice.
+
+Shapes: D documents.
+"""
 
 import json
 import zipfile
@@ -12,22 +15,20 @@ from golf.check.folder import Folder, read_folder
 from golf.check.logs.read import bytes_per_token
 from golf.entry.results import ENTRY_FORMAT, RESULTS_NAME, Results, read_entry_results
 from golf.entry.runs import DOCUMENTS_NAME, final_nats
-from golf.stats import (
-    PRACTISED_P,
-    THRESHOLD_NATS,
-    TYPICAL_STD_BPB,
-    WRITTEN_P,
-    Bootstrap,
-    Sample,
-    nats_to_bpb,
-    paired_bootstrap,
-    sample_of,
-    seeds_to_settle,
-    welch_samples,
-)
+from golf.score.tally import Tally
+from golf.stats import Bootstrap, Sample, paired_bootstrap, sample_of, seeds_to_settle, welch
 
+THRESHOLD_NATS = 0.005
+"""By how much a record has to beat the last one (README of openai/parameter-golf). The rule does not say per
+what: most entries read it per token, some per byte (#1392, #1915, #2018, #2049)."""
+WRITTEN_P = 0.01
+PRACTICED_P = 0.25
+"""What the last audits of the leaderboard asked of each step of its chain (#1899, #1900, #1902)."""
+TYPICAL_STD_BPB = 0.00067
+"""Median deviation of published three-seed scores (181 folders); assumed where only one run is known."""
 SAME_BYTES = 1e-3
-"""Implied bytes further apart than this share are of other texts; exports of one text differ by 0.004%."""
+"""Byte counts that differ by a larger share belong to other texts; exports of one text differ by 0.004%."""
+BITS_PER_NAT = Tally(1.0, 1, 1).bits_per_byte
 
 
 class CompareError(ValueError):
@@ -50,7 +51,7 @@ class EntryScores:
     sample: Sample
     """Bits per byte."""
     source: str
-    """Where the scores stand."""
+    """The files that state the scores."""
     bytes_per_token: float | None
     validation_sha256: str | None
     validation_bytes: float | None
@@ -60,26 +61,26 @@ class EntryScores:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The rules' 0.005 nats in one of its readings."""
+    """The rule's 0.005 nats in one of its readings."""
 
     reading: str
     bpb: float
     p: float | None
-    """That the gain is above it."""
+    """One-sided p that the gain is above it."""
     seeds: int | None
-    """Runs a side that would settle it at p < 0.01; None if none would."""
+    """Runs on each side that would settle it at p < 0.01; None if no number would."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Is A better than B?"""
+    """The tests of A against B."""
 
     a: EntryScores
     b: EntryScores
     gain: float
     """B's mean minus A's, bits per byte."""
     p_improvement: float | None
-    seeds_practised: int | None
+    seeds_practiced: int | None
     thresholds: tuple[Threshold, ...]
     bootstrap: Bootstrap | None
     caution: str
@@ -88,7 +89,7 @@ class Comparison:
 def read_scores(path: Path) -> EntryScores:
     """The scores of an entry of this project (results.json), or of any folder (its logs, else its JSON)."""
     if not path.is_dir():
-        raise CompareError(f"{path} is no folder")
+        raise CompareError(f"{path} is not a folder")
     folder = read_folder(path)
     if _is_own(path):
         return _own_scores(path)
@@ -164,7 +165,7 @@ def _read_documents(path: Path, results: Results) -> Documents | None:
 
 
 def require_same_text(a: EntryScores, b: EntryScores) -> str:
-    """CompareError unless both were scored on the same documents; what could not be told, as a caution."""
+    """A caution, empty if both were certainly scored on the same text; CompareError if they were not."""
     if a.validation_sha256 and b.validation_sha256:
         if a.validation_sha256 == b.validation_sha256:
             return ""
@@ -174,7 +175,7 @@ def require_same_text(a: EntryScores, b: EntryScores) -> str:
                 f"{a.validation_sha256[:12]} and {b.validation_sha256[:12]}, {a.validation_bytes:,.0f} and "
                 f"{b.validation_bytes:,.0f} bytes"
             )
-        return "the validation tokens differ, their bytes agree: taken for one text in two tokenizers"
+        return "the validation tokens differ and their bytes agree: assumed to be one text in two tokenizers"
     if a.validation_bytes and b.validation_bytes:
         off = a.validation_bytes / b.validation_bytes - 1
         if abs(off) > SAME_BYTES:
@@ -184,7 +185,7 @@ def require_same_text(a: EntryScores, b: EntryScores) -> str:
                 "validation text"
             )
         return ""
-    return "no token count is stated on one side: whether both scored the same text could not be told"
+    return "one side states no token count: whether both scored the same text is unknown"
 
 
 def compare(a: EntryScores, b: EntryScores) -> Comparison:
@@ -194,20 +195,20 @@ def compare(a: EntryScores, b: EntryScores) -> Comparison:
     for reading, per_token in (("per token", a.bytes_per_token), ("per byte", 1.0)):
         if per_token is None:
             continue
-        bpb = nats_to_bpb(THRESHOLD_NATS, per_token)
-        p = welch_samples(a.sample, b.sample, bpb)
-        seeds = seeds_to_settle(a.sample, b.sample, bpb, WRITTEN_P)
+        bpb = THRESHOLD_NATS * BITS_PER_NAT / per_token
+        p = welch(a.sample, b.sample, bpb)
+        seeds = seeds_to_settle(a.sample, b.sample, bpb, WRITTEN_P, TYPICAL_STD_BPB)
         thresholds.append(Threshold(reading, bpb, p, seeds))
     bootstrap = None
     if a.documents and b.documents and np.array_equal(a.documents.bytes_D, b.documents.bytes_D):
-        bound = thresholds[0].bpb
-        bootstrap = paired_bootstrap(a.documents.nats_D, b.documents.nats_D, a.documents.bytes_D, bound)
+        bits_a_D, bits_b_D = (side.nats_D * BITS_PER_NAT for side in (a.documents, b.documents))
+        bootstrap = paired_bootstrap(bits_a_D, bits_b_D, a.documents.bytes_D, thresholds[0].bpb)
     return Comparison(
         a=a,
         b=b,
         gain=b.sample.mean - a.sample.mean,
-        p_improvement=welch_samples(a.sample, b.sample),
-        seeds_practised=seeds_to_settle(a.sample, b.sample, 0.0, PRACTISED_P),
+        p_improvement=welch(a.sample, b.sample),
+        seeds_practiced=seeds_to_settle(a.sample, b.sample, 0.0, PRACTICED_P, TYPICAL_STD_BPB),
         thresholds=tuple(thresholds),
         bootstrap=bootstrap,
         caution=caution,
@@ -215,16 +216,17 @@ def compare(a: EntryScores, b: EntryScores) -> Comparison:
 
 
 def render_comparison(result: Comparison) -> str:
-    """A comparison in words, with the figures behind them."""
+    """The comparison as text: each verdict and its figures."""
     lines = [f"A  {_describe(result.a)}", f"B  {_describe(result.b)}"]
     word = "better" if result.gain > 0 else "worse"
-    lines.append(f"A is {abs(result.gain):.6f} bits per byte {word} than B.")
+    difference = f"A is {abs(result.gain):.6f} bits per byte {word} than B."
+    lines.append(difference if result.gain else "A and B have the same score.")
     lines.append(f"Any improvement (Welch, one-sided): {_p(result.p_improvement)}.")
     lines += [_threshold_line(threshold, result) for threshold in result.thresholds]
-    passed = result.p_improvement is not None and result.p_improvement < PRACTISED_P
+    passed = result.p_improvement is not None and result.p_improvement < PRACTICED_P
     verdict = "passes" if passed else "does not pass"
-    more = "" if passed else f"; {_seeds(result.seeds_practised, result)}"
-    lines.append(f"The practised chain (p < {PRACTISED_P:g} for any improvement): {verdict}{more}.")
+    more = "" if passed else f"; {_seeds(result.seeds_practiced, result)}"
+    lines.append(f"The leaderboard's practice (p < {PRACTICED_P:g} for any improvement): {verdict}{more}.")
     if result.bootstrap:
         boot = result.bootstrap
         lines.append(
@@ -234,8 +236,8 @@ def render_comparison(result: Comparison) -> str:
         )
     if None in (result.a.sample.std, result.b.sample.std):
         lines.append(
-            "A single run on a side is taken as exact; its own spread is unknown"
-            f" ({TYPICAL_STD_BPB} is usual, and is what numbers of seeds assume)."
+            "A side with a single run is taken as exact: its own deviation is unknown"
+            f" ({TYPICAL_STD_BPB} is usual; the numbers of seeds assume it)."
         )
     if result.caution:
         lines.append(f"Caution: {result.caution}.")
@@ -244,7 +246,7 @@ def render_comparison(result: Comparison) -> str:
 
 def _threshold_line(threshold: Threshold, result: Comparison) -> str:
     passed = threshold.p is not None and threshold.p < WRITTEN_P
-    share = f"{result.gain / threshold.bpb:.2f} of it"
+    share = f"{result.gain / threshold.bpb:.2f} times that"
     text = (
         f"The written rule, {THRESHOLD_NATS} nats {threshold.reading} = {threshold.bpb:.5f} bpb at "
         f"p < {WRITTEN_P:g}: the gain is {share}, {_p(threshold.p)}: "
@@ -254,21 +256,24 @@ def _threshold_line(threshold: Threshold, result: Comparison) -> str:
 
 
 def _seeds(count: int | None, result: Comparison) -> str:
-    """How many seeds a side would settle it, and how many more than there are."""
+    """How many seeds on each side would settle it, and how many of them are missing."""
     if count is None:
-        return "no number of seeds would settle it at the gain seen"
+        return "no number of seeds would settle it at the measured gain"
     more = [
         f"{count - side.sample.num_runs} more of {name}"
         for name, side in (("A", result.a), ("B", result.b))
         if count > side.sample.num_runs
     ]
     needed = f" ({' and '.join(more)})" if more else ""
-    return f"{count} seeds a side{needed} would settle it four times in five, at the gain and spread seen"
+    return (
+        f"{count} seeds on each side{needed} would settle it in four of five cases, at the measured gain and "
+        "deviation"
+    )
 
 
 def _p(value: float | None) -> str:
     if value is None:
-        return "no p (one run a side shows no spread)"
+        return "no p (one run on each side has no deviation)"
     return f"p = {value:.4f}" if value >= 1e-4 else f"p = {value:.1e}"
 
 

@@ -6,11 +6,12 @@ from typing import Any
 from golf.audit.rescore import audit_path
 from golf.config import RunConfig
 from golf.data.manifest import Dataset
+from golf.data.reference import text_of_size
 from golf.entry.activity import find_features, print_features
 from golf.entry.artifact_stats import portrait
 from golf.entry.baselines import compressor_bits_per_byte
 from golf.entry.bundle import bundle, pack_script
-from golf.entry.leaderboard import ladder_rows, text_of_size, what_compares
+from golf.entry.leaderboard import leaderboard_rows, what_compares
 from golf.entry.provenance import toolkit_commit
 from golf.entry.results import Results, results_from_dict
 from golf.entry.runs import parse_events
@@ -81,5 +82,5 @@ def print_place(results: Results, log: RunLog) -> None:
         columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")
         tokenizer = f"{results.config['model']['vocab_size']:,} pieces"
         own = (results.stages.final.val_bpb, results.name, hardware, minutes, tokenizer)
-        log.table("among public scores", columns, ladder_rows(*own, text))
+        log.table("among public scores", columns, leaderboard_rows(*own, text))
     log.info(what_compares(text, int(results.environment["device"] == "cuda"), minutes))

@@ -1,22 +1,15 @@
-"""Public scores to stand beside one's own, each with what it was measured on and under.
+"""Public scores of the challenge, each with its hardware, training time, tokenizer and validation text.
 
-Means over three seeds unless the note says otherwise; values are the authors' or the maintainers', as printed
-in the pull request named (openai/parameter-golf). Scores compare only on the same validation text: a score on
-another text has no place among these, whatever its number.
+Scores are means over three seeds unless the note says otherwise; the values are printed in the pull request
+given (openai/parameter-golf). Only scores on the same validation text are comparable.
 """
 
 import bisect
 from dataclasses import dataclass
 from typing import Literal
 
-Text = Literal["challenge", "launch-day"]
-"""challenge: the first 50,000 validation documents, 151.08 million bytes, in any tokenizer. launch-day: the
-export of 18 March 2026, 155.77 million bytes, which is another text."""
-VALIDATION_BYTES: dict[Text, tuple[int, int]] = {
-    "challenge": (150_900_000, 151_200_000),
-    "launch-day": (155_700_000, 155_840_000),
-}
-"""Fewest and most bytes of each text: exports count the challenge's 151.08 million slightly differently."""
+from golf.data.reference import ValidationText
+
 Track = Literal["10 min, 8xH100", "one GPU", "unlimited"]
 
 
@@ -29,12 +22,12 @@ class LeaderboardRow:
     track: Track
     hardware: str
     train_minutes: float | None
-    """None where the pull request does not say."""
+    """None if the pull request does not state it."""
     tokenizer: str
     pull_request: int | None
-    """None for an entry the repository's owners made themselves."""
+    """None for an entry of the repository's owners."""
     note: str = ""
-    text: Text = "challenge"
+    text: ValidationText = "challenge"
 
 
 def _record(bpb: float, name: str, tokenizer: str, pull_request: int, note: str = "") -> LeaderboardRow:
@@ -83,7 +76,7 @@ LEADERBOARD: tuple[LeaderboardRow, ...] = (
     LeaderboardRow(1.2392, "129 experiments on one GPU", "one GPU", "1xH100", 10.0, "sp1024", 436),
     LeaderboardRow(1.2192, "8 layers, sliding window", "one GPU", "1xH100", 10.0, "sp4096", 1617),
     LeaderboardRow(
-        1.2207, "11 layers, SWA", "one GPU", "1xH100", 107.0, "sp1024", 334, "not quantised; over the limit"
+        1.2207, "11 layers, SWA", "one GPU", "1xH100", 107.0, "sp1024", 334, "not quantized; over the limit"
     ),
     LeaderboardRow(1.1573, "80 minutes on a PCIe card", "one GPU", "1xH100 PCIe", 80.0, "unknown", 1090),
     LeaderboardRow(1.1129, "the #1019 recipe without adaptation", "one GPU", "1xH100", 80.0, "sp1024", 1224),
@@ -94,64 +87,59 @@ LEADERBOARD: tuple[LeaderboardRow, ...] = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a score stands among the rungs of its text."""
+class Neighbors:
+    """The public scores nearest to a score, on the same validation text."""
 
     above: tuple[LeaderboardRow, ...]
-    """Better ones, the nearest last."""
+    """Better scores, the nearest last."""
     below: tuple[LeaderboardRow, ...]
-    """Worse ones, the nearest first."""
+    """Worse scores, the nearest first."""
 
 
-def place(bpb: float, text: Text = "challenge", nearest: int = 3) -> Place:
+def neighbors(bpb: float, text: ValidationText = "challenge", nearest: int = 3) -> Neighbors:
     """The `nearest` public scores on either side of `bpb`, among those on the same validation text."""
-    rungs = sorted((rung for rung in LEADERBOARD if rung.text == text), key=lambda rung: rung.bpb)
-    at = bisect.bisect_left([rung.bpb for rung in rungs], bpb)
-    return Place(tuple(rungs[max(0, at - nearest) : at]), tuple(rungs[at : at + nearest]))
+    rows = sorted((row for row in LEADERBOARD if row.text == text), key=lambda row: row.bpb)
+    at = bisect.bisect_left(rows, bpb, key=lambda row: row.bpb)
+    return Neighbors(tuple(rows[max(0, at - nearest) : at]), tuple(rows[at : at + nearest]))
 
 
-def text_of_size(num_bytes: int) -> Text | None:
-    """Which of the texts that public scores are on has this many bytes; None for any other text."""
-    return next((text for text, (low, high) in VALIDATION_BYTES.items() if low <= num_bytes <= high), None)
-
-
-def ladder_rows(
-    bpb: float, name: str, hardware: str, train_minutes: float, tokenizer: str, text: Text | None
+def leaderboard_rows(
+    bpb: float, name: str, hardware: str, train_minutes: float, tokenizer: str, text: ValidationText | None
 ) -> list[tuple[str, str, str, str, str, str]]:
-    """A score among its neighbours as table rows: bpb, what, hardware, minutes, tokenizer, source.
+    """A score and its neighbors as table rows: bpb, name, hardware, minutes, tokenizer, source.
 
-    `text` is None for a score on any text but the two that public scores are on: the row then stands alone.
+    `text` is None for a score on a text without public scores: it has no neighbors.
     """
     own = (f"{bpb:.4f}", name, hardware, f"{train_minutes:g}", tokenizer, "this")
     if text is None:
         return [own]
-    found = place(bpb, text)
+    found = neighbors(bpb, text)
     return [*map(_row, found.above), own, *map(_row, found.below)]
 
 
-def what_compares(text: Text | None, num_gpus: int, train_minutes: float) -> str:
-    """One paragraph: which public scores a score may be read against, and which not."""
+def what_compares(text: ValidationText | None, num_gpus: int, train_minutes: float) -> str:
+    """One paragraph on which public scores a score is comparable with, and which not."""
     if text is None:
         return (
             "Scored on another text than the challenge's 50,000 validation documents. Bits per byte depend "
-            "on the text, so this score stands beside no public one: it is neither better nor worse than any."
+            "on the text: this score is not comparable with any public score."
         )
     if text == "launch-day":
         return (
-            "Scored on the launch-day export (155.77 million bytes), as the launch-day baseline alone is: "
-            "not comparable with scores on today's export, in either direction."
+            "Scored on the launch-day export (155.77 million bytes), like the launch-day baseline: not "
+            "comparable with scores on the present export."
         )
     return (
-        "Scored on the challenge's 50,000 validation documents: bits per byte compare across tokenizers, "
-        "since all count the same 151.08 million bytes. Compute does not: training took "
-        f"{num_gpus * train_minutes:,.0f} GPU-minutes, where a ten-minute record takes 80 on H100, and as "
-        "many again to evaluate. Rows on other hardware or of another track show what is possible, not a "
-        "rank. The launch-day baseline (1.2244) is on another export and is left out."
+        "Scored on the challenge's 50,000 validation documents: bits per byte are comparable across "
+        "tokenizers, since all count the same 151.08 million bytes. Compute differs: training took "
+        f"{num_gpus * train_minutes:,.0f} GPU-minutes, a ten-minute record takes 80 on H100 and as many for "
+        "the evaluation. Rows on other hardware or of another track show what is possible, not a rank. The "
+        "launch-day baseline (1.2244) is on another export and is not listed."
     )
 
 
-def _row(rung: LeaderboardRow) -> tuple[str, str, str, str, str, str]:
-    source = f"#{rung.pull_request}" if rung.pull_request else "main"
-    name = f"{rung.name} ({rung.note})" if rung.note else rung.name
-    minutes = f"{rung.train_minutes:g}" if rung.train_minutes else "not stated"
-    return (f"{rung.bpb:.4f}", name, rung.hardware, minutes, rung.tokenizer, source)
+def _row(row: LeaderboardRow) -> tuple[str, str, str, str, str, str]:
+    source = f"#{row.pull_request}" if row.pull_request else "main"
+    name = f"{row.name} ({row.note})" if row.note else row.name
+    minutes = f"{row.train_minutes:g}" if row.train_minutes else "not stated"
+    return (f"{row.bpb:.4f}", name, row.hardware, minutes, row.tokenizer, source)

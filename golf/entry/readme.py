@@ -7,8 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from golf.data.reference import text_of_size
 from golf.entry.bundle import readable_source
-from golf.entry.leaderboard import ladder_rows, text_of_size, what_compares
+from golf.entry.leaderboard import leaderboard_rows, what_compares
 from golf.entry.results import Results, StageScore
 from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
@@ -110,7 +111,7 @@ def render_readme(page: Page) -> str:
         final=first.stages.final,
         stages=stage_rows(runs),
         text=text,
-        public_scores=ladder_rows(*own, minutes, tokenizer, text),
+        public_scores=leaderboard_rows(*own, minutes, tokenizer, text),
         what_compares=what_compares(text, on_gpu, minutes),
         largest=largest,
         unpacked_bytes=unpacked if unpacked != len(script.encode()) else None,

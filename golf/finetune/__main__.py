@@ -3,9 +3,10 @@
     python -m golf.finetune --stage sft --model MODEL --data FILE --out runs/NAME
     python -m golf.finetune --stages FOLDER --data DATASET --sft FILE --preferences FILE --evals DIR
 
-MODEL is whatever `python -m golf.tasks` takes. The same command goes on with a run that was stopped. The
-second form pretrains, fine-tunes and measures after each stage, with several seeds, and writes a table. Exit
-code 1 for an artifact that does not fit, 2 on bad input, 130 when stopped.
+MODEL is an artifact, a run's weights or checkpoint, or the folder of a run or an entry. The second form
+pretrains, fine-tunes and measures after each stage, with several seeds, and writes a table (its options:
+`--stages . --help`). The same command resumes a stopped run. Exit code 1 for an artifact above the limit, 2
+on bad input, 130 when stopped.
 """
 
 import sys
@@ -16,8 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from golf.finetune.settings import FinetuneConfig, FinetuneError, StageName
-from golf.finetune.stage import finetune
+from golf.finetune.stage import FinetuneConfig, FinetuneError, StageName, finetune
 from golf.finetune.stages import StagesCommand, run_stages
 from golf.pack.fit import BudgetError
 from golf.system.cli import STOPPED, run_program
@@ -28,25 +28,25 @@ from golf.train.loop import Interrupted
 
 @dataclass(frozen=True)
 class FinetuneCommand:
-    """What to fine-tune, on what."""
+    """The model, the data and the settings."""
 
     stage: StageName
-    """sft: conversations, whose answers are learned. dpo: pairs of answers, of which one is preferred."""
+    """sft: learn the answers of conversations. dpo: learn which of two answers is preferred."""
     model: Path
     """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
     data: tuple[Path, ...]
-    """Files of conversations or pairs: .jsonl, or .json with one list."""
+    """Files of conversations (sft) or preference pairs (dpo): .jsonl, or .json with a list."""
     out: Path | None = None
-    """Run folder to make or to go on with; by default runs/<time>_<stage>."""
+    """Run folder to create or to resume; by default runs/<time>_<stage>."""
     tokenizer: Path | None = None
-    """The model's .model file, where it is not beside it."""
+    """The model's .model file, if it is not next to the model."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     config: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
 
 
 def run_command(command: FinetuneCommand) -> None:
-    """Runs the stage and prints the held-out scores before and after."""
+    """Runs the stage and logs the held-out scores before and after."""
     if not command.data:
         raise FinetuneError("--data needs at least one file")
     folder = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{command.stage}"
@@ -72,21 +72,27 @@ def run_command(command: FinetuneCommand) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command line; 0, 1 over the limit, 2 on bad input, 130 when stopped."""
+    """Exit code: 0 done, 1 for an artifact above the limit, 2 on bad input, 130 when stopped."""
     wants_stages = any(argument.split("=")[0] == "--stages" for argument in arguments)
-    going_on = "the same command goes on with it"
+    how_to_resume = "the same command resumes it"
 
     def work() -> None:
         try:
-            if wants_stages:
-                run_stages(tyro.cli(StagesCommand, args=arguments, description=__doc__), RunLog())
+            command = tyro.cli(
+                StagesCommand if wants_stages else FinetuneCommand,
+                args=arguments,
+                prog="python -m golf.finetune",
+                description=__doc__,
+            )
+            if isinstance(command, StagesCommand):
+                run_stages(command, RunLog())
             else:
-                run_command(tyro.cli(FinetuneCommand, args=arguments, description=__doc__))
+                run_command(command)
         except Interrupted as stop:
-            raise Interrupted(f"{stop}; {going_on}") from stop
+            raise Interrupted(f"{stop}; {how_to_resume}") from stop
 
     codes = {BudgetError: 1, Interrupted: STOPPED}
-    return run_program("golf.finetune", work, codes, f"stopped; {going_on}")
+    return run_program("golf.finetune", work, codes, f"stopped; {how_to_resume}")
 
 
 if __name__ == "__main__":

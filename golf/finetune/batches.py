@@ -3,89 +3,108 @@
 Shapes: S sequences, B batch rows, P pairs, T time.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from golf.finetune.examples import UNGRADED, Example, ExamplePair, fill_sequences, pack_examples
+from golf.finetune.dialogues import DialogueError
+from golf.finetune.examples import UNGRADED, Example, ExamplePair
 
 
-class ShuffledOrder:
-    """The numbers 0 to count - 1 in a seeded order, another one each epoch."""
+def pack_examples(examples: Sequence[Example], length: int) -> list[list[int]]:
+    """The examples of each sequence of at most `length` tokens, by number: best fit, longest first.
 
-    def __init__(self, count: int, seed: int):
-        if count < 1:
-            raise ValueError("there is nothing to train on: no example was left")
-        self.count, self.seed = count, seed
-        self._pass = self._position = 0
+    Every example is whole in exactly one sequence. Examples in a sequence attend to the ones before, like
+    documents in pretraining.
+    """
+    free: list[tuple[int, int]] = []
+    sequences: list[list[int]] = []
+    order = sorted(range(len(examples)), key=lambda number: (-len(examples[number].tokens), number))
+    for number in order:
+        size = len(examples[number].tokens)
+        if size > length:
+            raise DialogueError(f"{examples[number].place}: {size} tokens; a sequence has {length}")
+        found = bisect_left(free, (size, -1))
+        if found == len(free):
+            sequences.append([])
+            free.insert(found, (length, len(sequences) - 1))
+        room, sequence = free.pop(found)
+        sequences[sequence].append(number)
+        insort(free, (room - size, sequence))
+    return sequences
 
-    @property
-    def epoch(self) -> float:
-        """How often all were served so far."""
-        return self._pass + self._position / self.count
 
-    def take(self, number: int) -> list[int]:
-        """The next `number` of them, over the ends of epochs."""
-        taken: list[int] = []
-        while len(taken) < number:
-            order = np.random.default_rng([self.seed, self._pass]).permutation(self.count)
-            found = order[self._position : self._position + number - len(taken)]
-            taken += found.tolist()
-            self._position += len(found)
-            if self._position == self.count:
-                self._pass, self._position = self._pass + 1, 0
-        return taken
-
-    def state_dict(self) -> dict[str, int | float]:
-        """Where the order stands."""
-        return {"seed": self.seed, "count": self.count, "pass": self._pass, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, int | float]) -> None:
-        """Goes on from a `state_dict`; ValueError if it is of another seed or other data."""
-        for key, own in (("seed", self.seed), ("count", self.count)):
-            if state[key] != own:
-                raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
-        self._pass, self._position = int(state["pass"]), int(state["position"])
+def fill_sequences(
+    examples: Sequence[Example], sequences: Sequence[Sequence[int]], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and whether each is graded, both (S, length); padded with zeros."""
+    tokens_ST = np.zeros((len(sequences), length), dtype=np.int64)
+    graded_ST = np.zeros((len(sequences), length), dtype=bool)
+    for row, numbers in enumerate(sequences):
+        start = 0
+        for number in numbers:
+            end = start + len(examples[number].tokens)
+            tokens_ST[row, start:end] = examples[number].tokens
+            graded_ST[row, start:end] = examples[number].is_graded
+            start = end
+    return tokens_ST, graded_ST
 
 
 class FinetuneBatches:
-    """What both kinds of batches share: the order, its state, and skipping."""
+    """Serves the items 0 to count - 1 in a seeded order, another one in each epoch.
 
-    def __init__(self, count: int, rows_of_one: int, seed: int):
-        self._order = ShuffledOrder(count, seed)
-        self._rows_of_one = rows_of_one
+    An item fills `item_rows` rows of a batch.
+    """
+
+    def __init__(self, count: int, item_rows: int, seed: int):
+        if count < 1:
+            raise ValueError("there is nothing to train on: no example is left")
+        self.count, self.item_rows, self.seed = count, item_rows, seed
+        self._epoch = self._position = 0
 
     @property
     def epoch(self) -> float:
-        """How often the data were served so far."""
-        return self._order.epoch
+        """Number of epochs served so far."""
+        return self._epoch + self._position / self.count
 
     def take(self, num_sequences: int) -> list[int]:
-        """The next items that fill so many rows; ValueError unless they fill them whole."""
-        if num_sequences % self._rows_of_one:
-            raise ValueError(f"{num_sequences} rows a pass; expected a multiple of {self._rows_of_one}")
-        return self._order.take(num_sequences // self._rows_of_one)
+        """The next items that fill so many rows; ValueError unless they fill them exactly."""
+        if num_sequences % self.item_rows:
+            raise ValueError(f"{num_sequences} rows a micro-batch; expected a multiple of {self.item_rows}")
+        taken: list[int] = []
+        while (missing := num_sequences // self.item_rows - len(taken)) > 0:
+            order = np.random.default_rng([self.seed, self._epoch]).permutation(self.count)
+            found = order[self._position : self._position + missing]
+            taken += found.tolist()
+            self._position += len(found)
+            if self._position == self.count:
+                self._epoch, self._position = self._epoch + 1, 0
+        return taken
 
     def skip(self, num_sequences: int, context: int) -> None:
-        """Passes over what `next` would give."""
+        """Skips what `next` would return."""
         self.take(num_sequences)
 
     def state_dict(self) -> dict[str, int | float]:
-        """Where the order stands; with the same data, `load_state_dict` continues it exactly."""
-        return self._order.state_dict()
+        """The position; with the same data, `load_state_dict` continues exactly."""
+        return {"seed": self.seed, "count": self.count, "pass": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int | float]) -> None:
         """Continues from a `state_dict`; ValueError if it is of another seed or other data."""
-        self._order.load_state_dict(state)
+        for key, own in (("seed", self.seed), ("count", self.count)):
+            if state[key] != own:
+                raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
+        self._epoch, self._position = int(state["pass"]), int(state["position"])
 
 
 class ResponseBatches(FinetuneBatches):
-    """Packed conversations, of which the answers count.
+    """Packed conversations whose answers are graded.
 
-    `mean_graded` is the mean number of graded tokens of a sequence: a loss divided by it, and by the rows,
-    weighs each graded token the same in whichever batch it comes.
+    `mean_graded` is the mean number of graded tokens per sequence: a loss divided by it and by the rows has
+    the same weight for each graded token in every batch. `filled` is the share without padding.
     """
 
     def __init__(self, examples: Sequence[Example], context: int, seed: int):
@@ -104,10 +123,10 @@ class ResponseBatches(FinetuneBatches):
 
 
 class PreferenceBatches(FinetuneBatches):
-    """Pairs: in a batch of B rows the chosen of B / 2 pairs come first, then the rejected in their order.
+    """Pairs: a batch of B rows has the chosen answers of B / 2 pairs, then the rejected in the same order.
 
-    Column 0 of the targets is the pair's number, by which the loss finds its reference; `whole` fills every
-    row to the context, which compiled code needs, else rows end with the longest of the batch.
+    Column 0 of the targets is the pair's number, by which the loss finds its reference. `whole` pads every
+    row to the context, as compiled code needs; otherwise rows are padded to the longest of the batch.
     """
 
     def __init__(self, pairs: Sequence[ExamplePair], seed: int, whole: bool):

@@ -1,11 +1,11 @@
-"""Conversations and preferences from the files that people publish; an error names the line."""
+"""Readers of conversations and preferences in the usual published forms; an error names the line."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from golf.tasks.files import TaskDataError, read_text
+from golf.tasks.files import TaskDataError, numbered_lines, parse_json, read_text
 
 ROLES = {
     "system": "system",
@@ -14,18 +14,18 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-"""Names of roles in files, and here."""
+"""Role names in files, and the names used here."""
 KNOWN_FORMS = (
     "messages (role, content), conversations (from, value), instruction and output, or prompt and response"
 )
 
 
 class DialogueError(TaskDataError):
-    """A line of a file is no conversation, or no preference."""
+    """A line of a file is not a conversation, or not a preference."""
 
 
 class Turn(NamedTuple):
-    """What one side says."""
+    """One message of a conversation."""
 
     role: str
     """system, user or assistant."""
@@ -33,7 +33,7 @@ class Turn(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """Turns of which at least the last is the assistant's."""
+    """Turns; the last one is the assistant's."""
 
     place: str
     """File and line, for error messages."""
@@ -41,7 +41,7 @@ class Conversation(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """Two answers to one prompt."""
+    """Two answers to a prompt: the chosen and the rejected one."""
 
     place: str
     prompt: tuple[Turn, ...]
@@ -50,12 +50,12 @@ class Preference(NamedTuple):
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """Every conversation of a .jsonl file or a .json list; DialogueError names a line that is none."""
+    """Every conversation of a .jsonl file or a .json list; DialogueError names a bad line."""
     return [Conversation(place, _read_turns(fields, place)) for place, fields in read_records(path)]
 
 
 def read_preferences(path: Path) -> list[Preference]:
-    """Every pair of a file; DialogueError names a line without one, or with two equal answers."""
+    """Every pair of a file; DialogueError names a line without a pair, or with two equal answers."""
     pairs = []
     for place, fields in read_records(path):
         for key in ("chosen", "rejected"):
@@ -72,7 +72,10 @@ def read_preferences(path: Path) -> list[Preference]:
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Place and fields of each object of a .jsonl file or of a .json list."""
     text = read_text(path)
-    found = list(_list_records(text, path) if text.lstrip().startswith("[") else _line_records(text, path))
+    if text.lstrip().startswith("["):
+        found = list(_list_records(text, path))
+    else:
+        found = [(place, parse_json(line, place)) for place, _, line in numbered_lines(text, path)]
     if not found:
         raise DialogueError(f"{path}: holds no items")
     for place, fields in found:
@@ -81,18 +84,8 @@ def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _line_records(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            place = f"{path}, line {number}"
-            try:
-                yield place, json.loads(line)
-            except ValueError as error:
-                raise DialogueError(f"{place}: not JSON ({error})") from error
-
-
 def _list_records(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Items of a JSON list with the lines that they begin in."""
+    """Items of a JSON list, each with the line where it starts."""
     decoder, position, line = json.JSONDecoder(), text.index("[") + 1, 1
     counted = 0
     while True:
@@ -162,7 +155,7 @@ def _answer_turn(fields: dict[str, Any], key: str, place: str) -> Turn:
 
 
 def _read_answer(value: Any, key: str, place: str) -> str:
-    """An answer as it is, as one turn, or as a list of turns that ends with it."""
+    """An answer given as text, as a turn, or as a list of turns that ends with it."""
     if isinstance(value, list) and value:
         value = value[-1]
     if isinstance(value, dict):

@@ -1,54 +1,258 @@
-"""One stage of fine-tuning: from a model and a file of conversations or pairs to weights and an artifact."""
+"""One stage of fine-tuning: from a model and files of conversations or pairs to weights and an artifact.
 
+Shapes: B batch, T time, P pairs.
+"""
+
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from golf.data.manifest import sha256_of_file
 from golf.entry.finalize import flattened_script
-from golf.finetune.inputs import StageInput, prepare_preferences, prepare_responses, read_examples
-from golf.finetune.settings import USUAL_EPOCHS, USUAL_RATES, FinetuneConfig, FinetuneError, StageName
-from golf.finetune.template import require_free, stored_template, template_of
-from golf.pack.artifact import QUANTIZERS, pack
+from golf.finetune.batches import FinetuneBatches, PreferenceBatches, ResponseBatches
+from golf.finetune.dialogues import DialogueError, read_conversations, read_preferences
+from golf.finetune.examples import (
+    ChatTemplate,
+    Example,
+    ExamplePair,
+    encode_conversation,
+    encode_preference,
+    fit_example,
+    fit_pair,
+    require_free,
+    stored_template,
+    template_of,
+)
+from golf.finetune.losses import (
+    PreferenceLoss,
+    ResponseLoss,
+    pair_log_probs,
+    score_preferences,
+    score_responses,
+)
+from golf.pack.artifact import QUANTIZERS, PackConfig, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, seed_everything
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
+from golf.tasks.files import LongTexts
 from golf.tasks.models import OpenedModel, open_model
+from golf.tasks.results import Metric
 from golf.train.averaging import AveragingConfig
-from golf.train.checkpoint import save_weights
+from golf.train.checkpoint import load_weights, save_weights
 from golf.train.config import Recipe, TrainConfig
 from golf.train.loop import Trainer
+from golf.train.optim import OptimConfig
 from golf.train.schedule import Budget, ScheduleConfig
 
 PROJECT = Path(__file__).resolve().parents[2]
+StageName = Literal["sft", "dpo"]
+"""Supervised fine-tuning on conversations, or direct preference optimization on pairs."""
+DEFAULT_RATES = {"sft": 0.1, "dpo": 0.01}
+DEFAULT_EPOCHS = 3.0
+
+
+class FinetuneError(ValueError):
+    """Settings or folders of fine-tuning contradict each other."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a stage trains, and what it holds out."""
+
+    seed: int = 42
+    """Seed of the order of the data and of the held-out split."""
+    epochs: float | None = None
+    """Number of epochs; by default 3."""
+    steps: int | None = None
+    """Number of optimizer steps, instead of epochs."""
+    rows: int = 16
+    """Sequences of an optimizer step; with dpo, two of them are a pair."""
+    micro_batch_rows: int = 16
+    """Sequences of a micro-batch (one forward and backward pass)."""
+    rate: float | None = None
+    """Factor on the learning rates of pretraining; by default 0.1 for sft and 0.01 for dpo."""
+    held_out: float = 0.1
+    """Share of the data that is held out for measurement."""
+    long: LongTexts = "error"
+    """Conversations above the context: error names the line, truncate drops the end, skip drops them."""
+    beta: float = 0.1
+    """DPO's beta: strength of the penalty for moving away from the reference."""
+    label_smoothing: float = 0.0
+    """DPO's assumed share of preferences with swapped answers."""
+    chosen_weight: float = 0.0
+    """Weight of the chosen answers' nats per token in the loss of dpo (arXiv:2404.19733)."""
+    checkpoint_seconds: float = 60.0
+    """Seconds of training between checkpoints."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizers, with the learning rates of pretraining."""
+    pack: PackConfig = field(default_factory=PackConfig)
+    """Packing: from weights to an artifact."""
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise FinetuneError("epochs and steps are two budgets; give one of them")
+        in_range = {
+            "held_out": 0 < self.held_out < 1,
+            "label_smoothing": 0 <= self.label_smoothing < 0.5,
+            "beta": self.beta > 0,
+            "chosen_weight": self.chosen_weight >= 0,
+        }
+        for name, is_in in in_range.items():
+            if not is_in:
+                raise FinetuneError(
+                    f"{name} is {vars(self)[name]}; expected held_out between 0 and 1, label_smoothing from "
+                    "0 to below 0.5, beta above 0 and chosen_weight from 0 on"
+                )
+        if self.micro_batch_rows < 2 or self.rows % self.micro_batch_rows or self.micro_batch_rows % 2:
+            raise FinetuneError(
+                f"rows is {self.rows} and micro_batch_rows {self.micro_batch_rows}; expected rows to be a "
+                "multiple of micro_batch_rows, and that of 2"
+            )
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """The data and the loss of a stage, and its measurements."""
+
+    batches: FinetuneBatches
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    before: list[Metric]
+    """Held-out scores of the model as opened."""
+    measure: Callable[[], list[Metric]]
+    """Takes the held-out scores of the model in its present state."""
+    held_out_bpb: Callable[[], float]
+    """Takes bits per byte of the held-out answers; of pairs, of the chosen ones."""
+    texts: list[Example]
+    """Conversations of the training part, for calibration."""
+    facts: dict[str, Any]
+
+
+def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers to train on and numbers held out, drawn with the seed; FinetuneError if one is empty."""
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    num_held_out = max(1, round(share * count))
+    if num_held_out >= count:
+        raise FinetuneError(f"{count} conversations are too few to hold some out")
+    return sorted(order[num_held_out:]), sorted(order[:num_held_out])
+
+
+def read_examples(
+    stage: StageName, files: Sequence[Path], opened: OpenedModel, template: ChatTemplate, long: LongTexts
+) -> tuple[list[Any], int]:
+    """Every conversation (sft) or pair (dpo) that fits the context, as tokens; and how many were skipped."""
+    context, found, left_out = opened.model.config.context, [], 0
+    for file in files:
+        if stage == "sft":
+            encoded = [
+                encode_conversation(opened.vocabulary, template, item) for item in read_conversations(file)
+            ]
+            fitted = [fit_example(example, context, long) for example in encoded]
+        else:
+            pairs = [encode_preference(opened.vocabulary, template, item) for item in read_preferences(file)]
+            fitted = [fit_pair(pair, context, long) for pair in pairs]
+        kept = [item for item in fitted if item is not None]
+        found += kept
+        left_out += len(fitted) - len(kept)
+    if not found:
+        raise DialogueError(f"no conversation fits the context of {context} tokens")
+    return found, left_out
+
+
+def prepare_responses(
+    examples: list[Example], opened: OpenedModel, config: FinetuneConfig, log: RunLog
+) -> StageInput:
+    """Supervised fine-tuning: packed conversations and the loss of their answers."""
+    training, held_out = split_held_out(len(examples), config.held_out, config.seed)
+    texts, kept = [examples[n] for n in training], [examples[n] for n in held_out]
+    batches = ResponseBatches(texts, opened.model.config.context, config.seed)
+
+    def measure() -> list[Metric]:
+        return [score_responses(opened.model, kept, opened.vocabulary.size, log).loss]
+
+    def held_out_bpb() -> float:
+        return score_responses(opened.model, kept, opened.vocabulary.size, log).tally.bits_per_byte
+
+    facts = {"training": len(texts), "held_out": len(kept), "filled": batches.filled}
+    loss = ResponseLoss(batches.mean_graded)
+    return StageInput(batches, loss, measure(), measure, held_out_bpb, texts, facts)
+
+
+def prepare_preferences(
+    pairs: list[ExamplePair], opened: OpenedModel, config: FinetuneConfig, folder: Path, log: RunLog
+) -> StageInput:
+    """DPO: pairs, and their log probabilities under the model as opened."""
+    training, held_out = split_held_out(len(pairs), config.held_out, config.seed)
+    reference_P2 = cached_reference(opened, pairs, folder / "reference.safetensors", log)
+    kept, kept_reference_P2 = [pairs[n] for n in held_out], reference_P2[held_out]
+    whole = choose_runtime(str(opened.device)).compiled
+    batches = PreferenceBatches([pairs[n] for n in training], config.seed, whole)
+    training_P2 = torch.from_numpy(reference_P2[training]).float().to(opened.device)
+    loss = PreferenceLoss(training_P2, config.beta, config.label_smoothing, config.chosen_weight)
+
+    def measure() -> list[Metric]:
+        policy_P2 = pair_log_probs(opened.model, kept, log, "held-out pairs")
+        return score_preferences(policy_P2, kept, kept_reference_P2)
+
+    def held_out_bpb() -> float:
+        for metric in measure():
+            log.event("held_out_pairs", name=metric.name, share=metric.value)
+        chosen = [pair.chosen for pair in kept]
+        return score_responses(opened.model, chosen, opened.vocabulary.size, log).tally.bits_per_byte
+
+    before = score_preferences(kept_reference_P2, kept, None)
+    facts = {"training": len(training), "held_out": len(kept)}
+    texts = [pairs[n].chosen for n in training]
+    return StageInput(batches, loss, before, measure, held_out_bpb, texts, facts)
+
+
+def cached_reference(
+    opened: OpenedModel, pairs: Sequence[ExamplePair], path: Path, log: RunLog
+) -> np.ndarray:
+    """Log probabilities of every pair under the model as opened, float64 (P, 2).
+
+    Stored in `path` with a hash of the weights' file and the tokens, and read from there if the hash agrees.
+    """
+    digest = hashlib.sha256(sha256_of_file(opened.path).encode())
+    for pair in pairs:
+        digest.update(repr((pair.chosen.tokens, pair.rejected.tokens, pair.chosen.is_graded)).encode())
+    key = torch.tensor(list(digest.digest()), dtype=torch.uint8)
+    if path.is_file():
+        stored = load_weights(path)
+        if torch.equal(stored["digest"], key):
+            log.info(f"reference of {len(pairs)} pairs read from {path}")
+            return stored["log_probs"].numpy()
+    found_P2 = pair_log_probs(opened.model, pairs, log, "reference")
+    save_weights(path, {"digest": key, "log_probs": torch.from_numpy(found_P2)})
+    return found_P2
 
 
 def build_trainer(
     stage: StageName, opened: OpenedModel, given: StageInput, config: FinetuneConfig, log: RunLog
 ) -> Trainer:
-    """The trainer of pretraining with this stage's batches and loss, at its share of the learning rates."""
+    """The trainer of pretraining with this stage's batches, loss and learning rates."""
     runtime = choose_runtime(str(opened.device))
     context = opened.model.config.context
     steps = config.steps
     if steps is None:
         items = given.batches.state_dict()["count"] * (1 if stage == "sft" else 2)
-        epochs = USUAL_EPOCHS if config.epochs is None else config.epochs
+        epochs = DEFAULT_EPOCHS if config.epochs is None else config.epochs
         steps = max(1, round(epochs * items / config.rows))
-    rate = USUAL_RATES[stage] if config.rate is None else config.rate
+    rate = DEFAULT_RATES[stage] if config.rate is None else config.rate
     rates = {name: rate * vars(config.optim)[name] for name in ("matrix_lr", "embedding_lr", "scalar_lr")}
     train = TrainConfig(
         batch_tokens=config.rows * context,
-        micro_batch_tokens=config.pass_rows * context,
+        micro_batch_tokens=config.micro_batch_rows * context,
         warmup_steps=0,
         reports=min(steps, 20),
         num_evals=3,
@@ -83,10 +287,10 @@ def finetune(
     device: str = "auto",
     tokenizer: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs a stage, or goes on with what `folder` holds of it; the figures, which finetune.json keeps.
+    """Runs a stage, or resumes it in `folder`; returns the content of finetune.json.
 
-    `folder` is then a run folder: weights, artifact, script and tokenizer. ValueError for data, models and
-    settings that do not go together; BudgetError for an artifact that does not fit.
+    `folder` becomes a run folder: weights, artifact, script and tokenizer. ValueError for data, models and
+    settings that contradict each other; BudgetError for an artifact above the limit.
     """
     done = folder / "finetune.json"
     opened = open_model(source, tokenizer, device)
@@ -106,7 +310,7 @@ def finetune(
     }
     _claim_folder(folder, described)
     if done.is_file():
-        log.info(f"{folder}: done already")
+        log.info(f"{folder}: already done")
         return json.loads(done.read_text(encoding="utf-8"))
     examples, left_out = read_examples(stage, files, opened, template, config.long)
     if stage == "sft":
@@ -137,12 +341,12 @@ def finetune(
 
 
 def _training_shards(opened: OpenedModel) -> Iterator[Path]:
-    """The shards beside the tokenizer, where it lies in a dataset folder."""
+    """The training shards in the folder of the tokenizer, if it is a dataset folder."""
     return iter(sorted(opened.tokenizer.parent.glob("fineweb_train_*.bin")))
 
 
 def _claim_folder(folder: Path, described: dict[str, Any]) -> None:
-    """Makes the folder this stage's; FinetuneError if it is another's already."""
+    """Writes config.json; FinetuneError if the folder holds another run."""
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     described = json.loads(json.dumps(described))
@@ -159,7 +363,7 @@ def _pack_weights(
     folder: Path,
     log: RunLog,
 ) -> dict[str, Any]:
-    """Writes weights, calibration, script and artifact, as a run of pretraining leaves them."""
+    """Writes weights, calibration, script and artifact, with the names of a run folder."""
     weights = {name: weight.detach().cpu().clone() for name, weight in opened.model.state_dict().items()}
     save_weights(folder / "weights.safetensors", weights)
     calibration = None
@@ -180,12 +384,12 @@ def _pack_weights(
 def _calibration_batches(
     opened: OpenedModel, given: StageInput, config: FinetuneConfig
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training conversations in whole sequences, every token of which counts: a prompt is text, too."""
+    """Training conversations in sequences of the context's length, all tokens graded, prompts included."""
     context = opened.model.config.context
     tokens = np.concatenate([np.array(example.tokens) for example in given.texts])
     tokens = np.resize(tokens, max(len(tokens), 2 * context + 1))
     num_sequences = min((len(tokens) - 1) // context, -(-config.pack.calibration_tokens // context))
-    for start in range(0, num_sequences, config.pass_rows):
-        rows = range(start, min(start + config.pass_rows, num_sequences))
+    for start in range(0, num_sequences, config.micro_batch_rows):
+        rows = range(start, min(start + config.micro_batch_rows, num_sequences))
         windows = torch.from_numpy(np.stack([tokens[r * context : (r + 1) * context + 1] for r in rows]))
         yield windows[:, :-1].to(opened.device), windows[:, 1:].to(opened.device)

@@ -1,8 +1,8 @@
-"""What each stage does to a model: pretrained, fine-tuned on conversations, on preferences; several seeds.
+"""The study of stages: pretraining, fine-tuning on conversations (sft) and on preferences (dpo), over seeds.
 
-After each stage the same scores: WikiText-2, SST-2, GSM8K, the loss of held-out answers, and how often the
-preferred of two held-out answers is the likelier one; after dpo also how often it has gained more than the
-other on the model before, of which chance is one half.
+Each stage has the same scores: WikiText-2, SST-2, GSM8K, the loss of held-out answers, and the share of
+held-out pairs whose chosen answer is likelier; after dpo also the share whose chosen answer gained more than
+the rejected one on the model before (chance: one half).
 """
 
 import json
@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
-from golf.finetune.held_out import pair_log_probs, score_preferences, score_responses
-from golf.finetune.inputs import read_examples, split_held_out
-from golf.finetune.settings import FinetuneConfig, FinetuneError
-from golf.finetune.stage import finetune
-from golf.finetune.template import stored_template, template_of
+from golf.finetune.examples import stored_template, template_of
+from golf.finetune.losses import pair_log_probs, score_preferences, score_responses
+from golf.finetune.stage import (
+    FinetuneConfig,
+    FinetuneError,
+    StageName,
+    finetune,
+    read_examples,
+    split_held_out,
+)
 from golf.presets import PRESETS
 from golf.run import Run
+from golf.stats import mean_interval
 from golf.system.device import choose_runtime
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
@@ -30,27 +35,27 @@ from golf.system.stored import config_to_dict
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import Metric, write_results
-from golf.tasks.run import parse_tasks, run_tasks
+from golf.tasks.suite import parse_tasks, run_tasks
 
 STAGES = ("pretrain", "sft", "dpo")
 
 
 @dataclass(frozen=True)
 class StagesCommand:
-    """The study of stages: what it trains on, what it measures, how long."""
+    """The study of stages: data, budget and measurements."""
 
     stages: Path
-    """Folder for the runs and the table; the same command goes on with what it holds."""
+    """Folder for the runs and the table; the same command resumes what it holds."""
     data: Path
-    """Dataset folder to pretrain on."""
+    """Dataset folder for pretraining."""
     sft: tuple[Path, ...]
     """Files of conversations."""
     preferences: tuple[Path, ...]
-    """Files of pairs."""
+    """Files of preference pairs."""
     evals: Path
-    """Folder with wikitext2/, sst2/ and gsm8k/."""
+    """Folder with wikitext2/, sst2/ and gsm8k/, as for `python -m golf.tasks --data`."""
     preset: str = "cpu"
-    """Which preset to pretrain."""
+    """Preset of pretraining."""
     minutes: float | None = None
     """Minutes of pretraining of each seed; by default the preset's."""
     context: int | None = None
@@ -58,26 +63,26 @@ class StagesCommand:
     width: int | None = None
     """Width of the network; by default the preset's."""
     seeds: str = "42,1337,2024"
-    """Comma-separated."""
+    """Seeds, comma-separated."""
     tasks: str = "wikitext2,sst2,gsm8k"
-    """Which tasks, comma-separated."""
+    """Tasks, comma-separated."""
     limit: int | None = None
-    """Measure on the first so many items of each task only (WikiText-2: articles)."""
+    """Number of items of each task to measure (WikiText-2: articles); by default all."""
     long: LongTexts = "truncate"
-    """Conversations and items longer than the context, as in the other commands."""
+    """Conversations and items above the context: error names the line, truncate cuts, skip drops them."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     sft_tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """How conversations are learned. Seed and `long` are the study's, here and below."""
+    """Settings of sft; `seed` and `long` are those of the study."""
     dpo_tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """How preferences are learned."""
+    """Settings of dpo; `seed` and `long` are those of the study."""
 
 
 def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
-    """Every seed through every stage, then the table: rows of stage, score, mean, interval and chance."""
+    """Trains and measures all stages with every seed; the rows of the table, which it writes and logs."""
     names, seeds = parse_tasks(command.tasks), read_seeds(command.seeds)
     if command.preset not in PRESETS:
-        raise FinetuneError(f"preset is {command.preset!r}; there are {', '.join(PRESETS)}")
+        raise FinetuneError(f"preset is {command.preset!r}; expected one of {', '.join(PRESETS)}")
     for path in (*command.sft, *command.preferences, command.evals):
         if not path.exists():
             raise FinetuneError(f"{path}: no such file or folder")
@@ -86,7 +91,7 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
     for seed in seeds:
         folder = command.stages / f"seed{seed}"
         pretrain(command, seed, folder / "pretrain", dataset)
-        stages = (
+        stages: tuple[tuple[StageName, tuple[Path, ...], str, FinetuneConfig], ...] = (
             ("sft", command.sft, "pretrain", command.sft_tuning),
             ("dpo", command.preferences, "sft", command.dpo_tuning),
         )
@@ -100,7 +105,7 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
             stage_log.close()
         for stage in STAGES:
             measured[stage].append(measure_stage(command, names, seed, folder / stage, dataset, log))
-    rows = summarise(measured)
+    rows = summarize(measured)
     facts = {"seeds": seeds, "preset": command.preset, "limit": command.limit, "rows": rows}
     write_json(command.stages / "stages.json", facts)
     with atomic_write(command.stages / "stages.md") as partial:
@@ -112,18 +117,18 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
 
 
 def read_seeds(text: str) -> list[int]:
-    """Comma-separated seeds; FinetuneError for what is none, or twice."""
+    """Comma-separated seeds; FinetuneError for a value that is no integer or occurs twice."""
     try:
         seeds = [int(seed) for seed in text.split(",")]
     except ValueError as error:
-        raise FinetuneError(f"seeds are {text!r}; expected numbers with commas between") from error
+        raise FinetuneError(f"seeds are {text!r}; expected comma-separated integers") from error
     if len(set(seeds)) < len(seeds):
-        raise FinetuneError(f"seeds are {text!r}; one is there twice")
+        raise FinetuneError(f"seeds are {text!r}; expected each only once")
     return seeds
 
 
 def pretrain(command: StagesCommand, seed: int, folder: Path, dataset: Dataset) -> None:
-    """Trains the preset as `train_gpt.py` does, up to the weights; goes on with what the folder holds."""
+    """Trains the preset as `train_gpt.py` does, up to the weights; resumes what the folder holds."""
     preset = PRESETS[command.preset].config
     changes = {"context": command.context, "width": command.width}
     model = replace(preset.model, **{name: value for name, value in changes.items() if value is not None})
@@ -152,7 +157,7 @@ def pretrain(command: StagesCommand, seed: int, folder: Path, dataset: Dataset) 
 def measure_stage(
     command: StagesCommand, names: Sequence[str], seed: int, folder: Path, dataset: Dataset, log: RunLog
 ) -> list[Metric]:
-    """All scores of a stage's weights, before packing; read from the folder where they were taken already."""
+    """All scores of a stage's weights before packing; read from stage.json if it exists."""
     path = folder / "stage.json"
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -185,11 +190,11 @@ def measure_stage(
     return metrics
 
 
-def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
-    """A row a stage and score: mean over seeds, 95% interval, and the paired differences to what came before.
+def summarize(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
+    """A row for each stage and score: mean over seeds, 95% interval, and paired differences.
 
-    These are to pretraining and to the stage before. The interval is Student's over seeds; with one seed, the
-    score's own over items.
+    The differences are to pretraining and to the previous stage. The interval is Student's over seeds; with
+    one seed, it is the score's own over items.
     """
     rows = []
     first: dict[str, np.ndarray] = {}
@@ -199,7 +204,7 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
         for same in zip(*by_seed, strict=True):
             metric, several = same[0], len(same) > 1
             values = here[metric.name] = np.array([metric.value for metric in same])
-            low, high = student_interval(values) if several else (metric.low, metric.high)
+            low, high = mean_interval(values) if several else (metric.low, metric.high)
             rows.append(
                 {
                     "stage": stage,
@@ -221,22 +226,16 @@ def summarise(measured: dict[str, list[list[Metric]]]) -> list[dict[str, Any]]:
 
 
 def difference_fields(name: str, values: np.ndarray, others: np.ndarray | None) -> dict[str, Any]:
-    """The mean difference, seed by seed, under `name` and its interval; None where there is none."""
+    """The fields `name` and `name`_interval: mean difference over seeds and its interval, or None."""
     if others is None:
         return {name: None, f"{name}_interval": None}
     gains = values - others
-    interval = student_interval(gains) if len(gains) > 1 else None
+    interval = mean_interval(gains) if len(gains) > 1 else None
     return {name: float(gains.mean()), f"{name}_interval": interval}
 
 
-def student_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of the mean of at least two values."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def row_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row as it is printed."""
+    """The cells of a row in the logged table."""
     return (
         row["stage"],
         row["score"],
@@ -249,7 +248,7 @@ def row_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def change_cell(row: dict[str, Any], name: str) -> str:
-    """A difference with its interval, nothing where there is none."""
+    """A difference with its interval; empty without a difference."""
     if row[name] is None:
         return ""
     change = f"{row[name]:+.4f}"

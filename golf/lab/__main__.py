@@ -1,4 +1,11 @@
-"""Runs a study: every arm with every seed, then its table, curves and page. python -m golf.lab STUDY"""
+"""Runs a study: trains every arm with every seed, then writes a table, curves and a page.
+
+    python -m golf.lab STUDY --data DIR
+    python -m golf.lab STUDY --data DIR --search
+
+The report goes to docs/studies/STUDY. The same command resumes an interrupted study. Exit code 2 on bad
+input, 130 when stopped.
+"""
 
 import shlex
 import sys
@@ -13,7 +20,7 @@ from golf.lab.outcome import collect
 from golf.lab.report import COLUMNS, cells, write_report
 from golf.lab.search import require_optuna, search
 from golf.lab.study import Study, load_study
-from golf.lab.trials import cores, plan_trials, run_trials
+from golf.lab.trial import cores, plan_trials, run_trials
 from golf.system.cli import run_program
 from golf.system.device import choose_runtime
 from golf.system.log import RunLog
@@ -21,30 +28,30 @@ from golf.system.log import RunLog
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What to compare, on what, and for how long."""
+    """The study, its data and its budget."""
 
     study: Annotated[str, tyro.conf.Positional]
     """A study's name under docs/studies, or a study file (.toml)."""
     data: Path
-    """Dataset folder, as `python -m golf.prepare` makes it."""
+    """Dataset folder made by `python -m golf.prepare`."""
     seeds: int | None = None
-    """Runs an arm; by default as the study says."""
+    """Seeds of each arm; by default those of the study."""
     minutes: float | None = None
-    """Training time of each run, in place of the study's budget."""
+    """Minutes of training of each run, instead of the study's budget."""
     tokens: int | None = None
-    """Training tokens of each run, in place of the study's budget."""
+    """Training tokens of each run, instead of the study's budget."""
     jobs: int | None = None
-    """Runs at a time; by default one a core, and one on a GPU."""
+    """Number of runs at the same time; by default one per CPU core, or one on a GPU."""
     threads: int = 1
-    """Threads of each run on a CPU."""
+    """CPU threads of each run."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     out: Path = Path("runs") / "lab"
-    """Where the runs are kept; the same command goes on with those that were stopped."""
+    """Folder for the runs; the same command resumes the runs that it finds there."""
     search: bool = False
-    """Search the study's [search] fields by successive halving, instead of comparing its arms."""
+    """Search over the fields of the study's [search] table (Optuna) instead of comparing arms."""
     trials: int = 27
-    """Runs of the search."""
+    """Number of runs of the search."""
 
 
 def study_of(options: LabOptions) -> Study:
@@ -60,7 +67,7 @@ def study_of(options: LabOptions) -> Study:
 
 
 def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> None:
-    """Runs what is not done yet and writes the report; KeyboardInterrupt when stopped."""
+    """Runs the unfinished trials and writes the report; KeyboardInterrupt when stopped."""
     dataset = open_dataset(options.data)
     device = choose_runtime(options.device).device.type
     if options.search:
@@ -81,8 +88,8 @@ def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> N
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 2 unusable input, 130 stopped."""
-    options = tyro.cli(LabOptions, args=arguments, description=__doc__)
+    """Exit code: 0 done, 2 on bad input, 130 when stopped."""
+    options = tyro.cli(LabOptions, args=arguments, prog="python -m golf.lab", description=__doc__)
 
     def work() -> None:
         if options.search:
@@ -90,7 +97,7 @@ def main(arguments: list[str]) -> int:
         command = shlex.join(["python", "-m", "golf.lab", *arguments])
         run_study(study_of(options), options, command, RunLog())
 
-    return run_program("golf.lab", work, when_stopped="stopped; the same command goes on")
+    return run_program("golf.lab", work, when_stopped="stopped; the same command resumes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a study found: per arm the mean, the deviation, and the difference to the base with its error."""
+"""Results of a study: mean, standard deviation and difference to the base of each arm."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from golf.lab.contrasts import Difference, differences_to_base
 from golf.lab.study import Arm, Study
-from golf.lab.trials import Trial
+from golf.lab.trial import Trial
+from golf.stats import Difference, differences_to_base
 
 Verdict = Literal["agrees", "contradicts", "not settled", ""]
 
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """What an arm measured over its seeds; lists have one value a seed that ended well."""
+    """The measurements of an arm over its seeds; tuples have one value for each seed that finished."""
 
     arm: Arm
     seeds: tuple[int, ...]
@@ -23,7 +23,7 @@ class ArmOutcome:
     """Bits per byte on the validation text."""
     measured: tuple[dict[str, Any], ...]
     failures: tuple[str, ...]
-    """Why runs failed, one reason a run."""
+    """One reason for each run that failed."""
     difference: Difference | None
     """None for the base, and where either side has fewer than two scores."""
 
@@ -38,17 +38,17 @@ class ArmOutcome:
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else math.nan
 
     def average(self, key: str) -> float:
-        """Mean of a measured number; NaN without one."""
+        """Mean of a measured number over seeds; NaN without a score."""
         return float(np.mean([row[key] for row in self.measured])) if self.measured else math.nan
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the fastest seed, since whatever else a machine does only slows a run; NaN without one."""
+        """That of the fastest seed, since other load on the machine only slows a run; NaN without a score."""
         return max((row["tokens_per_second"] for row in self.measured), default=math.nan)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the outcome bears the source's claim out: by the 95% interval of the difference."""
+        """Whether the 95% interval of the difference agrees with the direction that the source claims."""
         if not self.arm.expects or self.difference is None:
             return ""
         if self.difference.low <= 0.0 <= self.difference.high:
@@ -57,7 +57,7 @@ class ArmOutcome:
 
 
 def collect(study: Study, trials: list[Trial]) -> list[ArmOutcome]:
-    """The outcome of every arm, in the study's order; runs that are not done count for nothing."""
+    """The outcome of every arm, in the study's order; unfinished runs are ignored."""
     found = []
     for arm in study.arms:
         outcomes = [(t.seed, t.outcome()) for t in trials if t.arm == arm.name]

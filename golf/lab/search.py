@@ -1,6 +1,6 @@
-"""Successive halving over any fields of a study's base, by the loss on held-out training text.
+"""Search over fields of a study's base by successive halving, with the loss on held-out training text.
 
-The validation text is never opened.
+The validation text is never read.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,16 @@ from golf.config import RunConfig
 from golf.data.manifest import Dataset
 from golf.lab.report import markdown_table
 from golf.lab.study import Study, StudyError, override
-from golf.lab.trial import FAILURES, train_trial
-from golf.lab.trials import FIRST_SEED, fitted
+from golf.lab.trial import FAILURES, FIRST_SEED, fitted, train_trial
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
 
 REDUCTION = 3
-"""Of every so many runs at a look, one goes on to the next."""
-MAX_EVALS = 27
+"""One of so many runs continues after each evaluation."""
 
 
 def require_optuna() -> None:
-    """StudyError, with what to install, where Optuna is absent."""
+    """StudyError with what to install if Optuna is missing."""
     if find_spec("optuna") is None:
         raise StudyError('--search needs Optuna: pip install "optuna>=4" (the extra `lab`)')
 
@@ -37,14 +35,14 @@ def nested(name: str, value: object) -> dict[str, Any]:
 
 
 def with_choices(config: RunConfig, choices: dict[str, object]) -> RunConfig:
-    """The config with fields set by dotted name; StudyError for an unknown one or a wrong value."""
+    """The config with fields set by dotted name; StudyError for an unknown field or a wrong value."""
     for name, value in choices.items():
         config = override(config, nested(name, value))
     return config
 
 
 def check_space(config: RunConfig, space: dict[str, dict[str, Any]]) -> None:
-    """StudyError unless the study names fields to search over, each with usable ends or choices."""
+    """StudyError unless the study names fields to search over, each with valid bounds or choices."""
     if not space:
         raise StudyError("the study has no [search] table: name fields, each with low and high, or choices")
     for name, span in space.items():
@@ -57,7 +55,7 @@ def check_space(config: RunConfig, space: dict[str, dict[str, Any]]) -> None:
 
 
 def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, object]:
-    """One value for each field, as Optuna draws them; between integers an integer."""
+    """One value for each field, drawn by Optuna; an integer if both bounds are integers."""
     chosen: dict[str, object] = {}
     for name, span in space.items():
         if "choices" in span:
@@ -70,7 +68,7 @@ def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, object]:
 
 
 def search(study: Study, dataset: Dataset, device: str, num_trials: int, out: Path, log: RunLog) -> None:
-    """Runs up to `num_trials` in all, those of an earlier call counted; writes search.md and search.json."""
+    """Runs until there are `num_trials`, counting those of earlier calls; writes search.md, search.json."""
     require_optuna()
     import optuna
 
@@ -104,12 +102,13 @@ def _objective(
         chosen = suggest(trial, study.search)
         place = folder / f"trial{trial.number}"
         place.mkdir(parents=True, exist_ok=True)
-        looks = [0]
+        num_evals = 0
 
         def watch(step: int, bpb: float) -> None:
-            looks[0] += 1
-            trial.report(bpb, looks[0])
-            if looks[0] < base.train.num_evals and trial.should_prune():
+            nonlocal num_evals
+            num_evals += 1
+            trial.report(bpb, num_evals)
+            if num_evals < base.train.num_evals and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
@@ -128,7 +127,7 @@ def _objective(
 
 
 def _write(study: Study, found: Any, folder: Path) -> None:
-    """search.md and search.json beside the study: the runs that went the whole way, best first."""
+    """Writes search.md and search.json into the study's folder: the complete runs, best first."""
     done = sorted((t for t in found.trials if t.state.name == "COMPLETE"), key=lambda t: t.value)
     rows = [
         (str(t.number), f"{t.value:.4f}", *(f"{t.params[name]:.4g}" if isinstance(t.params[name], float)

@@ -1,4 +1,4 @@
-"""A study as a file: a base preset, the arms to compare, the budget of each run."""
+"""A study file (TOML): a base preset, the arms to compare and the budget of each run."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import torch
+
 from golf.config import RunConfig
+from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.windows import WindowConfig
 
@@ -17,36 +20,36 @@ STUDY_NAME = "study.toml"
 
 
 class StudyError(ValueError):
-    """A study that cannot be run as it is written."""
+    """A study file is missing, or a value in it is invalid."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison."""
+    """One configuration of a study."""
 
     name: str
     config: RunConfig
     claim: str = ""
-    """What the source says of it."""
+    """What the source claims."""
     expects: Literal["lower", "higher", ""] = ""
-    """Which way the source says the loss goes against the base."""
+    """Direction in which the loss differs from the base, according to the source."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says; the first arm is the base."""
+    """A study as read from its file; the first arm is the base."""
 
     name: str
     folder: Path
-    """Where its tables and pictures are written."""
+    """Folder of its report."""
     title: str
     intro: str
     reading: str
-    """What the outcome means, written by a person once it is there."""
+    """Interpretation of the results, written by a person."""
     arms: tuple[Arm, ...]
     seeds: int
     validation_tokens: int
-    """Tokens of the validation text that are scored, from its start."""
+    """Number of tokens of the validation text to score, from its start."""
     search: dict[str, dict[str, Any]]
     """Fields to search over, by dotted name, each with `low` and `high`, or `choices`."""
 
@@ -54,7 +57,7 @@ class Study:
 def find_study(study: str) -> tuple[Path, Path]:
     """The study's file and the folder of its report: STUDY is a file, or a name under docs/studies.
 
-    StudyError with the names there are, if it is neither.
+    StudyError with the known names if it is neither.
     """
     path = Path(study)
     if path.suffix == ".toml":
@@ -63,14 +66,14 @@ def find_study(study: str) -> tuple[Path, Path]:
         return path, path.parent if path.name == STUDY_NAME else STUDIES / path.stem
     known = sorted(found.parent.name for found in STUDIES.glob(f"*/{STUDY_NAME}"))
     if study not in known:
-        raise StudyError(f"there is no study {study!r}; there are {', '.join(known) or 'none'}")
+        raise StudyError(f"there is no study {study!r}; the studies are {', '.join(known) or 'none'}")
     return STUDIES / study / STUDY_NAME, STUDIES / study
 
 
 def load_study(study: str, minutes: float | None = None, tokens: int | None = None) -> Study:
-    """Reads and checks a study; `minutes` or `tokens` replaces the budget that its file gives each run.
+    """Reads and checks a study; `minutes` or `tokens` replaces the budget in its file.
 
-    StudyError for what is missing, unknown, of a wrong type, or alike in two arms.
+    StudyError for a field that is missing, unknown or of a wrong type, and for two equal arms.
     """
     path, folder = find_study(study)
     try:
@@ -90,14 +93,14 @@ def _study_from(values: dict[str, Any], folder: Path, minutes: float | None, tok
     }  # fmt: skip
     _check_keys(values, kinds, required=("title", "preset", "arms"))
     if values["preset"] not in PRESETS:
-        raise StudyError(f"preset is {values['preset']!r}; there are {', '.join(PRESETS)}")
+        raise StudyError(f"preset is {values['preset']!r}; expected one of {', '.join(PRESETS)}")
     if minutes is None and tokens is None:
         minutes, tokens = values.get("minutes"), values.get("tokens")
     if (minutes is None) == (tokens is None):
         raise StudyError("a run needs one budget: minutes or tokens")
     base = override(PRESETS[values["preset"]].config, values.get("set", {}))
     arms = tuple(_arm_from(arm, base, minutes, tokens) for arm in values["arms"])
-    _refuse_alike(arms)
+    _require_different(arms)
     study = Study(
         name=folder.name,
         folder=folder,
@@ -128,12 +131,14 @@ def _arm_from(values: Any, base: RunConfig, minutes: float | None, tokens: int |
         windows = WindowConfig(stride=config.model.context)
         config = replace(config, minutes=minutes, steps=steps, score=windows)
         config.check("cpu")
+        with torch.device("meta"):
+            GPT(config.model)
     except ValueError as error:
         raise StudyError(f"arm {name!r}: {error}") from error
     return Arm(name, config, values.get("claim", "").strip(), values.get("expects", ""))
 
 
-def _refuse_alike(arms: tuple[Arm, ...]) -> None:
+def _require_different(arms: tuple[Arm, ...]) -> None:
     if not arms:
         raise StudyError("there are no arms")
     for index, arm in enumerate(arms):
@@ -141,7 +146,7 @@ def _refuse_alike(arms: tuple[Arm, ...]) -> None:
             if earlier.name == arm.name:
                 raise StudyError(f"two arms are named {arm.name!r}")
             if earlier.config == arm.config:
-                raise StudyError(f"arms {earlier.name!r} and {arm.name!r} are alike")
+                raise StudyError(f"arms {earlier.name!r} and {arm.name!r} are equal")
 
 
 def _check_keys(values: dict[str, Any], kinds: dict[str, type], required: tuple[str, ...]) -> None:
@@ -150,15 +155,15 @@ def _check_keys(values: dict[str, Any], kinds: dict[str, type], required: tuple[
             raise StudyError(f"{name} is missing")
     for name, value in values.items():
         if name not in kinds:
-            raise StudyError(f"{name} is no key of a study; there are {', '.join(kinds)}")
+            raise StudyError(f"{name} is not a key of a study; expected one of {', '.join(kinds)}")
         if not _fits(value, kinds[name]):
             raise StudyError(f"{name} is {value!r}; expected a {kinds[name].__name__}")
 
 
 def override(config: Any, values: dict[str, Any], where: str = "") -> Any:
-    """The config with some fields replaced, parts by nested dicts.
+    """The config with some fields replaced; nested dicts replace fields of its parts.
 
-    StudyError for a field that it lacks or a value of a wrong type; a part's own ValueError for the rest.
+    StudyError for an unknown field or a value of a wrong type; a part may raise its own ValueError.
     """
     kinds = {item.name: item.type for item in dataclasses.fields(config)}
     changes = {}
@@ -196,7 +201,7 @@ def _describe(kind: Any) -> str:
 
 
 def _flat(values: dict[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
-    """Nested tables as dotted names, down to those that say what to choose from."""
+    """Nested tables as dotted names, down to the tables with bounds or choices."""
     found: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if not isinstance(value, dict):

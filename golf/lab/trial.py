@@ -1,22 +1,27 @@
-"""One run of one arm with one seed, in a process of its own: python -m golf.lab.trial FOLDER.
+"""The runs of a study: one process for each arm and seed, several at a time; finished runs are not repeated.
 
-FOLDER holds trial.json; measured.json is what it leaves, or failed.json with a reason. It ends when its
-standard input does, that is with the process that started it: the next call would start a second run there.
+`python -m golf.lab.trial FOLDER` is one run. FOLDER holds trial.json; the run writes measured.json, or
+failed.json with a reason. It ends when its standard input is closed, that is, when the process that started
+it ends: otherwise the next call would start a second run in the same folder.
 """
 
+import hashlib
 import json
 import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from golf.config import RunConfig
+from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
+from golf.lab.study import Study
 from golf.model.gpt import GPT
 from golf.pack.layout import artifact_bytes_at, implied_shapes
 from golf.run import Run
@@ -24,21 +29,130 @@ from golf.score.scorer import score
 from golf.system.device import choose_runtime, environment
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.system.stored import config_from_dict
+from golf.system.stored import config_from_dict, config_to_dict, flat_fields
 from golf.train.checkpoint import load_weights
 from golf.train.loop import Interrupted
 from golf.train.objective import export_config
 
+FIRST_SEED = 1
 STATED_BITS = 6.0
-"""Bits a weight at which a study states the bytes of an artifact."""
+"""Bits a weight at which a study states the size of an artifact."""
 FAILURES = (ValueError, OSError, RuntimeError, ArithmeticError)
-"""What an arm can fail by: bad data or settings, divergence, a kernel's refusal, memory."""
-
+"""What a run can fail with: bad data or settings, divergence, an error of a kernel, too little memory."""
 STANDARD_INPUT = 0
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of an arm with a seed; the name of `folder` has a hash of everything that decides the result."""
+
+    arm: str
+    seed: int
+    config: RunConfig
+    folder: Path
+
+    def outcome(self) -> dict[str, Any] | None:
+        """The measurements, or the `reason` of a failure; None if the run has not ended.
+
+        With `again`, the run was killed and has to be repeated.
+        """
+        for name in ("measured.json", "failed.json"):
+            if (self.folder / name).is_file():
+                return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return None
+
+
+def fitted(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The config with the vocabulary size and BOS of the data."""
+    return fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+
+
+def changed_fields(config: RunConfig) -> dict[str, Any]:
+    """The fields that differ from their default, by dotted name; a field added later does not change them."""
+    defaults = flat_fields(config_to_dict(RunConfig()))
+    return {
+        name: value for name, value in flat_fields(config_to_dict(config)).items() if value != defaults[name]
+    }
+
+
+def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: Path) -> list[Trial]:
+    """Every arm with every seed, seed by seed, so that an interrupted study has compared all arms.
+
+    A changed arm, dataset or device has another folder: old measurements are never used for it.
+    """
+    trials = []
+    for seed in range(FIRST_SEED, FIRST_SEED + study.seeds):
+        for arm in study.arms:
+            config = replace(fitted(arm.config, dataset), seed=seed)
+            described = {
+                "config": config_to_dict(config),
+                "changed": changed_fields(config),
+                "data": str(dataset.folder),
+                "data_sha256": [file.sha256 for file in dataset.manifest.files],
+                "validation_tokens": study.validation_tokens,
+                "device": device,
+                "threads": threads,
+            }
+            identity = json.dumps({**described, "config": None}, sort_keys=True)
+            digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+            folder = out / study.name / f"{arm.name}_seed{seed}_{digest}"
+            trials.append(Trial(arm.name, seed, config, folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "trial.json", described)
+    return trials
+
+
+def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
+    """Runs the unfinished trials, `jobs` at a time; KeyboardInterrupt once all have stopped and saved."""
+    waiting = [trial for trial in trials if (trial.outcome() or {"again": True}).get("again")]
+    log.info(f"{len(trials)} runs, {len(trials) - len(waiting)} of them already done, {jobs} at a time")
+    running: dict[subprocess.Popen[bytes], Trial] = {}
+    with log.progress("study", len(trials), "runs") as bar:
+        bar.advance(len(trials) - len(waiting))
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    trial = waiting.pop(0)
+                    running[_start(trial)] = trial
+                for process in [process for process in running if process.poll() is not None]:
+                    trial = running.pop(process)
+                    _finish(trial, process.returncode, log)
+                    bar.advance(1, f"{trial.arm}, seed {trial.seed}")
+                time.sleep(_POLL_SECONDS)
+        finally:
+            for process in running:
+                process.wait()
+
+
+def _start(trial: Trial) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "golf.lab.trial", str(trial.folder)]
+    with open(trial.folder / "output.txt", "ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+
+
+def _finish(trial: Trial, code: int, log: RunLog) -> None:
+    """Logs the result of a run; one that ended without a result is marked as failed, a stopped one is not."""
+    outcome = trial.outcome() if code in (0, 1) else None
+    if code == 130:
+        raise KeyboardInterrupt
+    if outcome is None:
+        lines = (trial.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "no output")
+        reason = f"the process ended with code {code}: {last.strip()}"
+        outcome = {"reason": reason, "again": code < 0}
+        write_json(trial.folder / "failed.json", outcome)
+    figure = outcome.get("reason") or f"{outcome['validation_bpb']:.4f} bpb"
+    log.info(f"{trial.arm}, seed {trial.seed}: {figure}")
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class WatchedLog(RunLog):
-    """A log that hands each look at the held-out text (steps so far, bits per byte) on."""
+    """A log that passes each evaluation on held-out text (step, bits per byte) to `watch`."""
 
     def __init__(self, path: Path, watch: Callable[[int, float], None]):
         super().__init__(path, quiet=True)
@@ -54,9 +168,9 @@ class WatchedLog(RunLog):
 def train_trial(
     folder: Path, config: RunConfig, dataset: Dataset, device: str, watch: Callable[[int, float], None]
 ) -> tuple[Run, dict[str, Any]]:
-    """Trains in `folder`, or goes on there; the run and what training says of itself.
+    """Trains in `folder`, or resumes there; the run and the results of training.
 
-    The packer's calibration is left out: a study states bytes by their bits.
+    The scheme is int5, which needs no calibration: a study states sizes at STATED_BITS.
     """
     config = replace(config, pack=replace(config.pack, scheme="int5"))
     log = WatchedLog(folder / "run", watch)
@@ -68,12 +182,12 @@ def train_trial(
 
 
 def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
-    """Trains and measures what `trial` describes: the content of measured.json."""
+    """Trains and measures the trial: the content of measured.json."""
     config = config_from_dict(RunConfig, trial["config"])
     dataset = open_dataset(Path(trial["data"]))
     run, training = train_trial(folder, config, dataset, trial["device"], lambda step, bpb: None)
-    served = export_config(config.model)
-    model = GPT(served)
+    exported = export_config(config.model)
+    model = GPT(exported)
     model.load_state_dict(load_weights(folder / "weights.safetensors"))
     model.compute_dtype = run.runtime.compute_dtype
     with run.clock.stage("score"):
@@ -92,14 +206,14 @@ def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
         "train_seconds": training["seconds"]["train"],
         "steps": training["steps"],
         "parameters": training["model_parameters"],
-        "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(served)), STATED_BITS),
+        "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(exported)), STATED_BITS),
         "curve": held_out_curve(folder / "run.jsonl"),
         "environment": environment(run.runtime.device),
     }
 
 
 def held_out_curve(path: Path) -> list[tuple[int, float]]:
-    """(training tokens, held-out bits per byte) of each look; of a look taken twice the later one."""
+    """(training tokens, held-out bits per byte) of each evaluation; of a repeated one, the later."""
     curve = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
@@ -109,7 +223,7 @@ def held_out_curve(path: Path) -> list[tuple[int, float]]:
 
 
 def run_trial(folder: Path) -> int:
-    """Exit code 0 with measured.json written, 1 with failed.json, 130 stopped."""
+    """Exit code: 0 with measured.json written, 1 with failed.json, 130 if stopped."""
     trial = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     torch.set_num_threads(trial["threads"])
     try:
@@ -125,7 +239,7 @@ def run_trial(folder: Path) -> int:
 
 
 def end_with_starter() -> None:
-    """Waits for the end of standard input, and ends the process then."""
+    """Waits for the end of standard input, then ends the process."""
     while os.read(STANDARD_INPUT, 1):
         pass
     os._exit(130)

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from golf.check.claims_json import SubmissionError, read_submission
+from golf.data.reference import text_of_size
 from golf.entry.activity import Feature
 from golf.entry.artifact_stats import Portrait
-from golf.entry.leaderboard import text_of_size
 from golf.entry.progress import Curve, read_log_curve
 from golf.entry.readme import StageRow, stage_rows
 from golf.entry.results import EntryError, Results, read_entry_results, read_json

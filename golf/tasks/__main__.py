@@ -1,4 +1,4 @@
-"""Measures a model on HellaSwag, WikiText-2, SST-2 and GSM8K, each score beside what chance would reach.
+"""Measures a model on HellaSwag, WikiText-2, SST-2 and GSM8K, each score next to that of chance.
 
     python -m golf.tasks MODEL --data DIR [--tasks hellaswag,wikitext2,sst2,gsm8k]
 
@@ -20,35 +20,36 @@ from golf.system.log import RunLog
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import print_results, write_results
-from golf.tasks.run import parse_tasks, run_tasks
+from golf.tasks.suite import parse_tasks, run_tasks
 
 
 @dataclass(frozen=True)
 class TasksCommand:
-    """What to measure, on what."""
+    """The model, the tasks and their data."""
 
     model: Annotated[Path, tyro.conf.Positional]
     """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
     data: Path
-    """Folder with hellaswag/, wikitext2/, sst2/ and gsm8k/."""
+    """Folder with a subfolder for each task: hellaswag/hellaswag_val*.jsonl, wikitext2/wiki.test.tokens,
+    sst2/{train,dev}.tsv, gsm8k/{train,test}.jsonl."""
     tasks: str = "hellaswag,wikitext2,sst2,gsm8k"
-    """Which tasks, comma-separated."""
+    """Tasks, comma-separated."""
     limit: int | None = None
-    """Measure on the first so many items of each task only (WikiText-2: articles)."""
+    """Number of items of each task to measure (WikiText-2: articles); by default all."""
     long: LongTexts = "error"
-    """Items longer than the context: an error that names the line, their end alone, or left out."""
+    """Items longer than the context: error names the line, truncate drops the start, skip drops the item."""
     context: int | None = None
-    """Tokens that the model may read at once; by default what it was trained on."""
+    """Context in tokens; by default that of training."""
     tokenizer: Path | None = None
-    """The model's .model file, where it is not beside it."""
+    """The model's .model file, if it is not next to the model."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (untested)."""
     out: Path | None = None
-    """Folder for tasks.json and one <task>.jsonl with every item; by default runs/<time>_tasks."""
+    """Folder for tasks.json and a <task>.jsonl with every item of each task; by default runs/<time>_tasks."""
 
 
 def run_command(command: TasksCommand, log: RunLog) -> None:
-    """Measures, prints and writes; ValueError for what cannot be measured."""
+    """Measures the model, logs and writes the results; ValueError for bad input."""
     names = parse_tasks(command.tasks)
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     log.info(opened.describe())
@@ -64,12 +65,12 @@ def run_command(command: TasksCommand, log: RunLog) -> None:
         "environment": environment(opened.device),
     }
     write_results(results, out, facts)
-    log.info(f"every item: {out}")
+    log.info(f"results and every item: {out}")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 2 bad input, 130 stopped."""
-    command = tyro.cli(TasksCommand, args=arguments, description=__doc__)
+    """Exit code: 0 done, 2 on bad input, 130 when stopped."""
+    command = tyro.cli(TasksCommand, args=arguments, prog="python -m golf.tasks", description=__doc__)
     return run_program("golf.tasks", lambda: run_command(command, RunLog()))
 
 

@@ -1,15 +1,16 @@
-"""Evaluation files, read with every line checked: an error names the file and the line."""
+"""Readers of evaluation files that check every line: an error names the file and the line."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 LongTexts = Literal["error", "truncate", "skip"]
-"""What becomes of a text longer than the context: an error; its beginning is dropped; it is left out."""
+"""What to do with a text longer than the context: raise an error, drop a part of it, or skip it."""
 
 
 class TaskDataError(ValueError):
-    """An evaluation file is missing, or a line of it is not what the task needs."""
+    """An evaluation file is missing, or a line of it is invalid."""
 
 
 class Line(NamedTuple):
@@ -20,15 +21,6 @@ class Line(NamedTuple):
     number: int
     """From 1."""
     fields: dict[str, Any]
-
-
-def find_file(folder: Path, pattern: str) -> Path:
-    """The one file of that name pattern; TaskDataError for none or several."""
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        there = "none" if not found else ", ".join(path.name for path in found)
-        raise TaskDataError(f"{folder}: expected one file {pattern}; found {there}")
-    return found[0]
 
 
 def read_text(path: Path) -> str:
@@ -44,23 +36,35 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_json_lines(path: Path, keys: dict[str, type | tuple[type, ...]]) -> list[Line]:
-    """One object a line, blank lines aside, each with `keys` of these types; TaskDataError names the line."""
+def numbered_lines(text: str, path: Path) -> Iterator[tuple[str, int, str]]:
+    """Place, number and text of every line that is not blank."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", number, line
+
+
+def parse_json(text: str, place: str) -> Any:
+    """The value of a JSON text; TaskDataError names the place."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise TaskDataError(f"{place}: not JSON ({error})") from error
+
+
+def read_json_lines(path: Path, keys: Mapping[str, type | tuple[type, ...]]) -> list[Line]:
+    """One JSON object per line, each with `keys` of these types, blank lines skipped.
+
+    TaskDataError names a bad line.
+    """
     lines = []
-    for number, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise TaskDataError(f"{place}: not JSON ({error})") from error
+    for place, number, text in numbered_lines(read_text(path), path):
+        fields = parse_json(text, place)
         check_fields(fields, keys, place)
         lines.append(Line(place, number, fields))
     return lines
 
 
-def check_fields(fields: Any, keys: dict[str, type | tuple[type, ...]], place: str) -> None:
+def check_fields(fields: Any, keys: Mapping[str, type | tuple[type, ...]], place: str) -> None:
     """TaskDataError unless `fields` is an object with `keys` of these types."""
     if not isinstance(fields, dict):
         raise TaskDataError(f"{place}: a {type(fields).__name__}; expected an object")
@@ -69,22 +73,6 @@ def check_fields(fields: Any, keys: dict[str, type | tuple[type, ...]], place: s
             raise TaskDataError(f"{place}: has no key {key!r}; found {', '.join(fields) or 'none'}")
         if not isinstance(fields[key], kind):
             raise TaskDataError(f"{place}: {key!r} is {fields[key]!r:.80}; expected {_type_names(kind)}")
-
-
-def read_labelled_lines(path: Path, labels: tuple[str, ...]) -> list[Line]:
-    """`text TAB label` lines as the fields text and label; TaskDataError names a line that is none."""
-    lines = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        text, tab, label = line.rpartition("\t")
-        if not tab or not text.strip():
-            raise TaskDataError(f"{place}: {line!r:.80}; expected a text, a tab and a label")
-        if label.strip() not in labels:
-            raise TaskDataError(f"{place}: the label is {label!r}; expected {' or '.join(labels)}")
-        lines.append(Line(place, number, {"text": text.strip(), "label": label.strip()}))
-    return lines
 
 
 def _type_names(kind: type | tuple[type, ...]) -> str:

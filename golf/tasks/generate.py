@@ -1,4 +1,4 @@
-"""Continues prompts, many at a time, with a cache.
+"""Generation: draws tokens from logits, and continues many prompts at a time with a cache.
 
 Shapes: B batch, N new positions, V vocabulary.
 """
@@ -7,24 +7,69 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from golf.system.log import ProgressBar, RunLog
 from golf.tasks.decoder import Decoder
 from golf.tasks.models import OpenedModel
-from golf.tasks.sampling import SamplingConfig, draw_tokens
 
 BATCH_TOKENS = 16_384
-"""Room for tokens in one batch of texts."""
+"""Largest number of tokens in one batch of texts."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is sampled."""
+
+    temperature: float = 0.8
+    """Divides the logits; 0 is greedy decoding."""
+    top_k: int = 0
+    """Sample from this many likeliest tokens; 0 for all."""
+    top_p: float = 0.95
+    """Sample from the fewest likeliest tokens with this total probability (arXiv:1904.09751)."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"sampling needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1; got {self.temperature}, "
+                f"{self.top_k}, {self.top_p}"
+            )
+
+
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+def token_probabilities(logits_BV: Tensor, config: SamplingConfig) -> Tensor:
+    """Sampling probabilities (B, V): temperature, then top-k, then top-p, renormalized."""
+    if config.temperature == 0:
+        return torch.zeros_like(logits_BV).scatter_(-1, logits_BV.argmax(-1, keepdim=True), 1.0)
+    scaled_BV = logits_BV / config.temperature
+    if 0 < config.top_k < logits_BV.size(-1):
+        least_B1 = scaled_BV.topk(config.top_k).values[..., -1:]
+        scaled_BV = scaled_BV.masked_fill(scaled_BV < least_B1, -torch.inf)
+    sorted_BV, order_BV = scaled_BV.softmax(-1).sort(descending=True, stable=True)
+    # A token is kept unless the likelier ones already reach top_p: the first always is.
+    dropped_BV = sorted_BV.cumsum(-1) - sorted_BV >= config.top_p
+    kept_BV = torch.zeros_like(sorted_BV).scatter_(-1, order_BV, sorted_BV.masked_fill(dropped_BV, 0.0))
+    return kept_BV / kept_BV.sum(-1, keepdim=True)
+
+
+def draw_tokens(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
+    """One token a row, int64 (B,); sampled on the CPU, so that a seed gives the same on every device."""
+    probabilities_BV = token_probabilities(logits_BV.float(), config).cpu()
+    if config.temperature == 0:
+        return probabilities_BV.argmax(-1)
+    return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote behind a prompt."""
+    """The continuation of a prompt."""
 
     tokens: list[int]
-    """Without the token that stopped it."""
+    """Without the stop token."""
     reason: str
-    """stop: a stop token or `is_done`; length: the limit on new tokens, or the end of the context."""
+    """stop: a stop token, or `is_done`; length: the limit on new tokens or on the context."""
 
 
 class Generator:
@@ -43,9 +88,9 @@ class Generator:
         seed: int,
         description: str,
     ) -> list[Generation]:
-        """One continuation a prompt, in their order; the same for the same seed.
+        """One continuation for each prompt, in order; the same seed gives the same texts.
 
-        `is_done` looks at what was written so far after each token. Prompts must be shorter than the context.
+        `is_done` gets all new tokens of a text after each token. Prompts must be shorter than the context.
         """
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         generator = torch.Generator().manual_seed(seed)
@@ -71,7 +116,7 @@ class Generator:
         generator: torch.Generator,
         bar: ProgressBar,
     ) -> list[Generation]:
-        """All texts grow in step from the shortest prompt on; longer ones give their own tokens first."""
+        """Extends all texts token by token from the shortest prompt on; longer prompts feed theirs first."""
         capacity, device = self.opened.context, self.opened.device
         decoder = Decoder(self.opened.model, capacity)
         texts = [list(prompt) for prompt in prompts]
@@ -88,12 +133,12 @@ class Generator:
                     bar.advance(reasons[row] is not None)
             if all(reasons):
                 break
-            # Finished rows go on with anything: nobody reads it.
+            # Finished rows are fed any token: their output is ignored.
             column = [text[length] if length < len(text) else 0 for text in texts]
             new_BN = torch.tensor(column)[:, None]
             length += 1
         return [
-            Generation(text[len(prompt) :], reason)
+            Generation(text[len(prompt) :], reason or "length")
             for text, prompt, reason in zip(texts, prompts, reasons, strict=True)
         ]
 
@@ -107,7 +152,7 @@ def _take_token(
     max_new_tokens: int,
     capacity: int,
 ) -> str | None:
-    """Adds a token to a text; why it ends there, if it does."""
+    """Adds a token to a text; the reason why the text ends, or None."""
     if token in stop_tokens:
         return "stop"
     text.append(token)

@@ -2,32 +2,31 @@
 
     python -m golf.tasks.harness --model golf --model_args path=ARTIFACT --tasks hellaswag
 
-is lm-eval's own command with that model known to it. Needs the extra: pip install '.[tasks]'.
+runs lm-eval's own command with that model registered. It needs lm-eval: pip install '.[tasks]'.
 """
 
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from lm_eval.__main__ import cli_evaluate
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
-
+from golf.system.cli import run_program
 from golf.system.log import RunLog
 from golf.tasks.files import LongTexts
-from golf.tasks.generate import Generator
+from golf.tasks.generate import GREEDY, Generator, SamplingConfig
 from golf.tasks.likelihood import encode_request, fit_request, likelihoods, text_nats
 from golf.tasks.models import open_model
-from golf.tasks.sampling import GREEDY, SamplingConfig
 
 MAX_NEW_TOKENS = 256
 
 
-@register_model("golf")
-class HarnessModel(LM):
-    """An opened model behind lm-eval's interface; `long` is what becomes of texts beyond the context.
+class HarnessModel:
+    """An opened model with the methods of lm-eval's LM; a request's `args` are its texts.
 
-    `seed` is that of generation by drawing. Arguments that lm-eval adds of its own (batch sizes) are not
-    used: batches follow the texts' lengths.
+    `long` is what to do with texts longer than the context, `seed` is that of sampling. Further arguments of
+    lm-eval (batch sizes) are ignored: batches follow the lengths of the texts.
     """
 
     def __init__(
@@ -43,36 +42,36 @@ class HarnessModel(LM):
         super().__init__()
         found = Path(tokenizer) if tokenizer else None
         self.opened = open_model(Path(path), found, device or "auto", int(context) if context else None)
-        self.long, self.seed, self.log = long, int(seed), RunLog()
+        self.long: LongTexts = long
+        self.seed, self.log = int(seed), RunLog()
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log probability of each continuation behind its context, and whether it is the likeliest."""
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Log probability of each continuation after its context, and whether it is the likeliest."""
         fitted = []
         for number, request in enumerate(requests):
             encoded = encode_request(self.opened.vocabulary, *request.args)
             fitting = fit_request(encoded, self.opened.context, self.long, f"request {number}")
             if fitting is None:
-                raise ValueError("lm-eval needs a grade for every request: long is truncate or error")
+                raise ValueError("lm-eval needs a grade for every request: long must be truncate or error")
             fitted.append(fitting)
         graded = likelihoods(self.opened, fitted, self.log, "lm-eval")
         return [(-grade.nats, grade.greedy) for grade in graded]
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log probability of each text, behind BOS, in windows that are disjoint but for the last."""
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+        """Log probability of each text after BOS, in windows that are disjoint except the last one."""
         return [-text_nats(self.opened, request.args[0], None)[0] for request in requests]
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """What the model writes behind each context up to one of `until`, which is left out."""
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """The continuation of each context up to the first of `until`, which is not included."""
         generator = Generator(self.opened, self.log)
         return [self._continue(generator, *request.args) for request in requests]
 
-    def _continue(self, generator: Generator, context: str, options: dict) -> str:
+    def _continue(self, generator: Generator, context: str, options: dict[str, Any]) -> str:
         vocabulary = self.opened.vocabulary
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else until
-        drawing = options.get("do_sample", False) and options.get("temperature", 1.0) > 0
         config = GREEDY
-        if drawing:
+        if options.get("do_sample", False) and options.get("temperature", 1.0) > 0:
             config = SamplingConfig(
                 options.get("temperature", 1.0), options.get("top_k", 0), options.get("top_p", 1.0)
             )
@@ -91,5 +90,32 @@ class HarnessModel(LM):
         return text
 
 
+@cache
+def register() -> type:
+    """Registers the model `golf` with lm-eval; its class."""
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+
+    @register_model("golf")
+    class GolfModel(HarnessModel, LM):
+        pass
+
+    return GolfModel
+
+
+def main() -> int:
+    """Runs lm-eval's command with the model `golf`; exit code 2 if lm-eval is not installed."""
+
+    def work() -> None:
+        if find_spec("lm_eval") is None:
+            raise ValueError("lm-eval is not installed: pip install 'lm-eval>=0.4.9' (the extra `tasks`)")
+        register()
+        from lm_eval.__main__ import cli_evaluate
+
+        cli_evaluate()
+
+    return run_program("golf.tasks.harness", work)
+
+
 if __name__ == "__main__":
-    cli_evaluate()
+    sys.exit(main())

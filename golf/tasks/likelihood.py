@@ -1,9 +1,9 @@
-"""How likely a model finds a continuation.
+"""Log likelihood of continuations and of whole texts.
 
 Shapes: B batch, T time, L last positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +18,20 @@ from golf.tasks.files import LongTexts, TaskDataError
 from golf.tasks.models import OpenedModel
 
 BATCH_TOKENS = {"cuda": 131_072, "cpu": 8_192}
-"""Input tokens of one forward pass; as on a CPU elsewhere."""
+"""Input tokens of one forward pass, by device type; other devices use the number of the CPU."""
 
 
 class Request(NamedTuple):
-    """A continuation to grade, behind its context."""
+    """A continuation to grade, and the context before it."""
 
     context: list[int]
-    """With BOS at its start."""
+    """Starts with BOS."""
     continuation: list[int]
+
+    @property
+    def num_inputs(self) -> int:
+        """Tokens that the model has to read: all but the last."""
+        return len(self.context) + len(self.continuation) - 1
 
 
 class Likelihood(NamedTuple):
@@ -40,27 +45,30 @@ class Likelihood(NamedTuple):
 
 
 def encode_request(vocabulary: Vocabulary, context: str, continuation: str) -> Request:
-    """Context and continuation as the tokens of the whole, split where the context's own tokens end.
+    """Tokens of context + continuation, split after as many tokens as the context alone has.
 
-    As lm-eval splits them: spaces at the end of the context belong to the continuation.
+    As in lm-eval, spaces at the end of the context belong to the continuation.
     """
     kept = context.rstrip()
     whole = vocabulary.encode(kept + context[len(kept) :] + continuation)
     split = min(len(vocabulary.encode(kept)), len(whole) - 1)
     if split < 0:
-        raise TaskDataError(f"continuation {continuation!r} behind {context!r:.40} has no tokens")
+        raise TaskDataError(f"continuation {continuation!r} after {context!r:.40} has no tokens")
     return Request([vocabulary.bos_id, *whole[:split]], whole[split:])
 
 
 def fit_request(request: Request, context: int, long: LongTexts, place: str) -> Request | None:
-    """The request within `context` input tokens: as it is, cut at its beginning, or None to leave it out."""
-    length = len(request.context) + len(request.continuation) - 1
+    """The request within `context` input tokens: unchanged, without its beginning, or None to skip it.
+
+    TaskDataError for a long request if `long` is "error", and if the continuation alone is too long.
+    """
+    length = request.num_inputs
     if length <= context:
         return request
     if long == "error":
         raise TaskDataError(
             f"{place}: {length} tokens; the model reads {context}. --long truncate drops their beginning, "
-            "--long skip the item, --context N lets the model read more than it was trained on"
+            "--long skip drops the item, --context N lets the model read more than it was trained on"
         )
     if long == "skip":
         return None
@@ -71,19 +79,25 @@ def fit_request(request: Request, context: int, long: LongTexts, place: str) -> 
     return Request(request.context[length - context :], request.continuation)
 
 
+def batches_by_length(lengths: Sequence[int], device: torch.device) -> Iterator[list[int]]:
+    """Numbers of texts in batches of similar length, the longest first, for one forward pass each."""
+    max_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    while order:
+        size = max(1, max_tokens // lengths[order[0]])
+        yield order[:size]
+        order = order[size:]
+
+
 @torch.no_grad()
 def likelihoods(
     opened: OpenedModel, requests: Sequence[Request], log: RunLog, description: str
 ) -> list[Likelihood]:
-    """Grades every request, in their order; short texts share a forward pass with others of their length."""
-    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].context + requests[i].continuation))
-    room = BATCH_TOKENS.get(opened.device.type, BATCH_TOKENS["cpu"])
+    """The grade of every request, in order; requests of similar length share a forward pass."""
+    lengths = [request.num_inputs + 1 for request in requests]
     found: dict[int, Likelihood] = {}
     with log.progress(description, len(requests), "texts") as bar:
-        while order:
-            longest = len(requests[order[0]].context) + len(requests[order[0]].continuation)
-            size = max(1, room // longest)
-            batch, order = order[:size], order[size:]
+        for batch in batches_by_length(lengths, opened.device):
             graded = _grade_requests(opened, [requests[i] for i in batch])
             found |= dict(zip(batch, graded, strict=True))
             bar.advance(len(batch))
@@ -91,7 +105,7 @@ def likelihoods(
 
 
 def _grade_requests(opened: OpenedModel, requests: list[Request]) -> list[Likelihood]:
-    """Texts are filled up behind their end, which no graded position sees."""
+    """Grades requests in one forward pass; padding follows the texts, where no graded position sees it."""
     texts = [request.context + request.continuation for request in requests]
     length = max(map(len, texts))
     tokens_BT = torch.tensor([text + [0] * (length - len(text)) for text in texts], device=opened.device)
@@ -110,9 +124,9 @@ def _grade_requests(opened: OpenedModel, requests: list[Request]) -> list[Likeli
 
 
 def text_nats(opened: OpenedModel, text: str, stride: int | None) -> tuple[float, int]:
-    """-ln p of a text behind BOS, and its tokens, graded by the project's own windows.
+    """-ln p of a text after BOS, and its number of tokens, by the windows of scoring.
 
-    They move by `stride`; with None they are disjoint but for the last, which reads a full context, too.
+    They move by `stride`; with None they are disjoint except the last one, which also reads a full context.
     """
     vocabulary = opened.vocabulary
     tokens = np.array([vocabulary.bos_id, *vocabulary.encode(text)], dtype=np.uint16)

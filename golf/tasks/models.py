@@ -1,7 +1,4 @@
-"""A model to talk to, from whatever holds one: an artifact, a run, an entry, a checkpoint.
-
-Shapes: B batch, T time.
-"""
+"""Opens a trained model from an artifact, a checkpoint, or the folder of a run or an entry."""
 
 import json
 from collections.abc import Iterator
@@ -26,33 +23,33 @@ COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ModelError(ValueError):
-    """Nothing at a path can be opened as a model, or its tokenizer is missing."""
+    """A path holds no model, or the tokenizer of the model is missing."""
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A network, ready to compute, with the vocabulary that it was trained on."""
+    """A network on its device, with the vocabulary of its training."""
 
     model: GPT
     vocabulary: Vocabulary
     tokenizer: Path
-    """The .model file of that vocabulary."""
+    """The .model file of the vocabulary."""
     context: int
-    """Tokens that it may read at once."""
+    """Largest number of tokens of an input."""
     header: dict[str, Any]
-    """What its artifact holds beside the weights, or would hold."""
+    """The header of its artifact, or the one that its artifact would have."""
     path: Path
-    """The file that the weights came from."""
+    """The file of the weights."""
     kind: str
     """artifact, weights (before packing) or checkpoint."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     def describe(self) -> str:
-        """One line for the head of what is said of it."""
+        """One line with kind, path, size, context and vocabulary."""
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         pieces = f"{self.vocabulary.size} pieces ({self.tokenizer.name})"
         return f"{self.kind} {self.path}: {num_parameters:,} parameters, context {self.context}, {pieces}"
@@ -63,8 +60,9 @@ def open_model(
 ) -> OpenedModel:
     """Opens an artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry.
 
-    A folder stands for its artifact, and before packing for its weights. The tokenizer is sought beside the
-    model by its sha256. ModelError, ArtifactError or CheckpointError say what is wrong or missing.
+    Of a folder, it opens the artifact, or the weights if there is none. The tokenizer is found near the model
+    by its sha256. `context` is by default that of training. ModelError, ArtifactError or CheckpointError for
+    a file that is missing or invalid.
     """
     runtime = choose_runtime(device)
     file = locate_model(path)
@@ -84,7 +82,7 @@ def open_model(
 
 
 def locate_model(path: Path) -> Path:
-    """The file that holds the weights; ModelError where there is none."""
+    """The file of the weights; ModelError if there is none."""
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -98,10 +96,10 @@ def locate_model(path: Path) -> Path:
 
 
 def read_run_header(folder: Path) -> dict[str, Any]:
-    """What a run's artifact holds beside the weights; ModelError unless its config.json says so."""
+    """The header of a run's artifact, from its config.json; ModelError if that is missing or invalid."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json, which says what network the weights are of")
+        raise ModelError(f"{folder} has no config.json, which describes the network")
     try:
         header = json.loads(path.read_text(encoding="utf-8"))["header"]
     except (ValueError, KeyError) as error:
@@ -110,7 +108,7 @@ def read_run_header(folder: Path) -> dict[str, Any]:
 
 
 def build_model(header: dict[str, Any], weights: dict[str, Tensor], file: Path) -> GPT:
-    """The network of a header with these weights; ModelError if they are of another."""
+    """The network of a header with these weights; ModelError if they do not fit."""
     model = GPT(config_from_dict(ModelConfig, header["model"]))
     try:
         model.load_state_dict(weights)
@@ -123,9 +121,9 @@ def build_model(header: dict[str, Any], weights: dict[str, Tensor], file: Path) 
 
 
 def find_tokenizer(header: dict[str, Any], file: Path, given: Path | None) -> tuple[Path, Vocabulary]:
-    """The tokenizer of the sha256 that the header names: `given`, or one near the model's file.
+    """The tokenizer with the sha256 of the header: `given`, or one near the model's file.
 
-    ModelError if none is there, or if the one given is another.
+    ModelError if there is none, or if `given` is another one.
     """
     wanted = header.get("tokenizer_sha256")
     if given is not None:
@@ -149,7 +147,7 @@ def find_tokenizer(header: dict[str, Any], file: Path, given: Path | None) -> tu
 
 
 def _folders_of_tokenizers(file: Path) -> Iterator[Path]:
-    """Beside the model, in its data folder, and where its run read its text."""
+    """The model's folder, its subfolder data, the dataset of its run, and the folders under data/."""
     yield from (file.parent, file.parent / "data")
     path = file.parent / "config.json"
     if path.is_file():

@@ -10,7 +10,8 @@ from entry_toys import make_documents, make_results
 from record_toys import BYTES, SEEDS, log_text, make_record, rewrite_logs, write_json
 
 from golf.__main__ import main
-from golf.entry.compare import CompareError, compare, read_scores, render_comparison
+from golf.entry.compare import CompareError, EntryScores, compare, read_scores, render_comparison
+from golf.stats import Sample
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT.parent / "shared" / "samples" / "records" / "track_10min_16mb"
@@ -53,7 +54,7 @@ def test_without_logs_the_json_is_read_by_seed_else_by_its_deviation(tmp_path: P
 def test_a_folder_without_a_score_is_named(tmp_path: Path) -> None:
     with pytest.raises(CompareError, match=r"neither a log nor submission\.json"):
         read_scores(tmp_path)
-    with pytest.raises(CompareError, match="is no folder"):
+    with pytest.raises(CompareError, match="is not a folder"):
         read_scores(tmp_path / "missing")
 
 
@@ -100,10 +101,18 @@ def test_the_verdicts_are_words(tmp_path: Path) -> None:
         (a / f"train_seed{seed}.log").write_text(log_text(seed, bpb - 0.0030, 15_900_000))
     text = render_comparison(compare(read_scores(a), read_scores(b)))
     assert "A is 0.003000 bits per byte better than B." in text
-    assert "0.005 nats per token = 0.00194 bpb at p < 0.01: the gain is 1.55 of it" in text
-    assert "0.005 nats per byte = 0.00721 bpb at p < 0.01: the gain is 0.42 of it" in text
+    assert "0.005 nats per token = 0.00194 bpb at p < 0.01: the gain is 1.55 times that" in text
+    assert "0.005 nats per byte = 0.00721 bpb at p < 0.01: the gain is 0.42 times that" in text
     assert "per byte" in text and "no number of seeds would settle it" in text
-    assert "The practised chain (p < 0.25 for any improvement): passes." in text
+    assert "The leaderboard's practice (p < 0.25 for any improvement): passes." in text
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_token", "bpb"), [(2.436, 0.00296), (3.727, 0.00194), (3.157, 0.00228), (None, 0.00721)]
+)
+def test_five_thousandths_of_a_nat_in_bits_per_byte(bytes_per_token: float | None, bpb: float) -> None:
+    entry = EntryScores("a", Sample(1.0, None, 1), "", bytes_per_token, None, None, None)
+    assert compare(entry, entry).thresholds[0].bpb == pytest.approx(bpb, abs=6e-6)
 
 
 def test_a_single_run_is_said_to_have_no_spread(tmp_path: Path) -> None:
@@ -112,8 +121,8 @@ def test_a_single_run_is_said_to_have_no_spread(tmp_path: Path) -> None:
         for seed in (314, 999):
             (folder / f"train_seed{seed}.log").unlink()
     text = render_comparison(compare(read_scores(a), read_scores(b)))
-    assert "no p (one run a side shows no spread)" in text
-    assert "A single run on a side is taken as exact" in text
+    assert "no p (one run on each side has no deviation)" in text
+    assert "A side with a single run is taken as exact" in text
 
 
 def test_the_command_compares_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tiny_samples import WORDS, tiny_tokenizer, write_tiny_artifact
 
 from golf.data.vocabulary import Vocabulary
-from golf.finetune.template import ChatTemplate, template_of
+from golf.finetune.examples import ChatTemplate, template_of
 from golf.tasks.models import OpenedModel, open_model
 
 

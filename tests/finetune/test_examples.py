@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.finetune.batches import fill_sequences, pack_examples
 from golf.finetune.dialogues import Conversation, DialogueError, Preference, Turn
 from golf.finetune.examples import (
     Example,
     encode_conversation,
     encode_preference,
-    fill_sequences,
     fit_example,
     fit_pair,
-    pack_examples,
     prompt_tokens,
 )
 

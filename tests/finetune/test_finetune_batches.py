@@ -2,7 +2,7 @@
 
 import pytest
 
-from golf.finetune.batches import PreferenceBatches, ResponseBatches, ShuffledOrder
+from golf.finetune.batches import FinetuneBatches, PreferenceBatches, ResponseBatches
 from golf.finetune.examples import UNGRADED, Example, ExamplePair
 
 
@@ -15,11 +15,11 @@ PAIRS = [ExamplePair(example_of(50 + n, 4), example_of(90 + n, 3 + n % 4)) for n
 
 
 def test_an_epoch_serves_everything_once_in_another_order_each():
-    order = ShuffledOrder(10, 3)
+    order = FinetuneBatches(10, 1, 3)
     first, second = order.take(10), order.take(10)
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
     assert order.epoch == 2.0
-    assert ShuffledOrder(10, 3).take(10) == first != ShuffledOrder(10, 4).take(10)
+    assert FinetuneBatches(10, 1, 3).take(10) == first != FinetuneBatches(10, 1, 4).take(10)
 
 
 def test_a_state_goes_on_exactly_and_only_with_the_same_data():
@@ -31,7 +31,7 @@ def test_a_state_goes_on_exactly_and_only_with_the_same_data():
     with pytest.raises(ValueError, match="the batches' count is"):
         ResponseBatches(EXAMPLES[:9], 12, 0).load_state_dict(batches.state_dict())
     with pytest.raises(ValueError, match="nothing to train on"):
-        ShuffledOrder(0, 0)
+        FinetuneBatches(0, 1, 0)
 
 
 def test_targets_are_the_next_tokens_and_prompts_do_not_count():
@@ -54,5 +54,5 @@ def test_a_batch_of_pairs_has_the_chosen_first_and_says_which_pair():
         assert targets_BT[row + 3, 0] == number
         assert int(inputs_BT[row, 1]) == 50 + number and int(inputs_BT[row + 3, 1]) == 90 + number
     assert PreferenceBatches(PAIRS, 0, whole=True).next(2, 20)[0].shape == (2, 20)
-    with pytest.raises(ValueError, match="5 rows a pass; expected a multiple of 2"):
+    with pytest.raises(ValueError, match="5 rows a micro-batch; expected a multiple of 2"):
         batches.next(5, 20)

@@ -7,9 +7,10 @@ import pytest
 from tiny_samples import WORDS, write_tiny_dataset
 
 from golf.finetune.__main__ import main
-from golf.finetune.settings import FinetuneError
-from golf.finetune.stages import read_seeds, stages_table, student_interval, summarise
-from golf.finetune.template import template_of
+from golf.finetune.examples import template_of
+from golf.finetune.stage import FinetuneError
+from golf.finetune.stages import read_seeds, stages_table, summarize
+from golf.stats import mean_interval
 from golf.tasks.results import Metric
 
 
@@ -21,8 +22,8 @@ def command(tokenizer_path, conversations_file, preferences_file, tmp_path, monk
     for name, count in (("train", 20), ("dev", 4)):
         lines = [f"{WORDS[n % 20]} as {WORDS[n % 7]}\t{n % 2}" for n in range(count)]
         (tmp_path / "evals" / "sst2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr("golf.tasks.sst2.SHOTS", (0,))
-    monkeypatch.setattr("golf.tasks.sst2.NUM_CHOOSING", 8)
+    monkeypatch.setattr("golf.tasks.suite.SST2_SHOTS", (0,))
+    monkeypatch.setattr("golf.tasks.suite.NUM_CHOOSING", 8)
     from golf.presets import PRESETS
 
     preset = PRESETS["cpu"]
@@ -47,7 +48,7 @@ def command(tokenizer_path, conversations_file, preferences_file, tmp_path, monk
         **{
             f"{stage}-tuning.{name}": value
             for stage in ("sft", "dpo")
-            for name, value in (("steps", 3), ("rows", 4), ("pass-rows", 4))
+            for name, value in (("steps", 3), ("rows", 4), ("micro-batch-rows", 4))
         },
         "dpo-tuning.chosen-weight": 0.2,
     }
@@ -94,21 +95,16 @@ def test_seeds_are_numbers_and_different():
             read_seeds(text)
 
 
-def test_the_interval_over_seeds_is_students():
-    low, high = student_interval(np.array([1.0, 2.0, 3.0]))
-    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rel=1e-6)
-
-
 def test_differences_are_to_pretraining_and_to_the_stage_before_seed_by_seed():
     def metrics(*values):
         return [[Metric("loss", value, value, value, 5.0, 4, "nats; by hand")] for value in values]
 
     measured = {"pretrain": metrics(4.0, 4.2), "sft": metrics(3.5, 3.6), "dpo": metrics(3.7, 3.7)}
-    first, sft, dpo = summarise(measured)
+    first, sft, dpo = summarize(measured)
     assert first["difference"] is first["difference_to_stage_before"] is None
     assert sft["difference"] == sft["difference_to_stage_before"] == pytest.approx(-0.55)
     assert dpo["difference"] == pytest.approx(-0.4)
     assert dpo["difference_to_stage_before"] == pytest.approx(0.15)
-    assert dpo["difference_to_stage_before_interval"] == pytest.approx(student_interval(np.array([0.2, 0.1])))
+    assert dpo["difference_to_stage_before_interval"] == pytest.approx(mean_interval(np.array([0.2, 0.1])))
     table = stages_table([first, sft, dpo]).splitlines()
     assert table[-1].endswith("| +0.1500 (-0.4853 to +0.7853) |") and table[2].endswith("|  |  |")

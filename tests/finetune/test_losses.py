@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from golf.finetune.examples import UNGRADED
 from golf.finetune.losses import PreferenceLoss, ResponseLoss, preference_losses
-from golf.finetune.settings import FinetuneConfig, FinetuneError
+from golf.finetune.stage import FinetuneConfig, FinetuneError
 
 
 class Unigram(nn.Module):

@@ -9,17 +9,22 @@ from tiny_samples import tiny_tokenizer, write_tiny_dataset
 
 from golf.evaluate import EvaluateConfig, evaluate
 from golf.finetune.__main__ import main
-from golf.finetune.inputs import cached_reference, read_examples, split_held_out
-from golf.finetune.settings import FinetuneConfig, FinetuneError
-from golf.finetune.stage import finetune
-from golf.finetune.template import TemplateError
+from golf.finetune.examples import TemplateError
+from golf.finetune.stage import (
+    FinetuneConfig,
+    FinetuneError,
+    cached_reference,
+    finetune,
+    read_examples,
+    split_held_out,
+)
 from golf.system.log import RunLog
 from golf.tasks.models import open_model
 from golf.train.checkpoint import load_weights
 from golf.train.loop import Interrupted, Trainer
 
 QUIET = RunLog(quiet=True)
-SMALL = FinetuneConfig(steps=12, rows=4, pass_rows=2, rate=0.3, held_out=0.25)
+SMALL = FinetuneConfig(steps=12, rows=4, micro_batch_rows=2, rate=0.3, held_out=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def test_a_tuned_model_packs_reloads_and_scores_like_any_other(tuned, tmp_path):
 
 def test_dpo_raises_the_accuracy_on_held_out_pairs(tuned, preferences_file, tmp_path):
     folder, _ = tuned
-    config = FinetuneConfig(steps=20, rows=8, pass_rows=8, rate=0.1, held_out=0.25)
+    config = FinetuneConfig(steps=20, rows=8, micro_batch_rows=8, rate=0.1, held_out=0.25)
     source = folder / "weights.safetensors"
     figures = finetune("dpo", source, [preferences_file], tmp_path, config, QUIET)
     before, after = ({m["name"]: m["value"] for m in figures[when]} for when in ("before", "after"))
@@ -112,8 +117,11 @@ def test_a_split_has_no_overlap_and_follows_the_seed():
     ("wrong", "message"),
     [
         ({"epochs": 1.0, "steps": 1}, "two budgets"),
-        ({"rows": 6, "pass_rows": 4}, "rows 6 must be a multiple of pass_rows 4"),
-        ({"rows": 3, "pass_rows": 3}, "and that of 2"),
+        (
+            {"rows": 6, "micro_batch_rows": 4},
+            "rows is 6 and micro_batch_rows 4; expected rows to be a multiple",
+        ),
+        ({"rows": 3, "micro_batch_rows": 3}, "and that of 2"),
         ({"label_smoothing": 0.5}, "label_smoothing from 0 to below 0.5"),
         ({"beta": 0.0}, "beta above 0"),
     ],

@@ -11,10 +11,9 @@ from tiny_samples import tiny_text
 
 from golf.data.shards import write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.finetune.template import (
+from golf.finetune.examples import (
     ChatTemplate,
     TemplateError,
-    plain_text,
     require_free,
     stored_template,
     template_of,
@@ -59,8 +58,3 @@ def test_a_model_says_which_template_it_learned(template):
     assert stored_template({}) is None
     marks = {"system": 1, "user": 2, "assistant": 3, "end": 4}
     assert stored_template({"chat": marks}) == ChatTemplate(1, 2, 3, 4)
-
-
-def test_marks_are_no_text(vocabulary, template):
-    tokens = [template.user, *vocabulary.encode("the of"), template.end]
-    assert plain_text(vocabulary, tokens, template) == "the of"

@@ -71,7 +71,7 @@ def call(lab, *more):
 
 
 def test_a_study_trains_measures_and_reports_every_arm_and_resumes(lab, monkeypatch):
-    monkeypatch.setattr("golf.lab.trials._start", InThisProcess)
+    monkeypatch.setattr("golf.lab.trial._start", InThisProcess)
     assert call(lab, "--jobs", "2") == 0
     results = {row["arm"]: row for row in json.loads((lab / "study" / "results.json").read_text())}
     assert [len(results[arm]["measured"]) for arm in ("base", "gelu", "failing")] == [2, 2, 0]
@@ -102,7 +102,7 @@ def test_a_study_trains_measures_and_reports_every_arm_and_resumes(lab, monkeypa
 
 
 def test_a_run_is_a_process_of_its_own_and_one_that_is_killed_is_run_again(lab, monkeypatch):
-    monkeypatch.setattr("golf.lab.trials.sys.executable", "false")
+    monkeypatch.setattr("golf.lab.trial.sys.executable", "false")
     assert call(lab, "--seeds", "1", "--tokens", "64") == 0
     assert "ended with code 1" in (lab / "study" / "README.md").read_text()
     monkeypatch.undo()

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.lab.contrasts import Difference
 from golf.lab.outcome import ArmOutcome, collect
 from golf.lab.study import Arm, Study
-from golf.lab.trials import Trial
+from golf.lab.trial import Trial
 from golf.presets import PRESETS
+from golf.stats import Difference
 
 A, B = (1.30, 1.34, 1.29), (1.40, 1.41, 1.39)
 

@@ -47,16 +47,16 @@ def test_a_file_elsewhere_reports_under_docs_and_one_of_ours_beside_itself(tmp_p
 WRONG = {
     "there is no field model.widht; did you mean model.width?": HEAD.replace("width", "widht") + BASE,
     "model.width is 'wide'; expected int": HEAD.replace("64", '"wide"') + BASE,
-    "model.feedforward is 'selu'; expected one of relu2, gelu, swiglu, xielu": HEAD
+    "feedforward is 'selu'; expected one of relu2, gelu, swiglu, xielu": HEAD
     + BASE
     + GELU.replace('= "gelu"\n', '= "selu"\n'),
-    "arms 'base' and 'gelu' are alike": HEAD + BASE + GELU.replace('"gelu"\n', '"relu2"\n').replace(
+    "arms 'base' and 'gelu' are equal": HEAD + BASE + GELU.replace('"gelu"\n', '"relu2"\n').replace(
         'name = "relu2"', 'name = "gelu"'
     ),
     "two arms are named 'base'": HEAD + BASE + BASE,
     "a run needs one budget": HEAD + "minutes = 1.0\n" + BASE,
     "preset is 'cpv'": HEAD.replace("cpu", "cpv") + BASE,
-    "titel is no key of a study": HEAD.replace("title", "titel") + 'title = "T"\n' + BASE,
+    "titel is not a key of a study": HEAD.replace("title", "titel") + 'title = "T"\n' + BASE,
     "arms is missing": HEAD,
     "every arm needs a name": HEAD + "[[arms]]\n",
     "arm 'base': width 64 must divide into num_heads 5": HEAD + BASE + "set.model.num_heads = 5\n",

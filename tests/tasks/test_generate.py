@@ -3,8 +3,7 @@
 import torch
 
 from golf.system.log import RunLog
-from golf.tasks.generate import Generator
-from golf.tasks.sampling import GREEDY, SamplingConfig
+from golf.tasks.generate import GREEDY, Generator, SamplingConfig
 
 PROMPTS = [[1, 20, 30, 40, 50], [1], [1, 99, 98], [1, 7, 7, 7, 7, 7, 7, 7, 7, 7]]
 NEVER = frozenset({-1})

@@ -1,28 +1,29 @@
 """The same items through lm-eval: its prompts, its counting, this project's model."""
 
 import json
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
 from golf.system.log import RunLog
-from golf.tasks.run import run_tasks
-from golf.tasks.wikitext2 import split_articles
+from golf.tasks.harness import HarnessModel, main, register
+from golf.tasks.suite import run_tasks, split_articles
 
-pytest.importorskip("lm_eval.evaluator")
+needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
 
 
 def harness_samples(opened, config: dict, tmp_path, monkeypatch) -> list[dict]:
     """lm-eval's record of each item, in the order of the file."""
     from lm_eval.evaluator import simple_evaluate
 
-    from golf.tasks.harness import HarnessModel
-
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    model = HarnessModel(str(opened.path), str(opened.tokenizer), "cpu", opened.context)
+    model = register()(str(opened.path), str(opened.tokenizer), "cpu", opened.context)
     found = simple_evaluate(model, tasks=[config], bootstrap_iters=0)
     return sorted(found["samples"][config["task"]], key=lambda sample: sample["doc_id"])
 
 
+@needs_lm_eval
 def test_hellaswag_agrees_item_by_item(opened, evals_folder, tmp_path, monkeypatch):
     from lm_eval.tasks.hellaswag import utils
 
@@ -47,6 +48,7 @@ def test_hellaswag_agrees_item_by_item(opened, evals_folder, tmp_path, monkeypat
         assert (float(mine["correct"]), float(mine["correct_by_length"])) == (other["acc"], other["acc_norm"])
 
 
+@needs_lm_eval
 def test_wikitext_agrees_article_by_article(opened, evals_folder, tmp_path, monkeypatch):
     from lm_eval.tasks.wikitext import preprocess_wikitext
 
@@ -72,12 +74,15 @@ def test_wikitext_agrees_article_by_article(opened, evals_folder, tmp_path, monk
 
 
 def test_generation_stops_where_it_is_told(opened):
-    from lm_eval.api.instance import Instance
-
-    from golf.tasks.harness import HarnessModel
-
     model = HarnessModel(str(opened.path), str(opened.tokenizer), "cpu")
-    instance = Instance("generate_until", {}, ("the of", {"until": [" "], "max_gen_toks": 6}), 0)
-    free = Instance("generate_until", {}, ("the of", {"until": [], "max_gen_toks": 6}), 0)
+    instance = SimpleNamespace(args=("the of", {"until": [" "], "max_gen_toks": 6}))
+    free = SimpleNamespace(args=("the of", {"until": [], "max_gen_toks": 6}))
     stopped, whole = model.generate_until([instance, free])
     assert whole.startswith(stopped) and " " not in stopped
+
+
+def test_without_lm_eval_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("golf.tasks.harness.find_spec", lambda name: None)
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert "pip install 'lm-eval" in error and error.count("\n") == 1

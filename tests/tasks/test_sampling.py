@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from golf.tasks.sampling import GREEDY, SamplingConfig, draw_tokens, token_probabilities
+from golf.tasks.generate import GREEDY, SamplingConfig, draw_tokens, token_probabilities
 
 LOGITS_BV = torch.tensor([[math.log(p) for p in (0.1, 0.4, 0.2, 0.3)]])
 

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from golf.tasks.files import TaskDataError, find_file, read_json_lines, read_labelled_lines
-from golf.tasks.gsm8k import read_gsm8k
-from golf.tasks.hellaswag import read_hellaswag
+from golf.tasks.files import TaskDataError, read_json_lines
+from golf.tasks.suite import find_file, read_gsm8k, read_hellaswag, read_labeled_lines
 
 GOOD = {"activity_label": "A", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e", "f", "g"], "label": 3}
 
@@ -34,7 +33,7 @@ def test_a_missing_key_and_a_broken_line_are_named(tmp_path):
     with pytest.raises(TaskDataError, match=r"items.jsonl, line 1: has no key 'answer'; found question"):
         read_gsm8k(path)
     path.write_text('{"question": "x", "answer": "y"}\n')
-    with pytest.raises(TaskDataError, match="line 1: the answer has no number behind '####'"):
+    with pytest.raises(TaskDataError, match="line 1: the answer has no number after '####'"):
         read_gsm8k(path)
     path.write_text("\n{broken\n")
     with pytest.raises(TaskDataError, match="line 2: not JSON"):
@@ -48,10 +47,10 @@ def test_a_wrong_label_is_named(tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text("good\t1\nbad\t2\n")
     with pytest.raises(TaskDataError, match="line 2: the label is '2'; expected 0 or 1"):
-        read_labelled_lines(path, ("0", "1"))
+        read_labeled_lines(path, ("0", "1"))
     path.write_text("good 1\n")
     with pytest.raises(TaskDataError, match="line 1: 'good 1'; expected a text, a tab and a label"):
-        read_labelled_lines(path, ("0", "1"))
+        read_labeled_lines(path, ("0", "1"))
 
 
 def test_missing_empty_and_ambiguous_files_are_said(tmp_path):

@@ -8,12 +8,23 @@ import pytest
 
 from golf.system.log import RunLog
 from golf.tasks.__main__ import main
-from golf.tasks.files import TaskDataError, read_labelled_lines
-from golf.tasks.gsm8k import build_prompt, last_number, read_gsm8k, stated_answer
+from golf.tasks.files import TaskDataError
 from golf.tasks.likelihood import encode_request, likelihoods
-from golf.tasks.run import parse_tasks, run_tasks
-from golf.tasks.sst2 import balanced_examples, best_threshold
-from golf.tasks.wikitext2 import count_words, detokenize, split_articles
+from golf.tasks.suite import (
+    balanced_examples,
+    best_threshold,
+    build_prompt,
+    count_words,
+    detokenize,
+    last_number,
+    parse_tasks,
+    read_gsm8k,
+    read_hellaswag,
+    read_labeled_lines,
+    run_tasks,
+    split_articles,
+    stated_answer,
+)
 
 EVALS = Path(__file__).parents[2].parent / "shared" / "data" / "evals"
 
@@ -62,11 +73,11 @@ def test_sst2_chooses_its_prompt_on_train_alone(opened, evals_folder):
 
 
 def test_examples_have_both_labels_in_turn(evals_folder):
-    train = read_labelled_lines(evals_folder / "sst2" / "train.tsv", ("0", "1"))
+    train = read_labeled_lines(evals_folder / "sst2" / "train.tsv", ("0", "1"))
     four, two = balanced_examples(train, 4, 0), balanced_examples(train, 2, 0)
     assert [line.fields["label"] for line in four] == ["1", "0", "1", "0"]
     assert four[:2] == two
-    with pytest.raises(TaskDataError, match="6 examples of both labels are wanted"):
+    with pytest.raises(TaskDataError, match="6 examples of both labels are needed"):
         balanced_examples(train[:4], 6, 0)
 
 
@@ -76,8 +87,8 @@ def test_the_threshold_is_where_most_are_right():
 
 
 def test_gsm8k_generates_and_compares_numbers(opened, evals_folder, monkeypatch):
-    monkeypatch.setattr("golf.tasks.gsm8k.MAX_NEW_TOKENS", 8)
-    monkeypatch.setattr("golf.tasks.gsm8k.NUM_SAMPLES", 2)
+    monkeypatch.setattr("golf.tasks.suite.MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr("golf.tasks.suite.NUM_SAMPLES", 2)
     (result,) = run_tasks(opened, ["gsm8k"], evals_folder, None, "error", RunLog(quiet=True))
     assert [item["gold"] for item in result.items] == ["0000", "1000", "2000"]
     assert {metric.name for metric in result.metrics} == {
@@ -133,7 +144,7 @@ def test_an_item_longer_than_the_context_is_named(model_folder, evals_folder, tm
 
 
 def test_names_and_folders_that_do_not_exist_are_said(model_folder, tmp_path, capsys):
-    with pytest.raises(TaskDataError, match="no task is called 'mmlu'; there are hellaswag"):
+    with pytest.raises(TaskDataError, match="no task is called 'mmlu'; expected some of hellaswag"):
         parse_tasks("sst2,mmlu")
     assert main([str(model_folder), "--data", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err
@@ -141,9 +152,7 @@ def test_names_and_folders_that_do_not_exist_are_said(model_folder, tmp_path, ca
 
 @pytest.mark.skipif(not EVALS.is_dir(), reason="the public evaluation files are not there")
 def test_the_public_files_are_read_whole():
-    from golf.tasks.hellaswag import read_hellaswag
-
     assert len(read_hellaswag(EVALS / "hellaswag" / "hellaswag_val_1000.jsonl")) == 1000
     assert len(read_gsm8k(EVALS / "gsm8k" / "test.jsonl")) == 1319
     assert len(split_articles((EVALS / "wikitext2" / "wiki.test.tokens").read_text(encoding="utf-8"))) == 62
-    assert len(read_labelled_lines(EVALS / "sst2" / "dev.tsv", ("0", "1"))) > 870
+    assert len(read_labeled_lines(EVALS / "sst2" / "dev.tsv", ("0", "1"))) > 870
