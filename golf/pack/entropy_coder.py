@@ -50,13 +50,20 @@ def smallest_int(codes: np.ndarray) -> np.ndarray:
 def encode_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> bytes:
     """The codes of all tensors, each (R, C) with uint8 contexts of the same shape."""
     table_of_context = share_tables(_count_contexts(contexts))
-    split = [split_codes(*tensor) for tensor in zip(codes, contexts, strict=True)]
-    symbols_N = np.concatenate([symbols for symbols, _, _ in split])
-    tables_N = np.concatenate([table_of_context[contexts_RC.reshape(-1)] for contexts_RC in contexts])
-    escapes = np.concatenate([own for _, own, _ in split])
+    num_codes = sum(codes_RC.size for codes_RC in codes)
+    symbols_N, tables_N = np.empty(num_codes, np.uint8), np.empty(num_codes, np.uint8)
+    escapes, low, begin = [], [], 0
+    for codes_RC, contexts_RC in zip(codes, contexts, strict=True):
+        own = slice(begin, begin + codes_RC.size)
+        symbols_N[own], own_escapes, own_low = split_codes(codes_RC, contexts_RC)
+        tables_N[own] = table_of_context[contexts_RC.reshape(-1)]
+        escapes.append(own_escapes)
+        low.append(own_low)
+        begin = own.stop
+    listed = np.concatenate(escapes)
     tables, stream = encode_symbols(symbols_N, tables_N, int(table_of_context.max()) + 1)
-    escaped = encode_count(len(escapes)) + escapes.tobytes()
-    return b"".join([table_of_context.tobytes(), tables, escaped, *(low for _, _, low in split), stream])
+    sections = [table_of_context.tobytes(), tables, encode_count(len(listed)), listed.tobytes(), *low, stream]
+    return b"".join(sections)
 
 
 def decode_codes(reader: PayloadReader, contexts: list[np.ndarray]) -> list[np.ndarray]:
