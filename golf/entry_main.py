@@ -1,0 +1,115 @@
+"""Trains, packs and scores the language model of this entry, or scores its artifact.
+
+torchrun --standalone --nproc_per_node=8 train_gpt.py --data DIR   the whole run, into --out
+python train_gpt.py --score artifact.bin --data DIR                scores an artifact in this process
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from golf.config import RunConfig, fit_to_vocabulary
+from golf.data.manifest import open_dataset
+from golf.evaluate import EvaluateConfig, main_evaluate
+from golf.pack.budget import BudgetError
+from golf.run import Run, ScoringOptions
+from golf.system.device import choose_runtime, device_kind, environment, read_world
+from golf.system.distributed import World, flat_fields
+from golf.system.files import require_writable, write_json
+from golf.system.log import RunLog
+from golf.system.program import STOPPED, run_program
+from golf.system.stored import config_from_dict
+from golf.train.loop import Interrupted
+
+CONFIG: dict[str, Any] = {}
+"""Fields of RunConfig, nested, that are not at their default; written when the entry is made."""
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line; SystemExit for one that cannot be read."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of shards, tokenizer, manifest.json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--max-tokens", type=int, help="score this many validation tokens only")
+    train = parser.add_argument_group("training")
+    train.add_argument(
+        "--out", type=Path, default=Path("run"), help="run folder; a stopped run goes on there"
+    )
+    train.add_argument("--seed", type=int, help="another seed than the entry's")
+    score = parser.add_argument_group("scoring")
+    score.add_argument(
+        "--score", type=Path, metavar="ARTIFACT", help="score this artifact and do nothing else"
+    )
+    score.add_argument("--ttt", action="store_true", help="score with test-time training, too")
+    score.add_argument("--no-plain", action="store_true", help="do not score without test-time training")
+    score.add_argument("--context", type=int, help="tokens that a window reads")
+    score.add_argument("--stride", type=int, help="tokens that each window grades")
+    score.add_argument("--method", choices=("sgd", "lora"), help="method of test-time training")
+    score.add_argument("--max-seconds", type=float, help="limit on test-time training")
+    score.add_argument("--sample-documents", type=int, help="score so many documents of all lengths only")
+    score.add_argument("--json", type=Path, help="file for the figures")
+    score.add_argument("--per-document", type=Path, help="file for nats, tokens and bytes of each document")
+    return parser.parse_args(arguments)
+
+
+def train_and_score(options: argparse.Namespace, world: World) -> None:
+    """The run of this entry, from text to results.json; goes on with what --out holds."""
+    if world.is_first:
+        require_writable(options.out, "--out")
+        options.out.mkdir(parents=True, exist_ok=True)
+    runtime = choose_runtime(options.device, world=world, eager=options.eager)
+    config = config_from_dict(RunConfig, CONFIG)
+    config = config if options.seed is None else replace(config, seed=options.seed)
+    dataset = open_dataset(options.data)
+    config = fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    log = RunLog(options.out / "run") if world.is_first else RunLog(quiet=True)
+    log.info(f"on {runtime.describe()}, seed {config.seed}")
+    run = Run(options.out, config, dataset, runtime, log)
+    code = Path(__file__).read_bytes()
+    training = run.train(code if world.is_first else None)
+    if not world.is_first:
+        return
+    packed = run.packed() or run.pack(code)
+    how = ScoringOptions(options.device, options.max_tokens, options.eager)
+    results = {
+        "seed": config.seed,
+        "command": shlex.join(["python", *sys.argv]),
+        "config": asdict(config),
+        **training,
+        **packed,
+        **run.score(training["averaging"]["output"], how),
+        "seconds": run.clock.seconds,
+        "environment": environment(runtime.device, world),
+    }
+    write_json(options.out / "results.json", results)
+    log.info(f"results: {options.out / 'results.json'}")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
+    options = parse_arguments(arguments)
+
+    def work() -> int:
+        if options.score is not None:
+            names = vars(EvaluateConfig())
+            how = EvaluateConfig(**{name: vars(options)[name] for name in names})
+            main_evaluate(options.score, options.data, how, not options.no_plain, options.ttt)
+            return 0
+        world = read_world()
+        try:
+            with world.joined(device_kind(options.device)):
+                world.require_same(flat_fields({"seed": options.seed, **CONFIG}))
+                train_and_score(options, world)
+        except Interrupted:
+            return STOPPED
+        return 0
+
+    return run_program("train_gpt.py", work, {BudgetError: 1})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
