@@ -9,23 +9,33 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import open_dataset
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.pack.budget import BudgetError
-from golf.run import Run, ScoringOptions
-from golf.system.device import choose_runtime, device_kind, environment, read_world
-from golf.system.distributed import World, flat_fields
+from golf.results import print_results
+from golf.run import (
+    LiveTrainer,
+    RunContext,
+    ScoringOptions,
+    average_stage,
+    calibrate_stage,
+    collect_results,
+    pack_stage,
+    score_stage,
+    train_stage,
+)
+from golf.run_folder import RunFolder
+from golf.system.device import choose_runtime, device_kind, read_world
+from golf.system.distributed import World
 from golf.system.files import require_writable, write_json
 from golf.system.log import RunLog
 from golf.system.program import STOPPED, run_program
-from golf.system.stored import config_from_dict
 from golf.train.loop import Interrupted
 
-CONFIG: dict[str, Any] = {}
-"""Fields of RunConfig, nested, that are not at their default; written when the entry is made."""
+CONFIG = RunConfig()
+"""The configuration of this entry; written when the entry is made."""
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -39,6 +49,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     train.add_argument(
         "--out", type=Path, default=Path("run"), help="run folder; a stopped run goes on there"
     )
+    train.add_argument("--resume", type=Path, help="run folder of a run that was stopped")
     train.add_argument("--seed", type=int, help="another seed than the entry's")
     score = parser.add_argument_group("scoring")
     score.add_argument(
@@ -57,36 +68,30 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def train_and_score(options: argparse.Namespace, world: World) -> None:
-    """The run of this entry, from text to results.json; goes on with what --out holds."""
+    """The run of this entry, from text to results.json; goes on with what its folder holds."""
+    folder = RunFolder(options.resume or options.out)
     if world.is_first:
-        require_writable(options.out, "--out")
-        options.out.mkdir(parents=True, exist_ok=True)
+        require_writable(folder.path, "--out")
+        folder.path.mkdir(parents=True, exist_ok=True)
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
-    config = config_from_dict(RunConfig, CONFIG)
-    config = config if options.seed is None else replace(config, seed=options.seed)
+    config = CONFIG if options.seed is None else replace(CONFIG, seed=options.seed)
     dataset = open_dataset(options.data)
     config = fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
-    log = RunLog(options.out / "run") if world.is_first else RunLog(quiet=True)
+    log = RunLog(folder.log_stem) if world.is_first else RunLog(quiet=True)
     log.info(f"on {runtime.describe()}, seed {config.seed}")
-    run = Run(options.out, config, dataset, runtime, log)
-    code = Path(__file__).read_bytes()
-    training = run.train(code if world.is_first else None)
+    run, live, code = RunContext(config, dataset, runtime, log), LiveTrainer(), Path(__file__).read_bytes
+    training = train_stage(folder, run, live, code)
+    averaging = average_stage(folder, run, live)
     if not world.is_first:
         return
-    packed = run.packed() or run.pack(code)
-    how = ScoringOptions(options.device, options.max_tokens, options.eager)
-    results = {
-        "seed": config.seed,
-        "command": shlex.join(["python", *sys.argv]),
-        "config": asdict(config),
-        **training,
-        **packed,
-        **run.score(training["averaging"]["output"], how),
-        "seconds": run.clock.seconds,
-        "environment": environment(runtime.device, world),
-    }
-    write_json(options.out / "results.json", results)
-    log.info(f"results: {options.out / 'results.json'}")
+    calibrate_stage(folder, run)
+    packing = pack_stage(folder, run, code)
+    scores = score_stage(folder, run, live, ScoringOptions(options.device, options.max_tokens, options.eager))
+    described = {"name": folder.path.name, "preset": "", "command": shlex.join(["python", *sys.argv])}
+    results = collect_results(run, training, averaging, packing, scores, **described)
+    print_results(results, log)
+    write_json(folder.results, asdict(results))
+    log.info(f"results: {folder.results}")
 
 
 def main(arguments: list[str]) -> int:
@@ -100,15 +105,11 @@ def main(arguments: list[str]) -> int:
             main_evaluate(options.score, options.data, how, not options.no_plain, options.ttt)
             return 0
         world = read_world()
-        try:
-            with world.joined(device_kind(options.device)):
-                world.require_same(flat_fields({"seed": options.seed, **CONFIG}))
-                train_and_score(options, world)
-        except Interrupted:
-            return STOPPED
+        with world.joined(device_kind(options.device)):
+            train_and_score(options, world)
         return 0
 
-    return run_program("train_gpt.py", work, {BudgetError: 1})
+    return run_program("train_gpt.py", work, {BudgetError: 1, Interrupted: STOPPED})
 
 
 if __name__ == "__main__":

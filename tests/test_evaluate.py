@@ -17,7 +17,7 @@ from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig, evaluate, load_model, read_settings, sample_documents
 from golf.pack.container import ArtifactError
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
@@ -32,7 +32,7 @@ def test_the_score_is_that_of_the_decoded_artifact(artifact_path: Path, dataset_
     dataset = open_dataset(dataset_folder)
     tokens = dataset.validation_tokens(StageClock())
     model, _ = load_model(artifact_path.read_bytes(), torch.device("cpu"))
-    tally = score(model, tokens, dataset.vocabulary, WindowConfig(stride=8)).tally
+    tally = score(Scoring(model, tokens, dataset.vocabulary, WindowConfig(stride=8))).tally
     assert figures["val_bpb"] == pytest.approx(tally.bits_per_byte, abs=1e-7)
     assert figures["val_loss_nats_per_token"] == pytest.approx(tally.nats_per_token, abs=1e-7)
     assert figures["tokens_scored"] == len(tokens) - 1

@@ -10,7 +10,7 @@ from golf.data.manifest import Dataset, open_dataset
 from golf.entry.artifact_stats import loss_by_position, portrait
 from golf.evaluate import load_model
 from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.train.checkpoint import save_weights
@@ -54,7 +54,7 @@ def test_the_losses_by_position_average_to_the_score(run: Path, dataset: Dataset
     model, _ = load_model(artifact, torch.device("cpu"))
     tokens = dataset.validation_tokens(StageClock())
     stride = WindowConfig(stride=found["context"])
-    expected = score(model, tokens, dataset.vocabulary, stride, max_tokens=found["tokens_scored"])
+    expected = score(Scoring(model, tokens, dataset.vocabulary, stride, max_tokens=found["tokens_scored"]))
     widths = np.diff([0, *found["up_to_position"]])
     assert widths.sum() == found["context"]
     mean = np.average(found["nats"], weights=widths)

@@ -5,7 +5,7 @@ import lzma
 import numpy as np
 
 from golf.entry import baselines
-from golf.entry.baselines import compressor_bits_per_byte, decoded_text
+from golf.entry.finalize import compressor_bits_per_byte, decoded_text
 
 
 class Letters:

@@ -14,6 +14,7 @@ from test_lora import WINDOWS, network
 from test_recipes import RECIPES
 
 import eval_bpb
+from golf.score.scorer import Scoring
 from golf.system.distributed import World
 from golf.ttt.document_plan import DocumentSpan, plan_documents
 from golf.ttt.methods import score_adapting
@@ -69,7 +70,8 @@ def test_gradient_descent_by_chunks_runs_in_the_first_process_and_says_so(
     assert others == {} and "processes" not in said_alone
     with pytest.raises(ValueError, match="is scored in one process; these are 2"):
         score_adapting(
-            network(), toy_documents([40]), ToyVocabulary(), WINDOWS, RECIPES["sgd"], world=World(0, 2)
+            Scoring(network(), toy_documents([40]), ToyVocabulary(), WINDOWS, world=World(0, 2)),
+            RECIPES["sgd"],
         )
 
 
