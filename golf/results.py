@@ -47,6 +47,10 @@ class Stage:
     notes: dict[str, Any] = field(default_factory=dict)
     """What else the scorer says, of test-time training above all."""
 
+    def __post_init__(self) -> None:
+        if self.name not in STAGE_TITLES:
+            raise ValueError(f"stage is {self.name!r}; expected one of {', '.join(STAGE_TITLES)}")
+
     @property
     def title(self) -> str:
         """The stage's name for people."""
@@ -245,6 +249,10 @@ class Results:
     portrait: dict[str, Any] = field(default_factory=dict)
     """Codes by part and loss by position of the artifact."""
     version: int = RESULTS_VERSION
+
+    def __post_init__(self) -> None:
+        if self.stage("quantized") is None:
+            raise ValueError("has no stage 'quantized', the artifact's own score")
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -10,6 +10,7 @@ from golf.data.manifest import Dataset, open_dataset
 from golf.entry.artifact_stats import loss_by_position, portrait
 from golf.evaluate import load_model
 from golf.pack.artifact import PackConfig, decode_artifact, pack
+from golf.run_folder import RunFolder
 from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
@@ -35,7 +36,7 @@ def run(request: pytest.FixtureRequest, dataset: Dataset, tmp_path: Path) -> Pat
 
 
 def test_parts_and_codes_account_for_every_weight(run: Path, dataset: Dataset) -> None:
-    parts, rest = portrait(run, dataset, "cpu")
+    parts, rest = portrait(RunFolder(run), dataset, "cpu")
     artifact = (run / "artifact.bin").read_bytes()
     header, weights = decode_artifact(artifact)
     if header["scheme"] == "int5":
