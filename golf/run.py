@@ -39,6 +39,7 @@ from golf.results import (
     WeightScores,
 )
 from golf.run_folder import RunFolder
+from golf.score.documents import save_arrays
 from golf.score.scorer import CHUNK_TOKENS, Grade, Scoring, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
@@ -54,7 +55,7 @@ from golf.system.device import (
     seed_everything,
 )
 from golf.system.distributed import World, flat_fields
-from golf.system.files import atomic_write, write_bytes, write_json
+from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict
 from golf.time_plan import TimePlan
@@ -72,6 +73,17 @@ class FreshProcessError(ValueError):
 
 
 @dataclass(frozen=True)
+class ScoringOptions:
+    """How a run's scores are made."""
+
+    device: str = "auto"
+    max_tokens: int | None = None
+    """Score this many validation tokens only."""
+    eager: bool = False
+    """Without torch.compile."""
+
+
+@dataclass(frozen=True)
 class RunContext:
     """What every stage reads; the configuration is resolved, the run folder exists."""
 
@@ -81,6 +93,13 @@ class RunContext:
     log: RunLog
     plan: TimePlan = field(default_factory=lambda: TimePlan(None))
     clock: StageClock = field(default_factory=StageClock)
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    name: str = "run"
+    preset: str = ""
+    command: str | None = None
+    """The command line that began the run."""
+    dollars_per_hour: float | None = None
+    """Price of the machine, if known."""
 
     @property
     def header(self) -> dict[str, Any]:
@@ -117,17 +136,6 @@ class LiveTrainer:
         """Gives its memory back to the device."""
         self.trainer = None
         release_memory(runtime.device)
-
-
-@dataclass(frozen=True)
-class ScoringOptions:
-    """How a run's scores are made."""
-
-    device: str = "auto"
-    max_tokens: int | None = None
-    """Score this many validation tokens only."""
-    eager: bool = False
-    """Without torch.compile."""
 
 
 def train_stage(
@@ -266,17 +274,17 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
     return packing
 
 
-def score_stage(folder: RunFolder, run: RunContext, live: LiveTrainer, how: ScoringOptions) -> Scores:
+def score_stage(folder: RunFolder, run: RunContext, live: LiveTrainer) -> Scores:
     """Scores the weights before packing in this process, and the artifact in fresh ones.
 
     The former by disjoint windows, the latter as the artifact's own configuration says. Each score leaves a
     file; one that is there already is not made again. Releases the trainer before the first fresh process.
     """
-    weights = _score_weights(folder, run, live, how.max_tokens)
+    weights = _score_weights(folder, run, live, run.scoring.max_tokens)
     # What training holds of the device's memory would be missing to the fresh process.
     live.release(run.runtime)
-    plain = _score_artifact(folder, run, how, "quantized", None)
-    adapted = _score_adapting(folder, run, how, plain) if run.config.ttt.enabled else None
+    plain = _score_artifact(folder, run, "quantized", None)
+    adapted = _score_adapting(folder, run, plain) if run.config.ttt.enabled else None
     counts = adapted or plain
     stages = (*weights.stages, *plain.stages, *(adapted.stages if adapted else ()))
     _join_documents(folder, [stage.name for stage in stages if stage.name in NATS_ARRAYS])
@@ -289,10 +297,9 @@ def collect_results(
     averaging: Averaging,
     packing: Packing,
     scores: Scores,
-    **described: Any,
 ) -> Results:
-    """The results of all stages as one; `described` has name, preset, command and dollars."""
-    manifest = run.dataset.manifest
+    """The results of all stages as one."""
+    manifest, seconds, price = run.dataset.manifest, run.clock.seconds, run.dollars_per_hour
     data = DataFacts(
         name=manifest.name,
         source=manifest.source,
@@ -305,6 +312,8 @@ def collect_results(
         notes=tuple(manifest.notes),
     )
     return Results(
+        name=run.name,
+        preset=run.preset,
         seed=run.config.seed,
         config=config_to_dict(run.config),
         training=training,
@@ -312,9 +321,10 @@ def collect_results(
         packing=packing,
         scores=scores,
         data=data,
-        seconds=run.clock.seconds,
+        seconds=seconds,
         environment=environment(run.runtime.device, run.runtime.world),
-        **described,
+        command=run.command,
+        dollars=None if price is None else price * sum(seconds.values()) / 3600,
     )
 
 
@@ -462,10 +472,10 @@ def score_weights(
     return Stage("last", tally, windows="disjoint", context=config.model.context, partial=partial)
 
 
-def _score_adapting(folder: RunFolder, run: RunContext, how: ScoringOptions, plain: Scores) -> Scores | None:
+def _score_adapting(folder: RunFolder, run: RunContext, plain: Scores) -> Scores | None:
     """The score with test-time training; None, which is kept like a score, where the time is too short."""
     name = "test_time_trained"
-    stored = _stored_scores(folder, run, how, name)
+    stored = _stored_scores(folder, run, name)
     if stored is not None:
         return None if stored.left_out else stored
     limit = run.plan.ttt_seconds(plain.seconds, run.config.ttt.max_seconds)
@@ -478,10 +488,10 @@ def _score_adapting(folder: RunFolder, run: RunContext, how: ScoringOptions, pla
     if limit is not None and run.plan.left_seconds is not None:
         # The total counts what the process takes to start and to load; its own limit begins after that.
         limit -= plain.load_seconds
-    return _score_artifact(folder, run, how, name, limit)
+    return _score_artifact(folder, run, name, limit)
 
 
-def _stored_scores(folder: RunFolder, run: RunContext, how: ScoringOptions, name: str) -> Scores | None:
+def _stored_scores(folder: RunFolder, run: RunContext, name: str) -> Scores | None:
     """What an earlier process found of the stage `name`, if it is of this artifact and as asked for."""
     if not folder.score(name).is_file():
         return None
@@ -489,7 +499,7 @@ def _stored_scores(folder: RunFolder, run: RunContext, how: ScoringOptions, name
     if not (folder.documents(name).is_file() or stored.left_out):
         return None
     same = stored.artifact_sha256 == sha256_of_file(folder.artifact)
-    if not same or stored.max_tokens != how.max_tokens:
+    if not same or stored.max_tokens != run.scoring.max_tokens:
         return None
     run.log.info(f"{name}: done already")
     # The process that scored states its own seconds; this one, if it lived to see the end, those of both.
@@ -498,14 +508,12 @@ def _stored_scores(folder: RunFolder, run: RunContext, how: ScoringOptions, name
     return stored
 
 
-def _score_artifact(
-    folder: RunFolder, run: RunContext, how: ScoringOptions, name: str, max_seconds: float | None
-) -> Scores:
+def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: float | None) -> Scores:
     """The score of the stage `name`, by the script that is charged for, alone in an empty folder."""
-    stored = _stored_scores(folder, run, how, name)
+    stored = _stored_scores(folder, run, name)
     if stored is not None:
         return stored
-    figures, artifact = folder.score(name), folder.artifact.resolve()
+    figures, artifact, how = folder.score(name), folder.artifact.resolve(), run.scoring
     before = run.clock.elapsed("score")
     with run.clock.stage("score"), tempfile.TemporaryDirectory() as empty:
         script = Path(empty) / folder.script.name
@@ -589,5 +597,4 @@ def _join_documents(folder: RunFolder, names: list[str]) -> None:
             raise ValueError(
                 f"{path} is damaged ({error}); remove it to have its stage done again"
             ) from error
-    with atomic_write(folder.per_document) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(folder.per_document, arrays)

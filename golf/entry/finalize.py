@@ -60,7 +60,7 @@ def changed_fields(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str
     return changed
 
 
-def finalize_run(folder: RunFolder, run: RunContext, results: Results, how: EvaluateConfig) -> None:
+def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     """Completes a scored run's folder with results.json and audit.json, and says where its score stands.
 
     Adds what only the toolkit knows: its commit, the sizes of the same text under compressors, which of the
@@ -69,6 +69,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results, how: Eval
     targets as the time that is left allows.
     """
     dataset, log = run.dataset, run.log
+    how = EvaluateConfig(device=run.scoring.device, eager=run.scoring.eager)
     scale = compressor_bits_per_byte(dataset.validation_tokens(StageClock()), dataset.vocabulary)
     log.event("compressors", **scale)
     events = parse_events(folder.events.read_text(encoding="utf-8"))
