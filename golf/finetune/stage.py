@@ -174,7 +174,7 @@ def _pack_weights(
     if config.pack.scheme == "entropy":
         calibration = calibrate(opened.model, _calibration_batches(opened, given, config))
         save_weights(run.calibration, calibration.tensors())
-    scored = {name: config_from_dict(kind, header[name]) for name, kind in ENTRY_PARTS.items()}
+    scored = {name: config_from_dict(kind, header.get(name, {})) for name, kind in ENTRY_PARTS.items()}
     code = charged_script(RunConfig(**scored, pack=config.pack), "packed", log)
     write_bytes(run.script, code)
     room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
