@@ -43,6 +43,7 @@ from golf.pack.quantize import (
 )
 from golf.pack.report import describe_artifact
 from golf.run import load_calibration
+from golf.run_folder import RunFolder
 from golf.score.tally import Tally
 from golf.system.clock import StageClock
 from golf.system.device import environment
@@ -331,8 +332,9 @@ def _peak_bytes() -> int:
 
 def read_trained(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Calibration]:
     """Weights, artifact header and calibration of a run."""
-    header = json.loads((folder / "config.json").read_text(encoding="utf-8"))["header"]
-    return load_weights(folder / "weights.safetensors"), header, load_calibration(folder)
+    run = RunFolder(folder)
+    header = json.loads(run.config.read_text(encoding="utf-8"))["header"]
+    return load_weights(run.weights), header, load_calibration(folder)
 
 
 def main() -> None:

@@ -4,17 +4,16 @@ Shapes: N graded targets, W windows, T positions of a window.
 """
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from golf.data.manifest import Dataset
-from golf.entry.runs import ARTIFACT_NAME
 from golf.evaluate import load_model
 from golf.pack.report import describe_artifact
-from golf.score.scorer import score
+from golf.run_folder import RunFolder
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime
@@ -55,14 +54,14 @@ class Portrait:
     loss_by_position: LossByPosition | None = None
 
 
-def portrait(folder: Path, dataset: Dataset, device: str) -> tuple[dict[str, int], dict[str, Any]]:
+def portrait(folder: RunFolder, dataset: Dataset, device: str) -> tuple[dict[str, int], dict[str, Any]]:
     """Bytes by part of a run's artifact, and its Portrait as JSON values.
 
     Bytes and codes by part are empty if the quantizer does not describe its codes by tensor.
     """
-    artifact = (folder / ARTIFACT_NAME).read_bytes()
+    artifact = folder.artifact.read_bytes()
     positions = loss_by_position(artifact, dataset, device)
-    described = describe_artifact(artifact, load_weights(folder / "weights.safetensors"), None)
+    described = describe_artifact(artifact, load_weights(folder.weights), None)
     if described is None:
         return {}, asdict(Portrait(loss_by_position=positions))
     by_part = described["totals"]["bytes_by_part"]
@@ -78,7 +77,7 @@ def loss_by_position(artifact: bytes, dataset: Dataset, device: str) -> LossByPo
     tokens = dataset.validation_tokens(StageClock())
     num_windows = min(len(tokens) - 1, max(POSITION_TOKENS, context)) // context
     windows = WindowConfig(stride=context)
-    result = score(model, tokens, dataset.vocabulary, windows, max_tokens=num_windows * context)
+    result = score(Scoring(model, tokens, dataset.vocabulary, windows, num_windows * context))
     nats_T = result.nats_N.reshape(num_windows, context).mean(0, dtype=np.float64)
     ends = [1 << power for power in range(context.bit_length()) if 1 << power <= context]
     ends += [context] if ends[-1] != context else []

@@ -13,9 +13,11 @@ import numpy as np
 from golf.check.claims import Record, implied_bytes
 from golf.check.folder import Folder, read_folder
 from golf.check.logs.read import bytes_per_token
-from golf.entry.results import ENTRY_FORMAT, RESULTS_NAME, Results, read_entry_results
-from golf.entry.runs import DOCUMENTS_NAME, final_nats
-from golf.score.tally import Tally
+from golf.entry.results import ENTRY_FORMAT, read_entry_results
+from golf.entry.runs import final_nats
+from golf.results import Results
+from golf.run_folder import EntryFolder
+from golf.score.tally import bits_per_byte
 from golf.stats import Bootstrap, Sample, paired_bootstrap, sample_of, seeds_to_settle, welch
 
 THRESHOLD_NATS = 0.005
@@ -28,7 +30,7 @@ TYPICAL_STD_BPB = 0.00067
 """Median deviation of published three-seed scores (181 folders); assumed where only one run is known."""
 SAME_BYTES = 1e-3
 """Byte counts that differ by a larger share belong to other texts; exports of one text differ by 0.004%."""
-BITS_PER_NAT = Tally(1.0, 1, 1).bits_per_byte
+BITS_PER_NAT = bits_per_byte(1.0, 1.0)
 
 
 class CompareError(ValueError):
@@ -134,23 +136,23 @@ def _claimed_scores(path: Path, folder: Folder) -> EntryScores:
 
 def _is_own(path: Path) -> bool:
     try:
-        value = json.loads((path / RESULTS_NAME).read_text(encoding="utf-8"))
+        value = json.loads(EntryFolder(path).results.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("format") == ENTRY_FORMAT
 
 
 def _own_scores(path: Path) -> EntryScores:
-    runs = list(read_entry_results(path).values())
-    first = runs[0].stages.final
+    runs = list(read_entry_results(EntryFolder(path).results).values())
+    first = runs[0].final.tally
     return EntryScores(
         name=path.name,
-        sample=sample_of(np.array([run.stages.final.val_bpb for run in runs])),
+        sample=sample_of(np.array([run.final.tally.bits_per_byte for run in runs])),
         source=f"results.json, {len(runs)} seed{'s' if len(runs) > 1 else ''}",
-        bytes_per_token=first.bytes_scored / first.tokens_scored,
+        bytes_per_token=first.num_bytes / first.num_tokens,
         validation_sha256=runs[0].data.validation_sha256,
-        validation_bytes=first.bytes_scored,
-        documents=_read_documents(path / DOCUMENTS_NAME, runs[0]),
+        validation_bytes=first.num_bytes,
+        documents=_read_documents(EntryFolder(path).per_document, runs[0]),
     )
 
 

@@ -10,10 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from golf.data.reference import text_of_size
 from golf.entry.bundle import readable_source
 from golf.entry.leaderboard import leaderboard_rows, what_compares
-from golf.entry.results import Results, StageScore
 from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
+from golf.results import Results, Stage
 from golf.system.stored import config_to_dict, flat_fields
 
 _GIVEN_ELSEWHERE = ("seed", "model.vocab_size", "model.bos_id")
@@ -50,17 +50,16 @@ class StageRow:
 
 def stage_rows(runs: Sequence[Results]) -> list[StageRow]:
     """The stages of the first run, each with mean and sample deviation over all runs."""
-    named = [dict(results.stages.named()) for results in runs]
+    named = [{stage.title: stage for stage in results.stages} for results in runs]
     rows = []
     for title, first in named[0].items():
         stages = [one[title] for one in named if title in one]
         outputs = ", ".join(dict.fromkeys(stage.output or "" for stage in stages))
-        bpb = mean_and_deviation([stage.val_bpb for stage in stages])
-        nats = mean_and_deviation([stage.val_loss for stage in stages])
+        bpb = mean_and_deviation([stage.tally.bits_per_byte for stage in stages])
+        nats = mean_and_deviation([stage.tally.nats_per_token for stage in stages])
         full_title = f"{title} ({outputs})" if outputs else title
-        rows.append(
-            StageRow(full_title, *bpb, *nats, _windows(first), first.tokens_scored, first.bytes_scored)
-        )
+        counts = first.tally.num_tokens, first.tally.num_bytes
+        rows.append(StageRow(full_title, *bpb, *nats, _windows(first), *counts))
     return rows
 
 
@@ -95,8 +94,8 @@ def render_readme(page: Page) -> str:
     )
     environment.filters |= {"cell": _cell, "format_as": format}
     runs = [run.results for run in page.runs]
-    first, largest = runs[0], max(runs, key=lambda results: results.bytes.total)
-    text = text_of_size(first.stages.final.bytes_scored)
+    first, largest = runs[0], max(runs, key=lambda results: results.packing.total_bytes)
+    text = text_of_size(first.final.tally.num_bytes)
     on_gpu = int(first.environment.get("device") == "cuda")
     minutes = round(page.submission["train_seconds"] / 60, 1)
     tokenizer = f"{first.config['model']['vocab_size']:,} pieces"
@@ -108,7 +107,7 @@ def render_readme(page: Page) -> str:
         entry=page.submission,
         runs=runs,
         first=first,
-        final=first.stages.final,
+        final=first.final,
         stages=stage_rows(runs),
         text=text,
         public_scores=leaderboard_rows(*own, minutes, tokenizer, text),
@@ -123,7 +122,7 @@ def render_readme(page: Page) -> str:
     )
 
 
-def _windows(stage: StageScore) -> str:
+def _windows(stage: Stage) -> str:
     if stage.windows == "sliding" and stage.context and stage.stride:
         return f"sliding, {stage.context:,} tokens by {stage.stride}"
     if stage.windows == "by document" and stage.context:

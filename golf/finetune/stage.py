@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from golf.config import RunConfig
 from golf.data.manifest import sha256_of_file
-from golf.entry.finalize import flattened_script
+from golf.entry.finalize import charged_script
 from golf.finetune.batches import FinetuneBatches, PreferenceBatches, ResponseBatches
 from golf.finetune.dialogues import DialogueError, read_conversations, read_preferences
 from golf.finetune.examples import (
@@ -38,13 +39,17 @@ from golf.finetune.losses import (
     score_preferences,
     score_responses,
 )
+from golf.model.config import ModelConfig
 from golf.pack.artifact import QUANTIZERS, PackConfig, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
+from golf.run_folder import RunFolder
+from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, seed_everything
-from golf.system.files import atomic_write, write_json
+from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
+from golf.system.stored import config_from_dict
 from golf.tasks.files import LongTexts
 from golf.tasks.models import OpenedModel, open_model
 from golf.tasks.results import Metric
@@ -54,8 +59,10 @@ from golf.train.config import Recipe, TrainConfig
 from golf.train.loop import Trainer
 from golf.train.optim import OptimConfig
 from golf.train.schedule import Budget, ScheduleConfig
+from golf.ttt.sgd import TTTConfig
 
-PROJECT = Path(__file__).resolve().parents[2]
+ENTRY_PARTS = {"model": ModelConfig, "score": WindowConfig, "ttt": TTTConfig}
+"""Parts of the configuration that the header of an artifact holds."""
 StageName = Literal["sft", "dpo"]
 """Supervised fine-tuning on conversations, or direct preference optimization on pairs."""
 DEFAULT_RATES = {"sft": 0.1, "dpo": 0.01}
@@ -319,10 +326,11 @@ def finetune(
         given = prepare_preferences(examples, opened, config, folder, log)
     seed_everything(config.seed)
     trainer = build_trainer(stage, opened, given, config, log)
-    if (folder / "checkpoint.pt").is_file():
-        trainer.resume(folder / "checkpoint.pt")
+    checkpoint = RunFolder(folder).checkpoint
+    if checkpoint.is_file():
+        trainer.resume(checkpoint)
         log.info(f"resumed at step {trainer.steps}")
-    trainer.train(folder / "checkpoint.pt")
+    trainer.train(checkpoint)
     after = given.measure()
     shutil.copyfile(opened.tokenizer, folder / opened.tokenizer.name)
     figures = {
@@ -347,7 +355,7 @@ def _training_shards(opened: OpenedModel) -> Iterator[Path]:
 
 def _claim_folder(folder: Path, described: dict[str, Any]) -> None:
     """Writes config.json; FinetuneError if the folder holds another run."""
-    path = folder / "config.json"
+    path = RunFolder(folder).config
     folder.mkdir(parents=True, exist_ok=True)
     described = json.loads(json.dumps(described))
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
@@ -365,18 +373,18 @@ def _pack_weights(
 ) -> dict[str, Any]:
     """Writes weights, calibration, script and artifact, with the names of a run folder."""
     weights = {name: weight.detach().cpu().clone() for name, weight in opened.model.state_dict().items()}
-    save_weights(folder / "weights.safetensors", weights)
+    run = RunFolder(folder)
+    save_weights(run.weights, weights)
     calibration = None
     if QUANTIZERS[config.pack.scheme].needs_calibration:
         calibration = calibrate(opened.model, _calibration_batches(opened, given, config))
-        save_weights(folder / "calibration.safetensors", calibration.tensors())
-    code = flattened_script(PROJECT / "train_gpt.py", "packed", log)
-    with atomic_write(folder / "train_gpt.py") as partial:
-        partial.write_bytes(code)
+        save_weights(run.calibration, calibration.tensors())
+    scored = {name: config_from_dict(kind, header.get(name, {})) for name, kind in ENTRY_PARTS.items()}
+    code = charged_script(RunConfig(**scored, pack=config.pack), "packed", log)
+    write_bytes(run.script, code)
     room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
-    with atomic_write(folder / "artifact.bin") as partial:
-        partial.write_bytes(packed.artifact)
+    write_bytes(run.artifact, packed.artifact)
     log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
     return {"code_bytes": len(code), "artifact_bytes": len(packed.artifact)}
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from golf.check.claims_json import SubmissionError, read_submission
 from golf.data.reference import text_of_size
-from golf.entry.activity import Feature
 from golf.entry.artifact_stats import Portrait
 from golf.entry.progress import Curve, read_log_curve
 from golf.entry.readme import StageRow, stage_rows
-from golf.entry.results import EntryError, Results, read_entry_results, read_json
-from golf.entry.runs import final_nats
-from golf.entry.submission import RECORD_TRACKS, SUBMISSION_NAME, Identity, submission
-from golf.score.tally import Tally
+from golf.entry.results import EntryError, read_entry_results, read_json
+from golf.entry.runs import RECORD_TRACKS, final_nats
+from golf.entry.submission import SUBMISSION_NAME, Identity, submission
+from golf.results import Feature, Results
+from golf.score.tally import bits_per_byte
 
 LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
 MAX_JSON_BYTES = 8 << 20
@@ -188,30 +188,30 @@ def best_of(entries: Sequence[EntryView]) -> EntryView | None:
 
 
 def _own_entry(folder: Path, bare: EntryView) -> EntryView:
-    by_seed = read_entry_results(folder)
+    by_seed = read_entry_results(folder / "results.json")
     if not by_seed:
         raise EntryError("results.json holds no seed")
     stated, runs = read_json(folder / SUBMISSION_NAME), list(by_seed.values())
-    first, largest = runs[0], max(runs, key=lambda run: run.bytes.total)
-    data, scored = first.data, first.stages.final
+    first, largest = runs[0], max(runs, key=lambda run: run.packing.total_bytes)
+    data, scored = first.data, first.final.tally
     figures = submission(runs, Identity(), "", bare.track, datetime.date.min)
-    adapted = [stage.val_bpb for run in runs if (stage := run.stages.test_time_trained)]
-    amounts = (scored.tokens_scored, scored.bytes_scored, first.partial)
+    adapted = [stage.tally.bits_per_byte for run in runs if (stage := run.stage("test_time_trained"))]
+    amounts = (scored.num_tokens, scored.num_bytes, first.partial)
     scale = {"xz -9": data.xz_bits_per_byte, "zstd -22": data.zstd22_bits_per_byte}
     own = replace(
         bare,
         name=first.name,
-        artifact_bpb=float(np.mean([run.stages.quantized.val_bpb for run in runs])),
+        artifact_bpb=float(np.mean([run.quantized.tally.bits_per_byte for run in runs])),
         adapted_bpb=float(np.mean(adapted)) if len(adapted) == len(runs) else None,
         text=TextScored(data.name, data.validation_sha256, *amounts),
         stages=stage_rows(runs),
-        parts=largest.bytes.parts,
+        parts=largest.packing.parts,
         hardware=str(figures["hardware"]),
         seeds=tuple(by_seed),
         seed_results=figures["seed_results"],
         curves=_curves(folder, [f"train_seed{seed}.log" for seed in by_seed]),
         compressors={name: bits for name, bits in scale.items() if bits is not None},
-        parameters=first.model_parameters,
+        parameters=first.training.model_parameters,
         **{name: str(stated.get(name, "")) for name in ("author", "date", "blurb")},
         **{name: figures[key] for name, key in _FIGURES.items()},
     )
@@ -276,17 +276,12 @@ def _documents(path: Path, final: str) -> Documents:
     if path.stat().st_size > MAX_DOCUMENTS_BYTES:
         raise ValueError("is too large")
     with np.load(path) as arrays:
-        columns = [arrays[name][arrays["bytes"] > 0].tolist() for name in (final, "nats", "tokens", "bytes")]
-    adapted, nats, tokens, num_bytes = columns
-    bpb = _bits_per_byte(adapted, tokens, num_bytes)
-    return Documents(bpb, _bits_per_byte(nats, tokens, num_bytes) if final != "nats" else None)
-
-
-def _bits_per_byte(*columns: list[Any]) -> np.ndarray:
-    found = np.array([Tally(*document).bits_per_byte for document in zip(*columns, strict=True)])
-    if not np.isfinite(found).all():
+        counted = arrays["bytes"] > 0
+        num_bytes = arrays["bytes"][counted]
+        bpb, plain = (bits_per_byte(arrays[name][counted], num_bytes) for name in (final, "nats"))
+    if not (np.isfinite(bpb).all() and np.isfinite(plain).all()):
         raise ValueError("holds nats that are not finite")
-    return found
+    return Documents(bpb, plain if final != "nats" else None)
 
 
 def _relative(error: Exception, folder: Path) -> str:

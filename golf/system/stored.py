@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 
 class ConfigError(ValueError):
@@ -74,4 +74,7 @@ def _value_from_json(kind: Any, value: Any) -> Any:
     """The value of a field of type `kind`: a nested config, a tuple (JSON has lists), or the value itself."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return config_from_dict(kind, value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        item = (*get_args(kind), Any)[0]
+        return tuple(_value_from_json(item, one) for one in value)
+    return value

@@ -17,7 +17,7 @@ from golf.tasks.models import OpenedModel, open_model
 def short_script() -> Iterator[None]:
     """A stand-in for the script that is charged: packing the real one takes seconds and has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("golf.finetune.stage.flattened_script", lambda script, form, log: b"# a script\n")
+        patch.setattr("golf.finetune.stage.charged_script", lambda config, form, log: b"# a script\n")
         yield
 
 

@@ -45,7 +45,7 @@ def test_a_tuned_model_packs_reloads_and_scores_like_any_other(tuned, tmp_path):
     folder, figures = tuned
     write_tiny_dataset(tmp_path / "data", tiny_tokenizer())
     scores = evaluate(folder / "artifact.bin", tmp_path / "data", EvaluateConfig(), QUIET)
-    assert scores["artifact_bytes"] == figures["artifact_bytes"]
+    assert scores.artifact_bytes == figures["artifact_bytes"]
     opened = open_model(folder)
     assert opened.kind == "artifact" and opened.header["stages"] == ["sft"]
     weights = load_weights(folder / "weights.safetensors")
