@@ -84,8 +84,9 @@ def identity_of(results: Results) -> dict[str, Any]:
 def other_runs(runs: Sequence[SeedRun]) -> list[Path]:
     """Finished runs in the same folders that are of the same configuration as these and not among them."""
     taken = {run.folder.path.resolve() for run in runs}
-    beside = [path for parent in sorted({path.parent for path in taken}) for path in sorted(parent.iterdir())]
-    return [path for path in beside if path not in taken and _is_of_configuration(path, runs[0].results)]
+    beside = [path for parent in {path.parent for path in taken} for path in parent.iterdir()]
+    others = sorted(path for path in beside if path.is_dir() and path not in taken)
+    return [path for path in others if _is_of_configuration(path, runs[0].results)]
 
 
 def _is_of_configuration(folder: Path, results: Results) -> bool:

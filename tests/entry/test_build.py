@@ -58,6 +58,7 @@ def test_the_readme_compares_the_seeds_and_names_runs_left_out(runs, tmp_path):
     make_run(tmp_path / "runs" / "a_bad_seed", seed=13)
     edit(make_run(tmp_path / "runs" / "another_width", seed=13), config__model__width=64)
     (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs" / "a_file").write_text("no folder")
     (tmp_path / "runs" / "foreign").mkdir()
     (tmp_path / "runs" / "foreign" / "results.json").write_text("[]")
     entry = build(runs, tmp_path / "records", "local")
