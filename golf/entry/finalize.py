@@ -96,7 +96,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
 
 def print_place(results: Results, log: RunLog) -> None:
     """The score among public ones on the same text, and what it may be compared with."""
-    text = text_of_size(results.stages.final.bytes_scored)
+    text = text_of_size(results.final.tally.num_bytes)
     minutes = round(results.train_seconds / 60, 1)
     hardware = str(results.environment["hardware"])
     if text is not None:

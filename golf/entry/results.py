@@ -67,7 +67,7 @@ def upgrade_results(old: dict[str, Any]) -> dict[str, Any]:
     names = [name for name in STAGE_TITLES if name in old["stages"]]
     stages = [_upgrade_stage(name, old["stages"][name], old.get("partial", False)) for name in names]
     averaging = {"output": "last", "held_out_bpb": {}} | old.get("averaging", {})
-    training = {"final_progress": 1.0, "epochs": 0.0, "micro_batch_tokens": 0, "attention": [], "kernels": ""}
+    training = {"final_progress": 1.0, "epochs": 0.0, "micro_batch_tokens": 0, "attention": []}
     scores = {
         "stages": stages,
         "artifact_bytes": size["artifact"],

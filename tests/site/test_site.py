@@ -62,7 +62,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
         feature = {"name": "ttt", "active": True, "evidence": ""}
         write_entry(edit(portrayed, features=[feature]), root, "local")
         odd = edit(make_run(place / "odd", 5), name="odd", portrait={"codes": {"a": 3}})
-        write_entry(edit(odd, features=[{"name": NASTY}]), root, "local")
+        write_entry(odd, root, "local")
     stranger = root / "track_10min_16mb" / "stranger"
     stranger.mkdir(parents=True)
     stated = {"name": NASTY, "author": "x", "val_bpb": "1.25", "artifact_size_mb": 15.9, "blurb": 3}
