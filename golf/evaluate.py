@@ -13,7 +13,7 @@ import torch
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import decode_artifact
-from golf.pack.container import ArtifactError
+from golf.pack.container import ArtifactError, read_container
 from golf.score.documents import per_document
 from golf.score.scorer import ScoreResult, score
 from golf.score.windows import WindowConfig
@@ -94,6 +94,22 @@ def evaluate(
     """
     if not ttt:
         config.require_unused(("method", "max_seconds"), "belongs to test-time training; add --ttt")
+    settings = read_settings(read_container(artifact_path.read_bytes())[0], config)
+    return score_artifact(artifact_path, data_folder, *settings, config, log, plain, ttt, world)
+
+
+def score_artifact(
+    artifact_path: Path,
+    data_folder: Path,
+    windows: WindowConfig,
+    ttt_config: TTTConfig,
+    config: EvaluateConfig,
+    log: RunLog,
+    plain: bool = True,
+    ttt: bool = False,
+    world: World | None = None,
+) -> dict[str, Any]:
+    """`evaluate` with these settings, whatever the artifact says of them."""
     if not (plain or ttt):
         raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = StageClock()
@@ -102,7 +118,6 @@ def evaluate(
         runtime = choose_runtime(config.device, world=world, eager=config.eager)
         world = runtime.world
         model, header = load_model(artifact, runtime.device)
-        windows, ttt_config = read_settings(header, config)
         dataset = open_dataset(data_folder)
         if header.get("tokenizer_sha256") != dataset.vocabulary.sha256:
             raise ValueError(

@@ -9,7 +9,8 @@ from golf.data.manifest import Dataset
 from golf.entry.activity import find_features, print_features
 from golf.entry.artifact_stats import portrait
 from golf.entry.baselines import compressor_bits_per_byte
-from golf.entry.bundle import bundle, pack_script
+from golf.entry.bundle import bundle
+from golf.entry.selfextract import pack_script
 from golf.entry.leaderboard import ladder_rows, what_compares
 from golf.entry.provenance import toolkit_commit
 from golf.entry.readme import text_scored

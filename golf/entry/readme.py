@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.entry.bundle import readable_source
+from golf.entry.selfextract import readable_source
 from golf.entry.leaderboard import Text, ladder_rows, what_compares
 from golf.entry.results import DataFacts, Results, StageScore
 from golf.entry.runs import SeedRun

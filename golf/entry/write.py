@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from golf.entry.bundle import readable_source, requirements_for
+from golf.entry.requirements import requirements_for
+from golf.entry.selfextract import readable_source
 from golf.entry.plots import curve_of, plot_training
 from golf.entry.readme import Page, render_readme
 from golf.entry.results import ENTRY_FORMAT, Results

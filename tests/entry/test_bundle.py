@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from golf.check.syntax import parse_for_versions
-from golf.entry.bundle import _minify, bundle, pack_script, requirements_for, unpack_script
+from golf.entry.bundle import bundle
+from golf.entry.requirements import requirements_for
+from golf.entry.selfextract import _minify, pack_script, unpack_script
 from golf.entry.source import BundleError
 
 ROOT = Path(__file__).parents[2]

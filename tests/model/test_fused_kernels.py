@@ -17,7 +17,8 @@ import torch
 from model_switches import TINY
 from torch import Tensor
 
-from golf.entry.bundle import bundle, pack_script
+from golf.entry.bundle import bundle
+from golf.entry.selfextract import pack_script
 from golf.model.feedforward import FeedForward
 from golf.model.fused import (
     choose_training_kernels,
