@@ -1,0 +1,561 @@
+"""What is known of a closed program's values: types of its objects, and values that its configuration fixes.
+
+Everything is derived from what is written, never guessed. The type of an expression is known by an annotation,
+a constructor or an attribute that its class assigns. A value is known if it is a constant, a field of the
+configuration that the program changes nowhere, or computed from these; a local name or an attribute has the
+value of its only assignment, a parameter that of all calls.
+"""
+
+import ast
+import dataclasses
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from golf.entry.source import FUNCTIONS, SourceModule, Unit
+
+UNKNOWN = object()
+"""The value of an expression that the configuration does not decide."""
+PLAIN = (int, float, str, bool, type(None), tuple)
+_COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda item, container: item in container,
+    ast.NotIn: lambda item, container: item not in container,
+}
+_ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_METHODS = frozenset({"startswith", "endswith"})
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "bool": bool, "max": max, "min": min, "int": int}
+_TRANSPARENT = frozenset({"cache", "contextmanager", "lru_cache", "staticmethod", "no_grad", "inference_mode"})
+"""Decorators that hand a call's arguments on as they are."""
+
+
+class Scope:
+    """The names of one function, or of a module's top level (`function` None), and what they are bound to."""
+
+    def __init__(self, module: SourceModule, function: ast.FunctionDef | None, parent: "Scope | None", owner: str | None):
+        self.module, self.function, self.parent, self.owner = module, function, parent, owner
+        self.bindings: dict[str, list[ast.expr | None]] = defaultdict(list)
+        """Values assigned to each local name; None for one that an assignment does not show."""
+        self.parameters: dict[str, ast.arg] = {}
+        if function is None:
+            return
+        arguments = function.args
+        for parameter in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+            self.parameters[parameter.arg] = parameter
+        for parameter in (arguments.vararg, arguments.kwarg):
+            if parameter is not None:
+                self.bindings[parameter.arg].append(None)
+        for name, value in _bindings(function.body):
+            self.bindings[name].append(value)
+
+    @property
+    def self_name(self) -> str | None:
+        """The name of a method's first parameter."""
+        if self.function is None or self.owner is None or not self.parameters:
+            return None
+        decorators = {ast.unparse(node) for node in self.function.decorator_list}
+        return None if decorators & {"staticmethod", "classmethod"} else next(iter(self.parameters))
+
+    def find(self, name: str) -> "Scope | None":
+        """The function that binds a name as seen from here; None for names of the module and builtins."""
+        scope: Scope | None = self
+        while scope is not None and scope.parent is not None:
+            if name in scope.parameters or name in scope.bindings:
+                return scope
+            scope = scope.parent
+        return None
+
+
+def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
+    """Names that a function's own statements bind, with the assigned value where it is a plain assignment."""
+    pending: list[ast.AST] = list(body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                yield from _pairs(target, node.value)
+            pending.append(node.value)
+            pending += [part for target in node.targets for part in ast.walk(target) if isinstance(part, ast.NamedExpr)]
+            continue
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, node.value
+            pending.append(node.value)
+            continue
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            yield node.name, None
+            # A nested function may rebind this one's names.
+            for part in ast.walk(node):
+                if isinstance(part, (ast.Nonlocal, ast.Global)):
+                    yield from ((name, None) for name in part.names)
+            continue
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            yield node.id, None
+        elif isinstance(node, ast.arg):
+            # A lambda's parameter.
+            yield node.arg, None
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
+            yield node.name, None
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.rest, None
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (((item.asname or item.name).split(".")[0], None) for item in node.names)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            yield from ((name, None) for name in node.names)
+        pending += ast.iter_child_nodes(node)
+
+
+def _pairs(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, ast.expr | None]]:
+    """The names of an assignment's target, each with its own part of the value where both are displays."""
+    for part, own in paired(target, value):
+        if isinstance(part, ast.Name):
+            yield part.id, own
+
+
+def paired(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[ast.expr, ast.expr | None]]:
+    """The single targets of an assignment with the parts of the value that they are given, None if unclear."""
+    if isinstance(target, (ast.Tuple, ast.List)):
+        parts: Sequence[ast.expr | None] = [None] * len(target.elts)
+        if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
+            if not any(isinstance(part, ast.Starred) for part in (*value.elts, *target.elts)):
+                parts = value.elts
+        for part, own in zip(target.elts, parts, strict=True):
+            yield from paired(part, own)
+    elif isinstance(target, ast.Starred):
+        yield from paired(target.value, None)
+    else:
+        yield target, value
+
+
+class Program:
+    """All modules of a closed program, read with the value of its configuration.
+
+    `trusted` functions return, whatever they are given, parts of that configuration.
+    """
+
+    def __init__(self, modules: Sequence[SourceModule], config: Any, trusted: frozenset[str] = frozenset()):
+        self.modules, self.trusted = modules, trusted
+        parts = config_parts(config)
+        self.parts = {type(part).__name__: part for part in parts}
+        self.owners: dict[str, tuple[SourceModule, Unit]] = {
+            name: (module, unit) for module in modules for name, unit in module.definitions.items()
+        }
+        self.classes = {
+            name: unit.node for name, (_, unit) in self.owners.items() if isinstance(unit.node, ast.ClassDef)
+        }
+        self.scopes: dict[ast.AST, Scope] = {}
+        self._stores: dict[str, list[tuple[ast.Attribute, ast.expr | None, Scope]]] = defaultdict(list)
+        self._calls: dict[str, list[tuple[ast.Call, Scope]]] = defaultdict(list)
+        self._escaped: set[str] = set()
+        """Functions and classes that are used otherwise than by calling them."""
+        self._makes_unnamed = False
+        """Whether anything is made by calling `type(...)`."""
+        self._nodes: list[tuple[ast.AST, Scope, bool]] = []
+        self._cache: dict[tuple[str, int], Any] = {}
+        self._running: set[tuple[str, int]] = set()
+        for module in modules:
+            top = Scope(module, None, None, None)
+            for unit in module.units:
+                self._enter(unit.node, top, is_called=False)
+        self._unfoldable: set[tuple[str, str]] = set()
+        """Fields, by class, that the program or another part of the configuration gives other values."""
+        for part in parts:
+            if part != self.parts[type(part).__name__]:
+                self._distrust(part)
+        known = -1
+        while known != len(self._unfoldable):
+            known = len(self._unfoldable)
+            self._find_changes()
+
+    # Reading the program
+
+    def _enter(self, node: ast.AST, scope: Scope, is_called: bool) -> None:
+        self.scopes[node] = scope
+        self._nodes.append((node, scope, is_called))
+        if isinstance(node, ast.AnnAssign):
+            self._note_stores([node.target], node.value, scope)
+            inner = [node.target, *([node.value] if node.value else [])]
+        elif isinstance(node, FUNCTIONS):
+            assert isinstance(node, ast.FunctionDef)
+            arguments = node.args
+            defaults = [item for item in (*arguments.defaults, *arguments.kw_defaults) if item is not None]
+            for item in (*node.decorator_list, *defaults):
+                self._enter(item, scope, is_called=False)
+            own = Scope(scope.module, node, scope, scope.owner if self._is_in_class(node, scope) else None)
+            for child in node.body:
+                self._enter(child, own, is_called=False)
+            return
+        elif isinstance(node, ast.ClassDef):
+            for item in (*node.bases, *node.decorator_list, *(item.value for item in node.keywords)):
+                self._enter(item, scope, is_called=False)
+            body = Scope(scope.module, None, scope, node.name)
+            for child in node.body:
+                self._enter(child, body, is_called=False)
+            return
+        elif isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else ""
+            if name in self.owners and scope.find(name) is None:
+                self._calls[name].append((node, scope))
+            self._enter(node.func, scope, is_called=True)
+            inner = [*node.args, *(item.value for item in node.keywords)]
+            if name == "setattr" and len(node.args) == 3 and isinstance(node.args[1], ast.Constant):
+                target = ast.Attribute(node.args[0], str(node.args[1].value), ast.Store())
+                self._stores[target.attr].append((target, None, scope))
+            if isinstance(node.func, ast.Call) and _last_name(node.func) == "type":
+                self._makes_unnamed = True
+            if name in ("isinstance", "issubclass") and len(node.args) == 2:
+                inner = [node.args[0]]
+        else:
+            if isinstance(node, ast.Assign):
+                self._note_stores(node.targets, node.value, scope)
+            elif isinstance(node, (ast.AugAssign, ast.For, ast.comprehension)):
+                self._note_stores([node.target], None, scope)
+            elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+                self._note_stores([node.optional_vars], None, scope)
+            elif isinstance(node, ast.Delete):
+                self._note_stores(node.targets, None, scope)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and not is_called:
+                if node.id in self.owners and scope.find(node.id) is None:
+                    self._escaped.add(node.id)
+            inner = list(ast.iter_child_nodes(node))
+        for child in inner:
+            self._enter(child, scope, is_called=False)
+
+    def _is_in_class(self, node: ast.FunctionDef, scope: Scope) -> bool:
+        return scope.function is None and scope.owner is not None
+
+    def _note_stores(self, targets: Sequence[ast.expr], value: ast.expr | None, scope: Scope) -> None:
+        for target in targets:
+            for part, own in paired(target, value):
+                if isinstance(part, ast.Attribute):
+                    self._stores[part.attr].append((part, own, scope))
+
+    def _find_changes(self) -> None:
+        """Notes the fields of the configuration that the program gives other values than the entry's."""
+        for name, part in self.parts.items():
+            if name in self._escaped and self._escapes_otherwise(name):
+                self._distrust(part)
+            if any(not self._is_the_constant(scope) for _, scope in self._calls[name]):
+                self._distrust(part)
+        for node, scope, _ in self._nodes:
+            if isinstance(node, ast.Attribute) and node.attr == "__setattr__":
+                for part in self.parts.values():
+                    self._distrust(part)
+            if isinstance(node, ast.Call) and _last_name(node.func) == "replace" and node.keywords and node.args:
+                self._note_replace(node, scope)
+
+    def _escapes_otherwise(self, name: str) -> bool:
+        """Whether a config's class is used as a value elsewhere than in configs and calls of trusted functions."""
+        excused = {
+            argument
+            for node, _, _ in self._nodes
+            if isinstance(node, ast.Call) and _last_name(node.func) in self.trusted
+            for argument in node.args
+        }
+        return any(
+            isinstance(node, ast.Name)
+            and node.id == name
+            and not is_called
+            and node not in excused
+            and isinstance(node.ctx, ast.Load)
+            and scope.find(name) is None
+            and scope.owner not in self.parts
+            for node, scope, is_called in self._nodes
+        )
+
+    def _is_the_constant(self, scope: Scope) -> bool:
+        return scope.function is None and (scope.owner in self.parts or scope.module is self.modules[-1])
+
+    def _distrust(self, part: Any) -> None:
+        """Knows no field of a config that is made elsewhere too, nor of the parts that it makes by default."""
+        for own in config_parts(part):
+            self._unfoldable |= {(type(own).__name__, name) for name in vars(own)}
+
+    def _note_replace(self, node: ast.Call, scope: Scope) -> None:
+        kind = self.type_of(node.args[0], scope)
+        if kind is not None and kind not in self.parts:
+            return
+        changed = [self.parts[kind]] if kind is not None else list(self.parts.values())
+        for part in changed:
+            for keyword in node.keywords:
+                names = list(vars(part)) if keyword.arg is None else [keyword.arg]
+                for name in names:
+                    if keyword.arg is None or self.value_of(keyword.value, scope) != vars(part).get(name):
+                        self._unfoldable.add((type(part).__name__, name))
+        self._cache.clear()
+
+    # Types
+
+    def type_of(self, node: ast.expr | None, scope: Scope) -> str | None:
+        """The name of the project's class that an expression's value has; None if it is not known."""
+        return None if node is None else self._memo("type", node, scope, self._type_of, None)
+
+    def _type_of(self, node: ast.expr, scope: Scope) -> str | None:
+        if isinstance(node, ast.Name):
+            where = scope.find(node.id)
+            if where is None:
+                _, unit = self.owners.get(node.id, (None, None))
+                if unit is not None and isinstance(unit.node, ast.Assign) and node.id == "CONFIG":
+                    return self.type_of(unit.node.value, scope)
+                return None
+            values = where.bindings.get(node.id, [])
+            if node.id in where.parameters:
+                if values:
+                    return None
+                if node.id == where.self_name:
+                    return where.owner
+                return self._annotated(where.parameters[node.id].annotation)
+            return self.type_of(values[0], where) if len(values) == 1 else None
+        if isinstance(node, ast.Attribute):
+            return self._type_of_attribute(self.type_of(node.value, scope), node.attr)
+        if isinstance(node, ast.Call):
+            name = _last_name(node.func)
+            if name in self.trusted and node.args and isinstance(node.args[0], ast.Name):
+                return node.args[0].id if node.args[0].id in self.classes else None
+            if name == "replace" and node.args:
+                return self.type_of(node.args[0], scope)
+            if isinstance(node.func, ast.Name) and name in self.classes and scope.find(name) is None:
+                return name
+        return None
+
+    def _annotated(self, annotation: ast.expr | None) -> str | None:
+        name = annotation.id if isinstance(annotation, ast.Name) else None
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            name = annotation.value
+        return name if name in self.classes else None
+
+    def _type_of_attribute(self, owner: str | None, attribute: str) -> str | None:
+        if owner in self.parts:
+            part = vars(self.parts[owner]).get(attribute)
+            return type(part).__name__ if dataclasses.is_dataclass(part) else None
+        for base in self._lineage(owner):
+            for node in self.classes[base].body:
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    if node.target.id == attribute:
+                        return self._annotated(node.annotation)
+        stores = self._stores_of(owner, attribute)
+        kinds = {self.type_of(value, scope) for _, value, scope in stores or ()}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def _lineage(self, owner: str | None) -> list[str]:
+        """A class of the project with those it inherits from."""
+        if owner not in self.classes:
+            return []
+        names = [base.id for base in self.classes[owner].bases if isinstance(base, ast.Name)]
+        return [owner, *(found for name in names for found in self._lineage(name))]
+
+    def _stores_of(self, owner: str | None, attribute: str) -> list[tuple[ast.Attribute, ast.expr | None, Scope]] | None:
+        """The assignments that an attribute of such an object can have come from; None if that is not clear."""
+        if owner is None:
+            return None
+        lineage, found = set(self._lineage(owner)), []
+        for node, value, scope in self._stores[attribute]:
+            kind = self.type_of(node.value, scope)
+            if kind is None:
+                return None
+            if kind in lineage or owner in self._lineage(kind):
+                found.append((node, value, scope))
+        return found
+
+    # Values
+
+    def value_of(self, node: ast.expr | None, scope: Scope) -> Any:
+        """What an expression's value always is, or UNKNOWN."""
+        return UNKNOWN if node is None else self._memo("value", node, scope, self._value_of, UNKNOWN)
+
+    def _memo(self, what: str, node: ast.expr, scope: Scope, find: Callable[..., Any], otherwise: Any) -> Any:
+        key = (what, id(node))
+        if key in self._running:
+            return otherwise
+        if key not in self._cache:
+            self._running.add(key)
+            try:
+                self._cache[key] = find(node, scope)
+            finally:
+                self._running.discard(key)
+        return self._cache[key]
+
+    def _value_of(self, node: ast.expr, scope: Scope) -> Any:
+        if isinstance(node, ast.Constant):
+            return node.value if isinstance(node.value, PLAIN) else UNKNOWN
+        if isinstance(node, ast.Name):
+            return self._value_of_name(node.id, scope)
+        if isinstance(node, ast.Attribute):
+            return self._value_of_attribute(node, scope)
+        if isinstance(node, ast.Tuple):
+            values = [self.value_of(item, scope) for item in node.elts]
+            return UNKNOWN if UNKNOWN in values else tuple(values)
+        if isinstance(node, ast.BoolOp):
+            return self._value_of_bool(node, scope)
+        if isinstance(node, ast.IfExp):
+            test = self.value_of(node.test, scope)
+            return UNKNOWN if test is UNKNOWN else self.value_of(node.body if test else node.orelse, scope)
+        if isinstance(node, ast.Compare):
+            return self._value_of_compare(node, scope)
+        if isinstance(node, ast.UnaryOp):
+            value = self.value_of(node.operand, scope)
+            if value is UNKNOWN or not isinstance(node.op, (ast.Not, ast.USub)):
+                return UNKNOWN
+            return (not value) if isinstance(node.op, ast.Not) else -value
+        if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+            left, right = self.value_of(node.left, scope), self.value_of(node.right, scope)
+            return UNKNOWN if UNKNOWN in (left, right) else _try(_ARITHMETIC[type(node.op)], left, right)
+        if isinstance(node, ast.Call) and not node.keywords:
+            return self._value_of_call(node, scope)
+        return UNKNOWN
+
+    def _value_of_name(self, name: str, scope: Scope) -> Any:
+        where = scope.find(name)
+        if where is None:
+            _, unit = self.owners.get(name, (None, None))
+            is_constant = unit is not None and isinstance(unit.node, (ast.Assign, ast.AnnAssign))
+            return self._value_of_module_constant(name, unit) if is_constant else UNKNOWN
+        values = where.bindings.get(name, [])
+        if name in where.parameters:
+            return UNKNOWN if values else self._value_of_parameter(where, name)
+        return self.value_of(values[0], where) if len(values) == 1 else UNKNOWN
+
+    def _value_of_module_constant(self, name: str, unit: Unit) -> Any:
+        node = unit.node
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if len(targets) != 1 or not isinstance(targets[0], ast.Name) or not name.isupper():
+            return UNKNOWN
+        return self.value_of(node.value, self.scopes[node]) if isinstance(node.value, ast.Constant) else UNKNOWN
+
+    def _value_of_attribute(self, node: ast.Attribute, scope: Scope) -> Any:
+        owner = self.type_of(node.value, scope)
+        if owner in self.parts:
+            value = vars(self.parts[owner]).get(node.attr, UNKNOWN)
+            known = (owner, node.attr) not in self._unfoldable and isinstance(value, PLAIN)
+            return value if known else UNKNOWN
+        stores = self._stores_of(owner, node.attr)
+        if not stores or len(stores) != 1 or owner is None:
+            return UNKNOWN
+        _, value, where = stores[0]
+        if where.function is None or where.function.name != "__init__" or where.owner not in self._lineage(owner):
+            return UNKNOWN
+        return self.value_of(value, where)
+
+    def _value_of_bool(self, node: ast.BoolOp, scope: Scope) -> Any:
+        """Operands from the left until one decides; one that decides behind unknown ones counts if they are pure."""
+        decides = isinstance(node.op, ast.Or)
+        value: Any = UNKNOWN
+        seen_unknown = False
+        for operand in node.values:
+            value = self.value_of(operand, scope)
+            if value is UNKNOWN:
+                if not is_pure(operand):
+                    return UNKNOWN
+                seen_unknown = True
+            elif bool(value) == decides:
+                return bool(value) if seen_unknown else value
+        return UNKNOWN if seen_unknown else value
+
+    def _value_of_compare(self, node: ast.Compare, scope: Scope) -> Any:
+        values = [self.value_of(item, scope) for item in (node.left, *node.comparators)]
+        if UNKNOWN in values:
+            return UNKNOWN
+        found: Any = True
+        for compare, left, right in zip(node.ops, values, values[1:], strict=False):
+            found = found and _try(_COMPARISONS[type(compare)], left, right)
+        return found
+
+    def _value_of_call(self, node: ast.Call, scope: Scope) -> Any:
+        arguments = [self.value_of(item, scope) for item in node.args]
+        if UNKNOWN in arguments or any(isinstance(item, ast.Starred) for item in node.args):
+            return UNKNOWN
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS:
+            text = self.value_of(node.func.value, scope)
+            return _try(getattr(text, node.func.attr), *arguments) if isinstance(text, str) else UNKNOWN
+        if isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and scope.find(node.func.id) is None:
+            return _try(_FUNCTIONS[node.func.id], *arguments)
+        return UNKNOWN
+
+    def _value_of_parameter(self, scope: Scope, name: str) -> Any:
+        """What all calls of a function, or of a class for its __init__, give a parameter."""
+        function = scope.function
+        assert function is not None
+        if scope.owner is not None:
+            called, skipped = scope.owner, 1
+            if function.name != "__init__" or self._has_subclass(called) or self._makes_itself(called):
+                return UNKNOWN
+        else:
+            called, skipped = function.name, 0
+            if scope.parent is not None and scope.parent.function is not None:
+                return UNKNOWN
+        _, unit = self.owners.get(called, (None, None))
+        if called in self._escaped or unit is None or called in self.trusted:
+            return UNKNOWN
+        if any(_last_name(item) not in _TRANSPARENT for item in function.decorator_list):
+            return UNKNOWN
+        values = [self._argument(function, call, where, name, skipped) for call, where in self._calls[called]]
+        if not values or UNKNOWN in values:
+            return UNKNOWN
+        same = all(value == values[0] and type(value) is type(values[0]) for value in values)
+        return values[0] if same else UNKNOWN
+
+    def _has_subclass(self, name: str) -> bool:
+        bases = (base for node in self.classes.values() for base in node.bases)
+        return any(isinstance(base, ast.Name) and base.id == name for base in bases)
+
+    def _makes_itself(self, name: str) -> bool:
+        """Whether objects of a class can be made otherwise than by calling its name."""
+        methods = (node for node in self.classes[name].body if isinstance(node, FUNCTIONS))
+        by_class = (_last_name(item) == "classmethod" for node in methods for item in node.decorator_list)
+        return self._makes_unnamed or any(by_class)
+
+    def _argument(self, function: ast.FunctionDef, call: ast.Call, scope: Scope, name: str, skipped: int) -> Any:
+        if any(isinstance(item, ast.Starred) for item in call.args) or any(k.arg is None for k in call.keywords):
+            return UNKNOWN
+        for keyword in call.keywords:
+            if keyword.arg == name:
+                return self.value_of(keyword.value, scope)
+        positional = [item.arg for item in (*function.args.posonlyargs, *function.args.args)]
+        if name in positional:
+            place = positional.index(name) - skipped
+            if place < len(call.args):
+                return self.value_of(call.args[place], scope)
+            from_end = positional.index(name) - len(positional)
+            defaults = function.args.defaults
+            default = defaults[from_end] if -from_end <= len(defaults) else None
+        else:
+            names = [item.arg for item in function.args.kwonlyargs]
+            default = function.args.kw_defaults[names.index(name)]
+        return default.value if isinstance(default, ast.Constant) and isinstance(default.value, PLAIN) else UNKNOWN
+
+
+def config_parts(config: Any) -> list[Any]:
+    """A config with the configs that it is composed of."""
+    inner = [value for value in vars(config).values() if dataclasses.is_dataclass(value)]
+    return [config, *(part for value in inner for part in config_parts(value))]
+
+
+def is_pure(node: ast.expr) -> bool:
+    """Whether evaluating an expression does nothing but give a value."""
+    impure = (ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr, ast.Subscript)
+    return not any(isinstance(part, impure) for part in ast.walk(node))
+
+
+def _last_name(node: ast.expr) -> str:
+    node = node.func if isinstance(node, ast.Call) else node
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _try(function: Callable[..., Any], *values: Any) -> Any:
+    try:
+        return function(*values)
+    except (TypeError, ValueError, ArithmeticError):
+        return UNKNOWN
