@@ -17,7 +17,6 @@ from golf.entry.source import (
     OutsideImport,
     ProjectImport,
     SourceModule,
-    global_names,
     is_project,
     read_source,
 )
@@ -119,7 +118,7 @@ def _refuse_clashes(modules: Sequence[SourceModule]) -> None:
 
 def _used_imports(module: SourceModule) -> list[OutsideImport]:
     """The imports of a module that what is left of it reads."""
-    read = {name for unit in module.units for name in global_names(unit.node)}
+    read = {name for unit in module.units for name in module.reads(unit.node)}
     return [outside for outside in module.outside_imports if outside.bound in read]
 
 

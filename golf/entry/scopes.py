@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from golf.entry.source import FUNCTIONS, SourceModule, Unit
+from golf.entry.shake import find_outside, outside_bases
+from golf.entry.source import FUNCTIONS, SourceModule, Unit, is_string_statement
 
 UNKNOWN = object()
 """The value of an expression that the configuration does not decide."""
@@ -37,6 +38,7 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+_DISPLAYS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.JoinedStr, ast.Lambda)
 _METHODS = frozenset({"startswith", "endswith"})
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "bool": bool, "max": max, "min": min, "int": int}
 _TRANSPARENT = frozenset({"cache", "contextmanager", "lru_cache", "staticmethod", "no_grad", "inference_mode"})
@@ -159,11 +161,17 @@ class Program:
         self.scopes: dict[ast.AST, Scope] = {}
         self._stores: dict[str, list[tuple[ast.Attribute, ast.expr | None, Scope]]] = defaultdict(list)
         self._calls: dict[str, list[tuple[ast.Call, Scope]]] = defaultdict(list)
-        self._escaped: set[str] = set()
-        """Functions and classes that are used otherwise than by calling them."""
+        self._escapes: dict[str, list[tuple[ast.Name, Scope]]] = defaultdict(list)
+        """Where functions and classes are used otherwise than by calling them."""
         self._makes_unnamed = False
         """Whether anything is made by calling `type(...)`."""
-        self._nodes: list[tuple[ast.AST, Scope, bool]] = []
+        self._replacements: list[tuple[ast.Call, Scope]] = []
+        self._attribute_calls: dict[str, list[tuple[ast.Call, Scope]]] = defaultdict(list)
+        """Calls of a name as an attribute of anything."""
+        self._attribute_reads: set[str] = set()
+        """Names that are read as attributes of anything without being called."""
+        self._base_calls: dict[str, list[tuple[ast.Call, Scope]]] = defaultdict(list)
+        """Calls super().__init__(...), by the class whose __init__ they are of."""
         self._cache: dict[tuple[str, int], Any] = {}
         self._running: set[tuple[str, int]] = set()
         for module in modules:
@@ -184,7 +192,6 @@ class Program:
 
     def _enter(self, node: ast.AST, scope: Scope, is_called: bool) -> None:
         self.scopes[node] = scope
-        self._nodes.append((node, scope, is_called))
         if isinstance(node, ast.AnnAssign):
             self._note_stores([node.target], node.value, scope)
             inner = [node.target, *([node.value] if node.value else [])]
@@ -209,6 +216,15 @@ class Program:
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             if name in self.owners and scope.find(name) is None:
                 self._calls[name].append((node, scope))
+            if _last_name(node.func) == "replace" and node.keywords and node.args:
+                self._replacements.append((node, scope))
+            if isinstance(node.func, ast.Attribute):
+                self._attribute_calls[node.func.attr].append((node, scope))
+                if ast.unparse(node.func) == "super().__init__":
+                    for base in self._lineage(scope.owner)[1:2]:
+                        self._base_calls[self._maker(base)].append((node, scope))
+            if name in ("getattr", "hasattr") and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+                self._attribute_reads.add(str(node.args[1].value))
             self._enter(node.func, scope, is_called=True)
             inner = [*node.args, *(item.value for item in node.keywords)]
             if name == "setattr" and len(node.args) == 3 and isinstance(node.args[1], ast.Constant):
@@ -227,9 +243,11 @@ class Program:
                 self._note_stores([node.optional_vars], None, scope)
             elif isinstance(node, ast.Delete):
                 self._note_stores(node.targets, None, scope)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and not is_called:
+                self._attribute_reads.add(node.attr)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and not is_called:
                 if node.id in self.owners and scope.find(node.id) is None:
-                    self._escaped.add(node.id)
+                    self._escapes[node.id].append((node, scope))
             inner = list(ast.iter_child_nodes(node))
         for child in inner:
             self._enter(child, scope, is_called=False)
@@ -246,34 +264,22 @@ class Program:
     def _find_changes(self) -> None:
         """Notes the fields of the configuration that the program gives other values than the entry's."""
         for name, part in self.parts.items():
-            if name in self._escaped and self._escapes_otherwise(name):
+            if self._escapes_otherwise(name):
                 self._distrust(part)
             if any(not self._is_the_constant(scope) for _, scope in self._calls[name]):
                 self._distrust(part)
-        for node, scope, _ in self._nodes:
-            if isinstance(node, ast.Attribute) and node.attr == "__setattr__":
-                for part in self.parts.values():
-                    self._distrust(part)
-            if isinstance(node, ast.Call) and _last_name(node.func) == "replace" and node.keywords and node.args:
-                self._note_replace(node, scope)
+        if "__setattr__" in self._attribute_calls or "__setattr__" in self._attribute_reads:
+            for part in self.parts.values():
+                self._distrust(part)
+        for node, scope in self._replacements:
+            self._note_replace(node, scope)
 
     def _escapes_otherwise(self, name: str) -> bool:
         """Whether a config's class is used as a value elsewhere than in configs and calls of trusted functions."""
-        excused = {
-            argument
-            for node, _, _ in self._nodes
-            if isinstance(node, ast.Call) and _last_name(node.func) in self.trusted
-            for argument in node.args
-        }
+        calls = (call for function in self.trusted for call, _ in self._calls[function])
+        excused = {argument for call in calls for argument in call.args}
         return any(
-            isinstance(node, ast.Name)
-            and node.id == name
-            and not is_called
-            and node not in excused
-            and isinstance(node.ctx, ast.Load)
-            and scope.find(name) is None
-            and scope.owner not in self.parts
-            for node, scope, is_called in self._nodes
+            node not in excused and scope.owner not in self.parts for node, scope in self._escapes[name]
         )
 
     def _is_the_constant(self, scope: Scope) -> bool:
@@ -327,8 +333,9 @@ class Program:
                 return node.args[0].id if node.args[0].id in self.classes else None
             if name == "replace" and node.args:
                 return self.type_of(node.args[0], scope)
-            if isinstance(node.func, ast.Name) and name in self.classes and scope.find(name) is None:
-                return name
+            if isinstance(node.func, ast.Name) and scope.find(name) is None and name in self.owners:
+                made = self.owners[name][1].node
+                return name if name in self.classes else self._annotated(made.returns) if isinstance(made, FUNCTIONS) else None
         return None
 
     def _annotated(self, annotation: ast.expr | None) -> str | None:
@@ -413,8 +420,9 @@ class Program:
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             left, right = self.value_of(node.left, scope), self.value_of(node.right, scope)
             return UNKNOWN if UNKNOWN in (left, right) else _try(_ARITHMETIC[type(node.op)], left, right)
-        if isinstance(node, ast.Call) and not node.keywords:
-            return self._value_of_call(node, scope)
+        if isinstance(node, ast.Call):
+            constant = self.constant_call(node, scope)
+            return self._value_of_call(node, scope) if constant is UNKNOWN and not node.keywords else constant
         return UNKNOWN
 
     def _value_of_name(self, name: str, scope: Scope) -> Any:
@@ -442,6 +450,10 @@ class Program:
             known = (owner, node.attr) not in self._unfoldable and isinstance(value, PLAIN)
             return value if known else UNKNOWN
         stores = self._stores_of(owner, node.attr)
+        if owner is not None and stores == []:
+            given = self._field(owner, node.attr) or [(None, scope)]
+            values = [self.value_of(item, there) for item, there in given]
+            return values[0] if all(value is values[0] or value == values[0] for value in values) else UNKNOWN
         if not stores or len(stores) != 1 or owner is None:
             return UNKNOWN
         _, value, where = stores[0]
@@ -466,12 +478,28 @@ class Program:
 
     def _value_of_compare(self, node: ast.Compare, scope: Scope) -> Any:
         values = [self.value_of(item, scope) for item in (node.left, *node.comparators)]
+        if isinstance(node.ops[0], (ast.Is, ast.IsNot)) and len(values) == 2 and values[1] is None:
+            if values[0] is UNKNOWN and self.never_none(node.left, scope):
+                return isinstance(node.ops[0], ast.IsNot)
         if UNKNOWN in values:
             return UNKNOWN
         found: Any = True
         for compare, left, right in zip(node.ops, values, values[1:], strict=False):
             found = found and _try(_COMPARISONS[type(compare)], left, right)
         return found
+
+    def constant_call(self, node: ast.Call, scope: Scope) -> Any:
+        """The result of a call of a function of the project that does nothing but return a constant."""
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        _, unit = self.owners.get(name, (None, None))
+        if unit is None or not isinstance(unit.node, ast.FunctionDef) or scope.find(name) is not None:
+            return UNKNOWN
+        body = [item for item in unit.node.body if not is_string_statement(item)]
+        if len(body) != 1 or not isinstance(body[0], ast.Return) or unit.node.decorator_list:
+            return UNKNOWN
+        if not isinstance(body[0].value, ast.Constant):
+            return UNKNOWN if body[0].value is not None else None
+        return self.value_of(body[0].value, self.scopes[body[0]])
 
     def _value_of_call(self, node: ast.Call, scope: Scope) -> Any:
         arguments = [self.value_of(item, scope) for item in node.args]
@@ -485,31 +513,96 @@ class Program:
         return UNKNOWN
 
     def _value_of_parameter(self, scope: Scope, name: str) -> Any:
-        """What all calls of a function, or of a class for its __init__, give a parameter."""
+        """What all calls of a function, a method or a class's __init__ give a parameter."""
+        values = {}
+        for node, where in self._arguments(scope, name) or [(None, scope)]:
+            value = self.value_of(node, where)
+            values[type(value), value] = value
+        return values.popitem()[1] if len(values) == 1 else UNKNOWN
+
+    def _arguments(self, scope: Scope, name: str) -> list[tuple[ast.expr, Scope]] | None:
+        """The expressions that all calls of a function give a parameter; None if not all of them are known."""
         function = scope.function
         assert function is not None
-        if scope.owner is not None:
-            called, skipped = scope.owner, 1
-            if function.name != "__init__" or self._has_subclass(called) or self._makes_itself(called):
-                return UNKNOWN
-        else:
-            called, skipped = function.name, 0
-            if scope.parent is not None and scope.parent.function is not None:
-                return UNKNOWN
-        _, unit = self.owners.get(called, (None, None))
-        if called in self._escaped or unit is None or called in self.trusted:
-            return UNKNOWN
         if any(_last_name(item) not in _TRANSPARENT for item in function.decorator_list):
-            return UNKNOWN
-        values = [self._argument(function, call, where, name, skipped) for call, where in self._calls[called]]
-        if not values or UNKNOWN in values:
-            return UNKNOWN
-        same = all(value == values[0] and type(value) is type(values[0]) for value in values)
-        return values[0] if same else UNKNOWN
+            return None
+        arguments = function.args
+        positional = [item.arg for item in (*arguments.posonlyargs, *arguments.args)]
+        defaults: dict[str, ast.expr] = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
+        for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            if default is not None:
+                defaults[item.arg] = default
+        calls = self._calls_of(scope)
+        is_static = any(_last_name(item) == "staticmethod" for item in function.decorator_list)
+        if scope.owner is not None and not is_static:
+            positional = positional[1:]
+        return None if calls is None else self._given(calls, name, positional, defaults, scope)
 
-    def _has_subclass(self, name: str) -> bool:
-        bases = (base for node in self.classes.values() for base in node.bases)
-        return any(isinstance(base, ast.Name) and base.id == name for base in bases)
+    def _given(
+        self,
+        calls: list[tuple[ast.Call, Scope]],
+        name: str,
+        positional: list[str],
+        defaults: dict[str, ast.expr],
+        scope: Scope,
+    ) -> list[tuple[ast.expr, Scope]] | None:
+        found: list[tuple[ast.expr, Scope]] = []
+        for call, where in calls:
+            if any(isinstance(item, ast.Starred) for item in call.args) or any(k.arg is None for k in call.keywords):
+                return None
+            named = {keyword.arg: keyword.value for keyword in call.keywords}
+            given = dict(zip(positional, call.args, strict=False))
+            if name in named or name in given:
+                found.append((named[name] if name in named else given[name], where))
+            elif isinstance(defaults.get(name), ast.Constant):
+                found.append((defaults[name], scope))
+            else:
+                return None
+        return found or None
+
+    def _calls_of(self, scope: Scope) -> list[tuple[ast.Call, Scope]] | None:
+        """All calls of the function of a scope; None if it may be called otherwise too."""
+        function, owner = scope.function, scope.owner
+        assert function is not None
+        if owner is None:
+            is_nested = scope.parent is not None and scope.parent.parent is not None
+            if is_nested or self._escapes[function.name] or function.name in self.trusted:
+                return None
+            return self._calls[function.name]
+        if function.name == "__init__":
+            return self._constructions(owner)
+        is_public = function.name in self._attribute_reads or function.name.startswith("__")
+        module, unit = self.owners.get(owner, (scope.module, None))
+        if is_public or unit is None or unit.node is not self.classes[owner]:
+            return None
+        homes = [name for name, node in self.classes.items() for child in node.body if isinstance(child, FUNCTIONS) and child.name == function.name]
+        outside = outside_bases(module, self.classes[owner], self.owners)
+        if homes != [owner] or any(base is None or hasattr(base, function.name) for base in outside):
+            return None
+        return self._attribute_calls[function.name]
+
+    def _constructions(self, owner: str) -> list[tuple[ast.Call, Scope]] | None:
+        """All calls that make an object by the __init__ of a class: of it, and of those that inherit it."""
+        found = list(self._base_calls[owner])
+        for name in self.classes:
+            if owner in self._lineage(name):
+                if self._escapes_to_call(name) or self._makes_itself(name):
+                    return None
+                if self._maker(name) == owner:
+                    found += self._calls[name]
+        return found
+
+    def _escapes_to_call(self, name: str) -> bool:
+        """Whether a class is used as a value elsewhere than among the bases of another one."""
+        bases = {base for node in self.classes.values() for base in node.bases}
+        return any(node not in bases for node, _ in self._escapes[name])
+
+    def _maker(self, name: str) -> str:
+        """The class of a lineage that has the __init__, or the class itself."""
+        for base in self._lineage(name):
+            if any(isinstance(node, FUNCTIONS) and node.name == "__init__" for node in self.classes[base].body):
+                return base
+        return name
 
     def _makes_itself(self, name: str) -> bool:
         """Whether objects of a class can be made otherwise than by calling its name."""
@@ -517,24 +610,115 @@ class Program:
         by_class = (_last_name(item) == "classmethod" for node in methods for item in node.decorator_list)
         return self._makes_unnamed or any(by_class)
 
-    def _argument(self, function: ast.FunctionDef, call: ast.Call, scope: Scope, name: str, skipped: int) -> Any:
-        if any(isinstance(item, ast.Starred) for item in call.args) or any(k.arg is None for k in call.keywords):
-            return UNKNOWN
-        for keyword in call.keywords:
-            if keyword.arg == name:
-                return self.value_of(keyword.value, scope)
-        positional = [item.arg for item in (*function.args.posonlyargs, *function.args.args)]
-        if name in positional:
-            place = positional.index(name) - skipped
-            if place < len(call.args):
-                return self.value_of(call.args[place], scope)
-            from_end = positional.index(name) - len(positional)
-            defaults = function.args.defaults
-            default = defaults[from_end] if -from_end <= len(defaults) else None
-        else:
-            names = [item.arg for item in function.args.kwonlyargs]
-            default = function.args.kw_defaults[names.index(name)]
-        return default.value if isinstance(default, ast.Constant) and isinstance(default.value, PLAIN) else UNKNOWN
+    def _field(self, owner: str, attribute: str) -> list[tuple[ast.expr, Scope]] | None:
+        """The expressions that the field of a dataclass or NamedTuple is given; None if not all are known."""
+        node = self.classes[owner]
+        is_dataclass = any(_last_name(item) == "dataclass" for item in node.decorator_list)
+        is_tuple = [ast.unparse(base) for base in node.bases] == ["NamedTuple"]
+        if not (is_tuple or (is_dataclass and not node.bases)) or self._maker(owner) != owner:
+            return None
+        if any(isinstance(item, FUNCTIONS) and item.name == "__init__" for item in node.body):
+            return None
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        names = [item.target.id for item in fields if isinstance(item.target, ast.Name)]
+        calls = self._constructions(owner)
+        if attribute not in names or not calls or attribute in self._replaced():
+            return None
+        defaults = {name: item.value for name, item in zip(names, fields, strict=True) if item.value is not None}
+        return self._given(calls, attribute, names, defaults, self.scopes[node])
+
+    def _replaced(self) -> set[str]:
+        """Fields that are given new values by `replace`, of whatever; all of them for one with computed names."""
+        names = {keyword.arg for call, _ in self._replacements for keyword in call.keywords}
+        return {name for name in names if name is not None}
+
+    # What is never None
+
+    def never_none(self, node: ast.expr | None, scope: Scope) -> bool:
+        """Whether an expression's value is known not to be None, by how it is made or by an annotation."""
+        return node is not None and self._memo("some", node, scope, self._never_none, False)
+
+    def _never_none(self, node: ast.expr, scope: Scope) -> bool:
+        value = self.value_of(node, scope)
+        if value is not UNKNOWN:
+            return value is not None
+        if isinstance(node, (ast.Tuple, ast.List, ast.Dict, ast.Set, *_DISPLAYS)):
+            return True
+        if isinstance(node, ast.IfExp):
+            return self._never_none_choice(node, scope)
+        if isinstance(node, ast.Name):
+            return self._name_never_none(node.id, scope)
+        if isinstance(node, ast.Call):
+            return self._call_never_none(node, scope)
+        if isinstance(node, ast.Attribute):
+            return self._attribute_never_none(node, scope)
+        return False
+
+    def _never_none_choice(self, node: ast.IfExp, scope: Scope) -> bool:
+        branches = [node.body, node.orelse]
+        if isinstance(node.test, ast.Compare) and ast.unparse(node.test.comparators[0]) == "None":
+            tested = ast.unparse(node.test.left)
+            is_none = isinstance(node.test.ops[0], ast.Is)
+            safe = node.orelse if is_none else node.body
+            branches = [branch for branch in branches if branch is not safe or ast.unparse(branch) != tested]
+        return all(self.never_none(branch, scope) for branch in branches)
+
+    def _name_never_none(self, name: str, scope: Scope) -> bool:
+        where = scope.find(name)
+        if where is None:
+            return False
+        if not all(self.never_none(value, where) for value in where.bindings.get(name, [])):
+            return False
+        if name not in where.parameters:
+            return name in where.bindings
+        if name == where.self_name or self._is_never_none(where.parameters[name].annotation):
+            return True
+        given = self._arguments(where, name)
+        return given is not None and all(self.never_none(node, there) for node, there in given)
+
+    def _call_never_none(self, node: ast.Call, scope: Scope) -> bool:
+        function = node.func
+        if isinstance(function, ast.Name) and scope.find(function.id) is None and function.id in self.owners:
+            _, unit = self.owners[function.id]
+            if isinstance(unit.node, FUNCTIONS):
+                return self._is_never_none(unit.node.returns)
+            return isinstance(unit.node, ast.ClassDef)
+        if isinstance(function, ast.Attribute):
+            for base in self._lineage(self.type_of(function.value, scope)):
+                for item in self.classes[base].body:
+                    if isinstance(item, FUNCTIONS) and item.name == function.attr:
+                        return self._is_never_none(item.returns)
+        root = function
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        is_local = not isinstance(root, ast.Name) or scope.find(root.id) is not None
+        return not is_local and isinstance(find_outside(scope.module, function), type)
+
+    def _attribute_never_none(self, node: ast.Attribute, scope: Scope) -> bool:
+        owner = self.type_of(node.value, scope)
+        for base in self._lineage(owner):
+            for item in self.classes[base].body:
+                if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == node.attr:
+                    given = self._field(base, node.attr) if not self._stores[node.attr] else None
+                    all_given = given is not None and all(self.never_none(*pair) for pair in given)
+                    return all_given or self._is_never_none(item.annotation)
+        stores = self._stores_of(owner, node.attr)
+        return bool(stores) and all(self.never_none(value, where) for _, value, where in stores or ())
+
+    def _is_never_none(self, annotation: ast.expr | None) -> bool:
+        """Whether an annotation leaves None out."""
+        if annotation is None:
+            return False
+        for part in ast.walk(annotation):
+            if isinstance(part, ast.Constant) and (part.value is None or "None" in str(part.value)):
+                return False
+            if isinstance(part, ast.Name) and part.id in ("Any", "object", "Optional", "T"):
+                return False
+            if isinstance(part, ast.Name) and part.id in self.owners:
+                alias = self.owners[part.id][1].node
+                if isinstance(alias, (ast.Assign, ast.AnnAssign)) and not self._is_never_none(alias.value):
+                    return False
+        return True
 
 
 def config_parts(config: Any) -> list[Any]:

@@ -9,7 +9,8 @@ import ast
 import builtins
 import importlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from golf.entry.source import (
     DEFINITIONS,
@@ -17,7 +18,6 @@ from golf.entry.source import (
     BundleError,
     SourceModule,
     Unit,
-    global_names,
     is_project,
     units_of,
 )
@@ -83,12 +83,8 @@ class _Keeper:
             self._pending.append((module, unit.node))
 
     def _keep_class(self, module: SourceModule, node: ast.ClassDef) -> None:
-        rest = [child for child in node.body if not isinstance(child, FUNCTIONS)]
-        shell = ast.ClassDef(node.name, node.bases, node.keywords, rest or [ast.Pass()], node.decorator_list)
-        if hasattr(node, "type_params"):
-            shell.type_params = node.type_params
-        self._pending.append((module, ast.fix_missing_locations(ast.copy_location(shell, node))))
-        outside = list(self._outside_bases(module, node))
+        self._pending.append((module, module.shell(node)))
+        outside = list(outside_bases(module, node, self.owners))
         for method in node.body:
             if not isinstance(method, FUNCTIONS):
                 continue
@@ -106,7 +102,7 @@ class _Keeper:
         """Follows names and attributes until nothing new is reached."""
         while self._pending:
             module, node = self._pending.pop()
-            for name in sorted(global_names(node)):
+            for name in sorted(module.reads(node)):
                 if name in _READERS_OF_ALL or (name == "vars" and _has_bare_call(node, "vars")):
                     raise module.error(node, f"{name} may read any definition; name what is meant")
                 if name in self.owners:
@@ -142,17 +138,6 @@ class _Keeper:
             node = node.value
         return isinstance(node, ast.Name) and node.id in {i.bound for i in module.outside_imports}
 
-    def _outside_bases(self, module: SourceModule, node: ast.ClassDef) -> Iterator[type | None]:
-        """The classes outside the project that a class inherits from; None for one that cannot be found."""
-        for base in node.bases:
-            base = base.value if isinstance(base, ast.Subscript) else base
-            if isinstance(base, ast.Name) and base.id in self.owners:
-                owner, unit = self.owners[base.id]
-                if isinstance(unit.node, ast.ClassDef):
-                    yield from self._outside_bases(owner, unit.node)
-                    continue
-            yield _find_outside(module, base)
-
     def drops(self, module: SourceModule) -> Iterator:
         """The edits that delete what is not kept of a module."""
         for unit in module.units:
@@ -163,9 +148,25 @@ class _Keeper:
                 yield from drop_statements(module, unit.node.body, gone)
 
 
+def outside_bases(
+    module: SourceModule, node: ast.ClassDef, owners: Mapping[str, tuple[SourceModule, Unit]]
+) -> Iterator[type | None]:
+    """The classes outside the project that a class inherits from; None for one that cannot be found."""
+    for base in node.bases:
+        base = base.value if isinstance(base, ast.Subscript) else base
+        if isinstance(base, ast.Name) and base.id in owners:
+            owner, unit = owners[base.id]
+            if isinstance(unit.node, ast.ClassDef):
+                yield from outside_bases(owner, unit.node, owners)
+                continue
+        yield find_outside(module, base)
+
+
 def drop_statements(module: SourceModule, body: list[ast.stmt], gone: Iterable[ast.stmt]) -> Iterator:
     """The edits that delete statements of a suite, each with the string that documents it."""
     gone = set(gone)
+    if not gone:
+        return
     units = list(units_of(body))
     left = [unit for unit in units if unit.node not in gone]
     for unit in units:
@@ -195,8 +196,8 @@ def _has_bare_call(node: ast.AST, name: str) -> bool:
     return any(isinstance(call.func, ast.Name) and call.func.id == name for call in calls)
 
 
-def _find_outside(module: SourceModule, node: ast.expr) -> type | None:
-    """The class that a base's expression names, imported to look at it."""
+def find_outside(module: SourceModule, node: ast.expr) -> Any:
+    """What a name of a module outside the project means, imported to look at it; None for another name."""
     trail: list[str] = []
     while isinstance(node, ast.Attribute):
         trail.insert(0, node.attr)
@@ -213,5 +214,5 @@ def _find_outside(module: SourceModule, node: ast.expr) -> type | None:
         for name in ([origin.name] if origin.name else []) + trail:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
-        raise BundleError(f"{module.label}: base class {ast.unparse(node)} is not found: {error}") from error
+        raise BundleError(f"{module.label}: {ast.unparse(node)} is not found: {error}") from error
     return found

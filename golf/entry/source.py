@@ -88,6 +88,8 @@ class SourceModule:
             raise BundleError(f"{label}:{error.lineno}: does not parse: {error.msg}") from error
         self._lines = text.encode().split(b"\n")
         self._starts = [0, *accumulate(len(line) + 1 for line in self._lines)]
+        self._reads: dict[ast.AST, frozenset[str]] = {}
+        self._shells: dict[ast.ClassDef, ast.ClassDef] = {}
         reader = _ImportReader(self)
         reader.read(self.tree.body)
         self.project_imports = tuple(reader.project)
@@ -183,10 +185,29 @@ class SourceModule:
         pieces.append(self.lines(start, len(self._lines)))
         return "\n\n".join(piece.strip("\n") for piece in pieces if piece.strip())
 
+    def reads(self, node: ast.AST) -> frozenset[str]:
+        """`global_names` of a node of this module, found once."""
+        if node not in self._reads:
+            self._reads[node] = global_names(node)
+        return self._reads[node]
+
+    def shell(self, node: ast.ClassDef) -> ast.ClassDef:
+        """A class without its methods."""
+        if node not in self._shells:
+            rest = [child for child in node.body if not isinstance(child, FUNCTIONS)] or [ast.Pass()]
+            shell = ast.ClassDef(node.name, node.bases, node.keywords, rest, node.decorator_list)
+            if hasattr(node, "type_params"):
+                shell.type_params = node.type_params
+            self._shells[node] = ast.fix_missing_locations(ast.copy_location(shell, node))
+        return self._shells[node]
+
     def edited(self, edits: Iterable[Edit]) -> "SourceModule":
         """The module with these edits; of two that overlap the outer one is made, the inner one left."""
+        edits = set(edits)
+        if not edits:
+            return self
         data, pieces, position = self.text.encode(), [], 0
-        for edit in sorted(set(edits), key=lambda edit: (edit.start, -edit.stop)):
+        for edit in sorted(edits, key=lambda edit: (edit.start, -edit.stop)):
             if edit.start >= position:
                 pieces += [data[position : edit.start], edit.text.encode()]
                 position = edit.stop
