@@ -20,10 +20,9 @@ _DECODERS: dict[str, Callable[[bytes], bytes]] = {
 def pack_script(source: str) -> bytes:
     """The script minified and compressed, as ASCII that unpacks and runs itself.
 
-    Docstrings of dataclasses and of the module stay, and so do all annotations: tyro's --help is made of
-    them. The unpacked text is registered in `linecache` under the name it is compiled with, where Triton
-    and tracebacks look for it, and under the file's own, where `inspect` looks for classes. The same source
-    and library versions give the same bytes.
+    Names are shortened, so nothing of the source may be found by its name at run time. The unpacked text is
+    registered in `linecache` under the name it is compiled with, where tracebacks look for it, and under the
+    file's own, where `inspect` looks for classes. The same source and library versions give the same bytes.
     """
     text = _minify(source)
     if text.splitlines(True) != list(io.StringIO(text, newline="\n")):
@@ -56,18 +55,56 @@ def readable_source(script: str) -> str:
 
 
 def _minify(source: str) -> str:
+    """The source without docstrings and needless annotations, its names shortened, as few characters as work.
+
+    Names of attributes, of fields and of parameters that keywords name stay; the module's docstring stays too,
+    for it is the program's help.
+    """
     import python_minifier
 
     tree = ast.parse(source)
-    if not any(isinstance(node, ast.Attribute) and node.attr == "__doc__" for node in ast.walk(tree)):
-        _drop_docstrings(tree)
-    tree = ast.fix_missing_locations(_FormatCalls().visit(tree))
+    _drop_docstrings(tree)
+    for transform in (_FormatCalls(), _PlainNames()):
+        tree = transform.visit(tree)
     return python_minifier.minify(
-        ast.unparse(tree),
+        ast.unparse(ast.fix_missing_locations(tree)),
         remove_annotations=False,
         hoist_literals=False,
-        preserve_locals=sorted(_names_in_kernels(tree)),
+        rename_globals=True,
     )
+
+
+class _PlainNames(ast.NodeTransformer):
+    """Removes annotations that nothing reads, and the call `vars`, which keeps the minifier from renaming."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function without annotations, unless a decorator may read them."""
+        self.generic_visit(node)
+        if not any(isinstance(decorator, (ast.Call, ast.Attribute)) for decorator in node.decorator_list):
+            node.returns = None
+            for part in ast.walk(node.args):
+                if isinstance(part, ast.arg):
+                    part.annotation = None
+        node.body = [self._plain(child) for child in node.body]
+        return node
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        """The module with plain assignments at its top."""
+        self.generic_visit(node)
+        node.body = [self._plain(child) for child in node.body]
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """`vars(x)` as `x.__dict__`."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "vars" and len(node.args) == 1:
+            return ast.Attribute(node.args[0], "__dict__", ast.Load())
+        return node
+
+    def _plain(self, node: ast.stmt) -> ast.stmt:
+        if isinstance(node, ast.AnnAssign):
+            return ast.Assign([node.target], node.value) if node.value is not None else ast.Pass()
+        return node
 
 
 class _FormatCalls(ast.NodeTransformer):
@@ -111,31 +148,12 @@ class _FormatCalls(ast.NodeTransformer):
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
-    """Removes string statements, except the module's first and those of dataclasses."""
+    """Removes string statements, except the module's first."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            if isinstance(node, ast.ClassDef) and _is_decorated(node, "dataclass"):
-                continue
             spared = 1 if isinstance(node, ast.Module) else 0
             kept = [child for child in node.body[spared:] if not is_string_statement(child)]
             node.body = node.body[:spared] + (kept or [ast.Pass()])
-
-
-def is_string_statement(node: ast.stmt) -> bool:
-    value = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-def _is_decorated(node: ast.ClassDef | ast.FunctionDef, word: str) -> bool:
-    return any(word in ast.unparse(decorator) for decorator in node.decorator_list)
-
-
-def _names_in_kernels(tree: ast.Module) -> set[str]:
-    """Names inside functions under a `jit` decorator: Triton gives some of them a meaning, so they stay."""
-    kernels = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and _is_decorated(n, "jit")]
-    inside = [node for kernel in kernels for node in ast.walk(kernel)]
-    arguments = {node.arg for node in inside if isinstance(node, ast.arg)}
-    return arguments | {node.id for node in inside if isinstance(node, ast.Name)}
 
 
 def _compressions(data: bytes) -> list[tuple[str, bytes]]:
