@@ -156,8 +156,11 @@ class Program:
             name: (module, unit) for module in modules for name, unit in module.definitions.items()
         }
         self.classes = {
-            name: unit.node for name, (_, unit) in self.owners.items() if isinstance(unit.node, ast.ClassDef)
+            name: unit.node
+            for name, (_, unit) in self.owners.items()
+            if isinstance(unit.node, ast.ClassDef) and not _is_protocol(unit.node)
         }
+        """Classes by name; what is annotated as a protocol may be of any class, so that these are not among them."""
         self.scopes: dict[ast.AST, Scope] = {}
         self._stores: dict[str, list[tuple[ast.Attribute, ast.expr | None, Scope]]] = defaultdict(list)
         self._calls: dict[str, list[tuple[ast.Call, Scope]]] = defaultdict(list)
@@ -450,10 +453,13 @@ class Program:
             known = (owner, node.attr) not in self._unfoldable and isinstance(value, PLAIN)
             return value if known else UNKNOWN
         stores = self._stores_of(owner, node.attr)
+        method = self._method(owner, node.attr)
+        if method is not None:
+            is_property = [_last_name(item) for item in method.decorator_list] == ["property"]
+            return self._only_value(method) if is_property else UNKNOWN
         if owner is not None and stores == []:
             given = self._field(owner, node.attr) or [(None, scope)]
-            values = [self.value_of(item, there) for item, there in given]
-            return values[0] if all(value is values[0] or value == values[0] for value in values) else UNKNOWN
+            return self._common(given)
         if not stores or len(stores) != 1 or owner is None:
             return UNKNOWN
         _, value, where = stores[0]
@@ -489,17 +495,40 @@ class Program:
         return found
 
     def constant_call(self, node: ast.Call, scope: Scope) -> Any:
-        """The result of a call of a function of the project that does nothing but return a constant."""
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        _, unit = self.owners.get(name, (None, None))
-        if unit is None or not isinstance(unit.node, ast.FunctionDef) or scope.find(name) is not None:
+        """The result of a call of a function or method of the project that only returns a constant, or nothing."""
+        function = self._called(node, scope)
+        if function is None or any(_last_name(item) not in _TRANSPARENT for item in function.decorator_list):
             return UNKNOWN
-        body = [item for item in unit.node.body if not is_string_statement(item)]
-        if len(body) != 1 or not isinstance(body[0], ast.Return) or unit.node.decorator_list:
+        return self._only_value(function)
+
+    def _called(self, node: ast.Call, scope: Scope) -> ast.FunctionDef | None:
+        """The function or method that a call reaches, if there is one only."""
+        if isinstance(node.func, ast.Name) and scope.find(node.func.id) is None and node.func.id in self.owners:
+            found = self.owners[node.func.id][1].node
+            return found if isinstance(found, ast.FunctionDef) else None
+        if isinstance(node.func, ast.Attribute):
+            return self._method(self.type_of(node.func.value, scope), node.func.attr)
+        return None
+
+    def _method(self, owner: str | None, name: str) -> ast.FunctionDef | None:
+        """The method of this name that objects of a class have; None if a subclass may have another one."""
+        found = [
+            node
+            for other in self.classes
+            if owner in self._lineage(other) or other in self._lineage(owner)
+            for node in self.classes[other].body
+            if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def _only_value(self, function: ast.FunctionDef) -> Any:
+        body = [item for item in function.body if not is_string_statement(item)]
+        if not body or all(isinstance(item, ast.Pass) for item in body):
+            return None
+        if len(body) != 1 or not isinstance(body[0], ast.Return):
             return UNKNOWN
-        if not isinstance(body[0].value, ast.Constant):
-            return UNKNOWN if body[0].value is not None else None
-        return self.value_of(body[0].value, self.scopes[body[0]])
+        value = body[0].value
+        return None if value is None else self.value_of(value, self.scopes[value])
 
     def _value_of_call(self, node: ast.Call, scope: Scope) -> Any:
         arguments = [self.value_of(item, scope) for item in node.args]
@@ -514,9 +543,13 @@ class Program:
 
     def _value_of_parameter(self, scope: Scope, name: str) -> Any:
         """What all calls of a function, a method or a class's __init__ give a parameter."""
+        return self._common(self._arguments(scope, name) or [(None, scope)])
+
+    def _common(self, nodes: Sequence[tuple[ast.expr | None, Scope]]) -> Any:
+        """The value that all of several expressions have."""
         values = {}
-        for node, where in self._arguments(scope, name) or [(None, scope)]:
-            value = self.value_of(node, where)
+        for node, scope in nodes:
+            value = self.value_of(node, scope)
             values[type(value), value] = value
         return values.popitem()[1] if len(values) == 1 else UNKNOWN
 
@@ -731,6 +764,10 @@ def is_pure(node: ast.expr) -> bool:
     """Whether evaluating an expression does nothing but give a value."""
     impure = (ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr, ast.Subscript)
     return not any(isinstance(part, impure) for part in ast.walk(node))
+
+
+def _is_protocol(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).split("[")[0] in ("Protocol", "typing.Protocol") for base in node.bases)
 
 
 def _last_name(node: ast.expr) -> str:

@@ -117,7 +117,8 @@ class _Keeper:
         """Names that the node mentions as attributes, written out or as a constant of `getattr` and its like."""
         for part in ast.walk(node):
             if isinstance(part, ast.Attribute):
-                yield part.attr
+                if not self._is_outside(module, part.value):
+                    yield part.attr
             elif isinstance(part, ast.MatchClass):
                 yield from part.kwd_attrs
             elif isinstance(part, ast.Call) and not isinstance(part.func, ast.Call):

@@ -18,6 +18,15 @@ CONSTANT = "CONFIG"
 """The script's name for its configuration."""
 SUBSTITUTES = {"config_from_dict": "stored_config"}
 """Functions of the project, and those of the script that do the same where only its own configuration is valid."""
+PLUG_POINTS = {
+    "ATTENTIONS": ("attention",),
+    "FEEDFORWARDS": ("feedforward",),
+    "NORMS": ("norm",),
+    "OPTIMIZERS": ("matrix", "embedding", "scalar"),
+    "QUANTIZERS": ("scheme",),
+    "SMEARS": ("smear",),
+}
+"""Tables from which fields of a configuration select, also where the program reads the name from an artifact."""
 _LAST = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 _INDENT = 4
 
@@ -113,6 +122,11 @@ class _Folder:
             value = self._value(node.test)
             if value is not UNKNOWN:
                 self._replace(node, node.body if value else node.orelse)
+        if isinstance(node, (ast.Assign, ast.Return)) and isinstance(node.value, ast.Call):
+            value = self.program.constant_call(node.value, self.program.scopes[node.value])
+            given = [*node.value.args, *(item.value for item in node.value.keywords)]
+            if value is not UNKNOWN and all(is_pure(part) for part in given):
+                self._found.append(Edit(*self.module.span(node.value), repr(value)))
         if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
             self._shorten(node.test)
         for child in ast.iter_child_nodes(node):
@@ -129,12 +143,24 @@ class _Folder:
             if isinstance(node, _LAST) and place + 1 < len(suite):
                 gone = suite[place + 1 :]
                 break
+        gone += [node for node in suite if node not in gone and self._does_nothing(node)]
         for node in suite:
             if isinstance(node, ast.If) and node not in gone:
                 value = self._value(node.test)
                 if value is not UNKNOWN and self._fold_if(node, bool(value)):
                     gone.append(node)
         self._found += drop_statements(self.module, suite, gone)
+
+    def _does_nothing(self, node: ast.stmt) -> bool:
+        """Whether a statement calls a function that does nothing, with arguments that do nothing either."""
+        call = node.value if isinstance(node, ast.Expr) else None
+        if not isinstance(call, ast.Call):
+            return False
+        parts = [*call.args, *(item.value for item in call.keywords)]
+        if isinstance(call.func, ast.Attribute):
+            parts.append(call.func.value)
+        scope = self.program.scopes[call]
+        return all(is_pure(part) for part in parts) and self.program.constant_call(call, scope) is not UNKNOWN
 
     def _fold_if(self, node: ast.If, value: bool) -> bool:
         """Makes the edits of a decided `if` or `elif`; True if the whole statement is to be dropped."""
@@ -262,7 +288,12 @@ class _Folder:
         if not isinstance(table, ast.Dict) or not isinstance(target, ast.Name):
             return
         keys = [key.value if isinstance(key, ast.Constant) else UNKNOWN for key in table.keys]
-        used = self._selected(target.id)
+        if target.id in PLUG_POINTS:
+            fields = PLUG_POINTS[target.id]
+            parts = self.program.parts.values()
+            used = {vars(part)[name] for part in parts for name in fields if name in vars(part)}
+        else:
+            used = self._selected(target.id)
         if UNKNOWN in keys or used is None or used >= set(keys):
             return
         start, stop = self.module.span(table)
