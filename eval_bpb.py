@@ -17,7 +17,7 @@ import tyro
 from golf.audit.rescore import audit_path
 from golf.entry.verify import print_verification, verify_entry
 from golf.evaluate import EvaluateConfig, main_evaluate
-from golf.locate import find_artifact, find_data
+from golf.run_folder import find_artifact, find_data
 from golf.system.device import read_world
 from golf.system.files import STANDARD_OUTPUT, name_standard_output
 from golf.system.log import RunLog

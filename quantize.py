@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
-from golf.entry.finalize import flattened_script
+from golf.entry.finalize import charged_script
 from golf.pack.artifact import PackConfig, Packed, pack
 from golf.pack.budget import LIMIT_BYTES, BudgetError, bytes_for_artifact
 from golf.pack.calibrate import Calibration
@@ -24,6 +24,7 @@ from golf.pack.layout import count_elements, implied_shapes
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
 from golf.presets import PRESETS
 from golf.run import load_calibration
+from golf.run_folder import RunFolder
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
 from golf.system.program import run_program
@@ -68,14 +69,15 @@ class QuantizeConfig:
 
 def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
     """Weights, artifact header and code bytes of a run folder; ValueError for what cannot be read."""
-    for name in ("weights.safetensors", "config.json", "train_gpt.py"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}; expected a run folder")
+    run = RunFolder(folder)
+    for file in (run.weights, run.config, run.script):
+        if not file.is_file():
+            raise ValueError(f"{folder} has no {file.name}; expected a run folder")
     try:
-        header = json.loads((folder / "config.json").read_text(encoding="utf-8"))["header"]
+        header = json.loads(run.config.read_text(encoding="utf-8"))["header"]
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{folder / 'config.json'} lacks what an artifact needs: {error!r}") from error
-    return load_weights(folder / "weights.safetensors"), header, (folder / "train_gpt.py").stat().st_size
+        raise ValueError(f"{run.config} lacks what an artifact needs: {error!r}") from error
+    return load_weights(run.weights), header, run.script.stat().st_size
 
 
 def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any
     calibration = load_calibration(folder) if config.pack.scheme == "entropy" else None
     room_bytes = bytes_for_artifact(code_bytes, config.limit_bytes)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
-    out = config.out or folder / "artifact.bin"
+    out = config.out or RunFolder(folder).artifact
     with atomic_write(out) as partial:
         partial.write_bytes(packed.artifact)
     total_bytes = code_bytes + len(packed.artifact)
@@ -145,8 +147,7 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
     """Prints what a preset's weights will weigh at several precisions; the figures."""
     config = PRESETS[preset].config
     shapes = implied_shapes(config_to_dict(config.model))
-    script = Path(__file__).resolve().with_name("train_gpt.py")
-    code_bytes = len(flattened_script(script, "packed", RunLog(quiet=True)))
+    code_bytes = len(charged_script(config, "packed", RunLog(quiet=True)))
     room_bytes = bytes_for_artifact(code_bytes, limit_bytes)
     num_weights, fitting = count_elements(shapes), bits_that_fit(shapes, room_bytes)
     sizes = {bits: code_bytes + artifact_bytes_at(shapes, bits) for bits in ESTIMATED_BITS}

@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 
 from golf.evaluate import EvaluateConfig, main_evaluate
-from golf.locate import find_artifact, find_data
+from golf.run_folder import find_artifact, find_data
 from golf.system.files import name_standard_output
 from golf.system.program import run_program
 

@@ -12,7 +12,7 @@ import tyro
 
 from golf.audit.rescore import AuditConfig, audit_artifact
 from golf.evaluate import EvaluateConfig, evaluate
-from golf.locate import find_artifact, find_data
+from golf.run_folder import find_artifact, find_data
 from golf.system.files import write_json
 from golf.system.log import RunLog
 
@@ -39,21 +39,21 @@ def main() -> None:
     log = RunLog()
     artifact, data = find_artifact(options.path), find_data(options.data, options.path)
     config = EvaluateConfig(max_tokens=options.max_tokens, device=options.device)
-    figures = evaluate(artifact, data, config, log, ttt=True)
+    scores = evaluate(artifact, data, config, log, ttt=True)
     started = time.perf_counter()
     audit = audit_artifact(artifact, data, config, AuditConfig(), log, ttt=True)
     audit_seconds = time.perf_counter() - started
-    scored = figures["score_seconds"] + figures["ttt_score_seconds"]
+    scored = sum(stage.seconds or 0.0 for stage in scores.stages)
     coverage = audit["probes"][0]["checked"]
     row = {
-        "tokens_scored": figures["tokens_scored"],
+        "tokens_scored": scores.stages[0].tally.num_tokens,
         "score_seconds": scored,
         "audit_seconds": audit_seconds,
         "audit_share_of_scoring": audit_seconds / scored,
     }
     log.table(f"cost of an audit ({coverage})", list(row), [list(row.values())])
     if options.json:
-        write_json(options.json, {"rows": [row], "environment": figures["environment"]})
+        write_json(options.json, {"rows": [row], "environment": scores.environment})
 
 
 if __name__ == "__main__":

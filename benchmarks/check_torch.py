@@ -34,8 +34,9 @@ from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
 from golf.prepare.split import SplitConfig
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.presets import PRESETS
-from golf.run import Run
-from golf.score.scorer import score
+from golf.run import LiveTrainer, RunContext, average_stage, train_stage
+from golf.run_folder import RunFolder
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.device import Runtime
 from golf.system.log import RunLog
@@ -183,7 +184,11 @@ def count_training(config: RunConfig, dataset: Dataset, folder: Path, backend: B
     config = fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
     folder.mkdir(parents=True)
     runtime = Runtime(torch.device("cpu"), torch.bfloat16, compiled=True)
-    run = Run(folder, config, dataset, runtime, RunLog(quiet=True))
+    files, live, run = (
+        RunFolder(folder),
+        LiveTrainer(),
+        RunContext(config, dataset, runtime, RunLog(quiet=True)),
+    )
     warmed = []
     warm_up = Trainer.warm_up
 
@@ -192,8 +197,9 @@ def count_training(config: RunConfig, dataset: Dataset, folder: Path, backend: B
         warmed.append(count.graphs["steps"])
 
     with counted_graphs(backend) as count, mock.patch.object(Trainer, "warm_up", noting):
-        summary = run.train()
-    assert summary["steps"] == NUM_STEPS
+        training = train_stage(files, run, live)
+        average_stage(files, run, live)
+    assert training.steps == NUM_STEPS
     return Graphs(warmed[0], count.graphs["steps"], count.graphs["others"])
 
 
@@ -212,7 +218,7 @@ def count_scoring(config: RunConfig, dataset: Dataset, backend: Backend) -> int:
     tokens = np.array(dataset.train_shards()[0][: 20 * config.model.context])
     with counted_graphs(backend) as count:
         model.compile(dynamic=False)
-        score(model, tokens, dataset.vocabulary, config.score, chunk_tokens=4 * config.model.context)
+        score(Scoring(model, tokens, dataset.vocabulary, config.score), chunk_tokens=4 * config.model.context)
     return sum(count.graphs.values())
 
 

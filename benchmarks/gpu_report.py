@@ -12,8 +12,9 @@ from golf.system.files import atomic_write
 MAX_BYTES = 16 * 2**20
 """Of a file that is carried home."""
 RUN_FILES = (
-    "run.log", "run.jsonl", "config.json", "training.json", "pack.json", "score_weights.json",
-    "score_quantized.json", "score_test_time_trained.json", "audit.json", "results.json",
+    "run.log", "run.jsonl", "config.json", "training.json", "averaging.json", "calibration.json",
+    "pack.json", "score_weights.json", "score_quantized.json", "score_test_time_trained.json", "audit.json",
+    "results.json",
 )  # fmt: skip
 
 

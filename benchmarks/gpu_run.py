@@ -1,12 +1,15 @@
 """What a run of train_gpt.py has reached, read from its folder while it goes on, for `benchmarks.gpu`."""
 
-import json
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_jobs import Post, read_results
+from golf.entry.results import read_results as read_run_results
+from golf.results import Training
+from golf.run import read_stage
+from golf.run_folder import RunFolder
 
 REPEATED = (
     "attention", "kernels", "model_params", "forecast", "held_out", "train_seconds", "average", "code",
@@ -30,7 +33,7 @@ class RunWatch:
 
     def look(self) -> None:
         """Repeats what is new in the log; what a line calls seconds is the stage's."""
-        lines = read_results(self.folder / "run.jsonl")
+        lines = read_results(RunFolder(self.folder).events)
         for line in lines[self._num_lines :]:
             kind = line.pop("event")
             self.warms_up |= kind in TRAINS
@@ -43,7 +46,7 @@ class RunWatch:
     @property
     def has_trained(self) -> bool:
         """Whether its training has ended."""
-        return (self.folder / "training.json").is_file()
+        return RunFolder(self.folder).training.is_file()
 
     @property
     def wants_card(self) -> bool:
@@ -53,7 +56,7 @@ class RunWatch:
     @property
     def is_packed(self) -> bool:
         """Whether there is an artifact, which is then scored."""
-        return (self.folder / "artifact.bin").is_file()
+        return RunFolder(self.folder).artifact.is_file()
 
     def close(self, entry: Path | None) -> None:
         """Writes the line of figures of a run that has ended, as far as it came."""
@@ -62,22 +65,23 @@ class RunWatch:
             "entry": None if entry is None else entry.name,
             "card_shared_seconds": round(self.shared_seconds, 1),
         }
-        for name in ("training.json", "results.json"):
-            if (self.folder / name).is_file():
-                found = json.loads((self.folder / name).read_text(encoding="utf-8"))
-                figures |= {key: found[key] for key in KEPT if key in found}
-                figures["phase_seconds"] = found["seconds"]
-        for stage in figures.get("stages", {}).values():
-            if stage.get("seconds"):
-                stage["tokens_per_second"] = stage["tokens_scored"] / stage["seconds"]
+        files = RunFolder(self.folder)
+        if files.training.is_file():
+            training = asdict(read_stage(files.training, Training))
+            figures |= {"phase_seconds": training.pop("seconds"), **training}
+        if files.results.is_file():
+            results = read_run_results(files.results)
+            figures |= {"averaging": asdict(results.averaging), "packing": asdict(results.packing)}
+            figures |= {"phase_seconds": results.seconds, "partial": results.partial}
+            figures["stages"] = {
+                stage.name: {
+                    **stage.figures(),
+                    "seconds": stage.seconds,
+                    "tokens_per_second": stage.tally.num_tokens / stage.seconds if stage.seconds else None,
+                }
+                for stage in results.stages
+            }
         self.post.add("figures", **figures)
-
-
-KEPT = (
-    "tokens_per_second", "steps", "train_tokens", "epochs", "micro_batch_tokens", "attention",
-    "kernels", "model_parameters", "averaging", "stages", "bytes", "partial", "load_seconds", "pack",
-    "artifact_sha256",
-)  # fmt: skip
 
 
 def find_entry(records: Path) -> Path | None:

@@ -11,6 +11,7 @@ from benchmarks.gpu_jobs import POLL_SECONDS, Job, Post, TimingLock, read_result
 from benchmarks.gpu_plan import ARCHIVE_SECONDS, LATE_ROWS, Choice, Plan
 from benchmarks.gpu_report import archive, write_report
 from benchmarks.gpu_run import RunWatch, find_entry, junit_figures
+from golf.entry.results import read_scores
 
 RUN_MARGIN_SECONDS = 15.0
 """Between the end that a run plans with and its limit."""
@@ -233,16 +234,17 @@ class Session:
 
 def score_figures(path: Path) -> dict[str, object]:
     """Bits per byte and tokens a second of a score, by the names that its file has."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    figures = {key: found[key] for key in ("partial", "windows")}
-    figures["command_seconds"] = found["seconds"]
-    for prefix in ("", "ttt_"):
-        if f"{prefix}val_bpb" in found:
-            seconds = found[f"{prefix}score_seconds"]
-            figures[f"{prefix}val_bpb"] = found[f"{prefix}val_bpb"]
-            figures[f"{prefix}score_seconds"] = seconds
-            figures[f"{prefix}tokens_scored"] = found[f"{prefix}tokens_scored"]
-            figures[f"{prefix}tokens_per_second"] = found[f"{prefix}tokens_scored"] / seconds
+    scores = read_scores(path)
+    figures: dict[str, object] = {"partial": scores.partial, "command_seconds": scores.seconds}
+    for stage in scores.stages:
+        prefix = "ttt_" if stage.name == "test_time_trained" else ""
+        figures |= {
+            f"{prefix}val_bpb": stage.tally.bits_per_byte,
+            f"{prefix}windows": [stage.windows, stage.context, stage.stride],
+            f"{prefix}score_seconds": stage.seconds,
+            f"{prefix}tokens_scored": stage.tally.num_tokens,
+            f"{prefix}tokens_per_second": stage.tally.num_tokens / (stage.seconds or 1.0),
+        }
     return figures
 
 

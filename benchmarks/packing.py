@@ -33,6 +33,7 @@ from golf.pack.layout import Weights, tensor_kind
 from golf.pack.quantizer import Sensitivity, base_step, quantize_tensor, sensitivities
 from golf.pack.report import describe_artifact
 from golf.run import load_calibration
+from golf.run_folder import RunFolder
 from golf.score.tally import Tally
 from golf.system.clock import StageClock
 from golf.system.device import environment
@@ -249,8 +250,9 @@ def measure_gptq(
 
 def read_trained(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Calibration]:
     """Weights, artifact header and calibration of a run."""
-    header = json.loads((folder / "config.json").read_text(encoding="utf-8"))["header"]
-    return load_weights(folder / "weights.safetensors"), header, load_calibration(folder)
+    run = RunFolder(folder)
+    header = json.loads(run.config.read_text(encoding="utf-8"))["header"]
+    return load_weights(run.weights), header, load_calibration(folder)
 
 
 def main() -> None:

@@ -30,8 +30,9 @@ from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
 from golf.lab.contrasts import differences_to_base
 from golf.model.gpt import GPT
-from golf.run import Run
-from golf.score.scorer import score
+from golf.run import LiveTrainer, RunContext, average_stage, train_stage
+from golf.run_folder import RunFolder
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.device import Runtime, choose_runtime, environment
 from golf.system.files import write_json
@@ -94,23 +95,23 @@ def run_arm(
 ) -> dict[str, Any]:
     """Trains and scores one configuration."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), config, dataset, runtime, log)
-        training = run.train()
+        files, live, run = RunFolder(folder), LiveTrainer(), RunContext(config, dataset, runtime, log)
+        training, averaging = train_stage(files, run, live), average_stage(files, run, live)
         model = GPT(config.model)
-        model.load_state_dict(load_weights(run.folder / "weights.safetensors"))
+        model.load_state_dict(load_weights(files.weights))
     model.compute_dtype = runtime.compute_dtype
     tokens = dataset.validation_tokens(run.clock)
     windows = WindowConfig(stride=config.model.context // 2)
     limit = min(max_tokens, len(tokens) - 1)
-    result = score(model.to(runtime.device), tokens, dataset.vocabulary, windows, max_tokens=limit)
+    result = score(Scoring(model.to(runtime.device), tokens, dataset.vocabulary, windows, max_tokens=limit))
     return {
         "bpb": result.tally.bits_per_byte,
         "tokens_scored": result.tally.num_tokens,
-        "parameters": training["model_parameters"],
-        "steps": training["steps"],
-        "train_tokens": training["train_tokens"],
+        "parameters": training.model_parameters,
+        "steps": training.steps,
+        "train_tokens": training.train_tokens,
         "train_seconds": run.clock.elapsed("train"),
-        "average": training["averaging"]["output"],
+        "average": averaging.output,
     }
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig, plan_windows
 from golf.system.device import choose_runtime, environment, seed_everything, synchronize
 from golf.system.files import write_json
@@ -95,7 +95,9 @@ def measure(name: str, options: ScoringBenchmark, results: multiprocessing.Queue
         if name == "one by one":
             return score_plainly(model, tokens, windows)
         adapter = ChunkAdapter(model, preset.ttt) if name == "with ttt" else None
-        result = score(model, tokens, OneByteVocabulary(), windows, chunk_tokens=chunk_tokens, adapt=adapter)
+        result = score(
+            Scoring(model, tokens, OneByteVocabulary(), windows), chunk_tokens=chunk_tokens, adapt=adapter
+        )
         return result.tally.nats
 
     run(tokens[: windows.context + windows.batch_tokens * windows.stride // windows.context + 1])

@@ -22,10 +22,10 @@ from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speed
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig, load_model, read_settings
-from golf.locate import find_artifact, find_data
 from golf.model.gpt import GPT
+from golf.run_folder import find_artifact, find_data
 from golf.score.documents import per_document
-from golf.score.scorer import ScoreResult, score
+from golf.score.scorer import ScoreResult, Scoring, score
 from golf.score.windows import WindowConfig
 from golf.stats import paired_bootstrap
 from golf.system.clock import StageClock
@@ -96,12 +96,12 @@ class Bench:
         """The score with test-time training."""
         limit = self.options.max_tokens
         windows = windows or self.windows
-        return score_adapting(self.model(), tokens, self.vocabulary, windows, ttt, None, limit)
+        return score_adapting(Scoring(self.model(), tokens, self.vocabulary, windows, max_tokens=limit), ttt)
 
     def sliding(self, tokens: np.ndarray) -> ScoreResult:
         """The score by sliding windows."""
         limit = self.options.max_tokens
-        return score(self.model(), tokens, self.vocabulary, self.windows, max_tokens=limit)
+        return score(Scoring(self.model(), tokens, self.vocabulary, self.windows, max_tokens=limit))
 
 
 def measure_gains(bench: Bench) -> dict[str, Any]:

@@ -1,22 +1,35 @@
-"""The command line of a run: its options over a preset, and which runs in which folders it asks for."""
+"""The command line of a run: its options over a preset, the runs that it asks for, and a run made ready."""
 
 import dataclasses
 import itertools
 import json
 import math
+import shlex
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 import tyro
 
-from golf.config import RunConfig
+from golf.config import RunConfig, fit_to_vocabulary
+from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset
+from golf.entry.runs import Track
 from golf.evaluate import EvaluateConfig
+from golf.prepare.prepare import prepare_default
 from golf.presets import PRESETS
-from golf.system.stored import ConfigError, config_from_dict
-from golf.time_plan import planned_train_minutes
+from golf.run import RunContext
+from golf.run_folder import RunFolder
+from golf.system.device import choose_runtime, environment
+from golf.system.distributed import World
+from golf.system.files import require_writable, write_json
+from golf.system.log import RunLog
+from golf.system.stored import ConfigError, config_from_dict, config_to_dict
+from golf.time_plan import TimePlan, planned_train_minutes
+from golf.train.budget import shards_to_read
 
 RUN_SUMMARY = (
     "Trains a language model, packs it with its code into at most 16,000,000 bytes, and scores the packed "
@@ -25,7 +38,7 @@ RUN_SUMMARY = (
 
 
 def default_preset() -> str:
-    """What a run is that is not told: ten minutes of the frontier's recipe on a GPU, one minute without."""
+    """The preset of a run that names none: `h100-10min` on a GPU, the one minute of `cpu` without."""
     return "h100-10min" if torch.cuda.is_available() else "cpu"
 
 
@@ -43,7 +56,7 @@ class RunOptions:
     """Run folder to make; by default runs/<time>_<name>."""
     resume: Path | None = None
     """Run folder to go on with; every other option comes from there."""
-    track: Literal["local", "track_non_record_16mb", "track_10min_16mb"] = "local"
+    track: Track = "local"
     """Folder under records/ for the entry; `local` is for trial runs, which git ignores."""
     seeds: str | None = None
     """Several seeds, comma-separated: one run each, then one entry over them."""
@@ -62,6 +75,16 @@ class RunOptions:
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
     """Price of the machine, to say what the run cost."""
+
+    @property
+    def shipped_form(self) -> Literal["readable", "packed"]:
+        """Form of the script that is charged."""
+        return self.form or ("packed" if PRESETS[self.preset].source == "challenge" else "readable")
+
+    def cost(self, seconds: dict[str, float]) -> float | None:
+        """Cost of the machine in dollars over all phases; None where no price was given."""
+        price = self.dollars_per_hour
+        return None if price is None else price * sum(seconds.values()) / 3600
 
 
 @dataclass(frozen=True)
@@ -114,43 +137,31 @@ def parse_run(arguments: list[str]) -> RunCommand:
     return dataclasses.replace(command, config=config)
 
 
-def stored_run(folder: Path, arguments: list[str]) -> RunCommand:
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """A run folder's config.json; ConfigError, naming it, for a damaged one."""
+    try:
+        return json.loads(folder.config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{folder.config} is damaged: {error}") from error
+
+
+def stored_run(folder: RunFolder, arguments: list[str]) -> RunCommand:
     """The command that made a run folder; ConfigError if it is none, or if more than --resume was given."""
     if sum(argument.startswith("--") for argument in arguments) > 1:
         raise ConfigError("--resume takes every option from the run; give it alone")
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder: it has no config.json")
-    stored = read_config(path)
+    if not folder.config.is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no {folder.config.name}")
+    stored = read_config(folder)
     if "options" not in stored:
         raise ConfigError(f"{folder} is not train_gpt.py's: the command that made it goes on with it")
-    options = {
-        key: Path(value) if key in ("data", "out", "resume") and value else value
-        for key, value in stored["options"].items()
-    }
-    return RunCommand(RunOptions(**options), config_from_dict(RunConfig, stored["config"]))
-
-
-def stored_command(folder: Path) -> str | None:
-    """The command line that began a run; None where its folder does not say."""
-    path = folder / "config.json"
-    return read_config(path).get("command") if path.is_file() else None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run folder's config.json; ConfigError, naming it, for a damaged one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
+        options = msgspec.convert(stored["options"], RunOptions, dec_hook=lambda kind, text: kind(text))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{folder.config}: {error}") from error
+    return RunCommand(options, config_from_dict(RunConfig, stored["config"]))
 
 
-def stored_options(options: RunOptions) -> dict[str, Any]:
-    """Options as JSON values."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-
-
-def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, Path]]:
+def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, RunFolder]]:
     """What to run in which folder: one run, one to resume, or one a seed of --seeds.
 
     The same command with the same --out takes up several seeds where they were stopped.
@@ -158,12 +169,72 @@ def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, Path]]:
     command = parse_run(arguments)
     options = command.options
     if options.resume is not None:
-        return [(stored_run(options.resume, arguments), options.resume)]
+        folder = RunFolder(options.resume)
+        return [(stored_run(folder, arguments), folder)]
     name = options.name or options.preset
-    folder = options.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{name}"
+    out = options.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{name}"
     if options.seeds is not None:
         configs = [dataclasses.replace(command.config, seed=int(seed)) for seed in options.seeds.split(",")]
-        return [(RunCommand(options, config), folder / f"seed{config.seed}") for config in configs]
-    if (folder / "config.json").exists():
-        raise ConfigError(f"{folder} holds a run already; go on with --resume {folder}")
-    return [(command, folder)]
+        return [(RunCommand(options, config), RunFolder(out / f"seed{config.seed}")) for config in configs]
+    if RunFolder(out).config.exists():
+        raise ConfigError(f"{out} holds a run already; go on with --resume {out}")
+    return [(command, RunFolder(out))]
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether nothing of a run is left to do: its results are there, and its audit passed."""
+    if not (folder.results.is_file() and folder.audit.is_file()):
+        return False
+    return json.loads(folder.audit.read_text(encoding="utf-8")).get("passed") is True
+
+
+def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Dataset:
+    """The dataset that was asked for, or the preset's own, made or fetched when it is not there yet."""
+    source, vocab_size = PRESETS[options.preset].source, config.model.vocab_size
+    prefix = "docs_" if source == "docs" else "fineweb_sp"
+    folder = options.data or Path("data") / f"{prefix}{vocab_size}"
+    if options.data is None and not (folder / MANIFEST_NAME).is_file():
+        num_shards = shards_to_read(config.budget(), config.train.batch_tokens)
+        prepare_default(source, folder, vocab_size, log, num_shards)
+    dataset = open_dataset(folder)
+    manifest = dataset.manifest
+    sizes = ", ".join(f"{manifest.num_tokens(split):,} {split} tokens" for split in ("train", "val"))
+    log.info(f"data {folder}: {manifest.name}, {sizes}")
+    return dataset
+
+
+def open_run(command: RunCommand, folder: RunFolder, world: World) -> tuple[RunContext, str]:
+    """A run made ready in its folder, or taken up there, and the command line that began it.
+
+    Nothing is written before everything that can be checked was.
+    """
+    options, config = command.options, command.config
+    if world.is_first:
+        require_writable(folder.path, "--out")
+    runtime = choose_runtime(options.device, world=world, eager=options.eager)
+    config.check(runtime.device.type)
+    console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]
+    console.info(f"preset {options.preset}: {preset.purpose}")
+    console.info(f"on {runtime.describe()}")
+    dataset = world.local_rank0_first(lambda: open_or_prepare(options, config, console))
+    config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    total = None if options.total_minutes is None else 60 * options.total_minutes
+    plan = TimePlan(total, folder.spent_seconds if world.is_first else None)
+    line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    if not world.is_first:
+        return RunContext(config, dataset, runtime, console, plan), line
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if folder.config.is_file():
+        line = read_config(folder).get("command") or line
+    run = RunContext(config, dataset, runtime, RunLog(folder.log_stem), plan)
+    run.log.info(f"run {folder}, seed {config.seed}")
+    plan.say_start(config.minutes, run.log)
+    described = {
+        "command": line,
+        "options": msgspec.to_builtins(options, enc_hook=str),
+        "config": config_to_dict(config),
+    }
+    write_json(folder.config, {**described, "header": run.header})
+    run.log.record("environment", **environment(runtime.device, world))
+    run.log.record("config", **described["config"])
+    return run, line

@@ -1,132 +1,141 @@
-"""Trains, packs and scores the language model of this entry.
+"""Trains, packs and scores the language model of this entry, or scores its artifact.
 
-python train_gpt.py --data DIR                     trains, packs and scores in a new folder runs/<time>
-python train_gpt.py --data DIR --resume RUN        continues a run that was stopped
-python train_gpt.py --data DIR --score ARTIFACT    scores an artifact in this process
+torchrun --standalone --nproc_per_node=8 train_gpt.py --data DIR   the whole run, into --out
+python train_gpt.py --score artifact.bin --data DIR                scores an artifact in this process
 """
 
 import argparse
-import dataclasses
 import json
+import shlex
 import sys
-import time
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from golf.config import RunConfig
 from golf.data.manifest import open_dataset
-from golf.evaluate import EvaluateConfig, print_scores, score_artifact
+from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.pack.budget import BudgetError
-from golf.run import Run, ScoringOptions
-from golf.system.device import choose_runtime, device_kind, environment, read_world, release_memory
+from golf.results import print_results
+from golf.run import (
+    LiveTrainer,
+    RunContext,
+    ScoringOptions,
+    average_stage,
+    calibrate_stage,
+    collect_results,
+    pack_stage,
+    score_stage,
+    train_stage,
+)
+from golf.run_folder import RunFolder
+from golf.score.windows import WindowConfig
+from golf.system.device import choose_runtime, device_kind, read_world
 from golf.system.distributed import World
-from golf.system.files import STANDARD_OUTPUT, write_json
+from golf.system.files import require_writable, write_json
 from golf.system.log import RunLog
 from golf.system.program import STOPPED, run_program
 from golf.system.stored import ConfigError
 from golf.train.loop import Interrupted
+from golf.ttt.sgd import TTTConfig
 
 CONFIG = RunConfig()
 """The configuration of this entry; fields that are not written have their default."""
 
 
-def stored_config(kind: type, values: Any) -> Any:
-    """The part of CONFIG that is a `kind`; ConfigError unless `values`, read from an artifact, are the same."""
+def own_config(kind: type, values: Any) -> Any:
+    """The part of CONFIG of class `kind`; ConfigError unless the `values` that an artifact states are the same."""
     pending: list[Any] = [CONFIG]
     while not isinstance(part := pending.pop(), kind):
-        pending += [value for value in vars(part).values() if dataclasses.is_dataclass(value)]
-    if values != json.loads(json.dumps(dataclasses.asdict(part))):
-        raise ConfigError(f"the {kind.__name__} of the artifact is not the one of this script")
+        pending += [value for value in vars(part).values() if is_dataclass(value)]
+    if values != json.loads(json.dumps(asdict(part))):
+        raise ConfigError(
+            f"the artifact is of another entry: its {kind.__name__} is not the one of this script"
+        )
     return part
 
 
+def own_settings(header: dict[str, Any], how: EvaluateConfig) -> tuple[WindowConfig, TTTConfig]:
+    """Windows and test-time training: those of this entry, which the artifact must state too."""
+    return own_config(WindowConfig, header.get("score")), own_config(TTTConfig, header.get("ttt"))
+
+
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line as argparse reads it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="dataset folder: shards and tokenizer")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    """The command line; SystemExit for one that cannot be read."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of shards, tokenizer, manifest.json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--max-tokens", type=int, help="score this many validation tokens only")
-    parser.add_argument("--seed", type=int, default=CONFIG.seed, help="seed of the run")
-    parser.add_argument("--out", type=Path, help="run folder to make, runs/<time> by default")
-    parser.add_argument("--resume", type=Path, help="run folder to continue")
-    parser.add_argument("--score", type=Path, help="artifact to score")
-    parser.add_argument("--ttt", action="store_true", help="score with test-time training, too")
-    parser.add_argument("--no-plain", action="store_true", help="do not score without test-time training")
-    parser.add_argument("--max-seconds", type=float, help="time limit of scoring with test-time training")
-    parser.add_argument("--json", type=Path, help="where to write the scores; /dev/stdout for standard output")
-    parser.add_argument("--per-document", type=Path, help="where to write the scores of each document, .npz")
+    train = parser.add_argument_group("training")
+    train.add_argument(
+        "--out", type=Path, default=Path("run"), help="run folder; a stopped run goes on there"
+    )
+    train.add_argument("--resume", type=Path, help="run folder of a run that was stopped")
+    train.add_argument("--seed", type=int, help="another seed than the entry's")
+    score = parser.add_argument_group("scoring")
+    score.add_argument(
+        "--score", type=Path, metavar="ARTIFACT", help="score this artifact and do nothing else"
+    )
+    score.add_argument("--ttt", action="store_true", help="score with test-time training, too")
+    score.add_argument("--no-plain", action="store_true", help="do not score without test-time training")
+    score.add_argument("--max-seconds", type=float, help="limit on test-time training")
+    score.add_argument("--json", type=Path, help="file for the figures")
+    score.add_argument("--per-document", type=Path, help="file for nats, tokens and bytes of each document")
     return parser.parse_args(arguments)
 
 
-def score_command(options: argparse.Namespace) -> None:
-    """Scores an artifact in every process that torchrun started, or in this one; the first one prints."""
-    world = read_world()
-    log = RunLog(quiet=not world.is_first or options.json == STANDARD_OUTPUT)
-    how = EvaluateConfig(
-        max_tokens=options.max_tokens,
-        max_seconds=options.max_seconds,
-        device=options.device,
-        eager=options.eager,
-        json=options.json,
-        per_document=options.per_document,
-    )
-    settings = CONFIG.score, CONFIG.ttt
-    with world.joined(device_kind(options.device)):
-        figures = score_artifact(
-            options.score, options.data, *settings, how, log, not options.no_plain, options.ttt, world
-        )
+def train_and_score(options: argparse.Namespace, world: World) -> None:
+    """The run of this entry, from text to results.json; goes on with what its folder holds."""
+    folder = RunFolder(options.resume or options.out)
     if world.is_first:
-        print_scores(figures, log)
-
-
-def train_command(options: argparse.Namespace) -> None:
-    """Trains in every process that torchrun started, or in this one; the first one packs and scores."""
-    world = read_world()
-    with world.joined(device_kind(options.device)):
-        folder = world.broadcast(lambda: options.resume or options.out or Path("runs") / time.strftime("%F_%H%M%S"))
-        run_stages(options, folder, world)
-
-
-def run_stages(options: argparse.Namespace, folder: Path, world: World) -> None:
-    """Trains, packs and scores in `folder`; stages that are done already are not done again."""
+        require_writable(folder.path, "--out")
+        folder.path.mkdir(parents=True, exist_ok=True)
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
-    config = dataclasses.replace(CONFIG, seed=options.seed)
+    config = CONFIG if options.seed is None else replace(CONFIG, seed=options.seed)
     dataset = open_dataset(options.data)
     vocabulary = dataset.vocabulary
     if (vocabulary.size, vocabulary.bos_id) != (config.model.vocab_size, config.model.bos_id):
         raise ConfigError(f"the tokenizer of {options.data} is not the one that this entry was made for")
+    log = RunLog(folder.log_stem) if world.is_first else RunLog(quiet=True)
+    log.info(f"on {runtime.describe()}, seed {config.seed}")
+    run, live, code = RunContext(config, dataset, runtime, log), LiveTrainer(), Path(__file__).read_bytes
+    training = train_stage(folder, run, live, code)
+    averaging = average_stage(folder, run, live)
     if not world.is_first:
-        Run(folder, config, dataset, runtime, RunLog(quiet=True)).train()
-        release_memory(runtime.device)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder / "run")
-    log.record("environment", **environment(runtime.device, world))
-    run = Run(folder, config, dataset, runtime, log)
-    code = Path(__file__).read_bytes()
-    packed = run.packed()
-    training = run.train(None if packed else code)
-    packed = packed or run.pack(code)
-    scores = run.score(training["averaging"]["output"], ScoringOptions(options.device, options.max_tokens, options.eager))
-    write_json(folder / "results.json", {"seed": config.seed, **training, **packed, **scores, "seconds": run.clock.seconds})
-    log.info(f"results: {folder / 'results.json'}")
-    log.close()
+    calibrate_stage(folder, run)
+    packing = pack_stage(folder, run, code)
+    scores = score_stage(folder, run, live, ScoringOptions(options.device, options.max_tokens, options.eager))
+    described = {"name": folder.path.name, "preset": "", "command": shlex.join(["python", *sys.argv])}
+    results = collect_results(run, training, averaging, packing, scores, **described)
+    print_results(results, log)
+    write_json(folder.results, asdict(results))
+    log.info(f"results: {folder.results}")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 over the size limit, 2 unusable input, 130 stopped."""
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
     options = parse_arguments(arguments)
 
     def work() -> int:
-        try:
-            score_command(options) if options.score else train_command(options)
-        except Interrupted as stop:
-            print(f"{stop}; go on with --resume", file=sys.stderr)
-            return STOPPED
+        if options.score is not None:
+            how = EvaluateConfig(
+                max_tokens=options.max_tokens,
+                max_seconds=options.max_seconds,
+                device=options.device,
+                eager=options.eager,
+                json=options.json,
+                per_document=options.per_document,
+            )
+            main_evaluate(options.score, options.data, how, not options.no_plain, options.ttt)
+            return 0
+        world = read_world()
+        with world.joined(device_kind(options.device)):
+            train_and_score(options, world)
         return 0
 
-    return run_program("train_gpt.py", work, {BudgetError: 1})
+    return run_program("train_gpt.py", work, {BudgetError: 1, Interrupted: STOPPED})
 
 
 if __name__ == "__main__":

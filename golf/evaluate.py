@@ -1,7 +1,6 @@
 """From an artifact's bytes and a dataset folder to the score: nothing else goes in."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from golf.data.manifest import Dataset, open_dataset
+from golf.data.manifest import open_dataset
+from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import decode_artifact
-from golf.pack.container import ArtifactError, read_container
+from golf.pack.container import ArtifactError
+from golf.results import NATS_ARRAYS, Scores, Stage
 from golf.score.documents import per_document
-from golf.score.scorer import ScoreResult, score
+from golf.score.scorer import ScoreResult, Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, device_kind, dtype_name, environment, read_world, scoring_dtype
@@ -84,111 +85,96 @@ def evaluate(
     plain: bool = True,
     ttt: bool = False,
     world: World | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Scores an artifact under sliding windows as it is (`plain`), with test-time training (`ttt`), or both.
 
-    Returns the figures, units in their names, those of test-time training with `ttt_` before them; writes
-    the files that `config` asks for. The processes of a `world` share the windows, and with method `lora` the
-    documents; with `sgd` the first alone adapts, and says so. It alone writes, and has the figures; the
-    others return none. Raises ValueError for an artifact, data or sizes that do not go together.
+    Writes the files that `config` asks for. The processes of a `world` share the windows, and with method
+    `lora` the documents; with `sgd` the first alone adapts, and says so. It alone writes, and has all scores.
+    Raises ValueError for an artifact, data or sizes that do not go together.
     """
     if not ttt:
         config.require_unused(("method", "max_seconds"), "belongs to test-time training; add --ttt")
-    settings = read_settings(read_container(artifact_path.read_bytes())[0], config)
-    return score_artifact(artifact_path, data_folder, *settings, config, log, plain, ttt, world)
-
-
-def score_artifact(
-    artifact_path: Path,
-    data_folder: Path,
-    windows: WindowConfig,
-    ttt_config: TTTConfig,
-    config: EvaluateConfig,
-    log: RunLog,
-    plain: bool = True,
-    ttt: bool = False,
-    world: World | None = None,
-) -> dict[str, Any]:
-    """`evaluate` with these settings, whatever the artifact says of them."""
     if not (plain or ttt):
         raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = StageClock()
     with clock.stage("score"):
         artifact = artifact_path.read_bytes()
         runtime = choose_runtime(config.device, world=world, eager=config.eager)
-        world = runtime.world
         model, header = load_model(artifact, runtime.device)
+        windows, ttt_config = read_settings(header, config)
         dataset = open_dataset(data_folder)
-        if header.get("tokenizer_sha256") != dataset.vocabulary.sha256:
+        vocabulary = dataset.vocabulary
+        if header.get("tokenizer_sha256") != vocabulary.sha256:
             raise ValueError(
                 f"the artifact was trained with the tokenizer of sha256 {header.get('tokenizer_sha256')}; "
-                f"{data_folder} has {dataset.vocabulary.sha256}"
+                f"{data_folder} has {vocabulary.sha256}"
             )
         tokens = whole = dataset.validation_tokens(clock)
         if config.sample_documents is not None:
-            tokens = sample_documents(whole, dataset.vocabulary.bos_id, config.sample_documents)
+            tokens = sample_documents(whole, vocabulary.bos_id, config.sample_documents)
         if runtime.compiled:
             model.compile(dynamic=False)
-        methods = [""] * plain + ["ttt_"] * ttt
-        results, seconds = _score_by(
-            methods, model, tokens, dataset, windows, ttt_config, config, log, clock, world
-        )
-        if not world.is_first:
-            return {}
+        scoring = Scoring(model, tokens, vocabulary, windows, config.max_tokens, log=log, world=runtime.world)
+        load_seconds = clock.elapsed("score")
+        stages, documents = [], {}
+        for name in ["quantized"] * plain + ["test_time_trained"] * ttt:
+            started = clock.elapsed("score")
+            adapting = ttt_config if name == "test_time_trained" else None
+            result = _score_stage(scoring, adapting, ttt_config.chunk_tokens, config.max_seconds)
+            if result is not None:
+                seconds = clock.elapsed("score") - started
+                stages.append(_stage(name, result, seconds, adapting, config.sample_documents is not None))
+                documents[name] = result.nats_N
+    scores = Scores(
+        stages=tuple(stages),
+        artifact_bytes=len(artifact),
+        artifact_sha256=hashlib.sha256(artifact).hexdigest(),
+        validation_sha256=hashlib.sha256(whole.tobytes()).hexdigest(),
+        compute_dtype=dtype_name(model.compute_dtype),
+        environment=environment(runtime.device, runtime.world),
+        load_seconds=load_seconds,
+        max_tokens=config.max_tokens,
+        sample_documents=config.sample_documents,
+        ttt=asdict(ttt_config) if ttt else None,
+    )
+    if runtime.world.is_first:
         if config.per_document:
-            save_documents(config.per_document, results, tokens, dataset)
-    figures = {
-        **_score_figures(results, seconds, config.sample_documents is not None),
-        "sample_documents": config.sample_documents,
-        "ttt": json.loads(json.dumps(asdict(ttt_config))) if ttt else None,
-        "max_tokens": config.max_tokens,
-        "artifact_bytes": len(artifact),
-        "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
-        "validation_sha256": hashlib.sha256(whole.tobytes()).hexdigest(),
-        "compute_dtype": dtype_name(model.compute_dtype),
-        "environment": environment(runtime.device, world),
-        "seconds": clock.elapsed("score"),
-    }
-    if config.json:
-        write_json(config.json, figures)
-    return figures
+            save_documents(config.per_document, documents, tokens, vocabulary)
+        if config.json:
+            write_json(config.json, asdict(scores))
+    return scores
 
 
-def _score_by(
-    methods: list[str],
-    model: GPT,
-    tokens: np.ndarray,
-    dataset: Dataset,
-    windows: WindowConfig,
-    ttt: TTTConfig,
-    config: EvaluateConfig,
-    log: RunLog,
-    clock: StageClock,
-    world: World,
-) -> tuple[dict[str, ScoreResult], dict[str, float]]:
-    """Results and seconds by method: "" for plain scoring, "ttt_" for test-time training, which goes last.
+def _score_stage(
+    scoring: Scoring, ttt: TTTConfig | None, chunk_tokens: int, max_seconds: float | None
+) -> ScoreResult | None:
+    """The score, with test-time training for a `ttt`; None in processes that have no part in it."""
+    if ttt is None:
+        return score(scoring, chunk_tokens)
+    if ttt.method == "sgd" and scoring.world.size > 1:
+        if scoring.log is not None:
+            scoring.log.info(
+                f"test-time training by sgd runs in the first of {scoring.world.size} processes alone"
+            )
+        if not scoring.world.is_first:
+            return None
+        scoring = replace(scoring, world=World())
+    return score_adapting(scoring, ttt, ttt.max_seconds if max_seconds is None else max_seconds)
 
-    The first process of a `world` has them all; the others lack what it does alone.
-    """
-    results: dict[str, ScoreResult] = {}
-    seconds: dict[str, float] = {}
-    text = (model, tokens, dataset.vocabulary, windows)
-    for method in methods:
-        started = clock.elapsed("score")
-        alone = method != "" and ttt.method == "sgd"
-        if alone and world.size > 1:
-            log.info(f"test-time training by sgd runs in the first of {world.size} processes alone")
-            if not world.is_first:
-                continue
-        if method:
-            max_seconds = ttt.max_seconds if config.max_seconds is None else config.max_seconds
-            limits = {"max_tokens": config.max_tokens, "max_seconds": max_seconds}
-            group = World() if alone else world
-            results[method] = score_adapting(*text, ttt, log, **limits, world=group)
-        else:
-            results[method] = score(*text, log, ttt.chunk_tokens, config.max_tokens, world=world)
-        seconds[method] = clock.elapsed("score") - started
-    return results, seconds
+
+def _stage(name: str, result: ScoreResult, seconds: float, ttt: TTTConfig | None, is_sample: bool) -> Stage:
+    by_document = ttt is not None and ttt.method == "lora"
+    return Stage(
+        name,
+        result.tally,
+        windows="by document" if by_document else "sliding",
+        context=result.windows.context,
+        stride=None if by_document else result.windows.stride,
+        batch_tokens=result.windows.batch_tokens,
+        seconds=seconds,
+        partial=is_sample or result.partial,
+        notes=result.notes,
+    )
 
 
 def read_settings(header: dict[str, Any], config: EvaluateConfig) -> tuple[WindowConfig, TTTConfig]:
@@ -219,33 +205,18 @@ def sample_documents(tokens: np.ndarray, bos_id: int, num_documents: int) -> np.
     return np.concatenate([*parts, tokens[chosen[-1].end : chosen[-1].end + 1]])
 
 
-def _score_figures(
-    results: dict[str, ScoreResult], seconds: dict[str, float], is_sample: bool
-) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for prefix, result in results.items():
-        figures[f"{prefix}val_bpb"] = result.tally.bits_per_byte
-        figures[f"{prefix}val_loss_nats_per_token"] = result.tally.nats_per_token
-        figures[f"{prefix}tokens_scored"] = result.tally.num_tokens
-        figures[f"{prefix}bytes_scored"] = result.tally.num_bytes
-        figures[f"{prefix}score_seconds"] = seconds[prefix]
-        if result.notes:
-            figures[f"{prefix}documents"] = result.notes
-    return {
-        **figures,
-        "partial": is_sample or any(result.partial for result in results.values()),
-        # Both methods see as far; the adapters' batches have another number of rows.
-        "windows": asdict(next(iter(results.values())).windows),
-    }
+def save_documents(
+    path: Path, nats: dict[str, np.ndarray], tokens: np.ndarray, vocabulary: Vocabulary
+) -> None:
+    """Writes nats (`ttt_nats` with test-time training), tokens and bytes of each document as .npz.
 
-
-def save_documents(path: Path, results: dict[str, ScoreResult], tokens: np.ndarray, dataset: Dataset) -> None:
-    """Writes nats (`ttt_nats` with test-time training), tokens and bytes of each document as .npz."""
+    `nats` has the grades of each stage's targets.
+    """
     arrays = {}
-    for prefix, result in results.items():
-        documents = per_document(result.nats_N, tokens, dataset.vocabulary)
+    for name, nats_N in nats.items():
+        documents = per_document(nats_N, tokens, vocabulary)
         arrays |= {
-            f"{prefix}nats": documents.nats_D,
+            NATS_ARRAYS[name]: documents.nats_D,
             "tokens": documents.tokens_D,
             "bytes": documents.bytes_D,
         }
@@ -256,30 +227,24 @@ def save_documents(path: Path, results: dict[str, ScoreResult], tokens: np.ndarr
 def main_evaluate(
     artifact_path: Path, data_folder: Path, config: EvaluateConfig, plain: bool = True, ttt: bool = False
 ) -> None:
-    """Scores an artifact in all processes that torchrun started, or in this one; the first says the figures.
+    """Scores an artifact in all processes that torchrun started, or in this one; the first prints the scores.
 
     Raises ValueError as `evaluate` does, WorldError where another process is gone.
     """
     world = read_world()
     log = RunLog(quiet=not world.is_first or config.json == STANDARD_OUTPUT)
     with world.joined(device_kind(config.device)):
-        figures = evaluate(artifact_path, data_folder, config, log, plain, ttt, world)
-    if world.is_first:
-        print_scores(figures, log)
-
-
-def print_scores(figures: dict[str, Any], log: RunLog) -> None:
-    """One line a score, and one of what was scored."""
-    for prefix in ("", "ttt_"):
-        if f"{prefix}val_bpb" in figures:
-            log.event(
-                f"{prefix}score",
-                val_loss=figures[f"{prefix}val_loss_nats_per_token"],
-                val_bpb=figures[f"{prefix}val_bpb"],
-                tokens=figures[f"{prefix}tokens_scored"],
-                bytes=figures[f"{prefix}bytes_scored"],
-                seconds=round(figures[f"{prefix}score_seconds"], 3),
-            )
-        if f"{prefix}documents" in figures:
-            log.event(f"{prefix}documents", **figures[f"{prefix}documents"])
-    log.event("scored", **{name: figures[name] for name in ("partial", "artifact_bytes", "seconds")})
+        scores = evaluate(artifact_path, data_folder, config, log, plain, ttt, world)
+    for stage in scores.stages:
+        prefix = "ttt_" if stage.name == "test_time_trained" else ""
+        log.event(
+            f"{prefix}score",
+            val_loss=stage.tally.nats_per_token,
+            val_bpb=stage.tally.bits_per_byte,
+            tokens=stage.tally.num_tokens,
+            bytes=stage.tally.num_bytes,
+            seconds=round(stage.seconds or 0.0, 3),
+        )
+        if stage.notes:
+            log.event(f"{prefix}documents", **stage.notes)
+    log.event("scored", partial=scores.partial, artifact_bytes=scores.artifact_bytes, seconds=scores.seconds)

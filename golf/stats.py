@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from golf.score.tally import bits_per_byte
+
 THRESHOLD_NATS = 0.005
 """What a record has to beat the last one by (README of openai/parameter-golf), which does not say of what:
 most entries read it per token, some per byte (#1392, #1915, #2018, #2049)."""
@@ -101,7 +103,7 @@ def paired_bootstrap(
         raise ValueError("a document's nats are not finite")
 
     def gain(saved: np.ndarray, counted: np.ndarray, axis: int = -1) -> np.ndarray:
-        return saved.sum(axis=axis) / counted.sum(axis=axis) / math.log(2)
+        return bits_per_byte(saved.sum(axis=axis), counted.sum(axis=axis))
 
     here = float(gain(saved_D, bytes_D))
     if saved_D.size < 2:
@@ -128,7 +130,7 @@ def paired_bootstrap(
 
 def nats_to_bpb(nats: float, bytes_per_token: float | None) -> float:
     """A difference in nats as bits per byte: per token of so many bytes, or per byte with None."""
-    return nats / math.log(2) / (bytes_per_token or 1.0)
+    return bits_per_byte(nats, bytes_per_token or 1.0)
 
 
 def seeds_to_settle(a: Sample, b: Sample, threshold: float, p: float, power: float = 0.8) -> int | None:

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,9 @@ SCRIPT = b'"""A script."""\nimport numpy\n\nprint(numpy.__name__)\n'
 LIMIT_BYTES = 16_000_000
 
 
-def stage(nats: float, documents: dict[str, np.ndarray], **more: Any) -> dict[str, Any]:
+def stage(name: str, nats: float, documents: dict[str, np.ndarray], **more: Any) -> dict[str, Any]:
     tokens, num_bytes = int(documents["tokens"].sum()), int(documents["bytes"].sum())
-    return {
-        "val_bpb": nats / math.log(2.0) / num_bytes,
-        "val_loss": nats / tokens,
-        "tokens_scored": tokens,
-        "bytes_scored": num_bytes,
-        **more,
-    }
+    return {"name": name, "tally": {"nats": nats, "num_tokens": tokens, "num_bytes": num_bytes}, **more}
 
 
 def make_documents(seed: int) -> dict[str, np.ndarray]:
@@ -34,35 +27,56 @@ def make_results(seed: int, artifact: bytes, script: bytes = SCRIPT) -> dict[str
     documents = make_documents(seed)
     nats, ttt_nats = float(documents["nats"].sum()), float(documents["ttt_nats"].sum())
     sliding = {"windows": "sliding", "context": 256, "stride": 64, "seconds": 5.5}
+    sha256 = hashlib.sha256(artifact).hexdigest()
+    environment = {
+        "hardware": "a processor (2 threads)",
+        "cores": 2,
+        "python": "3.11.7",
+        "torch": "2.13.0+cpu",
+    }
     return {
+        "version": 2,
         "name": "tiny run",
         "preset": "cpu",
         "seed": seed,
         "config": {"seed": seed, "minutes": None, "steps": 30, "model": {"width": 128, "vocab_size": 512}},
-        "model_parameters": 1234567,
-        "steps": 30,
-        "train_tokens": 122880,
-        "tokens_per_second": 2048.0,
-        "stages": {
-            "last": stage(nats + 9, documents, windows="disjoint"),
-            "averaged": stage(nats + 7, documents, windows="disjoint", output="ema"),
-            "quantized": stage(nats, documents, **sliding),
-            "test_time_trained": stage(ttt_nats, documents, **sliding),
+        "training": {
+            "model_parameters": 1234567,
+            "steps": 30,
+            "train_tokens": 122880,
+            "tokens_per_second": 2048.0,
+            "final_progress": 1.0,
+            "epochs": 0.5,
+            "micro_batch_tokens": 4096,
+            "attention": ["math"],
+            "kernels": "torch",
         },
-        "bytes": {
-            "code": len(script),
-            "artifact": len(artifact),
-            "total": len(script) + len(artifact),
-            "limit": LIMIT_BYTES,
+        "averaging": {"output": "ema", "held_out_bpb": {"last": 2.1, "ema": 2.0}},
+        "packing": {
+            "code_bytes": len(script),
+            "artifact_bytes": len(artifact),
+            "limit_bytes": LIMIT_BYTES,
+            "code_sha256": hashlib.sha256(script).hexdigest(),
+            "artifact_sha256": sha256,
             "parts": {"codes": len(artifact) - 40, "scales": 30},
         },
-        "seconds": {"prepare": 1.0, "train": 60.0, "calibrate": 2.5, "pack": 1.5, "score": 12.0},
-        "environment": {
-            "hardware": "a processor (2 threads)",
-            "cores": 2,
-            "python": "3.11.7",
-            "torch": "2.13.0+cpu",
+        "scores": {
+            "stages": [
+                stage("last", nats + 9, documents, windows="disjoint"),
+                stage("averaged", nats + 7, documents, windows="disjoint", output="ema"),
+                stage("quantized", nats, documents, **sliding),
+                stage("test_time_trained", ttt_nats, documents, **sliding),
+            ],
+            "artifact_bytes": len(artifact),
+            "artifact_sha256": sha256,
+            "validation_sha256": "b" * 64,
+            "compute_dtype": None,
+            "environment": environment,
+            "load_seconds": 0.75,
+            "version": 2,
         },
+        "seconds": {"prepare": 1.0, "train": 60.0, "calibrate": 2.5, "pack": 1.5, "score": 12.0},
+        "environment": environment,
         "data": {
             "name": "docs",
             "source": "documentation of installed packages",
@@ -75,10 +89,6 @@ def make_results(seed: int, artifact: bytes, script: bytes = SCRIPT) -> dict[str
             "xz_bits_per_byte": 2.5,
             "zstd22_bits_per_byte": 2.6,
         },
-        "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
-        "scored_artifact_sha256": hashlib.sha256(artifact).hexdigest(),
-        "load_seconds": 0.75,
-        "code_sha256": hashlib.sha256(script).hexdigest(),
         "toolkit_commit": "0123abc",
         "dollars": 0.25,
     }
@@ -129,30 +139,40 @@ def draw_nothing(curves: object, title: str, path: Path) -> None:
     path.write_bytes(b"")
 
 
-def edit(folder: Path, **changes: Any) -> Path:
-    """Changes keys of a run's results.json, nested ones as `bytes__total`; a value of ... removes the key."""
-    path = folder / "results.json"
-    results = json.loads(path.read_text())
+def place_of(value: Any, key: str) -> Any:
+    """The part of nested JSON by a key, of stages by their name."""
+    if isinstance(value, list):
+        return next(number for number, item in enumerate(value) if item["name"] == key)
+    return key
+
+
+def change(results: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Changes keys, nested ones as `packing__code_bytes`; a value of ... removes the key."""
     for name, value in changes.items():
         *trail, last = name.split("__")
-        place = results
+        place: Any = results
         for key in trail:
-            place = place[key]
+            place = place[place_of(place, key)]
         if value is ...:
-            del place[last]
+            del place[place_of(place, last)]
         else:
-            place[last] = copy.deepcopy(value)
+            place[place_of(place, last)] = copy.deepcopy(value)
+
+
+def edit(folder: Path, **changes: Any) -> Path:
+    """Changes keys of a run's results.json."""
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    change(results, changes)
     path.write_text(json.dumps(results))
     return folder
 
 
-def scale_documents(folder: Path, bytes_scored: int) -> None:
-    """Gives the run's documents this many bytes, and its stages the scores that follow."""
+def scale_documents(folder: Path, num_bytes: int) -> None:
+    """Gives the run's documents this many bytes, and its stages the tallies that follow."""
     with np.load(folder / "per_document.npz") as stored:
         documents = dict(stored)
-    documents["bytes"] = np.array([bytes_scored - 2, 1, 1])
+    documents["bytes"] = np.array([num_bytes - 2, 1, 1])
     np.savez(folder / "per_document.npz", **documents)
-    stages = json.loads((folder / "results.json").read_text())["stages"]
-    for name, score in stages.items():
-        nats = score["val_loss"] * score["tokens_scored"]
-        edit(folder, **{f"stages__{name}": {**score, **stage(nats, documents)}})
+    for name in ("last", "averaged", "quantized", "test_time_trained"):
+        edit(folder, **{f"scores__stages__{name}__tally__num_bytes": num_bytes})

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file
 
+from golf.entry.results import read_results
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import read_container
 from tests.tiny_samples import tiny_tokenizer, write_tiny_dataset
@@ -84,16 +85,16 @@ def golden_figures(name: str, folder: Path) -> dict[str, Any]:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     run = folder / "run"
     weights = load_file(run / "weights.safetensors")
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run / "results.json")
     artifact = (run / "artifact.bin").read_bytes()
     decoded, payload = decode_artifact(artifact)[1], read_container(artifact)[1]
     return {
         "weights_sha256": _digest([array.tobytes() for array in weights.values()]),
         "decoded_sha256": _digest([tensor.numpy().tobytes() for tensor in decoded.values()]),
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
-        "nats_per_token": {stage: found["val_loss"] for stage, found in results["stages"].items()},
-        "tokens": {stage: found["tokens_scored"] for stage, found in results["stages"].items()},
-        "bytes": {stage: found["bytes_scored"] for stage, found in results["stages"].items()},
+        "nats_per_token": {stage.name: stage.tally.nats_per_token for stage in results.stages},
+        "tokens": {stage.name: stage.tally.num_tokens for stage in results.stages},
+        "bytes": {stage.name: stage.tally.num_bytes for stage in results.stages},
     }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from golf.data.batches import TrainBatches
 from golf.model.gpt import GPT, ModelConfig
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
@@ -90,7 +90,9 @@ def score_toy(world: World) -> tuple[Tally, np.ndarray]:
     model = GPT(MODEL)
     model.initialize()
     windows = WindowConfig(stride=4, batch_tokens=64)
-    result = score(model, toy_text()[:1001], LetterVocabulary(), windows, chunk_tokens=64, world=world)
+    result = score(
+        Scoring(model, toy_text()[:1001], LetterVocabulary(), windows, world=world), chunk_tokens=64
+    )
     return result.tally, result.nats_N
 
 

@@ -10,6 +10,8 @@ from test_lora import WINDOWS, network
 from test_recipes import LORA, RECIPES
 
 from golf.evaluate import EvaluateConfig, evaluate
+from golf.results import Scores
+from golf.score.scorer import Scoring
 from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline
@@ -51,17 +53,17 @@ def score_case(world: World, name: str, **limits: Any) -> dict[str, Any]:
     """What a process has of a score, and the targets that it graded itself."""
     ttt, usual = CASES[name]
     own: list[int] = []
-    result = score_adapting(
+    scoring = Scoring(
         network(),
         wandering_stream(),
         ToyVocabulary(),
         replace(WINDOWS, batch_tokens=32),
-        ttt,
         observe=lambda targets_N, log_probs_NV: own.extend(targets_N.tolist()),
         world=world,
-        **usual,
-        **limits,
     )
+    limits = {**usual, **limits}
+    scoring = replace(scoring, max_tokens=limits.pop("max_tokens", None))
+    result = score_adapting(scoring, ttt, **limits)
     return {"nats": result.nats_N, "tally": result.tally, "notes": result.notes, "own": set(own)}
 
 
@@ -76,14 +78,12 @@ def stop_early(world: World) -> None:
     Deadline.stops = stops
 
 
-def evaluate_toy(
-    world: World, artifact: Path, data: Path, folder: Path, method: str
-) -> tuple[dict[str, Any], str]:
-    """The figures that a process has, and what it said."""
+def evaluate_toy(world: World, artifact: Path, data: Path, folder: Path, method: str) -> tuple[Scores, str]:
+    """The scores that a process has, and what it said."""
     log = RunLog(folder / f"{method}{world.rank}", quiet=True)
-    figures = evaluate(artifact, data, EvaluateConfig(method=method), log, ttt=True, world=world)
+    scores = evaluate(artifact, data, EvaluateConfig(method=method), log, ttt=True, world=world)
     log.close()
-    return figures, (folder / f"{method}{world.rank}.log").read_text()
+    return scores, (folder / f"{method}{world.rank}.log").read_text()
 
 
 def score_together(world: World, artifact: Path, data: Path, folder: Path) -> dict[str, Any]:

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "golf"
 
 FLOORS = {
-    "system": 0,
+    "system": 0, "run_folder": 0,
     "data": 1,
-    "model": 2, "prepare": 2, "stats": 2,
+    "model": 2, "prepare": 2,
     "train": 3, "pack": 3, "score": 3,
-    "ttt": 4,
-    "config": 5, "presets": 5, "time_plan": 5, "evaluate": 5, "locate": 4,
+    "ttt": 4, "results": 4, "stats": 4,
+    "config": 5, "presets": 5, "time_plan": 5, "evaluate": 5,
     "audit": 6, "run": 6,
     "check": 7,
     "entry": 8,
@@ -32,6 +32,8 @@ BUNDLED = (
     "config",
     "presets",
     "run",
+    "run_folder",
+    "results",
     "time_plan",
     "model",
     "kernels",

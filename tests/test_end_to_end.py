@@ -16,6 +16,7 @@ import pytest
 
 from golf import run as running
 from golf.entry import finalize as closing
+from golf.entry.results import read_results, read_scores
 from golf.prepare.assemble import TextOrigin, TextStream, build_dataset
 from golf.prepare.split import SplitConfig
 from golf.prepare.tokenizer import TokenizerChoice
@@ -96,7 +97,8 @@ def test_one_command_leaves_a_complete_entry(whole):
     assert claimed["bytes_total"] == sum(sizes) <= 16_000_000
     assert claimed["tokens_scored"] > 5000
     results = json.loads((whole / "run" / "results.json").read_text())
-    assert results["kernels"] == "torch" and results["attention"], "what the run chose is recorded"
+    chosen = results["training"]
+    assert chosen["kernels"] == "torch" and chosen["attention"], "what the run chose is recorded"
 
 
 def test_the_entrys_own_script_scores_its_artifact_to_the_same_digits(whole, data, tmp_path):
@@ -109,10 +111,22 @@ def test_the_entrys_own_script_scores_its_artifact_to_the_same_digits(whole, dat
         isolated=True, script=tmp_path / "train_gpt.py",
     )  # fmt: skip
     assert code == 0, out + err
-    stages = json.loads((whole / "run" / "results.json").read_text())["stages"]
-    found = json.loads(figures.read_text())
-    assert found["val_bpb"] == stages["quantized"]["val_bpb"]
-    assert found["ttt_val_bpb"] == stages["test_time_trained"]["val_bpb"]
+    stated = read_results(whole / "run" / "results.json")
+    for stage in read_scores(figures).stages:
+        assert stage.tally == stated.stage(stage.name).tally
+
+
+def test_the_entrys_own_script_trains_to_the_same_artifact(whole, data, tmp_path):
+    (entry,) = (whole / "records" / "local").iterdir()
+    shutil.copyfile(entry / "train_gpt.py", tmp_path / "train_gpt.py")
+    script = tmp_path / "train_gpt.py"
+    arguments = ["--data", data, "--out", "again", "--max-tokens", 6000]
+    code, out, err = finish(tmp_path, *arguments, isolated=True, script=script)
+    assert code == 0, out + err
+    again = read_results(tmp_path / "again" / "results.json")
+    first = read_results(whole / "run" / "results.json")
+    assert again.packing.artifact_sha256 == first.packing.artifact_sha256
+    assert [stage.tally for stage in again.stages] == [stage.tally for stage in first.stages]
 
 
 def test_a_killed_run_resumes_to_the_same_artifact(whole, data, tmp_path):
@@ -135,7 +149,9 @@ def test_a_killed_run_resumes_to_the_same_artifact(whole, data, tmp_path):
 def stage_files(folder: Path) -> dict[str, list[Path]]:
     """What each stage of a run leaves, in the order of the stages."""
     names = {
-        "train": ["training.json", "weights.safetensors", "calibration.safetensors"],
+        "train": ["training.json"],
+        "average": ["averaging.json", "weights.safetensors"],
+        "calibrate": ["calibration.json", "calibration.safetensors"],
         "pack": ["pack.json", "train_gpt.py", "artifact.bin"],
         "weights": ["score_weights.json"],
         "quantized": ["score_quantized.json", "score_quantized.npz"],
@@ -173,8 +189,9 @@ def counted(whole, monkeypatch) -> list[str]:
 
     run_process = subprocess.run
     monkeypatch.setattr(Trainer, "train", noting("train", Trainer.train))
-    monkeypatch.setattr(running, "pack", noting("pack", running.pack))
-    monkeypatch.setattr(running.Run, "_score_weights", noting("weights", running.Run._score_weights))
+    for name, function in (("average", "choose_output"), ("calibrate", "calibrate"), ("pack", "pack")):
+        monkeypatch.setattr(running, function, noting(name, vars(running)[function]))
+    monkeypatch.setattr(running, "score_weights", noting("weights", running.score_weights))
     monkeypatch.setattr(subprocess, "run", fresh_process)
     monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
     return done
@@ -193,11 +210,10 @@ def test_a_run_that_was_stopped_after_a_stage_does_none_of_the_earlier_ones_agai
     assert exit_code(["--resume", "run"]) == 0
     expected = [stage for stage in STAGES[finished + 1 :] if stage != "results"]
     assert list(dict.fromkeys(counted)) == expected
-    before, after = (json.loads((path / "results.json").read_text()) for path in (whole / "run", run))
-    for stage in before["stages"]:
-        assert after["stages"][stage]["val_bpb"] == before["stages"][stage]["val_bpb"]
-    assert after["artifact_sha256"] == before["artifact_sha256"]
-    assert after["seconds"]["train"] == before["seconds"]["train"]
+    before, after = (read_results(path / "results.json") for path in (whole / "run", run))
+    assert [stage.tally for stage in after.stages] == [stage.tally for stage in before.stages]
+    assert after.packing.artifact_sha256 == before.packing.artifact_sha256
+    assert after.seconds["train"] == before.seconds["train"]
     assert list((tmp_path / "records" / "local").iterdir())
 
 
@@ -224,8 +240,8 @@ def test_a_run_killed_while_it_scores_goes_on_with_the_score(whole, data, tmp_pa
     for stage in ("training is", "packing is", "weights are"):
         assert f"the {stage}" in out and "already" in out
     folders = tmp_path / "run", whole / "run"
-    found, expected = (json.loads((path / "results.json").read_text())["stages"] for path in folders)
-    assert found["test_time_trained"]["val_bpb"] == expected["test_time_trained"]["val_bpb"]
+    found, expected = (read_results(path / "results.json") for path in folders)
+    assert found.final.name == "test_time_trained" and found.final.tally == expected.final.tally
 
 
 def test_the_seed_preset_does_what_its_card_says(data, tmp_path, monkeypatch):
@@ -251,7 +267,7 @@ def test_the_seed_preset_does_what_its_card_says(data, tmp_path, monkeypatch):
     }
     for name, evidence in card.items():
         assert features[name]["active"] and evidence in features[name]["evidence"], features.get(name)
-    assert results["config"]["ttt"]["method"] == "sgd" and results["pack"]["scheme"] == "int5"
+    assert results["config"]["ttt"]["method"] == "sgd" and results["packing"]["report"]["scheme"] == "int5"
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path):
@@ -320,14 +336,14 @@ def test_test_time_training_that_was_left_out_stays_so(whole, tmp_path, monkeypa
     stored["config"]["ttt"]["max_seconds"] = 1e-3
     (run / "config.json").write_text(json.dumps(stored))
     assert exit_code(["--resume", "run"]) == 0
-    results = json.loads((run / "results.json").read_text())
-    assert set(results["stages"]) == {"last", "averaged", "quantized"}
-    (feature,) = [one for one in results["features"] if one["name"].startswith("ttt")]
-    assert not feature["active"] and "too little time" in feature["evidence"]
+    results = read_results(run / "results.json")
+    assert [stage.name for stage in results.stages] == ["last", "averaged", "quantized"]
+    (feature,) = [one for one in results.features if one.name.startswith("ttt")]
+    assert not feature.active and "too little time" in feature.evidence
     # Another process has other limits, and yet the same results.
     stored["config"]["ttt"]["max_seconds"] = None
     (run / "config.json").write_text(json.dumps(stored))
     (run / "results.json").unlink()
     assert exit_code(["--resume", "run"]) == 0
-    assert set(json.loads((run / "results.json").read_text())["stages"]) == {"last", "averaged", "quantized"}
+    assert read_results(run / "results.json").final.name == "quantized"
     assert "test_time_trained" not in counted

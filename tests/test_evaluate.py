@@ -1,10 +1,12 @@
 import hashlib
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,11 @@ import train_gpt
 import ttt
 from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
+from golf.entry.results import read_scores
 from golf.evaluate import EvaluateConfig, evaluate, load_model, read_settings, sample_documents
 from golf.pack.container import ArtifactError
-from golf.score.scorer import score
+from golf.results import Scores
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
@@ -27,44 +31,53 @@ from golf.ttt.methods import plan_lora
 QUIET = RunLog(quiet=True)
 
 
+def asdict_of_json(scores: Scores) -> dict:
+    """What a file has of the scores, tuples being lists."""
+    return json.loads(json.dumps(asdict(scores)))
+
+
 def test_the_score_is_that_of_the_decoded_artifact(artifact_path: Path, dataset_folder: Path) -> None:
-    figures = evaluate(artifact_path, dataset_folder, EvaluateConfig(), QUIET)
+    scores = evaluate(artifact_path, dataset_folder, EvaluateConfig(), QUIET)
     dataset = open_dataset(dataset_folder)
     tokens = dataset.validation_tokens(StageClock())
     model, _ = load_model(artifact_path.read_bytes(), torch.device("cpu"))
-    tally = score(model, tokens, dataset.vocabulary, WindowConfig(stride=8)).tally
-    assert figures["val_bpb"] == pytest.approx(tally.bits_per_byte, abs=1e-7)
-    assert figures["val_loss_nats_per_token"] == pytest.approx(tally.nats_per_token, abs=1e-7)
-    assert figures["tokens_scored"] == len(tokens) - 1
-    assert figures["bytes_scored"] == dataset.manifest.val_text_bytes
-    assert figures["partial"] is False
-    assert figures["windows"] == {"context": 32, "stride": 8, "batch_tokens": 4_096}
-    assert figures["artifact_sha256"] == hashlib.sha256(artifact_path.read_bytes()).hexdigest()
-    assert figures["validation_sha256"] == hashlib.sha256(tokens.tobytes()).hexdigest()
-    assert figures["ttt"] is None and "ttt_val_bpb" not in figures
+    tally = score(Scoring(model, tokens, dataset.vocabulary, WindowConfig(stride=8))).tally
+    (stage,) = scores.stages
+    assert stage.name == "quantized" and stage.windows == "sliding"
+    assert stage.tally.bits_per_byte == pytest.approx(tally.bits_per_byte, abs=1e-7)
+    assert stage.tally.nats_per_token == pytest.approx(tally.nats_per_token, abs=1e-7)
+    assert stage.tally.num_tokens == len(tokens) - 1
+    assert stage.tally.num_bytes == dataset.manifest.val_text_bytes
+    assert scores.partial is False
+    assert (stage.context, stage.stride, stage.batch_tokens) == (32, 8, 4_096)
+    assert scores.artifact_sha256 == hashlib.sha256(artifact_path.read_bytes()).hexdigest()
+    assert scores.validation_sha256 == hashlib.sha256(tokens.tobytes()).hexdigest()
+    assert scores.ttt is None
 
 
 def test_both_scores_come_with_their_documents(
     artifact_path: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     config = EvaluateConfig(json=tmp_path / "a.json", per_document=tmp_path / "a.npz")
-    figures = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
-    assert json.loads((tmp_path / "a.json").read_text()) == figures
-    assert figures["ttt_val_bpb"] != figures["val_bpb"]
-    assert figures["ttt"]["chunk_tokens"] == 96
+    scores = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
+    assert json.loads((tmp_path / "a.json").read_text()) == asdict_of_json(scores)
+    assert asdict_of_json(read_scores(tmp_path / "a.json")) == asdict_of_json(scores)
+    plain, adapted = scores.stages
+    assert (plain.name, adapted.name) == ("quantized", "test_time_trained")
+    assert adapted.tally.nats != plain.tally.nats
+    assert scores.ttt is not None and scores.ttt["chunk_tokens"] == 96
     with np.load(tmp_path / "a.npz") as documents:
         assert set(documents) == {"nats", "ttt_nats", "tokens", "bytes"}
-        assert documents["tokens"].sum() == figures["tokens_scored"]
-        for prefix in ("", "ttt_"):
+        assert documents["tokens"].sum() == plain.tally.num_tokens
+        for prefix, stage in (("", plain), ("ttt_", adapted)):
             bpb = documents[f"{prefix}nats"].sum() / math.log(2) / documents["bytes"].sum()
-            assert bpb == pytest.approx(figures[f"{prefix}val_bpb"], rel=1e-9)
+            assert bpb == pytest.approx(stage.tally.bits_per_byte, rel=1e-9)
 
 
 def test_test_time_training_alone_gives_the_same_score(artifact_path: Path, dataset_folder: Path) -> None:
     both = evaluate(artifact_path, dataset_folder, EvaluateConfig(), QUIET, ttt=True)
     alone = evaluate(artifact_path, dataset_folder, EvaluateConfig(), QUIET, plain=False, ttt=True)
-    assert alone["ttt_val_bpb"] == both["ttt_val_bpb"]
-    assert "val_bpb" not in alone
+    assert [stage.tally for stage in alone.stages] == [both.stages[1].tally]
 
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
@@ -75,8 +88,8 @@ def test_test_time_training_at_rate_zero_is_the_plain_score_to_the_last_digit(
     ttt = {"chunk_tokens": 96, "learning_rate": 0.0, "epochs": 1}
     write_tiny_artifact(tmp_path / "a.bin", vocabulary, compute_dtype=compute_dtype, ttt=ttt)
     config = EvaluateConfig(per_document=tmp_path / "a.npz")
-    figures = evaluate(tmp_path / "a.bin", dataset_folder, config, QUIET, ttt=True)
-    assert figures["ttt_val_bpb"] == figures["val_bpb"]
+    plain, adapted = evaluate(tmp_path / "a.bin", dataset_folder, config, QUIET, ttt=True).stages
+    assert adapted.tally == plain.tally
     with np.load(tmp_path / "a.npz") as documents:
         assert np.array_equal(documents["nats"], documents["ttt_nats"])
 
@@ -88,38 +101,39 @@ def test_adapters_at_rate_zero_give_the_score_of_their_documents_to_the_last_dig
     vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
     ttt = {"method": "lora", "lora": {"rate": 0.0, "batch_documents": 3}}
     write_tiny_artifact(tmp_path / "a.bin", vocabulary, compute_dtype=compute_dtype, ttt=ttt)
-    figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(), QUIET, plain=False, ttt=True)
+    scores = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(), QUIET, plain=False, ttt=True)
     model, header = load_model((tmp_path / "a.bin").read_bytes(), torch.device("cpu"))
     windows, settings = read_settings(header, EvaluateConfig())
     dataset = open_dataset(dataset_folder)
     tokens = dataset.validation_tokens(StageClock())
     batches = plan_lora(tokens, dataset.vocabulary.bos_id, settings.lora)
     plain = score_documents(model, tokens, dataset.vocabulary, windows, batches)
-    assert figures["ttt_val_bpb"] == plain.tally.bits_per_byte
+    assert scores.stages[0].tally == plain.tally
 
 
 def test_adapters_are_scored_recorded_and_repeatable(artifact_path: Path, dataset_folder: Path) -> None:
     config = EvaluateConfig(method="lora")
-    figures = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
+    scores = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
     again = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
-    assert figures["ttt_val_bpb"] == again["ttt_val_bpb"] != figures["val_bpb"]
-    assert figures["ttt"]["method"] == "lora"
-    assert figures["ttt_documents"]["documents"] == 12
-    assert "longest first" in figures["ttt_documents"]["order"]
-    assert json.loads(json.dumps(figures)) == figures
+    plain, adapted = scores.stages
+    assert again.stages[0].tally == adapted.tally != plain.tally
+    assert scores.ttt is not None and scores.ttt["method"] == "lora"
+    assert adapted.windows == "by document" and adapted.notes["documents"] == 12
+    assert "longest first" in adapted.notes["order"]
+    assert asdict_of_json(msgspec.convert(asdict_of_json(scores), Scores)) == asdict_of_json(scores)
 
 
 def test_a_prefix_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
     config = EvaluateConfig(method="lora", max_tokens=101)
-    figures = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
-    assert figures["partial"] is True and figures["ttt_tokens_scored"] == 101
+    scores = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
+    assert scores.partial is True and scores.stages[0].tally.num_tokens == 101
 
 
 def test_a_sample_of_documents_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
     config = EvaluateConfig(method="lora", sample_documents=4)
-    figures = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
-    assert figures["partial"] is True and figures["sample_documents"] == 4
-    assert figures["ttt_documents"]["documents"] == 4
+    scores = evaluate(artifact_path, dataset_folder, config, QUIET, ttt=True)
+    assert scores.partial is True and scores.sample_documents == 4
+    assert scores.stages[1].notes["documents"] == 4
     dataset = open_dataset(dataset_folder)
     tokens = dataset.validation_tokens(StageClock())
     whole = sample_documents(tokens, dataset.vocabulary.bos_id, 12)
@@ -138,9 +152,10 @@ def test_a_time_limit_is_recorded_or_refused(
     config = EvaluateConfig(method=method, max_seconds=1e6)
     limited = evaluate(artifact_path, dataset_folder, config, QUIET, plain=False, ttt=True)
     unlimited = evaluate(artifact_path, dataset_folder, EvaluateConfig(method=method), QUIET, False, True)
-    assert limited["ttt_documents"]["max_seconds"] == 1e6
-    assert limited["ttt_documents"]["adaptation_stopped_after_tokens"] is None
-    assert limited["ttt_val_bpb"] == unlimited["ttt_val_bpb"]
+    (stage,) = limited.stages
+    assert stage.notes["max_seconds"] == 1e6
+    assert stage.adaptation_stopped_after_tokens is None
+    assert stage.tally == unlimited.stages[0].tally
 
 
 @pytest.mark.gpu
@@ -149,21 +164,21 @@ def test_a_gpu_gives_the_score_of_the_cpu(artifact_path: Path, dataset_folder: P
         evaluate(artifact_path, dataset_folder, EvaluateConfig(device=device), QUIET, ttt=True)
         for device in ("cpu", "cuda")
     ]
-    for key in ("val_bpb", "ttt_val_bpb"):
-        assert scores[0][key] == pytest.approx(scores[1][key], abs=1e-4)
+    for ours, theirs in zip(scores[0].stages, scores[1].stages, strict=True):
+        assert ours.tally.bits_per_byte == pytest.approx(theirs.tally.bits_per_byte, abs=1e-4)
 
 
 def test_a_prefix_is_called_partial(artifact_path: Path, dataset_folder: Path) -> None:
-    figures = evaluate(artifact_path, dataset_folder, EvaluateConfig(max_tokens=100), QUIET)
-    assert figures["partial"] is True
-    assert 92 < figures["tokens_scored"] <= 100
+    scores = evaluate(artifact_path, dataset_folder, EvaluateConfig(max_tokens=100), QUIET)
+    assert scores.partial is True and scores.max_tokens == 100
+    assert 92 < scores.stages[0].tally.num_tokens <= 100
 
 
 def test_what_is_asked_for_stands_before_what_the_artifact_says(
     artifact_path: Path, dataset_folder: Path
 ) -> None:
-    windows = evaluate(artifact_path, dataset_folder, EvaluateConfig(context=16, stride=16), QUIET)["windows"]
-    assert (windows["context"], windows["stride"]) == (16, 16)
+    (stage,) = evaluate(artifact_path, dataset_folder, EvaluateConfig(context=16, stride=16), QUIET).stages
+    assert (stage.context, stage.stride) == (16, 16)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +197,8 @@ def test_a_cpu_scores_in_float32_and_other_devices_in_the_artifacts_dtype(
     model, _ = load_model((tmp_path / "a.bin").read_bytes(), torch.device(device))
     assert model.compute_dtype is expected
     if device == "cpu":
-        figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(), QUIET)
-        assert figures["compute_dtype"] == "float32"
+        scores = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(), QUIET)
+        assert scores.compute_dtype == "float32"
 
 
 def test_an_unknown_dtype_is_refused(dataset_folder: Path, tmp_path: Path) -> None:
@@ -231,14 +246,14 @@ def test_sizes_that_do_not_go_together_are_refused(
 def test_the_programs_print_and_write_the_scores(
     artifact_path: Path, dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    figures = {}
+    names = []
     for program in (eval_bpb, ttt):
         out = tmp_path / f"{program.__name__}.json"
         arguments = [artifact_path.parent, "--data", dataset_folder, "--json", out]
         assert program.main([str(argument) for argument in arguments]) == 0
-        figures |= json.loads(out.read_text())
+        names += [stage.name for stage in read_scores(out).stages]
         assert "val_bpb:" in capsys.readouterr().out
-    assert {"val_bpb", "ttt_val_bpb"} < set(figures)
+    assert names == ["quantized", "test_time_trained"]
 
 
 @pytest.mark.parametrize("program", [eval_bpb, ttt])
@@ -246,8 +261,9 @@ def test_json_without_a_file_is_all_that_is_printed(
     program: ModuleType, artifact_path: Path, dataset_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert program.main([str(artifact_path), "--json", "--data", str(dataset_folder)]) == 0
-    prefix = "ttt_" if program is ttt else ""
-    assert json.loads(capsys.readouterr().out)[f"{prefix}tokens_scored"] > 0
+    scores = msgspec.json.decode(capsys.readouterr().out, type=Scores)
+    assert scores.stages[0].name == ("test_time_trained" if program is ttt else "quantized")
+    assert scores.stages[0].tally.num_tokens > 0
 
 
 @pytest.mark.parametrize("program", [eval_bpb, ttt])
@@ -301,10 +317,8 @@ def test_each_method_states_the_tokens_that_it_scored(dataset_folder: Path, tmp_
     write_tiny_artifact(
         tmp_path / "a.bin", vocabulary, ttt={"method": "lora", "lora": {"batch_documents": 3}}
     )
-    figures = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(max_tokens=101), QUIET, ttt=True)
-    for prefix in ("", "ttt_"):
-        tokens, num_bytes = figures[f"{prefix}tokens_scored"], figures[f"{prefix}bytes_scored"]
-        nats = figures[f"{prefix}val_loss_nats_per_token"] * tokens
-        assert nats / np.log(2.0) / num_bytes == pytest.approx(figures[f"{prefix}val_bpb"], rel=1e-12)
-    assert figures["ttt_tokens_scored"] > figures["tokens_scored"]
-    assert figures["partial"] is True
+    scores = evaluate(tmp_path / "a.bin", dataset_folder, EvaluateConfig(max_tokens=101), QUIET, ttt=True)
+    plain, adapted = (stage.tally for stage in scores.stages)
+    assert adapted.num_tokens > plain.num_tokens
+    assert adapted.num_bytes > plain.num_bytes
+    assert scores.partial is True

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.locate import find_artifact
+from golf.run_folder import find_artifact
 
 
 @pytest.mark.parametrize("name", ["artifact.bin", "artifact_seed42.bin"])

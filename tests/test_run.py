@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,27 @@ from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import PackConfig
+from golf.pack.calibrate import Calibration
+from golf.results import Averaging, Scores, Stage, Training
+from golf.run import (
+    LiveTrainer,
+    RunContext,
+    ScoringOptions,
+    average_stage,
+    build_trainer,
+    calibrate_stage,
+    pack_stage,
+    read_stage,
+    score_stage,
+    train_stage,
+)
+from golf.run_folder import RunFolder
+from golf.score.scorer import Scoring
 from golf.score.tally import Tally
-from golf.score.windows import WindowConfig
 from golf.system.device import Runtime
+from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.train.budget import TrainConfig
-from golf.train.loop import Trainer
 
 MODEL = ModelConfig(320, 2, 16, 2, 1, 24, 16, rotary_dims=4, bigram_buckets=16, bigram_width=4)
 CONFIG = RunConfig(
@@ -38,34 +54,35 @@ def dataset(tmp_path: Path) -> Dataset:
     return open_dataset(tmp_path / "data")
 
 
-def make_run(folder: Path, dataset: Dataset, config: RunConfig = CONFIG) -> running.Run:
+def make_run(folder: Path, dataset: Dataset, config: RunConfig = CONFIG) -> tuple[RunFolder, RunContext]:
     folder.mkdir(exist_ok=True)
-    return running.Run(folder, config, dataset, RUNTIME, RunLog(quiet=True))
+    return RunFolder(folder), RunContext(config, dataset, RUNTIME, RunLog(quiet=True))
+
+
+def train(folder: RunFolder, run: RunContext, live: LiveTrainer) -> None:
+    train_stage(folder, run, live)
+    average_stage(folder, run, live)
 
 
 def test_the_process_that_scores_finds_what_training_held_given_back(tmp_path, dataset, monkeypatch):
-    run, done, held = make_run(tmp_path / "run", dataset), [], []
-    build = run._trainer
-
-    def remembered() -> Trainer:
-        trainer = build()
-        held.extend((weakref.ref(trainer), weakref.ref(trainer.model)))
-        return trainer
+    (folder, run), live = make_run(tmp_path / "run", dataset), LiveTrainer()
+    train(folder, run, live)
+    held, done = [weakref.ref(live.trainer), weakref.ref(live.trainer.model)], []
 
     def released(device: torch.device) -> None:
         gc.collect()
         done.append((device, [one() for one in held]))
 
-    def fresh_process(name: str, how: running.ScoringOptions, max_seconds: float | None) -> None:
+    def fresh_process(command: list[str], **how: object) -> None:
         done.append("scored")
         raise InterruptedError
 
-    monkeypatch.setattr(run, "_trainer", remembered)
-    run.train()
+    calibrate_stage(folder, run)
+    pack_stage(folder, run, lambda: b"")
     monkeypatch.setattr(running, "release_memory", released)
-    monkeypatch.setattr(run, "_score_artifact", fresh_process)
+    monkeypatch.setattr("subprocess.run", fresh_process)
     with pytest.raises(InterruptedError):
-        run.score("last", running.ScoringOptions("cpu"))
+        score_stage(folder, run, live, ScoringOptions("cpu"))
     assert done == [(torch.device("cpu"), [None, None]), "scored"]
 
 
@@ -73,64 +90,99 @@ def test_the_process_that_scores_finds_what_training_held_given_back(tmp_path, d
 def test_calibration_takes_passes_that_fit_without_compilation(
     tmp_path, dataset, monkeypatch, fits, bound, rows
 ):
-    run, shapes = make_run(tmp_path / "run", dataset), []
+    (folder, run), shapes = make_run(tmp_path / "run", dataset), []
 
-    def note(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def note(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Calibration:
         shapes.extend(tuple(inputs_BT.shape) for inputs_BT, _ in batches)
+        return Calibration()
 
+    train(folder, run, LiveTrainer())
+    training = replace(read_stage(folder.training, Training), micro_batch_tokens=fits)
+    write_json(folder.training, asdict(training))
     monkeypatch.setattr(running, "calibrate", note)
     monkeypatch.setattr(running, "CALIBRATION_PASS_TOKENS", bound)
-    trainer = run._trainer()
-    trainer.micro_batch_tokens = fits
-    run._calibrate(trainer, trainer.model.state_dict())
+    calibrate_stage(folder, run)
     assert shapes == [(rows, 16)] * (8 // rows)
 
 
-def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, monkeypatch):
-    run, seen = make_run(tmp_path / "run", dataset), []
+def test_calibration_reads_the_batches_that_training_would_have_read_next(tmp_path, dataset, monkeypatch):
+    (folder, run), live, read = make_run(tmp_path / "run", dataset), LiveTrainer(), []
 
-    def note(model, tokens, vocabulary, windows: WindowConfig, *rest, **more) -> SimpleNamespace:
-        seen.append((windows.stride, windows.batch_tokens))
+    def note(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Calibration:
+        read.extend(batches)
+        return Calibration()
+
+    train(folder, run, live)
+    monkeypatch.setattr(running, "calibrate", note)
+    calibrate_stage(folder, run)
+    for batch in read:
+        assert all(torch.equal(*pair) for pair in zip(batch, live.trainer.batches.next(4, 16), strict=True))
+
+
+def test_a_quantizer_without_calibration_reads_no_training_text(tmp_path, dataset):
+    config = replace(CONFIG, pack=PackConfig(scheme="int5"))
+    folder, run = make_run(tmp_path / "run", dataset, config)
+    train(folder, run, LiveTrainer())
+    assert calibrate_stage(folder, run) is None
+    assert not folder.calibration.exists() and not folder.calibrating.exists()
+
+
+def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, monkeypatch):
+    (_, run), seen = make_run(tmp_path / "run", dataset), []
+
+    def note(scoring: Scoring, *rest: object, **more: object) -> SimpleNamespace:
+        seen.append((scoring.windows.stride, scoring.windows.batch_tokens))
         return SimpleNamespace(tally=Tally(1.0, 1, 1))
 
     monkeypatch.setattr(running, "score", note)
-    trainer = run._trainer()
+    trainer = build_trainer(run)
     trainer.micro_batch_tokens = 32
     trainer.held_out_bpb()
-    run.trainer = None
-    run._score_weights(trainer.model.state_dict(), trainer.batches.held_out, None)
+    running.score_weights(run, LiveTrainer(), trainer.model.state_dict(), trainer.batches.held_out, None)
     assert seen == [(16, 32), (16, 64)]
 
 
 def test_a_process_that_cannot_score_ends_the_run_before_its_first_step(tmp_path, dataset):
-    run = make_run(tmp_path / "run", dataset)
+    folder, run = make_run(tmp_path / "run", dataset)
     with pytest.raises(running.FreshProcessError, match="No module named 'not_installed_anywhere'"):
-        run.train(b"import not_installed_anywhere")
-    assert not (tmp_path / "run" / "training.json").exists()
+        train_stage(folder, run, LiveTrainer(), lambda: b"import not_installed_anywhere")
+    assert not folder.training.exists()
     assert run.clock.elapsed("train") == 0.0
 
 
-def test_a_damaged_result_of_a_stage_is_named(tmp_path):
-    (tmp_path / "pack.json").write_text('{"bytes": ')
-    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
-        running.read_stage(tmp_path / "pack.json")
-
-
 def test_a_stage_that_is_done_anew_makes_the_later_ones_be_done_anew(tmp_path):
-    later = ["pack.json", "score_weights.json", "score_quantized.json", "score_test_time_trained.json"]
-    ends = ["results.json", "audit.json"]
-    for stage, gone in (("pack", later[2:] + ends), ("training", later + ends)):
-        for name in [*later, *ends, "training.json"]:
-            (tmp_path / name).write_text("{}")
-        running.forget_stages(tmp_path, stage)
-        kept = {path.name for path in tmp_path.iterdir()}
-        assert kept == {*later, *ends, "training.json"} - set(gone)
+    folder = RunFolder(tmp_path)
+    scores = [folder.score(stage) for stage in ("quantized", "test_time_trained")]
+    ends = [*scores, folder.results, folder.audit]
+    marks = {
+        "train": [folder.training],
+        "average": [folder.averaging, folder.score_weights],
+        "calibrate": [folder.calibrating],
+        "pack": [folder.packing],
+        "score": ends,
+    }
+    names = list(marks)
+    for stage in names:
+        for path in [path for paths in marks.values() for path in paths]:
+            path.write_text("{}")
+        folder.forget_from(stage)
+        kept = {path for earlier in names[: names.index(stage)] for path in marks[earlier]}
+        assert set(tmp_path.iterdir()) == kept
 
 
-def test_a_stage_without_what_it_states_is_damaged(tmp_path):
-    (tmp_path / "pack.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"pack\.json is damaged \(it has no seconds\)"):
-        running.read_stage(tmp_path / "pack.json", ("seconds",))
-    (tmp_path / "pack.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
-        running.read_stage(tmp_path / "pack.json", ("seconds",))
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('{"output": ', "Expecting value"), ("{}", "missing 2 required"), ("[]", "is stored as a list")],
+)
+def test_a_damaged_result_of_a_stage_is_named(tmp_path, text, reason):
+    path = RunFolder(tmp_path).averaging
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"averaging\.json is damaged \(.*{reason}.*; remove it"):
+        read_stage(path, Averaging)
+
+
+def test_results_of_a_stage_come_back_as_they_were(tmp_path):
+    stage = Stage("quantized", Tally(1.5, 3, 7), "sliding", 16, 4, notes={"order": ["longest", "first"]})
+    scores = Scores((stage, replace(stage, name="test_time_trained")), 1, "a", "b", "float32", {"cores": 2})
+    write_json(tmp_path / "scores.json", asdict(scores))
+    assert read_stage(tmp_path / "scores.json", Scores) == scores

@@ -33,10 +33,10 @@ from golf.audit.streams import (
 )
 from golf.data.manifest import Dataset, open_dataset
 from golf.evaluate import EvaluateConfig, load_model, read_settings
-from golf.locate import find_artifacts
 from golf.model.gpt import GPT
+from golf.run_folder import RunFolder, find_artifacts
 from golf.score.ledger import Ledger, LegalityError
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig, plan_windows
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
@@ -82,28 +82,17 @@ class ArtifactScorer:
             for row in np.flatnonzero(np.isin(seen_N, list(targets))):
                 log_probs[int(seen_N[row])] = log_probs_NV[row].cpu().numpy()
 
-        vocabulary = self.dataset.vocabulary
+        scoring = Scoring(self.model, tokens, self.dataset.vocabulary, self.windows, observe=observe)
         if self.ttt is not None and self.ttt.method == "lora":
             # To the end each time: documents cut short would be other documents, and other batches.
-            result = score_adapting(self.model, tokens, vocabulary, self.windows, self.ttt, observe=observe)
+            result = score_adapting(scoring, self.ttt)
             return Replay(result.nats_N, log_probs, result.ledger)
         reach = max(targets) + 1 + self.windows.stride if len(targets) else len(tokens)
-        max_tokens = max(reach, self.windows.context)
+        scoring = replace(scoring, max_tokens=max(reach, self.windows.context))
         if self.ttt is None:
-            result = score(
-                self.model,
-                tokens,
-                vocabulary,
-                self.windows,
-                chunk_tokens=self.chunk_tokens,
-                max_tokens=max_tokens,
-                observe=observe,
-            )
+            result = score(scoring, self.chunk_tokens)
         else:
-            ttt = replace(self.ttt, chunk_tokens=self.chunk_tokens)
-            result = score_adapting(
-                self.model, tokens, vocabulary, self.windows, ttt, None, max_tokens, observe
-            )
+            result = score_adapting(scoring, replace(self.ttt, chunk_tokens=self.chunk_tokens))
         return Replay(result.nats_N, log_probs, result.ledger)
 
     def features(self, tokens: np.ndarray) -> np.ndarray:
@@ -208,7 +197,7 @@ def audit_path(
         print_audit(artifact.name, audit, log)
     passed = all(audit["passed"] for audit in audits.values())
     merged = audits.popitem()[1] if len(audits) == 1 else {"passed": passed, "seeds": audits}
-    target = (path if path.is_dir() else path.parent) / "audit.json"
+    target = RunFolder(path if path.is_dir() else path.parent).audit
     write_json(target, merged)
     log.info(f"{'passed' if passed else 'NOT passed'}: {target}")
     return passed

@@ -6,8 +6,9 @@ whatever the tokenizer; independent counts: 151,073,604 (openai/parameter-golf #
 151,078,222 (#1916).
 """
 
-import math
 from dataclasses import dataclass
+
+from golf.score.tally import bits_per_byte
 
 CANONICAL_BYTES = 151_078_000
 """UTF-8 bytes of the 50,000 validation documents; exports round it by their sequence length."""
@@ -67,12 +68,12 @@ CAUSES = (
 
 def implied_bytes(val_loss: float, val_bpb: float, num_tokens: float) -> float:
     """Bytes that turn `val_loss` nats per token over `num_tokens` into `val_bpb`; all must be above 0."""
-    return val_loss / math.log(2) * num_tokens / val_bpb
+    return bytes_per_token(val_loss, val_bpb) * num_tokens
 
 
 def bytes_per_token(val_loss: float, val_bpb: float) -> float:
     """Mean bytes of text a token stands for, from a score in both units."""
-    return val_loss / math.log(2) / val_bpb
+    return bits_per_byte(val_loss, val_bpb)
 
 
 def is_canonical(num_bytes: float) -> bool:

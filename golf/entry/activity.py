@@ -5,7 +5,7 @@ kept and never used: each technique is therefore held against what happened with
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from golf.config import RunConfig
 from golf.data.manifest import Dataset
 from golf.model.gpt import GPT, ModelConfig
 from golf.pack.container import ZSTD_LEVEL
+from golf.results import Feature, Results
 from golf.system.log import RunLog
 from golf.train.optim import split_parameters
 
@@ -41,18 +42,9 @@ MAX_ORTHOGONAL_DISTANCE = 1e-3
 """Of an orthogonal matrix's W W^T from the identity; fp32 leaves about 1e-6."""
 
 
-@dataclass(frozen=True)
-class Feature:
-    """A technique that was asked for, whether it acted, and what shows it."""
-
-    name: str
-    active: bool
-    evidence: str
-
-
 def find_features(
     config: RunConfig,
-    results: dict[str, Any],
+    results: Results,
     weights: dict[str, Tensor],
     dataset: Dataset,
     events: Sequence[Mapping[str, Any]],
@@ -99,10 +91,10 @@ def shape_features(
             return
 
 
-def pack_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Feature]:
+def pack_features(config: RunConfig, results: Results) -> Iterator[Feature]:
     """The quantiser that was asked for against the one that packed, and what it made of a weight."""
-    packed, size = results["pack"], results["bytes"]
-    evidence = f"{packed['bits_per_weight']:.3f} bits a weight; {size['artifact']:,} bytes"
+    packed = results.packing.report
+    evidence = f"{packed['bits_per_weight']:.3f} bits a weight; {results.packing.artifact_bytes:,} bytes"
     yield Feature(
         f"pack: {packed['scheme']}, zstd-{ZSTD_LEVEL}", packed["scheme"] == config.pack.scheme, evidence
     )
@@ -137,9 +129,9 @@ def clip_features(largest_norm: float, events: Sequence[Mapping[str, Any]]) -> I
         yield Feature("optim.gradient_clip", clipped > 0, evidence)
 
 
-def schedule_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Feature]:
+def schedule_features(config: RunConfig, results: Results) -> Iterator[Feature]:
     """What was to begin within the run, against how far the run came."""
-    progress = results["final_progress"]
+    progress = results.training.final_progress
     schedule = config.schedule
     starts = {"schedule.warmdown": 1.0 - schedule.warmdown, "schedule.momentum_warmup": 0.0}
     if config.model.recurrence > 1:
@@ -150,27 +142,27 @@ def schedule_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Fe
         evidence = f"due at {start:.2f} of the run, which came to {progress:.2f}"
         if name == "schedule.warmdown":
             evidence = f"{schedule.warmdown_shape}, {evidence}"
-        yield Feature(name, progress > start and results["steps"] > 1, evidence)
-    output = results["averaging"]["output"]
+        yield Feature(name, progress > start and results.training.steps > 1, evidence)
+    output = results.averaging.output
     kept = "the last weights were kept" if output == "last" else f"{output} was kept"
     yield Feature("averaging", output != "last", kept)
 
 
-def score_features(config: RunConfig, results: dict[str, Any]) -> Iterator[Feature]:
+def score_features(config: RunConfig, results: Results) -> Iterator[Feature]:
     """What was to change the score of the artifact."""
-    stages, ttt = results["stages"], config.ttt
-    plain = stages["quantized"]
-    evidence = f"stride {plain['stride']} in windows of {plain['context']}"
-    yield Feature("sliding windows", plain["stride"] < plain["context"], evidence)
+    plain, ttt = results.quantized, config.ttt
+    evidence = f"stride {plain.stride} in windows of {plain.context}"
+    yield Feature("sliding windows", (plain.stride or 0) < (plain.context or 0), evidence)
     if not ttt.enabled:
         return
     name = f"ttt: {ttt.method}"
     if ttt.method == "sgd":
         name += f", {ttt.epochs} epochs, {ttt.frozen_blocks} frozen blocks"
-    if "test_time_trained" not in stages:
+    adapted = results.stage("test_time_trained")
+    if adapted is None:
         yield Feature(name, False, "left out: there was too little time")
         return
-    gain = plain["val_bpb"] - stages["test_time_trained"]["val_bpb"]
+    gain = plain.tally.bits_per_byte - adapted.tally.bits_per_byte
     yield Feature(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
 
 

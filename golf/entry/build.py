@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.entry.results import EntryError, Results, read_results
+from golf.entry.results import EntryError, read_results
 from golf.entry.runs import SeedRun, read_run
 from golf.entry.submission import SUBMISSION_NAME, Identity, adopt_best, best_entry
 from golf.entry.write import write_runs
+from golf.results import Results
+from golf.run_folder import RunFolder
 from golf.system.distributed import flat_fields
 
 
@@ -66,35 +68,31 @@ def identity_of(results: Results) -> dict[str, Any]:
     config = {
         f"config.{name}": value for name, value in flat_fields(results.config).items() if name != "seed"
     }
-    final = results.stages.final
+    final = results.final.tally
     return {
-        "code_sha256": results.code_sha256,
+        "code_sha256": results.packing.code_sha256,
         **config,
         "data.tokenizer_sha256": results.data.tokenizer_sha256,
         "data.validation_sha256": results.data.validation_sha256,
         "data.manifest_sha256": results.data.manifest_sha256,
-        "stages": [title for title, _ in results.stages.named()],
-        "tokens_scored": final.tokens_scored,
-        "bytes_scored": final.bytes_scored,
+        "stages": [stage.name for stage in results.stages],
+        "tokens_scored": final.num_tokens,
+        "bytes_scored": final.num_bytes,
     }
 
 
 def other_runs(runs: Sequence[SeedRun]) -> list[Path]:
     """Finished runs in the same folders that are of the same configuration as these and not among them."""
-    taken = {run.folder.resolve() for run in runs}
-    found = []
-    for parent in sorted({folder.parent for folder in taken}):
-        for path in sorted(parent.glob("*/results.json")):
-            if path.parent not in taken and _is_of_configuration(path.parent, runs[0].results):
-                found.append(path.parent)
-    return found
+    taken = {run.folder.path.resolve() for run in runs}
+    beside = [path for parent in sorted({path.parent for path in taken}) for path in sorted(parent.iterdir())]
+    return [path for path in beside if path not in taken and _is_of_configuration(path, runs[0].results)]
 
 
 def _is_of_configuration(folder: Path, results: Results) -> bool:
     try:
-        other, _ = read_results(folder)
+        other = read_results(RunFolder(folder).results)
     except EntryError:
-        # Another program's results.json: no run of this configuration.
+        # No run, or another program's results.json.
         return False
     changed = {field for field, _, _ in differences(results, other)}
     return not any(field.startswith(("config.", "data.")) for field in changed)

@@ -11,8 +11,10 @@ from golf.check.claims import entry_runs, final_scores
 from golf.check.folder import Folder, read_folder
 from golf.check.reference_counts import bytes_per_token
 from golf.check.rules.text_bytes import implied
-from golf.entry.results import ENTRY_FORMAT, RESULTS_NAME, Results, read_entry_results
-from golf.entry.runs import DOCUMENTS_NAME, final_nats
+from golf.entry.results import ENTRY_FORMAT, read_entry_results
+from golf.entry.runs import final_nats
+from golf.results import Results
+from golf.run_folder import EntryFolder
 from golf.stats import (
     PRACTISED_P,
     THRESHOLD_NATS,
@@ -133,23 +135,23 @@ def _claimed_scores(path: Path, folder: Folder) -> EntryScores:
 
 def _is_own(path: Path) -> bool:
     try:
-        value = json.loads((path / RESULTS_NAME).read_text(encoding="utf-8"))
+        value = json.loads(EntryFolder(path).results.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("format") == ENTRY_FORMAT
 
 
 def _own_scores(path: Path) -> EntryScores:
-    runs = list(read_entry_results(path).values())
-    first = runs[0].stages.final
+    runs = list(read_entry_results(EntryFolder(path).results).values())
+    first = runs[0].final.tally
     return EntryScores(
         name=path.name,
-        sample=sample_of(np.array([run.stages.final.val_bpb for run in runs])),
+        sample=sample_of(np.array([run.final.tally.bits_per_byte for run in runs])),
         source=f"results.json, {len(runs)} seed{'s' if len(runs) > 1 else ''}",
-        bytes_per_token=first.bytes_scored / first.tokens_scored,
+        bytes_per_token=first.num_bytes / first.num_tokens,
         validation_sha256=runs[0].data.validation_sha256,
-        validation_bytes=first.bytes_scored,
-        documents=_read_documents(path / DOCUMENTS_NAME, runs[0]),
+        validation_bytes=first.num_bytes,
+        documents=_read_documents(EntryFolder(path).per_document, runs[0]),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from golf.entry.results import EntryError, read_json
 from golf.entry.runs import parse_events
+from golf.run_folder import RunFolder
 
 MAX_LOG_BYTES = 4 << 20
 """Of a larger log the first part is read for a curve, the last part for the state of a run."""
@@ -109,7 +110,7 @@ def read_live_runs(runs_root: Path) -> list[LiveRun]:
 
 def read_live_run(folder: Path, runs_root: Path) -> LiveRun:
     """The state of one run from the end of its log."""
-    log = folder / "run.jsonl"
+    log = RunFolder(folder).events
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
         events = parse_events(file.read().decode("utf-8", errors="replace"))
@@ -128,13 +129,13 @@ def read_live_run(folder: Path, runs_root: Path) -> LiveRun:
 
 
 def _is_finished(folder: Path) -> bool:
-    return (folder / "results.json").is_file()
+    return RunFolder(folder).results.is_file()
 
 
 def _share(folder: Path, last: dict[str, Any]) -> float | None:
     """By the budget in config.json: of its seconds, else of its steps."""
     try:
-        config = read_json(folder / "config.json")["config"]
+        config = read_json(RunFolder(folder).config)["config"]
     except (EntryError, OSError, KeyError):
         return None
     minutes = config.get("minutes") if isinstance(config, dict) else None

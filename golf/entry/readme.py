@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.entry.selfextract import readable_source
 from golf.entry.leaderboard import Text, ladder_rows, what_compares
-from golf.entry.results import DataFacts, Results, StageScore
 from golf.entry.runs import SeedRun
+from golf.entry.selfextract import readable_source
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
+from golf.results import DataFacts, Results, Stage
 from golf.system.distributed import flat_fields
 from golf.system.stored import config_to_dict
 
@@ -91,7 +91,7 @@ def reproduce_options(results: Results) -> str:
 
 def text_scored(results: Results) -> Text | None:
     """Which of the texts that public scores are on was scored, by its bytes; None for any other."""
-    scored = results.stages.final.bytes_scored
+    scored = results.final.tally.num_bytes
     return next((text for text, (low, high) in VALIDATION_BYTES.items() if low <= scored <= high), None)
 
 
@@ -99,10 +99,10 @@ def caveats(page: Page) -> Iterator[str]:
     """What a reader must know before the score is set beside another."""
     first = page.results[0]
     if first.partial:
-        yield f"Partial: {first.stages.final.tokens_scored:,} tokens of the validation text were scored."
+        yield f"Partial: {first.final.tally.num_tokens:,} tokens of the validation text were scored."
     if text_scored(first) is None:
         yield (
-            f"Scored on {first.stages.final.bytes_scored:,} bytes of {first.data.name}, not on the "
+            f"Scored on {first.final.tally.num_bytes:,} bytes of {first.data.name}, not on the "
             "challenge's validation text of 151.08 million: it ranks systems on this text and is not a "
             "leaderboard score."
         )
@@ -115,9 +115,9 @@ def caveats(page: Page) -> Iterator[str]:
         yield "Audited: the legality probes passed on this scorer (`audit.json`)."
     else:
         yield "The audit did not pass: see `audit.json`."
-    if first.stages.averaged:
+    if first.stage("averaged"):
         yield "Which average of the weights was kept was decided on held-out training text."
-    if first.stages.test_time_trained:
+    if first.stage("test_time_trained"):
         yield "Test-time training grades each chunk before it learns from it; that first grading counts."
     machines = dict.fromkeys(str(r.environment.get("hardware", "an unknown machine")) for r in page.results)
     yield f"Trained on {', '.join(machines)}; the ten-minute track means 600 seconds on 8xH100."
@@ -130,7 +130,7 @@ def caveats(page: Page) -> Iterator[str]:
 def _headline(page: Page) -> str:
     s = page.submission
     spread = "" if s["val_bpb_std"] is None else f" ± {s['val_bpb_std']:.6f} over {len(page.runs)} seeds"
-    left = page.results[0].bytes.limit - s["bytes_total"]
+    left = page.results[0].packing.limit_bytes - s["bytes_total"]
     return (
         f"# {s['name']}\n\n{s['blurb']}\n\n"
         f"**{s['val_bpb']:.6f} bits per byte**{spread} ({s['val_loss']:.6f} nats per token), "
@@ -140,12 +140,12 @@ def _headline(page: Page) -> str:
 
 
 def _scores(runs: Sequence[Results]) -> str:
-    stages = [dict(results.stages.named()) for results in runs]
+    stages = [{stage.title: stage for stage in results.stages} for results in runs]
     rows = []
     for title, one in stages[0].items():
-        bpb = _with_deviation([stage[title].val_bpb for stage in stages])
-        loss = _with_deviation([stage[title].val_loss for stage in stages])
-        counts = (f"{one.tokens_scored:,}", f"{one.bytes_scored:,}")
+        bpb = _with_deviation([stage[title].tally.bits_per_byte for stage in stages])
+        loss = _with_deviation([stage[title].tally.nats_per_token for stage in stages])
+        counts = (f"{one.tally.num_tokens:,}", f"{one.tally.num_bytes:,}")
         outputs = ", ".join(dict.fromkeys(stage[title].output or "" for stage in stages))
         rows.append([f"{title} ({outputs})" if outputs else title, bpb, loss, _windows(one), *counts])
     columns = ["stage", "bits per byte", "nats per token", "windows", "tokens scored", "bytes scored"]
@@ -164,7 +164,7 @@ def _with_deviation(values: Sequence[float]) -> str:
     return f"{mean:.6f}" + ("" if deviation is None else f" ± {deviation:.6f}")
 
 
-def _windows(stage: StageScore) -> str:
+def _windows(stage: Stage) -> str:
     if stage.windows == "sliding" and stage.context and stage.stride:
         return f"sliding, {stage.context:,} tokens by {stage.stride}"
     if stage.windows == "by document" and stage.context:
@@ -196,9 +196,9 @@ def _seeds(page: Page) -> str:
     columns = ["seed", "bits per byte", "artifact bytes", "total bytes", "training s", "scoring s", "steps"]
     rows = []
     for r in page.results:
-        sizes = (f"{r.bytes.artifact:,}", f"{r.bytes.total:,}")
-        times = (f"{r.train_seconds:.1f}", f"{r.eval_seconds:.1f}", f"{r.steps:,}")
-        rows.append([str(r.seed), f"{r.stages.final.val_bpb:.6f}", *sizes, *times])
+        sizes = (f"{r.packing.artifact_bytes:,}", f"{r.packing.total_bytes:,}")
+        times = (f"{r.train_seconds:.1f}", f"{r.eval_seconds:.1f}", f"{r.training.steps:,}")
+        rows.append([str(r.seed), f"{r.final.tally.bits_per_byte:.6f}", *sizes, *times])
     names = ", ".join(f"`{path.name}`" for path in page.left_out)
     left_out = f"Finished runs of this configuration that are left out: {names}." if names else ""
     nothing = "No other finished run of this configuration stands beside these."
@@ -206,28 +206,30 @@ def _seeds(page: Page) -> str:
 
 
 def _bytes(runs: Sequence[Results], script: str) -> str:
-    largest = max(runs, key=lambda results: results.bytes.total)
-    size = largest.bytes
-    rows = [[f"artifact: {name}", *_share(count, size.total)] for name, count in size.parts.items()]
+    largest = max(runs, key=lambda results: results.packing.total_bytes)
+    size = largest.packing
+    rows = [[f"artifact: {name}", *_share(count, size.total_bytes)] for name, count in size.parts.items()]
     if rows:
-        rows.append(["artifact: framing", *_share(size.artifact - sum(size.parts.values()), size.total)])
+        rows.append(
+            ["artifact: framing", *_share(size.artifact_bytes - sum(size.parts.values()), size.total_bytes)]
+        )
     rows += [
-        ["artifact", *_share(size.artifact, size.total)],
-        ["code, `train_gpt.py`", *_share(size.code, size.total)],
-        ["**total**", *_share(size.total, size.total)],
-        ["limit", f"{size.limit:,}", ""],
-        ["left", f"{size.limit - size.total:,}", ""],
+        ["artifact", *_share(size.artifact_bytes, size.total_bytes)],
+        ["code, `train_gpt.py`", *_share(size.code_bytes, size.total_bytes)],
+        ["**total**", *_share(size.total_bytes, size.total_bytes)],
+        ["limit", f"{size.limit_bytes:,}", ""],
+        ["left", f"{size.limit_bytes - size.total_bytes:,}", ""],
     ]
     of_seed = f" (seed {largest.seed}, the largest)" if len(runs) > 1 else ""
     source = readable_source(script)
     packed = (
         "" if source == script else f" (packed; {len(source.encode()):,} bytes unpacked, which do not count)"
     )
-    files = [f"- `train_gpt.py`: {size.code:,} bytes{packed}, sha256 `{largest.code_sha256}`"]
+    files = [f"- `train_gpt.py`: {size.code_bytes:,} bytes{packed}, sha256 `{size.code_sha256}`"]
     for r in runs:
-        files.append(
-            f"- `artifact_seed{r.seed}.bin`: {r.bytes.artifact:,} bytes, sha256 `{r.artifact_sha256}`"
-        )
+        packing = r.packing
+        name, size_text = f"artifact_seed{r.seed}.bin", f"{packing.artifact_bytes:,} bytes"
+        files.append(f"- `{name}`: {size_text}, sha256 `{packing.artifact_sha256}`")
     return f"{table([f'part{of_seed}', 'bytes', 'share'], rows)}\n\n" + "\n".join(files)
 
 
@@ -240,9 +242,9 @@ def _time(runs: Sequence[Results]) -> str:
     rows = [[phase, *(f"{r.seconds.get(phase, 0.0):.1f}" for r in runs)] for phase in phases]
     rows += [
         ["**all**", *(f"{sum(r.seconds.values()):.1f}" for r in runs)],
-        ["steps", *(f"{r.steps:,}" for r in runs)],
-        ["tokens trained on", *(f"{r.train_tokens:,}" for r in runs)],
-        ["tokens per second of training", *(f"{r.tokens_per_second:,.0f}" for r in runs)],
+        ["steps", *(f"{r.training.steps:,}" for r in runs)],
+        ["tokens trained on", *(f"{r.training.train_tokens:,}" for r in runs)],
+        ["tokens per second of training", *(f"{r.training.tokens_per_second:,.0f}" for r in runs)],
     ]
     if any(r.dollars is not None for r in runs):
         rows.append(["dollars", *("" if r.dollars is None else f"{r.dollars:.2f}" for r in runs)])
@@ -266,15 +268,15 @@ def _machine(results: Results) -> str:
     known = versions(results)
     rows = [[name, str(value)] for name, value in results.environment.items() if name not in known]
     rows += [[name, version] for name, version in known.items()]
-    if results.score_compute_dtype is not None:
-        rows.append(["artifact scored in", results.score_compute_dtype])
+    if results.scores.compute_dtype is not None:
+        rows.append(["artifact scored in", results.scores.compute_dtype])
     rows.append(["toolkit commit", f"`{results.toolkit_commit}`"])
     return table(["", "what"], rows).replace("---:", "---")
 
 
 def _commands(page: Page) -> str:
     first = page.results[0]
-    ttt = " --ttt" if first.stages.test_time_trained else ""
+    ttt = " --ttt" if first.stage("test_time_trained") else ""
     return (
         "In an empty folder with this `train_gpt.py` and `requirements.txt`; DIR holds the shards, the "
         "tokenizer and `manifest.json` named above.\n\n"

@@ -1,235 +1,111 @@
-"""What a run measured, as results.json holds it: the schema, and the reader that insists on it.
+"""Reads results.json of runs and entries, and the scores that an entry's script writes, of all versions."""
 
-A run writes plain JSON with the keys below, nested as the classes are; keys that are not listed may stand
-beside them and are kept. An entry's results.json holds one such object a seed: see `read_entry_results`.
-"""
-
-import json
-import math
-import types
-import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+from golf.results import NATS_ARRAYS, RESULTS_VERSION, STAGE_TITLES, Results, Scores
 
 ENTRY_FORMAT = "golf-entry-1"
-RESULTS_NAME = "results.json"
+"""Of an entry's results.json: the results of each seed."""
+
+Read = TypeVar("Read")
 
 
 class EntryError(ValueError):
     """A run folder that does not make an honest entry; the message says which file and what is wrong."""
 
 
-@dataclass(frozen=True)
-class StageScore:
-    """One score on the validation text."""
-
-    val_bpb: float
-    """Bits per byte."""
-    val_loss: float
-    """Nats per token."""
-    windows: str
-    """disjoint (each window starts where the last one ended) or sliding."""
-    tokens_scored: int
-    bytes_scored: int
-    context: int | None = None
-    """Tokens of a window."""
-    stride: int | None = None
-    """Tokens that a window grades, after the first."""
-    seconds: float | None = None
-    """Wall clock of this scoring, loading aside."""
-    adaptation_stopped_after_tokens: int | None = None
-    """Of test-time training that a time limit ended: how many tokens were graded before; the rest was scored
-    without it."""
-    output: str | None = None
-    """Which weights these are: last, ema, swa, ema+swa."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; EntryError for a file that is missing or holds something else."""
+    return _decode(path, dict)
 
 
-@dataclass(frozen=True)
-class Stages:
-    """The scores of a run in the order in which they arose; `quantized` and later ones are the artifact's."""
-
-    quantized: StageScore
-    last: StageScore | None = None
-    averaged: StageScore | None = None
-    test_time_trained: StageScore | None = None
-
-    @property
-    def final(self) -> StageScore:
-        """The score that counts: the artifact's last."""
-        return self.test_time_trained or self.quantized
-
-    @property
-    def before_quantisation(self) -> StageScore | None:
-        """The score of the weights that were packed."""
-        return self.averaged or self.last
-
-    def named(self) -> list[tuple[str, StageScore]]:
-        """Title and score of each stage there is, in order."""
-        pairs = [
-            ("last weights", self.last),
-            ("averaged weights", self.averaged),
-            ("quantised", self.quantized),
-            ("test-time-trained", self.test_time_trained),
-        ]
-        return [(title, score) for title, score in pairs if score is not None]
+def read_results(path: Path) -> Results:
+    """A run's results.json; EntryError names the key that is missing or of the wrong type."""
+    return _convert(read_json(path), Results, upgrade_results, str(path))
 
 
-@dataclass(frozen=True)
-class ByteCounts:
-    """Sizes of the files on disk, in bytes."""
-
-    code: int
-    artifact: int
-    total: int
-    """code + artifact."""
-    limit: int
-    """What total was held against."""
-    parts: dict[str, int] = field(default_factory=dict)
-    """What the artifact is made of; the rest of it is framing."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """The text: whose it is and how much of it was scored against what."""
-
-    name: str
-    source: str
-    licence: str
-    tokenizer_sha256: str
-    validation_sha256: str
-    """Of the validation tokens as little-endian uint16."""
-    validation_tokens: int
-    validation_bytes: int
-    """Of the decoded text."""
-    manifest_sha256: str | None = None
-    """Of the dataset's manifest.json, which pins the training text too."""
-    xz_bits_per_byte: float | None = None
-    """What xz -9 makes of the same validation text."""
-    zstd22_bits_per_byte: float | None = None
-    notes: tuple[str, ...] = ()
-    """What else a reader of the score must know about the text."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything a run measured."""
-
-    name: str
-    preset: str
-    seed: int
-    config: dict[str, Any]
-    """The resolved RunConfig, nested."""
-    model_parameters: int
-    steps: int
-    train_tokens: int
-    tokens_per_second: float
-    """Of the training phase."""
-    stages: Stages
-    bytes: ByteCounts
-    seconds: dict[str, float]
-    """By phase of the run."""
-    environment: dict[str, Any]
-    """Hardware and versions, as `golf.system.device.environment` gives them."""
-    data: DataFacts
-    artifact_sha256: str
-    """Of the artifact file that is charged."""
-    scored_artifact_sha256: str
-    """Of the bytes that the fresh process read and scored."""
-    code_sha256: str
-    """Of the script that was charged."""
-    toolkit_commit: str
-    load_seconds: float = 0.0
-    """Wall clock of reading data and decoding the artifact, in the process that scored it."""
-    dollars: float | None = None
-    partial: bool = False
-    """Whether less than the whole validation text was scored."""
-    command: str | None = None
-    """The command line that made the run."""
-    score_compute_dtype: str | None = None
-    """The dtype in which the artifact was scored; earlier entries do not say, and have that of training."""
-
-    @property
-    def train_seconds(self) -> float:
-        """Wall clock that counts as training: the calibration reads training text, so it belongs to it."""
-        return self.seconds.get("train", 0.0) + self.seconds.get("calibrate", 0.0)
-
-    @property
-    def eval_seconds(self) -> float:
-        """Wall clock of loading and the scoring that counts; of the whole phase where only that is known."""
-        own = self.stages.final.seconds
-        return self.seconds.get("score", 0.0) if own is None else self.load_seconds + own
-
-
-def results_from_dict(value: object, where: str = RESULTS_NAME) -> Results:
-    """Results from parsed JSON; EntryError names the key that is missing or of the wrong type."""
-    return _build(Results, value, where, ())
-
-
-def read_results(folder: Path) -> tuple[Results, dict[str, Any]]:
-    """The results.json of a run folder, checked, and as it stands."""
-    raw = read_json(folder / RESULTS_NAME)
-    return results_from_dict(raw, str(folder / RESULTS_NAME)), raw
-
-
-def read_entry_results(folder: Path) -> dict[int, Results]:
-    """The results of an entry folder by seed, the first one first."""
-    path = folder / RESULTS_NAME
+def read_entry_results(path: Path) -> dict[int, Results]:
+    """An entry's results.json: the results by seed, the first one first."""
     raw = read_json(path)
     if raw.get("format") != ENTRY_FORMAT:
         raise EntryError(f"{path}: format is {raw.get('format')!r}; expected {ENTRY_FORMAT!r}")
     return {
-        int(seed): results_from_dict(value, f"{path}: seed {seed}") for seed, value in raw["seeds"].items()
+        int(seed): _convert(value, Results, upgrade_results, f"{path}: seed {seed}")
+        for seed, value in raw["seeds"].items()
     }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; EntryError for a file that is missing or holds something else."""
+def read_scores(path: Path) -> Scores:
+    """What a script's `--score --json` wrote."""
+    return _convert(read_json(path), Scores, upgrade_scores, str(path))
+
+
+def _decode(path: Path, kind: type[Read]) -> Read:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise EntryError(f"{path.parent} has no {path.name}") from error
-    except ValueError as error:
-        raise EntryError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise EntryError(f"{path}: holds a {type(value).__name__}; expected an object")
-    return value
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EntryError(f"{path}: not a JSON object ({error})") from error
 
 
-def _build(kind: type, value: object, where: str, trail: tuple[str, ...]) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong_type(value, "an object", where, trail)
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for item in fields(kind):
-        if item.name in value:
-            values[item.name] = _convert(hints[item.name], value[item.name], where, (*trail, item.name))
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise EntryError(f"{where}: lacks {'.'.join((*trail, item.name))}")
-    return kind(**values)
+def _convert(value: dict[str, Any], kind: type[Read], upgrade: Callable[[Any], Any], where: str) -> Read:
+    try:
+        found = msgspec.convert(value if "version" in value else upgrade(value), kind)
+    except (msgspec.ValidationError, KeyError, TypeError) as error:
+        raise EntryError(f"{where}: {error}") from error
+    if found.version != RESULTS_VERSION:
+        raise EntryError(f"{where}: version is {found.version}; this toolkit reads {RESULTS_VERSION}")
+    return found
 
 
-def _convert(hint: Any, value: object, where: str, trail: tuple[str, ...]) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(kind for kind in hint.__args__ if kind is not types.NoneType)
-    if is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where, trail)
-    kind = typing.get_origin(hint) or hint
-    if kind is dict and isinstance(value, dict):
-        inner = typing.get_args(hint)[1]
-        return {k: v if inner is Any else _convert(inner, v, where, (*trail, k)) for k, v in value.items()}
-    if kind is tuple and isinstance(value, list):
-        return tuple(_convert(typing.get_args(hint)[0], item, where, trail) for item in value)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise _wrong_type(value, "a finite number", where, trail)
-        return float(value)
-    if isinstance(value, kind) and (kind is not int or not isinstance(value, bool)):
-        return value
-    raise _wrong_type(value, kind.__name__, where, trail)
+def upgrade_results(old: dict[str, Any]) -> dict[str, Any]:
+    """Version 1, which kept bits per byte and nats per token of a stage, not its sums, as version 2."""
+    size, seconds = old["bytes"], old["seconds"]
+    if size["code"] + size["artifact"] != size["total"]:
+        raise TypeError(f"code {size['code']:,} and artifact {size['artifact']:,} make another total")
+    names = [name for name in STAGE_TITLES if name in old["stages"]]
+    stages = [_upgrade_stage(name, old["stages"][name], old.get("partial", False)) for name in names]
+    averaging = {"output": "last", "held_out_bpb": {}} | old.get("averaging", {})
+    training = {"final_progress": 1.0, "epochs": 0.0, "micro_batch_tokens": 0, "attention": [], "kernels": ""}
+    scores = {
+        "stages": stages,
+        "artifact_bytes": size["artifact"],
+        "artifact_sha256": old["scored_artifact_sha256"],
+        "validation_sha256": old["data"]["validation_sha256"],
+        "compute_dtype": old.get("score_compute_dtype"),
+        "environment": old["environment"],
+        "load_seconds": old.get("load_seconds", 0.0),
+    }
+    packing = {f"{name}_bytes": size[name] for name in ("code", "artifact", "limit")} | {
+        "code_sha256": old["code_sha256"],
+        "artifact_sha256": old["artifact_sha256"],
+        "report": old.get("pack", {}),
+        "parts": size.get("parts", {}),
+    }
+    parts = {"averaging": averaging, "packing": packing, "scores": scores}
+    return {**old, **parts, "training": training | old | {"seconds": seconds}, "version": RESULTS_VERSION}
 
 
-def _wrong_type(value: object, expected: str, where: str, trail: tuple[str, ...]) -> EntryError:
-    return EntryError(f"{where}: {'.'.join(trail) or 'the file'} is {value!r:.60}; expected {expected}")
+def _upgrade_stage(name: str, old: dict[str, Any], partial: bool) -> dict[str, Any]:
+    notes = {key: old[key] for key in ("adaptation_stopped_after_tokens",) if old.get(key) is not None}
+    nats = old["val_loss"] * old["tokens_scored"]
+    tally = {"nats": nats, "num_tokens": old["tokens_scored"], "num_bytes": old["bytes_scored"]}
+    return {**old, "name": name, "tally": tally, "partial": partial, "notes": notes}
+
+
+def upgrade_scores(old: dict[str, Any]) -> dict[str, Any]:
+    """Version 1, whose figures of test-time training had `ttt_` before their names, as version 2."""
+    stages = []
+    for name, array in NATS_ARRAYS.items():
+        prefix = array.removesuffix("nats")
+        if f"{prefix}val_bpb" in old:
+            # Scripts of entries made before each method had counts of its own state those of the last.
+            counts = {key: old.get(prefix + key, old.get(key)) for key in ("tokens_scored", "bytes_scored")}
+            stage = counts | {"val_loss": old[f"{prefix}val_loss_nats_per_token"], "windows": "sliding"}
+            stages.append(_upgrade_stage(name, stage, old["partial"]))
+    return {**old, "stages": stages, "version": RESULTS_VERSION}

@@ -1,34 +1,34 @@
-"""A finished run folder, read whole and checked against itself before anything is made of it."""
+"""A finished run folder, read whole and checked against itself before an entry is made of it."""
 
 import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from golf.entry.results import EntryError, Results, StageScore, read_json, read_results
+from golf.entry.results import EntryError, read_json, read_results
 from golf.pack.budget import LIMIT_BYTES
+from golf.results import NATS_ARRAYS, Results
+from golf.run_folder import RunFolder
+from golf.score.tally import Tally
 
-ARTIFACT_NAME = "artifact.bin"
-SCRIPT_NAME = "train_gpt.py"
-DOCUMENTS_NAME = "per_document.npz"
-AUDIT_NAME = "audit.json"
 TEN_MINUTES_SECONDS = 600.0
-TRACKS = ("local", "track_non_record_16mb", "track_10min_16mb")
+Track = Literal["local", "track_non_record_16mb", "track_10min_16mb"]
 """Folders under records/; `local` is for trial runs and is not committed."""
+TRACKS: tuple[Track, ...] = get_args(Track)
+RECORD_TRACKS = TRACKS[1:]
+"""Tracks whose entries are committed."""
 
 
 @dataclass(frozen=True)
 class SeedRun:
     """One seed's run, whose files agree with its results."""
 
-    folder: Path
+    folder: RunFolder
     results: Results
-    raw: dict[str, Any]
-    """results.json as it stands."""
     script: str
     """Text of the script that is charged."""
     events: tuple[dict[str, Any], ...]
@@ -38,42 +38,41 @@ class SeedRun:
     audit: dict[str, Any] | None
 
 
-def read_run(folder: Path) -> SeedRun:
+def read_run(path: Path) -> SeedRun:
     """Reads a run folder; EntryError for a file that is missing, over the limit, or not what was scored."""
-    results, raw = read_results(folder)
-    for name in (ARTIFACT_NAME, SCRIPT_NAME, DOCUMENTS_NAME, "run.log", "run.jsonl"):
-        if not (folder / name).is_file():
-            raise EntryError(f"{folder} has no {name}")
-    if results.scored_artifact_sha256 != results.artifact_sha256:
+    folder = RunFolder(path)
+    results = read_results(folder.results)
+    for file in (folder.artifact, folder.script, folder.per_document, folder.log, folder.events):
+        if not file.is_file():
+            raise EntryError(f"{folder} has no {file.name}")
+    size, scored = results.packing, results.scores.artifact_sha256
+    if scored != size.artifact_sha256:
         raise EntryError(
-            f"{folder}: the artifact that was scored has sha256 {results.scored_artifact_sha256}; "
-            f"{results.artifact_sha256} is charged"
+            f"{folder}: the artifact that was scored has sha256 {scored}; {size.artifact_sha256} is charged"
         )
-    check_bytes(folder / ARTIFACT_NAME, results.bytes.artifact, results.artifact_sha256)
-    check_bytes(folder / SCRIPT_NAME, results.bytes.code, results.code_sha256)
-    check_total(folder, results)
-    script = (folder / SCRIPT_NAME).read_text(encoding="utf-8")
+    check_bytes(folder.artifact, size.artifact_bytes, size.artifact_sha256)
+    check_bytes(folder.script, size.code_bytes, size.code_sha256)
+    limit = f"the limit is {LIMIT_BYTES:,}"
+    if size.limit_bytes != LIMIT_BYTES:
+        raise EntryError(f"{folder}: was held against {size.limit_bytes:,} bytes; {limit}")
+    if size.total_bytes > LIMIT_BYTES:
+        raise EntryError(f"{folder}: code and artifact are {size.total_bytes:,} bytes; {limit}")
+    script = folder.script.read_text(encoding="utf-8")
     try:
-        compile(script, SCRIPT_NAME, "exec")
+        compile(script, folder.script.name, "exec")
     except SyntaxError as error:
-        raise EntryError(f"{folder / SCRIPT_NAME} does not compile: {error}") from error
-    for title, stage in results.stages.named():
-        check_stage(f"{folder}: {title}", stage)
-    with np.load(folder / DOCUMENTS_NAME) as arrays:
+        raise EntryError(f"{folder.script} does not compile: {error}") from error
+    with np.load(folder.per_document) as arrays:
         documents = dict(arrays)
-    check_documents(folder / DOCUMENTS_NAME, documents, results)
-    audit = folder / AUDIT_NAME
-    found = read_json(audit) if audit.is_file() else None
-    check_audit(audit, found, results)
-    return SeedRun(
-        folder=folder,
-        results=results,
-        raw=raw,
-        script=script,
-        events=tuple(parse_events((folder / "run.jsonl").read_text(encoding="utf-8"))),
-        documents=documents,
-        audit=found,
-    )
+    check_documents(folder.per_document, documents, results)
+    audit = read_json(folder.audit) if folder.audit.is_file() else None
+    if audit is not None and audit.get("artifact_sha256") != size.artifact_sha256:
+        raise EntryError(
+            f"{folder.audit} is of the artifact with sha256 {audit.get('artifact_sha256')}; "
+            f"{size.artifact_sha256} is charged: audit it again"
+        )
+    events = tuple(parse_events(folder.events.read_text(encoding="utf-8")))
+    return SeedRun(folder, results, script, events, documents, audit)
 
 
 def check_bytes(path: Path, num_bytes: int, sha256: str) -> None:
@@ -86,60 +85,27 @@ def check_bytes(path: Path, num_bytes: int, sha256: str) -> None:
         raise EntryError(f"{path} has sha256 {found}; the results are of {sha256}")
 
 
-def check_total(folder: Path, results: Results) -> None:
-    """EntryError unless code and artifact add up to the stated total, within the challenge's limit."""
-    size = results.bytes
-    if size.limit != LIMIT_BYTES:
-        raise EntryError(f"{folder}: was held against {size.limit:,} bytes; the limit is {LIMIT_BYTES:,}")
-    if size.code + size.artifact != size.total:
-        raise EntryError(
-            f"{folder}: code {size.code:,} and artifact {size.artifact:,} make {size.code + size.artifact:,} "
-            f"bytes; the results say {size.total:,}"
-        )
-    if size.total > LIMIT_BYTES:
-        raise EntryError(
-            f"{folder}: code and artifact are {size.total:,} bytes; the limit is {LIMIT_BYTES:,}"
-        )
-
-
-def check_stage(where: str, stage: StageScore) -> None:
-    """EntryError unless loss, tokens and bytes give the stated bits per byte."""
-    implied = stage.val_loss * stage.tokens_scored / math.log(2.0) / max(1, stage.bytes_scored)
-    if not math.isclose(implied, stage.val_bpb, rel_tol=1e-9):
-        raise EntryError(
-            f"{where}: val_bpb is {stage.val_bpb}; {stage.val_loss} nats a token over "
-            f"{stage.tokens_scored:,} tokens and {stage.bytes_scored:,} bytes make {implied}"
-        )
-
-
 def final_nats(results: Results) -> str:
     """The array of per_document.npz that belongs to the score that counts."""
-    return "ttt_nats" if results.stages.test_time_trained else "nats"
+    return NATS_ARRAYS[results.final.name]
 
 
 def check_documents(path: Path, documents: dict[str, np.ndarray], results: Results) -> None:
     """EntryError unless the documents add up to the score that counts."""
-    nats, final = final_nats(results), results.stages.final
+    nats, final = final_nats(results), results.final.tally
     for name in (nats, "tokens", "bytes"):
         if name not in documents:
             raise EntryError(f"{path} has no array {name!r}; it has {', '.join(documents)}")
-    sums = {name: documents[name].sum(dtype=np.int64) for name in ("tokens", "bytes")}
-    if (sums["tokens"], sums["bytes"]) != (final.tokens_scored, final.bytes_scored):
+    tokens, num_bytes = (int(documents[name].sum(dtype=np.int64)) for name in ("tokens", "bytes"))
+    if (tokens, num_bytes) != (final.num_tokens, final.num_bytes):
         raise EntryError(
-            f"{path} adds up to {sums['tokens']:,} tokens and {sums['bytes']:,} bytes; "
-            f"{final.tokens_scored:,} and {final.bytes_scored:,} were scored"
+            f"{path} adds up to {tokens:,} tokens and {num_bytes:,} bytes; "
+            f"{final.num_tokens:,} and {final.num_bytes:,} were scored"
         )
-    bpb = float(documents[nats].sum(dtype=np.float64)) / math.log(2.0) / final.bytes_scored
-    if not math.isclose(bpb, final.val_bpb, rel_tol=1e-6):
-        raise EntryError(f"{path} adds up to {bpb} bits per byte; the score is {final.val_bpb}")
-
-
-def check_audit(path: Path, audit: dict[str, Any] | None, results: Results) -> None:
-    """EntryError for an audit of another artifact, such as one from before the weights were packed again."""
-    if audit is not None and audit.get("artifact_sha256") != results.artifact_sha256:
+    summed = Tally(float(documents[nats].sum(dtype=np.float64)), tokens, num_bytes)
+    if not math.isclose(summed.nats, final.nats, rel_tol=1e-6):
         raise EntryError(
-            f"{path} is of the artifact with sha256 {audit.get('artifact_sha256')}; "
-            f"{results.artifact_sha256} is charged: audit it again"
+            f"{path} adds up to {summed.bits_per_byte} bits per byte; the score is {final.bits_per_byte}"
         )
 
 

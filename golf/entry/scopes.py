@@ -41,14 +41,22 @@ _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 _DISPLAYS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.JoinedStr, ast.Lambda)
 _METHODS = frozenset({"startswith", "endswith"})
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "bool": bool, "max": max, "min": min, "int": int}
-_TRANSPARENT = frozenset({"cache", "contextmanager", "lru_cache", "staticmethod", "no_grad", "inference_mode"})
+_TRANSPARENT = frozenset(
+    {"cache", "contextmanager", "lru_cache", "staticmethod", "no_grad", "inference_mode"}
+)
 """Decorators that hand a call's arguments on as they are."""
 
 
 class Scope:
     """The names of one function, or of a module's top level (`function` None), and what they are bound to."""
 
-    def __init__(self, module: SourceModule, function: ast.FunctionDef | None, parent: "Scope | None", owner: str | None):
+    def __init__(
+        self,
+        module: SourceModule,
+        function: ast.FunctionDef | None,
+        parent: "Scope | None",
+        owner: str | None,
+    ):
         self.module, self.function, self.parent, self.owner = module, function, parent, owner
         self.bindings: dict[str, list[ast.expr | None]] = defaultdict(list)
         """Values assigned to each local name; None for one that an assignment does not show."""
@@ -91,7 +99,12 @@ def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]
             for target in node.targets:
                 yield from _pairs(target, node.value)
             pending.append(node.value)
-            pending += [part for target in node.targets for part in ast.walk(target) if isinstance(part, ast.NamedExpr)]
+            pending += [
+                part
+                for target in node.targets
+                for part in ast.walk(target)
+                if isinstance(part, ast.NamedExpr)
+            ]
             continue
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             yield node.target.id, node.value
@@ -131,6 +144,10 @@ def paired(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[ast.expr,
     """The single targets of an assignment with the parts of the value that they are given, None if unclear."""
     if isinstance(target, (ast.Tuple, ast.List)):
         parts: Sequence[ast.expr | None] = [None] * len(target.elts)
+        if isinstance(value, ast.Call) and not any(isinstance(part, ast.Starred) for part in target.elts):
+            parts = [
+                ast.Subscript(value, ast.Constant(place), ast.Load()) for place in range(len(target.elts))
+            ]
         if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
             if not any(isinstance(part, ast.Starred) for part in (*value.elts, *target.elts)):
                 parts = value.elts
@@ -226,7 +243,11 @@ class Program:
                 if ast.unparse(node.func) == "super().__init__":
                     for base in self._lineage(scope.owner)[1:2]:
                         self._base_calls[self._maker(base)].append((node, scope))
-            if name in ("getattr", "hasattr") and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+            if (
+                name in ("getattr", "hasattr")
+                and len(node.args) > 1
+                and isinstance(node.args[1], ast.Constant)
+            ):
                 self._attribute_reads.add(str(node.args[1].value))
             self._enter(node.func, scope, is_called=True)
             inner = [*node.args, *(item.value for item in node.keywords)]
@@ -328,6 +349,8 @@ class Program:
                     return where.owner
                 return self._annotated(where.parameters[node.id].annotation)
             return self.type_of(values[0], where) if len(values) == 1 else None
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Call):
+            return self._annotated(self._returned_part(node, scope))
         if isinstance(node, ast.Attribute):
             return self._type_of_attribute(self.type_of(node.value, scope), node.attr)
         if isinstance(node, ast.Call):
@@ -338,10 +361,33 @@ class Program:
                 return self.type_of(node.args[0], scope)
             if isinstance(node.func, ast.Name) and scope.find(name) is None and name in self.owners:
                 made = self.owners[name][1].node
-                return name if name in self.classes else self._annotated(made.returns) if isinstance(made, FUNCTIONS) else None
+                return (
+                    name
+                    if name in self.classes
+                    else self._annotated(made.returns)
+                    if isinstance(made, FUNCTIONS)
+                    else None
+                )
+        return None
+
+    def _returned_part(self, node: ast.Subscript, scope: Scope) -> ast.expr | None:
+        """The annotation of one part of the tuple that a function returns."""
+        function = self._called(node.value, scope) if isinstance(node.value, ast.Call) else None
+        returns = None if function is None else function.returns
+        place = node.slice.value if isinstance(node.slice, ast.Constant) else None
+        if (
+            isinstance(returns, ast.Subscript)
+            and ast.unparse(returns.value) == "tuple"
+            and isinstance(place, int)
+        ):
+            parts = returns.slice.elts if isinstance(returns.slice, ast.Tuple) else [returns.slice]
+            return parts[place] if place < len(parts) else None
         return None
 
     def _annotated(self, annotation: ast.expr | None) -> str | None:
+        if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
+            # What is read of it is read of an object, or it is an error.
+            annotation = annotation.left
         name = annotation.id if isinstance(annotation, ast.Name) else None
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             name = annotation.value
@@ -367,7 +413,9 @@ class Program:
         names = [base.id for base in self.classes[owner].bases if isinstance(base, ast.Name)]
         return [owner, *(found for name in names for found in self._lineage(name))]
 
-    def _stores_of(self, owner: str | None, attribute: str) -> list[tuple[ast.Attribute, ast.expr | None, Scope]] | None:
+    def _stores_of(
+        self, owner: str | None, attribute: str
+    ) -> list[tuple[ast.Attribute, ast.expr | None, Scope]] | None:
         """The assignments that an attribute of such an object can have come from; None if that is not clear."""
         if owner is None:
             return None
@@ -444,7 +492,9 @@ class Program:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if len(targets) != 1 or not isinstance(targets[0], ast.Name) or not name.isupper():
             return UNKNOWN
-        return self.value_of(node.value, self.scopes[node]) if isinstance(node.value, ast.Constant) else UNKNOWN
+        return (
+            self.value_of(node.value, self.scopes[node]) if isinstance(node.value, ast.Constant) else UNKNOWN
+        )
 
     def _value_of_attribute(self, node: ast.Attribute, scope: Scope) -> Any:
         owner = self.type_of(node.value, scope)
@@ -463,7 +513,11 @@ class Program:
         if not stores or len(stores) != 1 or owner is None:
             return UNKNOWN
         _, value, where = stores[0]
-        if where.function is None or where.function.name != "__init__" or where.owner not in self._lineage(owner):
+        if (
+            where.function is None
+            or where.function.name != "__init__"
+            or where.owner not in self._lineage(owner)
+        ):
             return UNKNOWN
         return self.value_of(value, where)
 
@@ -503,7 +557,11 @@ class Program:
 
     def _called(self, node: ast.Call, scope: Scope) -> ast.FunctionDef | None:
         """The function or method that a call reaches, if there is one only."""
-        if isinstance(node.func, ast.Name) and scope.find(node.func.id) is None and node.func.id in self.owners:
+        if (
+            isinstance(node.func, ast.Name)
+            and scope.find(node.func.id) is None
+            and node.func.id in self.owners
+        ):
             found = self.owners[node.func.id][1].node
             return found if isinstance(found, ast.FunctionDef) else None
         if isinstance(node.func, ast.Attribute):
@@ -537,7 +595,11 @@ class Program:
         if isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS:
             text = self.value_of(node.func.value, scope)
             return _try(getattr(text, node.func.attr), *arguments) if isinstance(text, str) else UNKNOWN
-        if isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and scope.find(node.func.id) is None:
+        if (
+            isinstance(node.func, ast.Name)
+            and node.func.id in _FUNCTIONS
+            and scope.find(node.func.id) is None
+        ):
             return _try(_FUNCTIONS[node.func.id], *arguments)
         return UNKNOWN
 
@@ -561,7 +623,9 @@ class Program:
             return None
         arguments = function.args
         positional = [item.arg for item in (*arguments.posonlyargs, *arguments.args)]
-        defaults: dict[str, ast.expr] = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
+        defaults: dict[str, ast.expr] = dict(
+            zip(reversed(positional), reversed(arguments.defaults), strict=False)
+        )
         for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
             if default is not None:
                 defaults[item.arg] = default
@@ -581,7 +645,9 @@ class Program:
     ) -> list[tuple[ast.expr, Scope]] | None:
         found: list[tuple[ast.expr, Scope]] = []
         for call, where in calls:
-            if any(isinstance(item, ast.Starred) for item in call.args) or any(k.arg is None for k in call.keywords):
+            if any(isinstance(item, ast.Starred) for item in call.args) or any(
+                k.arg is None for k in call.keywords
+            ):
                 return None
             named = {keyword.arg: keyword.value for keyword in call.keywords}
             given = dict(zip(positional, call.args, strict=False))
@@ -608,7 +674,12 @@ class Program:
         module, unit = self.owners.get(owner, (scope.module, None))
         if is_public or unit is None or unit.node is not self.classes[owner]:
             return None
-        homes = [name for name, node in self.classes.items() for child in node.body if isinstance(child, FUNCTIONS) and child.name == function.name]
+        homes = [
+            name
+            for name, node in self.classes.items()
+            for child in node.body
+            if isinstance(child, FUNCTIONS) and child.name == function.name
+        ]
         outside = outside_bases(module, self.classes[owner], self.owners)
         if homes != [owner] or any(base is None or hasattr(base, function.name) for base in outside):
             return None
@@ -633,7 +704,9 @@ class Program:
     def _maker(self, name: str) -> str:
         """The class of a lineage that has the __init__, or the class itself."""
         for base in self._lineage(name):
-            if any(isinstance(node, FUNCTIONS) and node.name == "__init__" for node in self.classes[base].body):
+            if any(
+                isinstance(node, FUNCTIONS) and node.name == "__init__" for node in self.classes[base].body
+            ):
                 return base
         return name
 
@@ -657,7 +730,9 @@ class Program:
         calls = self._constructions(owner)
         if attribute not in names or not calls or attribute in self._replaced():
             return None
-        defaults = {name: item.value for name, item in zip(names, fields, strict=True) if item.value is not None}
+        defaults = {
+            name: item.value for name, item in zip(names, fields, strict=True) if item.value is not None
+        }
         return self._given(calls, attribute, names, defaults, self.scopes[node])
 
     def _replaced(self) -> set[str]:

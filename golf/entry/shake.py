@@ -58,7 +58,9 @@ class _Keeper:
 
     def __init__(self, modules: Sequence[SourceModule]):
         self.modules = modules
-        self.owners = {name: (module, unit) for module in modules for name, unit in module.definitions.items()}
+        self.owners = {
+            name: (module, unit) for module in modules for name, unit in module.definitions.items()
+        }
         self.units: set[ast.stmt] = set()
         self.members: set[ast.stmt] = set()
         self.mentioned: set[str] = set()
@@ -145,7 +147,11 @@ class _Keeper:
             if unit.node not in self.units:
                 yield module.drop(unit.node, unit.last)
             elif isinstance(unit.node, ast.ClassDef):
-                gone = [node for node in unit.node.body if isinstance(node, FUNCTIONS) and node not in self.members]
+                gone = [
+                    node
+                    for node in unit.node.body
+                    if isinstance(node, FUNCTIONS) and node not in self.members
+                ]
                 yield from drop_statements(module, unit.node.body, gone)
 
 

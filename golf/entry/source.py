@@ -8,7 +8,7 @@ import symtable
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 PACKAGE = "golf"
@@ -262,9 +262,11 @@ class _ImportReader:
                 self._take_import(statement)
             else:
                 self._look_inside(statement, in_function=False)
-        for first, second in zip(statements, statements[1:], strict=False):
+        for first, second in pairwise(statements):
             shared = second.lineno == (first.end_lineno or first.lineno)
-            if shared and any(isinstance(node, IMPORTS) or is_string_statement(node) for node in (first, second)):
+            if shared and any(
+                isinstance(node, IMPORTS) or is_string_statement(node) for node in (first, second)
+            ):
                 what = "an import or docstring shares its line with another statement"
                 raise self.module.error(second, what)
 

@@ -16,8 +16,11 @@ from golf.entry.source import FUNCTIONS, BundleError, Edit, SourceModule, is_str
 
 CONSTANT = "CONFIG"
 """The script's name for its configuration."""
-SUBSTITUTES = {"config_from_dict": "stored_config"}
-"""Functions of the project, and those of the script that do the same where only its own configuration is valid."""
+SUBSTITUTES = {"config_from_dict": "own_config", "read_settings": "own_settings"}
+"""Functions of the project, and those of the script that do the same where only its own configuration is valid.
+
+The first returns the configuration's part of the class that it is given.
+"""
 PLUG_POINTS = {
     "ATTENTIONS": ("attention",),
     "FEEDFORWARDS": ("feedforward",),
@@ -36,10 +39,11 @@ def specialize(modules: Sequence[SourceModule], root: str, config: Any) -> list[
     modules = [_with_constant(module, config) if module.name == root else module for module in modules]
     defined = {name for module in modules for name in module.names}
     substitutes = {old: new for old, new in SUBSTITUTES.items() if new in defined}
-    modules = [module.edited(_renames(module, substitutes)) for module in modules]
+    parts = {type(part).__name__ for part in config_parts(config)}
+    modules = [module.edited(_renames(module, substitutes, parts)) for module in modules]
     modules = shake(modules, root)
     while True:
-        program = Program(modules, config, frozenset(substitutes.values()))
+        program = Program(modules, config, frozenset(list(substitutes.values())[:1]))
         folded = [module.edited(_Folder(program, module).edits()) for module in modules]
         folded = shake(folded, root)
         if [module.text for module in folded] == [module.text for module in modules]:
@@ -84,13 +88,13 @@ def _defaults(kind: type) -> dict[str, Any]:
     return found
 
 
-def _renames(module: SourceModule, substitutes: dict[str, str]) -> Iterator[Edit]:
-    """The edits that call a substitute where the original is called."""
-    if any(name in module.names for name in substitutes):
-        return
+def _renames(module: SourceModule, substitutes: dict[str, str], parts: set[str]) -> Iterator[Edit]:
+    """The edits that call a substitute where the original is called, for a part of the configuration or as such."""
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Name) and node.id in substitutes:
-            yield Edit(*module.span(node), substitutes[node.id])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in substitutes:
+            first = node.args[0] if node.args else None
+            if node.func.id != "config_from_dict" or (isinstance(first, ast.Name) and first.id in parts):
+                yield Edit(*module.span(node.func), substitutes[node.func.id])
 
 
 class _Folder:
@@ -167,7 +171,9 @@ class _Folder:
         module, start = self.module, self.module.span(node)[0]
         is_elif = module.segment(node).startswith("elif")
         body_first = self._header_end(node) + 1
-        chained = len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If) and self._is_elif(node.orelse[0])
+        chained = (
+            len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If) and self._is_elif(node.orelse[0])
+        )
         else_line = None if not node.orelse or chained else self._else_line(node)
         end = node.end_lineno or node.lineno
         if value:
@@ -230,7 +236,11 @@ class _Folder:
 
     def _is_check(self, node: ast.stmt, owner: ast.ClassDef) -> bool:
         """Whether a method of a config only raises errors, which a config that was made has not raised."""
-        return isinstance(node, ast.FunctionDef) and node.name == "__post_init__" and _only_raises(node.body, owner)
+        return (
+            isinstance(node, ast.FunctionDef)
+            and node.name == "__post_init__"
+            and _only_raises(node.body, owner)
+        )
 
     # Expressions
 
@@ -267,8 +277,17 @@ class _Folder:
 
     def _drop_unread(self, function: ast.AST) -> None:
         """Deletes assignments of pure values to names that the function never reads."""
-        read = {part.id for part in ast.walk(function) if isinstance(part, ast.Name) and isinstance(part.ctx, (ast.Load, ast.Del))}
-        read |= {name for part in ast.walk(function) if isinstance(part, (ast.Global, ast.Nonlocal)) for name in part.names}
+        read = {
+            part.id
+            for part in ast.walk(function)
+            if isinstance(part, ast.Name) and isinstance(part.ctx, (ast.Load, ast.Del))
+        }
+        read |= {
+            name
+            for part in ast.walk(function)
+            if isinstance(part, (ast.Global, ast.Nonlocal))
+            for name in part.names
+        }
         for owner in ast.walk(function):
             for field in ("body", "orelse", "finalbody"):
                 suite = getattr(owner, field, None)
@@ -309,7 +328,11 @@ class _Folder:
         reads: set[ast.AST] = set()
         used = set()
         for node, scope in self.program.scopes.items():
-            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == table:
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == table
+            ):
                 value = self.program.value_of(node.slice, scope)
                 if value is UNKNOWN or not isinstance(node.ctx, ast.Load):
                     return None
@@ -337,6 +360,10 @@ def _is_raising(node: ast.stmt, owner: ast.ClassDef) -> bool:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         function = node.value.func
         if isinstance(function, ast.Attribute) and ast.unparse(function.value) == "self":
-            methods = [item for item in owner.body if isinstance(item, ast.FunctionDef) and item.name == function.attr]
+            methods = [
+                item
+                for item in owner.body
+                if isinstance(item, ast.FunctionDef) and item.name == function.attr
+            ]
             return len(methods) == 1 and _only_raises(methods[0].body, owner)
     return False

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.entry.results import EntryError, Results, read_json
+from golf.entry.results import EntryError, read_json
+from golf.entry.runs import RECORD_TRACKS
+from golf.results import Results
 from golf.system.files import atomic_write
 
 SUBMISSION_NAME = "submission.json"
-RECORD_TRACKS = ("track_non_record_16mb", "track_10min_16mb")
-"""Tracks whose entries are committed."""
 
 _NOT_VERSIONS = ("hardware", "device", "processor", "cores", "threads", "platform")
 
@@ -58,12 +58,11 @@ def submission(
     for one seed); bytes, their artifact_sha256, and seconds are those of the largest artifact and of the
     slowest seed.
     """
-    finals = [run.stages.final for run in runs]
-    before = [run.stages.before_quantisation for run in runs]
-    val_bpb, val_bpb_std = mean_and_deviation([stage.val_bpb for stage in finals])
-    val_loss, val_loss_std = mean_and_deviation([stage.val_loss for stage in finals])
-    largest = max(runs, key=lambda run: run.bytes.total)
-    known = [stage.val_bpb for stage in before if stage is not None]
+    finals = [run.final.tally for run in runs]
+    before = [stage.tally.bits_per_byte for run in runs if (stage := run.before_quantization)]
+    val_bpb, val_bpb_std = mean_and_deviation([tally.bits_per_byte for tally in finals])
+    val_loss, val_loss_std = mean_and_deviation([tally.nats_per_token for tally in finals])
+    largest = max(runs, key=lambda run: run.packing.total_bytes)
     return {
         "author": identity.author,
         "github_id": identity.github_id,
@@ -77,34 +76,37 @@ def submission(
         "val_bpb_std": val_bpb_std,
         "seeds": [run.seed for run in runs],
         "seed_results": {str(run.seed): _seed_result(run) for run in runs},
-        "pre_quant_val_bpb": statistics.fmean(known) if len(known) == len(runs) else None,
-        "bytes_total": largest.bytes.total,
-        "bytes_model": largest.bytes.artifact,
-        "bytes_code": largest.bytes.code,
-        "artifact_sha256": largest.artifact_sha256,
+        "pre_quant_val_bpb": statistics.fmean(before) if len(before) == len(runs) else None,
+        **_sizes(largest),
         "train_seconds": max(run.train_seconds for run in runs),
         "eval_seconds": max(run.eval_seconds for run in runs),
-        "tokens_scored": finals[0].tokens_scored,
-        "bytes_scored": finals[0].bytes_scored,
+        "tokens_scored": finals[0].num_tokens,
+        "bytes_scored": finals[0].num_bytes,
         "hardware": runs[0].environment.get("hardware", "unknown"),
         "versions": versions(runs[0]),
         "toolkit_commit": runs[0].toolkit_commit,
     }
 
 
-def _seed_result(run: Results) -> dict[str, Any]:
-    before = run.stages.before_quantisation
+def _sizes(run: Results) -> dict[str, Any]:
     return {
-        "val_bpb": run.stages.final.val_bpb,
-        "val_loss": run.stages.final.val_loss,
-        "pre_quant_val_bpb": before.val_bpb if before else None,
-        "bytes_total": run.bytes.total,
-        "bytes_model": run.bytes.artifact,
-        "bytes_code": run.bytes.code,
-        "artifact_sha256": run.artifact_sha256,
+        "bytes_total": run.packing.total_bytes,
+        "bytes_model": run.packing.artifact_bytes,
+        "bytes_code": run.packing.code_bytes,
+        "artifact_sha256": run.packing.artifact_sha256,
+    }
+
+
+def _seed_result(run: Results) -> dict[str, Any]:
+    before = run.before_quantization
+    return {
+        "val_bpb": run.final.tally.bits_per_byte,
+        "val_loss": run.final.tally.nats_per_token,
+        "pre_quant_val_bpb": before.tally.bits_per_byte if before else None,
+        **_sizes(run),
         "train_seconds": run.train_seconds,
         "eval_seconds": run.eval_seconds,
-        "steps": run.steps,
+        "steps": run.training.steps,
     }
 
 

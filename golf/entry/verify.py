@@ -5,8 +5,6 @@ The entry's own script is run: verify what you would be willing to run.
 
 import datetime
 import hashlib
-import json
-import math
 import shutil
 import subprocess
 import sys
@@ -19,10 +17,14 @@ from typing import Any
 import numpy as np
 
 from golf.data.manifest import open_dataset, sha256_of_file
-from golf.entry.results import EntryError, Results, read_entry_results, read_json
-from golf.entry.submission import SUBMISSION_NAME, Identity, submission
+from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
+from golf.entry.submission import Identity, submission
 from golf.pack.budget import LIMIT_BYTES
+from golf.results import NATS_ARRAYS, Results, Scores
+from golf.run_folder import EntryFolder
+from golf.score.tally import Tally
 from golf.system.clock import StageClock
+from golf.system.distributed import flat_fields
 from golf.system.files import write_json
 from golf.system.log import RunLog
 
@@ -69,20 +71,21 @@ def verify_entry(
     by document aside. Raises EntryError
     for a folder that is no entry of this toolkit, or whose script fails; ValueError for unfit data.
     """
-    results = read_entry_results(entry)
-    comparisons = [*compare_files(entry, results), *compare_submission(entry, results)]
+    files = EntryFolder(entry)
+    results = read_entry_results(files.results)
+    comparisons = [*compare_files(files, results), *compare_submission(files, results)]
     comparisons += compare_data(data_folder, results)
     for seed, stated in results.items():
         log.info(f"seed {seed}: scoring again in a fresh process")
-        limit = stated.stages.quantized.tokens_scored if stated.partial else None
-        trained = stated.stages.test_time_trained
+        limit = stated.quantized.tally.num_tokens if stated.partial else None
+        trained = stated.stage("test_time_trained")
         if sample is not None:
             limit = windows_to_tokens(stated, sample)
             if trained is not None and trained.windows == BY_DOCUMENT:
                 log.info(
-                    "left out of a sample: the test-time-trained score, whose adapters pass from document"
+                    "left out of a sample: the test-time-trained score, whose adapters pass from document "
+                    "to document, so that it takes all of them; without --sample it is compared too"
                 )
-                log.info("to document, so that it takes all of them; without --sample it is compared too")
                 trained = None
         if trained is not None and trained.adaptation_stopped_after_tokens is not None:
             log.info(
@@ -95,52 +98,50 @@ def verify_entry(
             # The limit of the recorded run, which it did not reach, is none of a slower machine's.
             limited = stated.config.get("ttt", {}).get("max_seconds") is not None
             options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
-        figures, documents = rescore(entry, seed, data_folder, limit, device, options)
-        tolerance = score_tolerance(stated, figures)
+        scores, documents = rescore(entry, seed, data_folder, limit, device, options)
+        tolerance = score_tolerance(stated, scores)
         if sample is None:
-            comparisons += compare_scores(seed, stated, figures, tolerance, trained is not None)
+            comparisons += compare_scores(seed, stated, scores, tolerance)
         else:
             documents = {name: sums_D[:-1] for name, sums_D in documents.items()}
         own = f"_seed{seed}" if len(results) > 1 else ""
-        comparisons += compare_documents(entry, seed, own, documents, tolerance)
+        comparisons += compare_documents(files, seed, own, documents, tolerance)
     return comparisons
 
 
-def compare_files(entry: Path, results: dict[int, Results]) -> Iterator[Comparison]:
+def compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
     """Sizes and hashes of script and artifacts, the limit, and whose audit the entry shows."""
-    script = entry / "train_gpt.py"
-    for seed, stated in results.items():
-        artifact = entry / f"artifact_seed{seed}.bin"
-        for path in (script, artifact):
+    for seed, run in results.items():
+        stated, artifact = run.packing, entry.artifact(seed)
+        for path in (entry.script, artifact):
             if not path.is_file():
                 raise EntryError(
-                    f"{entry} has no {path.name} (sha256 {stated.artifact_sha256}); put it there"
+                    f"{entry.path} has no {path.name} (sha256 {stated.artifact_sha256}); put it there"
                 )
-        code, model = script.stat().st_size, artifact.stat().st_size
-        yield Comparison(f"seed {seed} bytes.code", stated.bytes.code, code)
-        yield Comparison(f"seed {seed} bytes.artifact", stated.bytes.artifact, model)
-        yield Comparison(f"seed {seed} bytes.total", stated.bytes.total, code + model)
+        code, model = entry.script.stat().st_size, artifact.stat().st_size
+        yield Comparison(f"seed {seed} bytes.code", stated.code_bytes, code)
+        yield Comparison(f"seed {seed} bytes.artifact", stated.artifact_bytes, model)
+        yield Comparison(f"seed {seed} bytes.total", stated.total_bytes, code + model)
         yield Comparison(f"seed {seed} within {LIMIT_BYTES:,} bytes", True, code + model <= LIMIT_BYTES)
-        yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, sha256_of_file(script))
+        yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, sha256_of_file(entry.script))
         yield Comparison(f"seed {seed} artifact_sha256", stated.artifact_sha256, sha256_of_file(artifact))
-    if (entry / "audit.json").is_file():
-        audit = read_json(entry / "audit.json")
+    if entry.audit.is_file():
+        audit = read_json(entry.audit)
         audits = audit.get("seeds", {str(next(iter(results))): audit})
-        for seed, stated in results.items():
-            found = audits.get(str(seed), {})
+        for seed, run in results.items():
+            found, sha256 = audits.get(str(seed), {}), run.packing.artifact_sha256
             yield Comparison(f"seed {seed} audit passed", True, found.get("passed"))
-            yield Comparison(f"seed {seed} audit of", stated.artifact_sha256, found.get("artifact_sha256"))
+            yield Comparison(f"seed {seed} audit of", sha256, found.get("artifact_sha256"))
 
 
-def compare_submission(entry: Path, results: dict[int, Results]) -> Iterator[Comparison]:
-    """Every figure of submission.json against what results.json makes of it."""
-    stated = read_json(entry / SUBMISSION_NAME)
-    today = submission(list(results.values()), Identity(), "", "", datetime.date.min)
-    found = dict(flatten({key: value for key, value in today.items() if key not in _SAID_BY_THE_AUTHOR}))
-    stated_flat = dict(flatten(stated))
-    for name, value in found.items():
+def compare_submission(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
+    """Every figure of submission.json against those computed from results.json."""
+    stated = flat_fields(read_json(entry.submission))
+    found = submission(list(results.values()), Identity(), "", "", datetime.date.min)
+    found = {key: value for key, value in found.items() if key not in _SAID_BY_THE_AUTHOR}
+    for name, value in flat_fields(found).items():
         tolerance = 1e-12 * abs(value) if isinstance(value, float) else 0.0
-        yield Comparison(f"submission {name}", stated_flat.get(name), value, tolerance)
+        yield Comparison(f"submission {name}", stated.get(name), value, tolerance)
 
 
 def compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparison]:
@@ -158,15 +159,15 @@ def compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparis
             f"seed {seed} tokenizer_sha256", stated.data.tokenizer_sha256, dataset.vocabulary.sha256
         )
         if not stated.partial:
-            final = stated.stages.final
-            yield Comparison(f"seed {seed} all tokens scored", final.tokens_scored, len(tokens) - 1)
-            yield Comparison(f"seed {seed} all bytes scored", final.bytes_scored, num_bytes)
+            final = stated.final.tally
+            yield Comparison(f"seed {seed} all tokens scored", final.num_tokens, len(tokens) - 1)
+            yield Comparison(f"seed {seed} all bytes scored", final.num_bytes, num_bytes)
 
 
 def rescore(
     entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, options: list[str]
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Figures and sums by document from the entry's own script, alone in an empty place."""
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Scores and sums by document from the entry's own script, alone in an empty place."""
     with tempfile.TemporaryDirectory() as empty:
         alone = Path(empty) / "entry"
         alone.mkdir()
@@ -182,66 +183,58 @@ def rescore(
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise EntryError(f"{entry / 'train_gpt.py'} --score ended with {done.returncode}: {last}")
-        figures = json.loads((alone / "figures.json").read_text(encoding="utf-8"))
         with np.load(alone / "documents.npz") as arrays:
-            return figures, dict(arrays)
+            return read_scores(alone / "figures.json"), dict(arrays)
 
 
-def score_tolerance(stated: Results, figures: dict[str, Any]) -> float:
+def score_tolerance(stated: Results, found: Scores) -> float:
     """In bits per byte: tight where both scores were made in float32 on a CPU."""
     exact = "cpu", "float32"
-    here = figures["environment"]["device"], figures["compute_dtype"]
-    there = stated.environment.get("device"), stated.score_compute_dtype
+    here = found.environment["device"], found.compute_dtype
+    there = stated.environment.get("device"), stated.scores.compute_dtype
     return FLOAT32_BPB if here == there == exact else OTHER_DTYPE_BPB
 
 
-def compare_scores(
-    seed: int, stated: Results, figures: dict[str, Any], tolerance: float, ttt: bool
-) -> Iterator[Comparison]:
-    """Each of the artifact's scores against the one found, that of test-time training if `ttt`."""
-    stages = {"": stated.stages.quantized, "ttt_": stated.stages.test_time_trained if ttt else None}
-    for prefix, stage in stages.items():
-        if stage is None:
-            continue
-        where = f"seed {seed} {'test-time-trained' if prefix else 'quantised'}"
-        nats = tolerance * math.log(2.0) * stage.bytes_scored / stage.tokens_scored
-        yield Comparison(f"{where} val_bpb", stage.val_bpb, figures[f"{prefix}val_bpb"], tolerance)
-        found = figures[f"{prefix}val_loss_nats_per_token"]
-        yield Comparison(f"{where} val_loss", stage.val_loss, found, nats)
-        for count in ("tokens_scored", "bytes_scored"):
-            # Scripts of entries made before each method had counts of its own state those of the last.
-            found = figures.get(f"{prefix}{count}", figures.get(count))
-            yield Comparison(f"{where} {count}", vars(stage)[count], found)
+def compare_scores(seed: int, stated: Results, found: Scores, tolerance: float) -> Iterator[Comparison]:
+    """Each score that was made again against the one that the entry states."""
+    for stage in found.stages:
+        there = stated.stage(stage.name)
+        if there is None:
+            raise EntryError(f"seed {seed}: results.json has no stage {stage.name}, which its script scores")
+        where, old, new = f"seed {seed} {stage.title}", there.tally, stage.tally
+        nats = tolerance * old.nats_per_token / old.bits_per_byte
+        yield Comparison(f"{where} val_bpb", old.bits_per_byte, new.bits_per_byte, tolerance)
+        yield Comparison(f"{where} val_loss", old.nats_per_token, new.nats_per_token, nats)
+        yield Comparison(f"{where} tokens_scored", old.num_tokens, new.num_tokens)
+        yield Comparison(f"{where} bytes_scored", old.num_bytes, new.num_bytes)
 
 
 def windows_to_tokens(stated: Results, num_windows: int) -> int:
     """Tokens that the first windows of an entry's score grade."""
-    stage = stated.stages.quantized
+    stage = stated.quantized
     if num_windows < 1 or stage.context is None or stage.stride is None:
         raise EntryError(f"cannot sample {num_windows} windows of {stage.context} tokens by {stage.stride}")
     return stage.context + (num_windows - 1) * stage.stride
 
 
 def compare_documents(
-    entry: Path, seed: int, own: str, documents: dict[str, np.ndarray], tolerance: float
+    entry: EntryFolder, seed: int, own: str, documents: dict[str, np.ndarray], tolerance: float
 ) -> Iterator[Comparison]:
     """The documents that were scored whole, against per_document.npz, where a seed's nats end with `own`."""
     covered = len(documents["tokens"])
     if covered < 1:
         raise EntryError("the sample covers no whole document; take more windows")
-    with np.load(entry / "per_document.npz") as arrays:
+    with np.load(entry.per_document) as arrays:
         stated = dict(arrays)
     of = f"seed {seed} first {covered} documents:"
     for name in ("tokens", "bytes"):
         same = np.array_equal(stated[name][:covered], documents[name][:covered])
         yield Comparison(f"{of} {name} of each", True, same)
     num_bytes = int(documents["bytes"][:covered].sum())
-    for name in ("nats", "ttt_nats"):
+    for name in NATS_ARRAYS.values():
         if name in documents and name + own in stated:
-            bpb = [
-                float(nats[:covered].sum()) / math.log(2.0) / num_bytes
-                for nats in (stated[name + own], documents[name])
-            ]
+            sums = [float(nats[:covered].sum()) for nats in (stated[name + own], documents[name])]
+            bpb = [Tally(nats, covered, num_bytes).bits_per_byte for nats in sums]
             yield Comparison(f"{of} {name.removesuffix('nats')}bpb", bpb[0], bpb[1], tolerance)
 
 
@@ -261,12 +254,3 @@ def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Pa
         rows = [{**asdict(comparison), "agrees": comparison.agrees} for comparison in comparisons]
         write_json(json_path, {"agrees": not wrong, "comparisons": rows, "not_verified": UNVERIFIED})
     return not wrong
-
-
-def flatten(value: Any, trail: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested JSON objects with its dotted name."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from flatten(item, f"{trail}.{key}" if trail else str(key))
-    else:
-        yield trail, value

@@ -14,31 +14,25 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from golf.entry.requirements import requirements_for
-from golf.entry.selfextract import readable_source
 from golf.entry.plots import curve_of, plot_training
 from golf.entry.readme import Page, render_readme
-from golf.entry.results import ENTRY_FORMAT, Results
-from golf.entry.runs import (
-    ARTIFACT_NAME,
-    AUDIT_NAME,
-    DOCUMENTS_NAME,
-    SCRIPT_NAME,
-    SeedRun,
-    check_track,
-    read_run,
-)
-from golf.entry.submission import SUBMISSION_NAME, Identity, read_identity, submission, versions
+from golf.entry.requirements import requirements_for
+from golf.entry.results import ENTRY_FORMAT
+from golf.entry.runs import SeedRun, check_track, read_run
+from golf.entry.selfextract import readable_source
+from golf.entry.submission import Identity, read_identity, submission, versions
+from golf.results import NATS_ARRAYS, Results
+from golf.run_folder import EntryFolder
 from golf.system.files import atomic_write, write_json
 
 COMMITTED_ARTIFACT_BYTES = 1_000_000
 """Artifacts of this size and above are git-ignored in their entry."""
-TRAINING_PICTURE = "training.png"
 
 
 def write_entry(
@@ -79,7 +73,7 @@ def write_runs(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         partial.chmod(0o755)
-        _fill(partial, runs, figures, left_out)
+        _fill(EntryFolder(partial), runs, figures, left_out)
         return _move_to_free_name(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -88,9 +82,10 @@ def write_runs(
 
 def describe(results: Results) -> str:
     """One sentence on what was trained on what, from the results alone."""
+    done = results.training
     return (
-        f"Preset {results.preset}: {results.model_parameters:,} parameters, {results.steps:,} steps over "
-        f"{results.train_tokens:,} tokens of {results.data.name}."
+        f"Preset {results.preset}: {done.model_parameters:,} parameters, {done.steps:,} steps over "
+        f"{done.train_tokens:,} tokens of {results.data.name}."
     )
 
 
@@ -99,55 +94,46 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "run"
 
 
-def _fill(folder: Path, runs: Sequence[SeedRun], figures: dict[str, Any], left_out: Sequence[Path]) -> None:
+def _fill(
+    entry: EntryFolder, runs: Sequence[SeedRun], figures: dict[str, Any], left_out: Sequence[Path]
+) -> None:
     first = runs[0]
-    ignored = [name for run in runs for name in _copy_seed(folder, run)]
-    shutil.copyfile(first.folder / SCRIPT_NAME, folder / SCRIPT_NAME)
-    requirements = requirements_for(readable_source(first.script), versions(first.results))
-    (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
+    for run in runs:
+        shutil.copyfile(run.folder.artifact, entry.artifact(run.results.seed))
+        shutil.copyfile(run.folder.log, entry.log(run.results.seed))
+    large = [run for run in runs if run.results.packing.artifact_bytes >= COMMITTED_ARTIFACT_BYTES]
+    ignored = [entry.artifact(run.results.seed).name for run in large]
     if ignored:
-        (folder / ".gitignore").write_text("".join(f"{name}\n" for name in ignored), encoding="utf-8")
-    _write_results(folder, runs, left_out)
-    _write_documents(folder / DOCUMENTS_NAME, runs)
-    _write_audit(folder / AUDIT_NAME, runs)
-    title = f"{figures['name']}: {first.results.model_parameters:,} parameters, {first.results.data.name}"
-    curves = {run.results.seed: curve_of(run.events) for run in runs}
-    plot_training(curves, title, folder / TRAINING_PICTURE)
-    pictures = [TRAINING_PICTURE, *_copy_pictures(folder, first.folder)]
-    write_json(folder / SUBMISSION_NAME, figures)
-    page = Page(runs, figures, pictures, ignored, left_out)
-    (folder / "README.md").write_text(render_readme(page), encoding="utf-8")
-
-
-def _copy_seed(folder: Path, run: SeedRun) -> list[str]:
-    """Copies a seed's log and artifact; the names of those that git is not to take."""
-    artifact = f"artifact_seed{run.results.seed}.bin"
-    shutil.copyfile(run.folder / ARTIFACT_NAME, folder / artifact)
-    shutil.copyfile(run.folder / "run.log", folder / f"train_seed{run.results.seed}.log")
-    return [artifact] if run.results.bytes.artifact >= COMMITTED_ARTIFACT_BYTES else []
-
-
-def _copy_pictures(folder: Path, run_folder: Path) -> list[str]:
-    pictures = sorted(path for path in run_folder.glob("*.png") if path.name != TRAINING_PICTURE)
-    for path in pictures:
-        shutil.copyfile(path, folder / path.name)
-    return [path.name for path in pictures]
-
-
-def _write_results(folder: Path, runs: Sequence[SeedRun], left_out: Sequence[Path]) -> None:
-    seeds = {str(run.results.seed): run.raw for run in runs}
+        entry.ignored.write_text("".join(f"{name}\n" for name in ignored), encoding="utf-8")
+    shutil.copyfile(first.folder.script, entry.script)
+    requirements = requirements_for(readable_source(first.script), versions(first.results))
+    entry.requirements.write_text(requirements, encoding="utf-8")
+    seeds = {str(run.results.seed): asdict(run.results) for run in runs}
     names = [path.name for path in left_out]
-    write_json(folder / "results.json", {"format": ENTRY_FORMAT, "seeds": seeds, "left_out": names})
+    write_json(entry.results, {"format": ENTRY_FORMAT, "seeds": seeds, "left_out": names})
+    _write_documents(entry.per_document, runs)
+    _write_audit(entry.audit, runs)
+    parameters = first.results.training.model_parameters
+    title = f"{figures['name']}: {parameters:,} parameters, {first.results.data.name}"
+    plot_training({run.results.seed: curve_of(run.events) for run in runs}, title, entry.training_plot)
+    pictures = [entry.training_plot.name]
+    for path in sorted(first.folder.path.glob("*.png")):
+        if path.name not in pictures:
+            shutil.copyfile(path, entry.path / path.name)
+            pictures.append(path.name)
+    write_json(entry.submission, figures)
+    page = Page(runs, figures, pictures, ignored, left_out)
+    entry.readme.write_text(render_readme(page), encoding="utf-8")
 
 
 def _write_documents(path: Path, runs: Sequence[SeedRun]) -> None:
     """One seed's arrays as they are; over several seeds the mean nats, and each seed's under its own name."""
     first = runs[0]
     if len(runs) == 1:
-        shutil.copyfile(first.folder / DOCUMENTS_NAME, path)
+        shutil.copyfile(first.folder.per_document, path)
         return
     arrays = {name: first.documents[name] for name in ("tokens", "bytes")}
-    for name in ("nats", "ttt_nats"):
+    for name in NATS_ARRAYS.values():
         if all(name in run.documents for run in runs):
             arrays[name] = np.mean([run.documents[name] for run in runs], axis=0, dtype=np.float64)
             arrays |= {f"{name}_seed{run.results.seed}": run.documents[name] for run in runs}

@@ -11,26 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from golf.config import RunConfig
 from golf.data.manifest import sha256_of_file
-from golf.entry.finalize import flattened_script
+from golf.entry.finalize import charged_script
 from golf.finetune.inputs import StageInput, prepare_preferences, prepare_responses, read_examples
 from golf.finetune.settings import USUAL_EPOCHS, USUAL_RATES, FinetuneConfig, FinetuneError, StageName
 from golf.finetune.template import require_free, stored_template, template_of
+from golf.model.gpt import ModelConfig
 from golf.pack.artifact import pack
 from golf.pack.budget import LIMIT_BYTES, bytes_for_artifact
 from golf.pack.calibrate import calibrate
+from golf.run_folder import RunFolder
+from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, seed_everything
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
+from golf.system.stored import config_from_dict
 from golf.tasks.models import OpenedModel, open_model
 from golf.train.averaging import AveragingConfig
 from golf.train.budget import Budget, TrainConfig
 from golf.train.checkpoint import save_weights
 from golf.train.loop import Trainer
 from golf.train.schedule import ScheduleConfig
+from golf.ttt.sgd import TTTConfig
 
-PROJECT = Path(__file__).resolve().parents[2]
+ENTRY_PARTS = {"model": ModelConfig, "score": WindowConfig, "ttt": TTTConfig}
+"""Parts of the configuration that the header of an artifact holds."""
 
 
 def build_trainer(
@@ -114,10 +121,11 @@ def finetune(
         given = prepare_preferences(examples, opened, config, folder, log)
     seed_everything(config.seed)
     trainer = build_trainer(stage, opened, given, config, log)
-    if (folder / "checkpoint.pt").is_file():
-        trainer.resume(folder / "checkpoint.pt")
+    checkpoint = RunFolder(folder).checkpoint
+    if checkpoint.is_file():
+        trainer.resume(checkpoint)
         log.info(f"resumed at step {trainer.steps}")
-    trainer.train(folder / "checkpoint.pt")
+    trainer.train(checkpoint)
     after = given.measure()
     shutil.copyfile(opened.tokenizer, folder / opened.tokenizer.name)
     figures = {
@@ -142,7 +150,7 @@ def _training_shards(opened: OpenedModel) -> Iterator[Path]:
 
 def _claim_folder(folder: Path, described: dict[str, Any]) -> None:
     """Makes the folder this stage's; FinetuneError if it is another's already."""
-    path = folder / "config.json"
+    path = RunFolder(folder).config
     folder.mkdir(parents=True, exist_ok=True)
     described = json.loads(json.dumps(described))
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
@@ -160,17 +168,19 @@ def _pack_weights(
 ) -> dict[str, Any]:
     """Writes weights, calibration, script and artifact, as a run of pretraining leaves them."""
     weights = {name: weight.detach().cpu().clone() for name, weight in opened.model.state_dict().items()}
-    save_weights(folder / "weights.safetensors", weights)
+    run = RunFolder(folder)
+    save_weights(run.weights, weights)
     calibration = None
     if config.pack.scheme == "entropy":
         calibration = calibrate(opened.model, _calibration_batches(opened, given, config))
-        save_weights(folder / "calibration.safetensors", calibration.tensors())
-    code = flattened_script(PROJECT / "train_gpt.py", "packed", log)
-    with atomic_write(folder / "train_gpt.py") as partial:
+        save_weights(run.calibration, calibration.tensors())
+    scored = {name: config_from_dict(kind, header[name]) for name, kind in ENTRY_PARTS.items()}
+    code = charged_script(RunConfig(**scored, pack=config.pack), "packed", log)
+    with atomic_write(run.script) as partial:
         partial.write_bytes(code)
     room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
-    with atomic_write(folder / "artifact.bin") as partial:
+    with atomic_write(run.artifact) as partial:
         partial.write_bytes(packed.artifact)
     log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
     return {"code_bytes": len(code), "artifact_bytes": len(packed.artifact)}

@@ -22,7 +22,8 @@ from golf.finetune.settings import FinetuneConfig, FinetuneError
 from golf.finetune.stage import finetune
 from golf.finetune.template import stored_template, template_of
 from golf.presets import PRESETS
-from golf.run import Run
+from golf.run import LiveTrainer, RunContext, average_stage, calibrate_stage, train_stage
+from golf.run_folder import RunFolder
 from golf.system.device import choose_runtime
 from golf.system.files import atomic_write, write_json
 from golf.system.log import RunLog
@@ -92,7 +93,7 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
         )
         for stage, files, before, settings in stages:
             tuning = replace(settings, seed=seed, long=command.long)
-            source = folder / before / "weights.safetensors"
+            source = RunFolder(folder / before).weights
             (folder / stage).mkdir(parents=True, exist_ok=True)
             stage_log = RunLog(folder / stage / "run")
             tokenizer = dataset.folder / dataset.manifest.tokenizer
@@ -134,18 +135,20 @@ def pretrain(command: StagesCommand, seed: int, folder: Path, dataset: Dataset) 
     config.check(runtime.device.type)
     folder.mkdir(parents=True, exist_ok=True)
     run_log = RunLog(folder / "run")
-    run = Run(folder, config, dataset, runtime, run_log)
+    run, files, live = RunContext(config, dataset, runtime, run_log), RunFolder(folder), LiveTrainer()
     described = {
         "options": {"data": str(command.data)},
         "config": config_to_dict(config),
         "header": run.header,
     }
     stored = json.loads(json.dumps(described))
-    path = folder / "config.json"
+    path = files.config
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != stored:
         raise FinetuneError(f"{folder} holds a run of other settings; give --stages another folder")
     write_json(path, stored)
-    run.train()
+    train_stage(files, run, live)
+    average_stage(files, run, live)
+    calibrate_stage(files, run)
     run_log.close()
 
 
@@ -158,7 +161,7 @@ def measure_stage(
         stored = json.loads(path.read_text(encoding="utf-8"))
         return [Metric(**metric) for metric in stored]
     tokenizer = dataset.folder / dataset.manifest.tokenizer
-    opened = open_model(folder / "weights.safetensors", tokenizer, command.device)
+    opened = open_model(RunFolder(folder).weights, tokenizer, command.device)
     log.info(opened.describe())
     results = run_tasks(opened, names, command.evals, command.limit, command.long, log)
     write_results(results, folder, {"limit": command.limit})

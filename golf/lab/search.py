@@ -115,12 +115,11 @@ def _objective(
         try:
             config = replace(with_choices(base, chosen), seed=FIRST_SEED)
             config.check("cpu")
-            _, training = train_trial(place, config, dataset, device, watch)
+            _, _, averaging = train_trial(place, config, dataset, device, watch)
         except FAILURES as error:
             log.info(f"run {trial.number}: {chosen} failed: {error}")
             raise optuna.TrialPruned from error
-        averaging = training["averaging"]
-        bpb = averaging["held_out_bpb"][averaging["output"]]
+        bpb = averaging.held_out_bpb[averaging.output]
         log.info(f"run {trial.number}: {chosen}: {bpb:.4f} held-out bpb")
         return bpb
 

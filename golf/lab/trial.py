@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from golf.data.manifest import Dataset, open_dataset
 from golf.model.gpt import GPT
 from golf.pack.estimate import artifact_bytes_at
 from golf.pack.layout import implied_shapes
-from golf.run import Run
-from golf.score.scorer import score
+from golf.results import Averaging, Training
+from golf.run import LiveTrainer, RunContext, average_stage, train_stage
+from golf.run_folder import RunFolder
+from golf.score.scorer import Scoring, score
 from golf.system.device import choose_runtime, environment
 from golf.system.files import write_json
 from golf.system.log import RunLog
@@ -54,16 +56,13 @@ class WatchedLog(RunLog):
 
 def train_trial(
     folder: Path, config: RunConfig, dataset: Dataset, device: str, watch: Callable[[int, float], None]
-) -> tuple[Run, dict[str, Any]]:
-    """Trains in `folder`, or goes on there; the run and what training says of itself.
-
-    The packer's calibration is left out: a study states bytes by their bits.
-    """
-    config = replace(config, pack=replace(config.pack, scheme="int5"))
-    log = WatchedLog(folder / "run", watch)
-    run = Run(folder, config, dataset, choose_runtime(device), log)
+) -> tuple[RunContext, Training, Averaging]:
+    """Trains in `folder`, or goes on there, up to the averaged weights."""
+    files, live = RunFolder(folder), LiveTrainer()
+    log = WatchedLog(files.log_stem, watch)
+    run = RunContext(config, dataset, choose_runtime(device), log)
     try:
-        return run, run.train()
+        return run, train_stage(files, run, live), average_stage(files, run, live)
     finally:
         log.close()
 
@@ -72,29 +71,27 @@ def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
     """Trains and measures what `trial` describes: the content of measured.json."""
     config = config_from_dict(RunConfig, trial["config"])
     dataset = open_dataset(Path(trial["data"]))
-    run, training = train_trial(folder, config, dataset, trial["device"], lambda step, bpb: None)
+    run, training, averaging = train_trial(folder, config, dataset, trial["device"], lambda step, bpb: None)
     served = export_config(config.model)
     model = GPT(served)
-    model.load_state_dict(load_weights(folder / "weights.safetensors"))
+    model.load_state_dict(load_weights(RunFolder(folder).weights))
     model.compute_dtype = run.runtime.compute_dtype
     with run.clock.stage("score"):
         tokens = dataset.validation_tokens(run.clock)
         limit = trial["validation_tokens"] if trial["validation_tokens"] < len(tokens) - 1 else None
-        tally = score(
-            model.to(run.runtime.device), tokens, dataset.vocabulary, config.score, max_tokens=limit
-        ).tally
-    averaging = training["averaging"]
+        model.to(run.runtime.device)
+        tally = score(Scoring(model, tokens, dataset.vocabulary, config.score, limit)).tally
     return {
         "validation_bpb": tally.bits_per_byte,
         "validation_tokens": tally.num_tokens,
-        "held_out_bpb": averaging["held_out_bpb"][averaging["output"]],
-        "train_tokens": training["train_tokens"],
-        "tokens_per_second": training["tokens_per_second"],
-        "train_seconds": training["seconds"]["train"],
-        "steps": training["steps"],
-        "parameters": training["model_parameters"],
+        "held_out_bpb": averaging.held_out_bpb[averaging.output],
+        "train_tokens": training.train_tokens,
+        "tokens_per_second": training.tokens_per_second,
+        "train_seconds": training.seconds["train"],
+        "steps": training.steps,
+        "parameters": training.model_parameters,
         "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(served)), STATED_BITS),
-        "curve": held_out_curve(folder / "run.jsonl"),
+        "curve": held_out_curve(RunFolder(folder).events),
         "environment": environment(run.runtime.device),
     }
 

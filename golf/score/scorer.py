@@ -67,20 +67,29 @@ class ScoreResult:
     """What else the record says of it, as plain JSON values."""
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """A stream of tokens, the model that grades it, and under which windows."""
+
+    model: GPT
+    tokens: np.ndarray
+    vocabulary: Vocabulary
+    windows: WindowConfig
+    max_tokens: int | None = None
+    """Limit on the targets to grade, from the start of the stream."""
+    observe: Observer | None = None
+    log: RunLog | None = None
+    world: World = field(default_factory=World)
+    """The processes that share the work."""
+
+
 def score(
-    model: GPT,
-    tokens: np.ndarray,
-    vocabulary: Vocabulary,
-    windows: WindowConfig,
-    log: RunLog | None = None,
+    scoring: Scoring,
     chunk_tokens: int = CHUNK_TOKENS,
-    max_tokens: int | None = None,
     adapt: Callable[[ScoredChunk], None] | None = None,
-    observe: Observer | None = None,
-    world: World | None = None,
     grade: Grade | None = None,
 ) -> ScoreResult:
-    """Grades every target of `tokens` once, under sliding windows, in chunks of about `chunk_tokens`.
+    """Grades every target of a stream once, under sliding windows, in chunks of about `chunk_tokens`.
 
     With `adapt`, each chunk is handed to it after it was graded; what it changes in the model counts from
     the next chunk on. Without it the same forward passes are made, so that an adapter that changes nothing
@@ -91,7 +100,8 @@ def score(
     ValueError for that, for a stream or `max_tokens` shorter than one window, a token outside the vocabulary,
     and a loss that is not finite.
     """
-    world = World() if world is None else world
+    model, tokens, vocabulary, world = scoring.model, scoring.tokens, scoring.vocabulary, scoring.world
+    windows, observe = scoring.windows, scoring.observe
     if grade is not None and (adapt is not None or observe is not None):
         raise ValueError("grade gives nats alone: nothing can observe or adapt beside it")
     if adapt is not None and world.size > 1:
@@ -105,13 +115,13 @@ def score(
     if grade is None:
         batch_size = min(batch_size, max(map(len, chunks)))
     num_chunks = len(chunks)
-    if max_tokens is not None:
-        chunks = _cut_chunks(chunks, max_tokens)
+    if scoring.max_tokens is not None:
+        chunks = _cut_chunks(chunks, scoring.max_tokens)
     num_graded = chunks[-1][-1].end
     nats_N = np.zeros(num_graded, dtype=np.float32)
     ledger = Ledger(num_targets)
     total = Tally(0.0, 0, 0)
-    with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
+    with (scoring.log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, chunk in enumerate(chunks):
             first, end = chunk[0].end - chunk[0].num_graded, chunk[-1].end
             check_tokens(tokens[chunk[0].start : end + 1], vocabulary.size)

@@ -1,12 +1,24 @@
-"""What a score is a reading of: nats, tokens and bytes, added up."""
+"""Sums of nats, tokens and bytes, from which every score is computed; nats become bits here alone."""
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+NATS_PER_BIT = math.log(2.0)
+
+Nats = TypeVar("Nats", float, np.ndarray)
+
+
+def bits_per_byte(nats: Nats, num_bytes: Nats | float) -> Nats:
+    """Sums of nats over sums of bytes, as bits per byte; elementwise for arrays."""
+    return nats / NATS_PER_BIT / num_bytes
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over graded tokens; tallies of disjoint tokens add with `+`."""
+    """Sums over graded tokens; tallies of disjoint tokens add with `+`. JSON keeps these three numbers."""
 
     nats: float
     """Sum of -ln p(token), in float64."""
@@ -24,7 +36,7 @@ class Tally:
         """The score; ValueError if the tokens stand for no text."""
         if self.num_bytes <= 0:
             raise ValueError(f"{self.num_tokens:,} tokens stand for {self.num_bytes} bytes; nothing to score")
-        return self.nats / math.log(2.0) / self.num_bytes
+        return bits_per_byte(self.nats, self.num_bytes)
 
     @property
     def nats_per_token(self) -> float:

@@ -5,7 +5,7 @@ and one that cannot be read says why.
 """
 
 import zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 
 from golf.check.claims_json import Submission, SubmissionError, read_submission
 from golf.entry.progress import Progress, read_log_progress
-from golf.entry.results import EntryError, Results, read_entry_results, read_json
+from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import final_nats
 from golf.entry.submission import SUBMISSION_NAME
+from golf.results import Results
+from golf.score.tally import bits_per_byte
 
 LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
 MAX_JSON_BYTES = 8 << 20
@@ -136,16 +138,15 @@ def read_shown(folder: Path) -> EntryView:
 
 
 def _own_entry(folder: Path, bare: EntryView) -> EntryView:
-    results = read_entry_results(folder)
+    results = read_entry_results(folder / "results.json")
     if not results:
         raise EntryError("results.json holds no seed")
     stated = read_json(folder / SUBMISSION_NAME)
-    raw = next(iter(read_json(folder / "results.json")["seeds"].values()))
     runs = list(results.values())
-    first, largest = runs[0], max(runs, key=lambda run: run.bytes.total)
-    bpbs = [run.stages.final.val_bpb for run in runs]
-    before = [stage.val_bpb for run in runs if (stage := run.stages.before_quantisation)]
-    adapted = [stage.val_bpb for run in runs if (stage := run.stages.test_time_trained)]
+    first, largest = runs[0], max(runs, key=lambda run: run.packing.total_bytes)
+    bpbs = [run.final.tally.bits_per_byte for run in runs]
+    before = [stage.tally.bits_per_byte for run in runs if (stage := run.before_quantization)]
+    adapted = [stage.tally.bits_per_byte for run in runs if (stage := run.stage("test_time_trained"))]
     scale = {"xz -9": first.data.xz_bits_per_byte, "zstd -22": first.data.zstd22_bits_per_byte}
     own = replace(
         bare,
@@ -158,22 +159,22 @@ def _own_entry(folder: Path, bare: EntryView) -> EntryView:
         text=_text_of(first),
         steps=_steps(runs),
         before_bpb=float(np.mean(before)) if len(before) == len(runs) else None,
-        artifact_bpb=float(np.mean([run.stages.quantized.val_bpb for run in runs])),
+        artifact_bpb=float(np.mean([run.quantized.tally.bits_per_byte for run in runs])),
         adapted_bpb=float(np.mean(adapted)) if len(adapted) == len(runs) else None,
-        bytes_total=largest.bytes.total,
-        bytes_code=largest.bytes.code,
-        bytes_model=largest.bytes.artifact,
-        parts=largest.bytes.parts,
+        bytes_total=largest.packing.total_bytes,
+        bytes_code=largest.packing.code_bytes,
+        bytes_model=largest.packing.artifact_bytes,
+        parts=largest.packing.parts,
         train_seconds=max(run.train_seconds for run in runs),
         eval_seconds=max(run.eval_seconds for run in runs),
         hardware=str(first.environment.get("hardware", "")),
         seeds=tuple(results),
         by_seed=tuple(_seed_shown(run) for run in runs),
         curves=_curves(folder, [f"train_seed{seed}.log" for seed in results]),
-        portrait=raw.get("portrait") or {},
-        features=tuple(raw.get("features") or ()),
+        portrait=first.portrait,
+        features=tuple(asdict(feature) for feature in first.features),
         compressors={name: bits for name, bits in scale.items() if bits is not None},
-        parameters=first.model_parameters,
+        parameters=first.training.model_parameters,
     )
     return _with_side_files(own, folder, first)
 
@@ -229,19 +230,17 @@ def _read_foreign(folder: Path) -> Submission:
 
 
 def _text_of(results: Results) -> TextScored:
-    final, data = results.stages.final, results.data
-    return TextScored(
-        data.name, data.validation_sha256, final.tokens_scored, final.bytes_scored, results.partial
-    )
+    final, data = results.final.tally, results.data
+    return TextScored(data.name, data.validation_sha256, final.num_tokens, final.num_bytes, results.partial)
 
 
 def _steps(runs: list[Results]) -> tuple[Step, ...]:
-    named = [dict(run.stages.named()) for run in runs]
+    named = [{stage.title: stage for stage in run.stages} for run in runs]
     steps = []
     for title, stage in named[0].items():
         stages = [one[title] for one in named if title in one]
-        bpb = float(np.mean([one.val_bpb for one in stages]))
-        nats = float(np.mean([one.val_loss for one in stages]))
+        bpb = float(np.mean([one.tally.bits_per_byte for one in stages]))
+        nats = float(np.mean([one.tally.nats_per_token for one in stages]))
         windows = stage.windows
         if windows == "sliding" and stage.stride:
             windows = f"sliding by {stage.stride:,} tokens"
@@ -252,11 +251,11 @@ def _steps(runs: list[Results]) -> tuple[Step, ...]:
 def _seed_shown(run: Results) -> SeedShown:
     return SeedShown(
         run.seed,
-        run.stages.final.val_bpb,
-        run.bytes.total,
+        run.final.tally.bits_per_byte,
+        run.packing.total_bytes,
         run.train_seconds,
         run.eval_seconds,
-        run.steps,
+        run.training.steps,
     )
 
 
@@ -277,8 +276,8 @@ def _documents(path: Path, final: str) -> Documents:
     with np.load(path) as arrays:
         counted = arrays["bytes"] > 0
         num_bytes, tokens = arrays["bytes"][counted], arrays["tokens"][counted]
-        bpb = arrays[final][counted] / np.log(2.0) / num_bytes
-        plain = arrays["nats"][counted] / np.log(2.0) / num_bytes if final != "nats" else None
+        bpb = bits_per_byte(arrays[final][counted], num_bytes)
+        plain = bits_per_byte(arrays["nats"][counted], num_bytes) if final != "nats" else None
     return Documents(bpb, plain, tokens)
 
 

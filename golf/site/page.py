@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from golf.entry.progress import LiveRun
 from golf.entry.readme import VALIDATION_BYTES
-from golf.entry.submission import RECORD_TRACKS
+from golf.entry.runs import RECORD_TRACKS
 from golf.pack.budget import LIMIT_BYTES
 from golf.site.load import EntryView, TextScored
 from golf.site.page_entry import entry_section

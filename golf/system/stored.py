@@ -1,7 +1,7 @@
 """Configurations as JSON values and back, those that earlier versions stored among them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 
 class ConfigError(ValueError):
@@ -48,7 +48,10 @@ def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _value_from_json(kind: Any, value: Any) -> Any:
-    """A field's value of type `kind`: a part of the config, or a plain value, tuples having become lists."""
+    """A field's value of type `kind`: a part of the config, several in a tuple, or a plain value."""
     if dataclasses.is_dataclass(kind):
         return config_from_dict(kind, value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        item = (*get_args(kind), Any)[0]
+        return tuple(_value_from_json(item, one) for one in value)
+    return value

@@ -11,7 +11,7 @@ import torch
 
 from golf.data.vocabulary import Vocabulary
 from golf.model.loss import token_nats
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.log import RunLog
 from golf.tasks.files import LongTexts, TaskDataError
@@ -120,5 +120,5 @@ def text_nats(opened: OpenedModel, text: str, stride: int | None) -> tuple[float
         return 0.0, 0
     context = min(opened.context, len(tokens) - 1)
     windows = WindowConfig(context=context, stride=min(stride or context, context))
-    result = score(opened.model, tokens, vocabulary, windows)
+    result = score(Scoring(opened.model, tokens, vocabulary, windows))
     return result.tally.nats, result.tally.num_tokens

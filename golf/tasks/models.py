@@ -14,8 +14,8 @@ from torch import Tensor
 
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import load_model
-from golf.locate import find_artifact, find_artifacts
 from golf.model.gpt import GPT, ModelConfig
+from golf.run_folder import RunFolder, find_artifact, find_artifacts
 from golf.system.device import choose_runtime
 from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_checkpoint, load_weights
@@ -90,15 +90,16 @@ def locate_model(path: Path) -> Path:
         return path
     if find_artifacts(path):
         return find_artifact(path)
-    for name in ("weights.safetensors", "checkpoint.pt"):
-        if (path / name).is_file():
-            return path / name
+    run = RunFolder(path)
+    for file in (run.weights, run.checkpoint):
+        if file.is_file():
+            return file
     raise ModelError(f"{path}: holds no artifact.bin, weights.safetensors or checkpoint.pt")
 
 
 def read_run_header(folder: Path) -> dict[str, Any]:
     """What a run's artifact holds beside the weights; ModelError unless its config.json says so."""
-    path = folder / "config.json"
+    path = RunFolder(folder).config
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json, which says what network the weights are of")
     try:
@@ -150,7 +151,7 @@ def find_tokenizer(header: dict[str, Any], file: Path, given: Path | None) -> tu
 def _folders_of_tokenizers(file: Path) -> Iterator[Path]:
     """Beside the model, in its data folder, and where its run read its text."""
     yield from (file.parent, file.parent / "data")
-    path = file.parent / "config.json"
+    path = RunFolder(file.parent).config
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         options = stored.get("options") or {}

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT
-from golf.score.scorer import Observer, ScoredChunk, ScoreResult, score
+from golf.score.scorer import ScoredChunk, ScoreResult, Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.distributed import World
 from golf.system.log import RunLog
@@ -22,18 +21,7 @@ from golf.ttt.sharing import count_shares, even_groups
 from golf.ttt.tilt import NgramTilt
 
 
-def score_adapting(
-    model: GPT,
-    tokens: np.ndarray,
-    vocabulary: Vocabulary,
-    windows: WindowConfig,
-    ttt: TTTConfig,
-    log: RunLog | None = None,
-    max_tokens: int | None = None,
-    observe: Observer | None = None,
-    max_seconds: float | None = None,
-    world: World | None = None,
-) -> ScoreResult:
+def score_adapting(scoring: Scoring, ttt: TTTConfig, max_seconds: float | None = None) -> ScoreResult:
     """Grades every target once, learning only from what was graded; `sgd` and phases leave the model changed.
 
     With `lora`, `max_tokens` cuts the stream, and the document that it falls in. With `max_seconds`
@@ -42,8 +30,9 @@ def score_adapting(
     bit if as many documents are graded at once. ValueError as from `score` (`sgd` has one process) and
     `score_documents`, for a limit shorter than plain scoring, and for adapters that memory cannot hold.
     """
-    world = World() if world is None else world
-    windows = windows.resolve(model.config.context, next(model.parameters()).device.type)
+    model, tokens, vocabulary, world = scoring.model, scoring.tokens, scoring.vocabulary, scoring.world
+    log, observe, max_tokens = scoring.log, scoring.observe, scoring.max_tokens
+    windows = scoring.windows.resolve(model.config.context, next(model.parameters()).device.type)
     target_seconds = (
         0.0 if max_seconds is None else world.all_reduce_any(measure_plain(model, windows), False)[0]
     )
@@ -51,8 +40,7 @@ def score_adapting(
         num_targets = len(tokens) - 1 if max_tokens is None else min(max_tokens, len(tokens) - 1)
         deadline = None if max_seconds is None else Deadline(max_seconds, num_targets, target_seconds)
         adapter = StoppedAdapter(ChunkAdapter(model, ttt), deadline)
-        text = (model, tokens, vocabulary, windows)
-        result = score(*text, log, ttt.chunk_tokens, max_tokens, adapter, observe, world)
+        result = score(replace(scoring, windows=windows), ttt.chunk_tokens, adapter)
         return result if deadline is None else replace(result, notes=result.notes | deadline.notes())
     batches = plan_lora(tokens, vocabulary.bos_id, ttt.lora, max_tokens)
     at_once, places = plan_groups(model, windows, ttt.lora, batches, log, world)

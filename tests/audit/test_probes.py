@@ -14,7 +14,7 @@ from golf.audit.probes import (
     probe_normalisation,
     replace_tokens,
 )
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.ttt import sgd as adapting
 from golf.ttt.sgd import ChunkAdapter
@@ -29,13 +29,15 @@ def replay_toy(tokens: np.ndarray, targets: Sequence[int]) -> Replay:
     model, log_probs = toy_model(), {}
     config = adapting.TTTConfig(chunk_tokens=64, learning_rate=0.5, frozen_blocks=1, batch_sequences=3)
     result = score(
-        model,
-        tokens,
-        ToyVocabulary(),
-        WindowConfig(16, 4, 64),
+        Scoring(
+            model,
+            tokens,
+            ToyVocabulary(),
+            WindowConfig(16, 4, 64),
+            observe=lambda seen, logs: log_probs.update(zip(seen.tolist(), logs.numpy(), strict=True)),
+        ),
         chunk_tokens=64,
         adapt=ChunkAdapter(model, config),
-        observe=lambda seen, logs: log_probs.update(zip(seen.tolist(), logs.numpy(), strict=True)),
     )
     return Replay(result.nats_N, log_probs, result.ledger)
 

@@ -27,6 +27,7 @@ from record_toys import (
 
 from golf.__main__ import main
 from golf.check.check import check_folder, check_folders, exit_code, render, to_json
+from golf.entry.results import read_results
 from golf.entry.submission import Identity
 from golf.entry.write import write_entry
 from golf.system.log import format_event
@@ -348,15 +349,16 @@ def test_an_entry_this_project_builds_has_neither_defect_nor_doubt(
 ) -> None:
     monkeypatch.setattr("golf.entry.write.plot_training", draw_nothing)
     run = make_run(tmp_path / "run")
-    results = json.loads((run / "results.json").read_text())
-    size = {"code_bytes": results["bytes"]["code"], "artifact_bytes": results["bytes"]["artifact"]}
+    results = read_results(run / "results.json")
+    packing = results.packing
+    size = {"code_bytes": packing.code_bytes, "artifact_bytes": packing.artifact_bytes}
     lines = [
         format_event("config", {"seed": 7, "steps": 30, "model": {"width": 128}}),
         format_event("step", {"step": "30/30", "train_loss": 2.1, "tokens": 122880, "train_seconds": 60.0}),
         format_event("held_out", {"step": 30, "tokens": 122880, "bpb": 2.0}),
         format_event("size", size),
-        f"Total submission size: {results['bytes']['total']} bytes",
-        *(format_event("stage", {"name": name, **stage}) for name, stage in results["stages"].items()),
+        f"Total submission size: {packing.total_bytes} bytes",
+        *(format_event("stage", stage.figures()) for stage in results.stages),
         "train | 60.0",
         "calibrate | 2.5",
     ]

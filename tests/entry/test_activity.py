@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
+from entry_toys import make_results
 
 from golf.config import RunConfig
 from golf.entry.activity import (
@@ -19,6 +21,7 @@ from golf.entry.activity import (
 from golf.model.gpt import GPT, ModelConfig, distance_from_orthogonal
 from golf.pack.artifact import PackConfig
 from golf.presets import PRESETS
+from golf.results import Results, Stage
 
 EVERYTHING = ModelConfig(
     vocab_size=40,
@@ -49,17 +52,17 @@ STUDIED = replace(
     modulated_attention=True,
     num_kv_heads=EVERYTHING.num_heads,
 )
-RESULTS = {
-    "steps": 50,
-    "final_progress": 1.0,
-    "averaging": {"output": "ema"},
-    "stages": {
-        "quantized": {"val_bpb": 2.0, "stride": 64, "context": 256},
-        "test_time_trained": {"val_bpb": 1.9},
-    },
-    "pack": {"scheme": "int5", "bits_per_weight": 4.2},
-    "bytes": {"artifact": 1000},
-}
+RESULTS = msgspec.convert(make_results(7, b"artifact"), Results)
+RESULTS = replace(
+    RESULTS,
+    training=replace(RESULTS.training, steps=50),
+    packing=replace(RESULTS.packing, report={"scheme": "int5", "bits_per_weight": 4.2}),
+)
+PLAIN, ADAPTED = RESULTS.stages[2:]
+
+
+def scored(*stages: Stage) -> Results:
+    return replace(RESULTS, scores=replace(RESULTS.scores, stages=stages))
 
 
 def random_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
@@ -112,23 +115,22 @@ def test_a_technique_that_is_off_is_not_listed(weights):
 def test_a_phase_beyond_the_end_of_the_run_never_came():
     config = PRESETS["cpu"].config
     late = replace(config, schedule=replace(config.schedule, warmdown=0.1))
-    stopped = {**RESULTS, "final_progress": 0.8}
+    stopped = replace(RESULTS, training=replace(RESULTS.training, final_progress=0.8))
     assert active(schedule_features(late, stopped))["schedule.warmdown"] is False
     assert active(schedule_features(late, RESULTS))["schedule.warmdown"] is True
 
 
 def test_an_average_that_was_not_kept_was_not_used():
-    last = {**RESULTS, "averaging": {"output": "last"}}
+    last = replace(RESULTS, averaging=replace(RESULTS.averaging, output="last"))
     assert active(schedule_features(RunConfig(), last))["averaging"] is False
     assert active(schedule_features(RunConfig(), RESULTS))["averaging"] is True
 
 
 def test_test_time_training_that_moves_nothing_is_never_active():
     name = "ttt: sgd, 3 epochs, 2 frozen blocks"
-    plain = {**RESULTS["stages"]["quantized"]}
-    same = {"quantized": plain, "test_time_trained": {"val_bpb": 2.0}}
-    assert active(score_features(RunConfig(), {**RESULTS, "stages": same}))[name] is False
-    assert active(score_features(RunConfig(), {**RESULTS, "stages": {"quantized": plain}}))[name] is False
+    same = scored(PLAIN, replace(ADAPTED, tally=PLAIN.tally))
+    assert active(score_features(RunConfig(), same))[name] is False
+    assert active(score_features(RunConfig(), scored(PLAIN)))[name] is False
     assert active(score_features(RunConfig(), RESULTS))[name] is True
 
 
@@ -141,8 +143,8 @@ def test_a_quantiser_that_was_not_asked_for_is_not_active():
 
 
 def test_windows_that_do_not_slide_are_never_active():
-    disjoint = {"quantized": {**RESULTS["stages"]["quantized"], "stride": 256}}
-    assert active(score_features(RunConfig(), {**RESULTS, "stages": disjoint}))["sliding windows"] is False
+    disjoint = scored(replace(PLAIN, stride=256), ADAPTED)
+    assert active(score_features(RunConfig(), disjoint))["sliding windows"] is False
     assert active(score_features(RunConfig(), RESULTS))["sliding windows"] is True
 
 

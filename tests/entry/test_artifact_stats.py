@@ -10,7 +10,8 @@ from golf.data.manifest import Dataset, open_dataset
 from golf.entry.artifact_stats import loss_by_position, portrait
 from golf.evaluate import load_model
 from golf.pack.artifact import PackConfig, decode_artifact, pack
-from golf.score.scorer import score
+from golf.run_folder import RunFolder
+from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.train.checkpoint import save_weights
@@ -35,7 +36,7 @@ def run(request: pytest.FixtureRequest, dataset: Dataset, tmp_path: Path) -> Pat
 
 
 def test_parts_and_codes_account_for_every_weight(run: Path, dataset: Dataset) -> None:
-    parts, rest = portrait(run, dataset, "cpu")
+    parts, rest = portrait(RunFolder(run), dataset, "cpu")
     artifact = (run / "artifact.bin").read_bytes()
     header, weights = decode_artifact(artifact)
     if header["scheme"] == "int5":
@@ -54,7 +55,7 @@ def test_the_losses_by_position_average_to_the_score(run: Path, dataset: Dataset
     model, _ = load_model(artifact, torch.device("cpu"))
     tokens = dataset.validation_tokens(StageClock())
     stride = WindowConfig(stride=found["context"])
-    expected = score(model, tokens, dataset.vocabulary, stride, max_tokens=found["tokens_scored"])
+    expected = score(Scoring(model, tokens, dataset.vocabulary, stride, max_tokens=found["tokens_scored"]))
     widths = np.diff([0, *found["up_to_position"]])
     assert widths.sum() == found["context"]
     mean = np.average(found["nats"], weights=widths)

@@ -4,8 +4,8 @@ import lzma
 
 import numpy as np
 
-from golf.entry import baselines
-from golf.entry.baselines import compressor_bits_per_byte, decoded_text
+from golf.entry import finalize
+from golf.entry.finalize import compressor_bits_per_byte, decoded_text
 
 
 class Letters:
@@ -32,6 +32,6 @@ def test_bits_are_of_the_compressed_text_over_its_bytes():
 
 
 def test_a_long_text_is_left_alone(monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_TEXT_BYTES", 10)
+    monkeypatch.setattr(finalize, "MAX_TEXT_BYTES", 10)
     figures = compressor_bits_per_byte(np.array([1, *([2] * 20)]), Letters())
     assert figures == {"xz_bits_per_byte": None, "zstd22_bits_per_byte": None}

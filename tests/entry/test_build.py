@@ -27,8 +27,8 @@ def test_one_entry_over_the_seeds_has_their_mean_and_deviation(runs, tmp_path):
         audit(run)
     entry = build(runs, tmp_path / "records", "track_non_record_16mb")
     stored = json.loads((entry / "submission.json").read_text())
-    results = read_entry_results(entry)
-    scores = [result.stages.final.val_bpb for result in results.values()]
+    results = read_entry_results(entry / "results.json")
+    scores = [result.final.tally.bits_per_byte for result in results.values()]
     assert stored["seeds"] == list(results) == [42, 7, 99]
     assert stored["val_bpb"] == statistics.fmean(scores)
     assert stored["val_bpb_std"] == statistics.stdev(scores)
@@ -126,7 +126,7 @@ def test_the_submission_beside_the_records_follows_the_best_entry_of_a_track(run
     submission.write_text(mine)
     build(runs[1:2], tmp_path / "records", "local")
     assert submission.read_text() == mine
-    scores = {run: read_results(run)[0].stages.final.val_bpb for run in runs}
+    scores = {run: read_results(run / "results.json").final.tally.bits_per_byte for run in runs}
     for run in sorted(runs, key=scores.__getitem__, reverse=True):
         entry = build([run], tmp_path / "records", "track_non_record_16mb")
         is_best = scores[run] < scores[runs[0]]

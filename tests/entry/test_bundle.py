@@ -324,13 +324,12 @@ def test_a_missing_package_imported_at_the_top_is_an_error():
         requirements_for("import no_such_package_here\n")
 
 
-@pytest.mark.skipif(not (ROOT / "train_gpt.py").exists(), reason="the program is not there yet")
 def test_the_project_itself_bundles_packs_and_shows_its_options_alone(tmp_path):
-    text = bundle(ROOT / "train_gpt.py", ROOT)
+    text = bundle(ROOT / "golf" / "entry_main.py", ROOT)
     assert parse_for_versions(text.encode()).rejected_by == ()
     shown = run_alone(pack_script(text), tmp_path / "packed", "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
-    for words in ("Trains a language model", "--model.num-layers INT", "Channels of the residual stream."):
+    for words in ("Trains, packs and scores", "--score ARTIFACT", "tokens that a window reads"):
         assert words in shown.stdout
 
 

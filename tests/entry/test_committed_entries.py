@@ -1,5 +1,7 @@
 """The entries that are committed under records/, whichever they are: held to what they state."""
 
+import datetime
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 import eval_bpb
 from golf.check.check import check_folders, exit_code, render
-from golf.entry.results import Results, read_entry_results
-from golf.entry.submission import RECORD_TRACKS
+from golf.entry.results import read_entry_results
+from golf.entry.runs import RECORD_TRACKS, check_documents
+from golf.entry.submission import Identity, submission
+from golf.results import Results
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = sorted(path.parent for track in RECORD_TRACKS for path in ROOT.glob(f"records/{track}/*/README.md"))
@@ -21,7 +25,7 @@ def windows_of_first_documents(entry: Path, stated: Results) -> int:
     with np.load(entry / "per_document.npz") as arrays:
         ends = np.cumsum(arrays["tokens"])
     needed = int(ends[np.searchsorted(ends, SAMPLE_TOKENS)]) + 1
-    stage = stated.stages.quantized
+    stage = stated.quantized
     return 1 + max(0, -(-(needed - stage.context) // stage.stride))
 
 
@@ -31,7 +35,7 @@ def entry(request: pytest.FixtureRequest) -> Path:
 
 
 def test_a_committed_entry_is_verified_by_its_own_script_in_an_empty_place(entry: Path) -> None:
-    results = read_entry_results(entry)
+    results = read_entry_results(entry / "results.json")
     if not (entry / "data").is_dir():
         pytest.skip(f"{entry.name} brings no text along")
     if not all((entry / f"artifact_seed{seed}.bin").is_file() for seed in results):
@@ -47,3 +51,17 @@ def test_a_committed_entry_has_no_defect(entry: Path) -> None:
 
 def test_a_committed_entry_was_audited(entry: Path) -> None:
     assert "Audited: the legality probes passed" in (entry / "README.md").read_text()
+
+
+def test_a_committed_entry_of_any_version_has_the_figures_of_its_submission(entry: Path) -> None:
+    results = read_entry_results(entry / "results.json")
+    stated = json.loads((entry / "submission.json").read_text())
+    made = submission(list(results.values()), Identity(), "", "", datetime.date.min)
+    for name in ("val_bpb", "val_loss", "pre_quant_val_bpb"):
+        assert made[name] == pytest.approx(stated[name], rel=1e-14)
+    said = ("author", "github_id", "name", "blurb", "date", "track", "seed_results")
+    for name in set(stated) - {"val_bpb", "val_loss", "pre_quant_val_bpb", *said}:
+        assert made[name] == stated[name], name
+    with np.load(entry / "per_document.npz") as arrays:
+        for stated_run in results.values():
+            check_documents(entry / "per_document.npz", dict(arrays), stated_run)

@@ -77,11 +77,8 @@ def test_own_entries_are_compared_by_the_hash_of_their_validation_tokens(tmp_pat
     results = json.loads((b / "results.json").read_text())
     for seed in results["seeds"].values():
         seed["data"]["validation_sha256"] = "f" * 64
-        for stage in seed["stages"].values():
-            stage["bytes_scored"] += 7
-            stage["val_bpb"] = (
-                stage["val_loss"] * stage["tokens_scored"] / math.log(2) / stage["bytes_scored"]
-            )
+        for stage in seed["scores"]["stages"]:
+            stage["tally"]["num_bytes"] += 7
     (b / "results.json").write_text(json.dumps(results))
     with pytest.raises(CompareError, match="different validation texts"):
         compare(read_scores(a), read_scores(b))

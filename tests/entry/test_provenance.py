@@ -2,7 +2,7 @@
 
 import subprocess
 
-from golf.entry.provenance import toolkit_commit
+from golf.entry.finalize import toolkit_commit
 
 
 def test_outside_git_the_commit_is_unknown(tmp_path):

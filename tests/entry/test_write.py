@@ -72,16 +72,16 @@ def test_an_entry_holds_the_runs_own_files(run, records):
     ):
         assert (entry / name).read_bytes() == (run / source).read_bytes()
     assert (entry / "requirements.txt").read_text().startswith("numpy==")
-    assert read_entry_results(entry) == {7: read_results(run)[0]}
+    assert read_entry_results(entry / "results.json") == {7: read_results(run / "results.json")}
 
 
 def test_the_submission_has_the_contracts_keys_and_the_runs_figures(run, records):
     entry = write_entry(run, records, "local", blurb="What it is.", date=DATE)
-    stored, results = submission_of(entry), read_results(run)[0]
+    stored, results = submission_of(entry), read_results(run / "results.json")
     assert list(stored) == SUBMISSION_KEYS
-    assert stored["val_bpb"] == results.stages.test_time_trained.val_bpb
-    assert stored["val_loss"] == results.stages.test_time_trained.val_loss
-    assert stored["pre_quant_val_bpb"] == results.stages.averaged.val_bpb
+    assert stored["val_bpb"] == results.final.tally.bits_per_byte
+    assert stored["val_loss"] == results.final.tally.nats_per_token
+    assert stored["pre_quant_val_bpb"] == results.stage("averaged").tally.bits_per_byte
     assert (stored["val_bpb_std"], stored["seeds"]) == (None, [7])
     artifact = (run / "artifact.bin").read_bytes()
     assert stored["bytes_total"] == len(artifact) + (run / "train_gpt.py").stat().st_size
@@ -94,14 +94,15 @@ def test_the_submission_has_the_contracts_keys_and_the_runs_figures(run, records
 
 def test_the_readme_says_what_was_scored_on_what(run, records):
     text = (write_entry(run, records, "local", date=DATE) / "README.md").read_text()
-    results = read_results(run)[0]
-    for title, stage in results.stages.named():
-        assert re.search(rf"^\| {title}.* \| {stage.val_bpb:.6f} \| {stage.val_loss:.6f} \|", text, re.M)
+    results = read_results(run / "results.json")
+    for stage in results.stages:
+        figures = f"{stage.tally.bits_per_byte:.6f} \\| {stage.tally.nats_per_token:.6f}"
+        assert re.search(rf"^\| {stage.title}.* \| {figures} \|", text, re.M)
     for words in (
         "disjoint windows",
         "sliding, 256 tokens by 64",
         "zstd -22 2.6000, xz -9 2.5000",
-        f"sha256 `{results.artifact_sha256}`",
+        f"sha256 `{results.packing.artifact_sha256}`",
         "| limit | 16,000,000 |",
         "documentation of installed packages",
         "model.width = 128",
@@ -161,22 +162,22 @@ def test_code_and_artifact_may_fill_the_limit_to_the_byte(tmp_path, records):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"stages__quantized__val_bpb": 1.5}, "quantised: val_bpb is 1.5; .* make"),
-        ({"stages__quantized": ...}, "lacks stages.quantized"),
-        ({"stages__last__val_loss": "1.5"}, "stages.last.val_loss is '1.5'; expected float"),
-        ({"stages__last__val_loss": float("nan")}, "stages.last.val_loss is nan; expected a finite number"),
-        ({"seed": True}, "seed is True; expected int"),
-        ({"seconds__train": "long"}, "seconds.train is 'long'; expected float"),
-        ({"data": []}, r"data is \[\]; expected an object"),
-        ({"bytes__total": 5}, "the results say 5"),
-        ({"bytes__artifact": 5}, "artifact.bin is 1,600 bytes; the results say 5"),
-        ({"bytes__limit": 16_777_216}, "held against 16,777,216 bytes"),
-        ({"scored_artifact_sha256": "0" * 64}, "the artifact that was scored has sha256 000"),
+        ({"scores__stages__quantized": ...}, "has no stage 'quantized'"),
+        ({"scores__stages__last__tally": ...}, "missing required field `tally` - at `\\$.scores.stages"),
+        ({"scores__stages__last__tally__nats": "1.5"}, "Expected `float`, got `str` .*tally.nats"),
+        ({"scores__stages__last__tally__nats": float("nan")}, "not a JSON object"),
+        ({"seed": True}, "Expected `int`, got `bool` .*seed"),
+        ({"seconds__train": "long"}, "Expected `float`, got `str` .*seconds"),
+        ({"data": []}, "Expected `object`, got `array` .*data"),
+        ({"version": 99}, "version is 99; this toolkit reads 2"),
+        ({"packing__artifact_bytes": 5}, "artifact.bin is 1,600 bytes; the results say 5"),
+        ({"packing__limit_bytes": 16_777_216}, "held against 16,777,216 bytes"),
+        ({"scores__artifact_sha256": "0" * 64}, "the artifact that was scored has sha256 000"),
         (
-            {"artifact_sha256": "0" * 64, "scored_artifact_sha256": "0" * 64},
+            {"packing__artifact_sha256": "0" * 64, "scores__artifact_sha256": "0" * 64},
             "artifact.bin has sha256 .* are of 000",
         ),
-        ({"code_sha256": "0" * 64}, "train_gpt.py has sha256"),
+        ({"packing__code_sha256": "0" * 64}, "train_gpt.py has sha256"),
     ],
 )
 def test_results_that_contradict_the_files_or_themselves_are_refused(run, records, changes, complaint):
@@ -224,9 +225,13 @@ def test_documents_that_do_not_add_up_to_the_score_are_refused(run, records, nam
     ("track", "changes", "complaint"),
     [
         ("track_10min", {}, "expected one of local, track_non_record_16mb"),
-        ("track_non_record_16mb", {"partial": True}, "scored part of the validation text"),
+        (
+            "track_non_record_16mb",
+            {"scores__stages__quantized__partial": True},
+            "scored part of the validation text",
+        ),
         ("track_10min_16mb", {"seconds__train": 598.0}, "training took 600.5 s"),
-        ("track_10min_16mb", {"stages__test_time_trained__seconds": 600.01}, "scoring took 600.8 s"),
+        ("track_10min_16mb", {"scores__stages__test_time_trained__seconds": 600.01}, "scoring took 600.8 s"),
     ],
 )
 def test_a_track_admits_only_what_its_rules_allow(run, records, track, changes, complaint):
@@ -253,7 +258,7 @@ def test_what_a_track_cannot_admit_is_refused_before_any_training(capsys):
 
 
 def test_a_partial_score_is_said_to_be_one(run, records):
-    entry = write_entry(edit(run, partial=True), records, "local")
+    entry = write_entry(edit(run, scores__stages__quantized__partial=True), records, "local")
     assert "Partial: 100 tokens of the validation text were scored." in (entry / "README.md").read_text()
 
 
@@ -273,23 +278,23 @@ def test_an_audit_travels_with_the_entry_and_must_have_passed_for_a_record(run, 
 def test_a_run_without_optional_figures_makes_an_entry(run, records):
     edit(
         run,
-        stages__last=...,
-        stages__averaged=...,
-        stages__test_time_trained=...,
+        scores__stages__last=...,
+        scores__stages__averaged=...,
+        scores__stages__test_time_trained=...,
         dollars=...,
-        bytes__parts=...,
+        packing__parts=...,
     )
     edit(run, data__xz_bits_per_byte=..., data__zstd22_bits_per_byte=..., data__manifest_sha256=...)
     stored = submission_of(write_entry(run, records, "local"))
     assert stored["pre_quant_val_bpb"] is None
-    assert stored["val_bpb"] == read_results(run)[0].stages.quantized.val_bpb
+    assert stored["val_bpb"] == read_results(run / "results.json").quantized.tally.bits_per_byte
 
 
 def test_a_score_on_the_challenges_text_stands_among_public_ones(tmp_path, records):
     run = make_run(tmp_path / "run")
     other = (write_entry(run, records, "local") / "README.md").read_text()
     assert "Beside public scores" not in other
-    scale_documents(run, bytes_scored=151_080_000)
+    scale_documents(run, num_bytes=151_080_000)
     text = (write_entry(run, records, "local") / "README.md").read_text()
     assert "## Beside public scores" in text and "512 pieces" in text
     assert "not on the challenge's validation text" not in text
@@ -304,7 +309,7 @@ def test_pictures_of_the_run_come_along(run, records):
 
 def test_options_repeat_what_differs_from_the_preset(run):
     edit(run, config__ttt={"enabled": False}, config__model__rotary_dims=8)
-    options = reproduce_options(read_results(run)[0])
+    options = reproduce_options(read_results(run / "results.json"))
     assert options == "--preset cpu --seed 7 --steps 30 --ttt.no-enabled"
 
 
@@ -366,7 +371,7 @@ def test_the_options_are_a_command_line_that_makes_the_same_configuration(run, p
     figures = json.loads((run / "results.json").read_text())
     stored = {**figures, "preset": preset, "config": config_to_dict(config)}
     (run / "results.json").write_text(json.dumps(stored))
-    options = reproduce_options(read_results(run)[0])
+    options = reproduce_options(read_results(run / "results.json"))
     assert parse_run(shlex.split(options)).config == config
     assert "[" not in options and "chunk-lengths" not in options
 
@@ -375,4 +380,4 @@ def test_a_preset_repeated_as_it_is_needs_no_options(run):
     figures = json.loads((run / "results.json").read_text())
     stored = {**figures, "preset": "cpu", "config": config_to_dict(PRESETS["cpu"].config)}
     (run / "results.json").write_text(json.dumps(stored))
-    assert reproduce_options(read_results(run)[0]) == "--preset cpu --seed 7"
+    assert reproduce_options(read_results(run / "results.json")) == "--preset cpu --seed 7"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from golf.model.gpt import GPT, ModelConfig
 from golf.score.ledger import LegalityError
-from golf.score.scorer import ScoredChunk, score
+from golf.score.scorer import ScoredChunk, Scoring, score
 from golf.score.windows import WindowConfig
 
 WINDOWS = WindowConfig(context=16, stride=4, batch_tokens=64)
@@ -35,7 +35,9 @@ def test_fast_scores_are_those_of_one_window_at_a_time(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary, stride: int, chunk_tokens: int
 ) -> None:
     expected = score_one_window_at_a_time(model, tokens, 16, stride)
-    result = score(model, tokens, vocabulary, WindowConfig(16, stride, 64), chunk_tokens=chunk_tokens)
+    result = score(
+        Scoring(model, tokens, vocabulary, WindowConfig(16, stride, 64)), chunk_tokens=chunk_tokens
+    )
     assert np.allclose(result.nats_N, expected, atol=1e-5)
     assert result.tally.nats == pytest.approx(expected.sum(), abs=1e-4)
     assert result.tally.num_tokens == len(tokens) - 1
@@ -51,20 +53,23 @@ def test_the_network_scores_as_one_window_at_a_time() -> None:
     model = GPT(config)
     model.initialize()
     tokens = toy_documents([30, 2, 47])
-    result = score(model, tokens, ToyVocabulary(), WINDOWS, chunk_tokens=32)
+    result = score(Scoring(model, tokens, ToyVocabulary(), WINDOWS), chunk_tokens=32)
     assert np.allclose(result.nats_N, score_one_window_at_a_time(model, tokens, 16, 4), atol=1e-5)
 
 
 def test_the_batch_size_changes_no_score(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary
 ) -> None:
-    scores = [score(model, tokens, vocabulary, WindowConfig(16, 4, batch)).nats_N for batch in (16, 48, 4096)]
+    scores = [
+        score(Scoring(model, tokens, vocabulary, WindowConfig(16, 4, batch))).nats_N
+        for batch in (16, 48, 4096)
+    ]
     assert np.allclose(scores[0], scores[1], atol=1e-6)
     assert np.allclose(scores[0], scores[2], atol=1e-6)
 
 
 def test_two_runs_agree_to_the_bit(model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary) -> None:
-    first, second = (score(model, tokens, vocabulary, WINDOWS, chunk_tokens=64) for _ in range(2))
+    first, second = (score(Scoring(model, tokens, vocabulary, WINDOWS), chunk_tokens=64) for _ in range(2))
     assert np.array_equal(first.nats_N, second.nats_N)
     assert first.tally == second.tally
 
@@ -73,29 +78,29 @@ def test_two_runs_agree_to_the_bit(model: ToyModel, tokens: np.ndarray, vocabula
 def test_a_prefix_has_the_nats_that_it_has_in_the_whole(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary, max_tokens: int
 ) -> None:
-    whole = score(model, tokens, vocabulary, WINDOWS, chunk_tokens=64)
-    prefix = score(model, tokens, vocabulary, WINDOWS, chunk_tokens=64, max_tokens=max_tokens)
+    whole = score(Scoring(model, tokens, vocabulary, WINDOWS), chunk_tokens=64)
+    prefix = score(Scoring(model, tokens, vocabulary, WINDOWS, max_tokens=max_tokens), chunk_tokens=64)
     assert prefix.partial
     assert max_tokens - 4 < prefix.tally.num_tokens <= max_tokens
     assert np.array_equal(prefix.nats_N, whole.nats_N[: prefix.tally.num_tokens])
 
 
 def test_all_tokens_are_no_part(model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary) -> None:
-    assert not score(model, tokens, vocabulary, WINDOWS, max_tokens=10**9).partial
+    assert not score(Scoring(model, tokens, vocabulary, WINDOWS, max_tokens=10**9)).partial
 
 
 def test_too_short_a_prefix_is_refused(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary
 ) -> None:
     with pytest.raises(ValueError, match="max_tokens is 15; the first window alone grades 16"):
-        score(model, tokens, vocabulary, WINDOWS, max_tokens=15)
+        score(Scoring(model, tokens, vocabulary, WINDOWS, max_tokens=15))
 
 
 def test_too_short_a_stream_is_refused(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary
 ) -> None:
     with pytest.raises(ValueError, match="11 tokens to score are fewer than one window of 16"):
-        score(model, tokens[:12], vocabulary, WINDOWS)
+        score(Scoring(model, tokens[:12], vocabulary, WINDOWS))
 
 
 def test_a_token_outside_the_vocabulary_is_refused(
@@ -104,7 +109,7 @@ def test_a_token_outside_the_vocabulary_is_refused(
     tokens = tokens.copy()
     tokens[77] = VOCAB_SIZE
     with pytest.raises(ValueError, match="token 23 is to be scored; the vocabulary has 23"):
-        score(model, tokens, vocabulary, WINDOWS)
+        score(Scoring(model, tokens, vocabulary, WINDOWS))
 
 
 def test_a_loss_that_is_no_number_is_refused(
@@ -113,7 +118,7 @@ def test_a_loss_that_is_no_number_is_refused(
     with torch.no_grad():
         model.blocks[1].gain[0] = math.nan
     with pytest.raises(ValueError, match="was graded nan nats"):
-        score(model, tokens, vocabulary, WINDOWS)
+        score(Scoring(model, tokens, vocabulary, WINDOWS))
 
 
 @pytest.mark.parametrize("position", [1, 16, 40, 64, 65, 200, 345])
@@ -124,7 +129,7 @@ def test_no_nats_depend_on_a_later_token(
     replacement = toy_documents([len(tokens)], seed=5)
     changed[position:] = np.where(tokens[position:] == BOS_ID, BOS_ID, replacement[position:])
     before, after = (
-        score(toy_model(), t, vocabulary, WINDOWS, chunk_tokens=64).nats_N for t in (tokens, changed)
+        score(Scoring(toy_model(), t, vocabulary, WINDOWS), chunk_tokens=64).nats_N for t in (tokens, changed)
     )
     assert np.array_equal(before[: position - 1], after[: position - 1])
     assert not np.array_equal(before, after)
@@ -138,7 +143,7 @@ def test_an_observer_sees_every_distribution_that_was_graded(
     def observe(targets_N: np.ndarray, log_probs_NV: Tensor) -> None:
         seen.update(zip(targets_N.tolist(), log_probs_NV, strict=True))
 
-    result = score(model, tokens, vocabulary, WINDOWS, chunk_tokens=64, observe=observe)
+    result = score(Scoring(model, tokens, vocabulary, WINDOWS, observe=observe), chunk_tokens=64)
     assert sorted(seen) == list(range(len(tokens) - 1))
     graded = [-float(seen[target][tokens[target + 1]]) for target in range(len(tokens) - 1)]
     assert np.allclose(graded, result.nats_N, atol=1e-6)
@@ -148,7 +153,7 @@ def test_chunks_are_handed_on_after_they_are_graded_and_the_last_one_is_not(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary
 ) -> None:
     chunks: list[ScoredChunk] = []
-    result = score(model, tokens, vocabulary, WINDOWS, chunk_tokens=64, adapt=chunks.append)
+    result = score(Scoring(model, tokens, vocabulary, WINDOWS), chunk_tokens=64, adapt=chunks.append)
     assert [chunk.index for chunk in chunks] == [0, 1, 2, 3, 4]
     assert {chunk.num_chunks for chunk in chunks} == {6}
     for chunk in chunks:

@@ -39,12 +39,14 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(runs, root, "track_non_record_16mb")
         trial = edit(make_run(place / "trial", 2), name=NASTY, environment__hardware=NASTY)
         write_entry(trial, root, "local", blurb=NASTY)
-        write_entry(edit(make_run(place / "part", 3), name="in-part", partial=True), root, "local")
+        part = edit(make_run(place / "part", 3), name="in-part", scores__stages__quantized__partial=True)
+        write_entry(part, root, "local")
         failed = edit(make_run(place / "failed", 1), name="failed")
         audit(failed, passed=False)
         write_entry(failed, root, "local")
         portrayed = edit(make_run(place / "portrayed", 4), name="portrayed", portrait=PORTRAIT)
-        write_entry(edit(portrayed, features=[{"name": "ttt", "active": True}]), root, "local")
+        feature = {"name": "ttt", "active": True, "evidence": ""}
+        write_entry(edit(portrayed, features=[feature]), root, "local")
         odd = edit(make_run(place / "odd", 5), name="odd", portrait={"codes": {"a": 3}})
         write_entry(odd, root, "local")
     stranger = root / "track_10min_16mb" / "stranger"

@@ -8,7 +8,7 @@ from score_toys import ToyVocabulary, toy_documents
 from test_lora import LENGTHS, STRONG, WINDOWS, network
 
 from golf.score.ledger import Ledger, LegalityError
-from golf.score.scorer import ScoreResult, release_chunk
+from golf.score.scorer import ScoreResult, Scoring, release_chunk
 from golf.ttt.methods import score_adapting
 from golf.ttt.phases import PhaseTrainer
 from golf.ttt.sgd import TTTConfig
@@ -25,7 +25,9 @@ PHASED = TTTConfig(
 
 
 def phased(tokens: np.ndarray, model=None, **changes) -> ScoreResult:
-    return score_adapting(model or network(), tokens, ToyVocabulary(), WINDOWS, replace(PHASED, **changes))
+    return score_adapting(
+        Scoring(model or network(), tokens, ToyVocabulary(), WINDOWS), replace(PHASED, **changes)
+    )
 
 
 def test_phases_move_what_comes_after_them_and_nothing_before() -> None:

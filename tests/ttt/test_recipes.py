@@ -8,7 +8,7 @@ from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary
 from test_lora import STRONG, WINDOWS, network, plain
 
 from golf.audit.probes import Replay, probe_causality, probe_ledger, probe_normalisation
-from golf.score.scorer import score
+from golf.score.scorer import Scoring, score
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 from golf.ttt.tilt import TiltConfig
@@ -52,7 +52,7 @@ def replayed(ttt: TTTConfig, tokens: np.ndarray, targets: list[int]) -> Replay:
             }
         )
 
-    result = score_adapting(network(), tokens, ToyVocabulary(), WINDOWS, ttt, observe=observe)
+    result = score_adapting(Scoring(network(), tokens, ToyVocabulary(), WINDOWS, observe=observe), ttt)
     return Replay(result.nats_N, log_probs, result.ledger)
 
 
@@ -85,7 +85,7 @@ def test_at_rate_zero_every_recipe_is_plain_scoring_to_the_last_digit(name: str)
     ttt = replace(RECIPES[name], learning_rate=0.0, cap_rate=0.0, lora=replace(LORA.lora, rate=0.0))
     still = replayed(ttt, tokens, []).nats_N
     if name == "sgd":
-        expected = score(network(), tokens, ToyVocabulary(), WINDOWS, chunk_tokens=32).nats_N
+        expected = score(Scoring(network(), tokens, ToyVocabulary(), WINDOWS), chunk_tokens=32).nats_N
     else:
         expected = plain(tokens, ttt.lora).nats_N
     assert np.array_equal(still, expected)
@@ -94,7 +94,9 @@ def test_at_rate_zero_every_recipe_is_plain_scoring_to_the_last_digit(name: str)
 def test_tilt_and_phases_do_not_depend_on_how_many_documents_are_graded_at_once() -> None:
     tokens, ttt = repetitive_stream(), RECIPES["all"]
     together, one = (
-        score_adapting(network(), tokens, ToyVocabulary(), replace(WINDOWS, batch_tokens=16 * rows), ttt)
+        score_adapting(
+            Scoring(network(), tokens, ToyVocabulary(), replace(WINDOWS, batch_tokens=16 * rows)), ttt
+        )
         for rows in (2, 1)
     )
     assert together.notes["documents_at_once"] == 2 and one.notes["documents_at_once"] == 1
@@ -116,7 +118,9 @@ def test_a_deadline_ends_adapting_and_the_rest_is_graded_without(monkeypatch: py
     asked = iter(range(10**6))
     monkeypatch.setattr("golf.ttt.deadline.Deadline.stops", lambda self, graded: next(asked) >= 3)
     monkeypatch.setattr("golf.ttt.methods.measure_plain", lambda model, windows: 1e-9)
-    result = score_adapting(network(), tokens, ToyVocabulary(), WINDOWS, RECIPES["all"], max_seconds=5.0)
+    result = score_adapting(
+        Scoring(network(), tokens, ToyVocabulary(), WINDOWS), RECIPES["all"], max_seconds=5.0
+    )
     free = replayed(RECIPES["all"], tokens, []).nats_N
     first_documents = slice(0, 15), slice(34, 49)
     assert all(np.array_equal(result.nats_N[part], free[part]) for part in first_documents)

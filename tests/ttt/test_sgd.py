@@ -5,7 +5,7 @@ import pytest
 import torch
 from score_toys import BOS_ID, ToyModel, ToyVocabulary, toy_documents, toy_model
 
-from golf.score.scorer import ScoredChunk, ScoreResult, score
+from golf.score.scorer import ScoredChunk, ScoreResult, Scoring, score
 from golf.score.windows import WindowConfig
 from golf.ttt import sgd as adapting
 from golf.ttt.sgd import ChunkAdapter, adapted_parameters, cut_sequences
@@ -19,7 +19,9 @@ def adapted_score(
 ) -> ScoreResult:
     model = model or toy_model()
     adapter = ChunkAdapter(model, config)
-    return score(model, tokens, ToyVocabulary(), WINDOWS, chunk_tokens=config.chunk_tokens, adapt=adapter)
+    return score(
+        Scoring(model, tokens, ToyVocabulary(), WINDOWS), chunk_tokens=config.chunk_tokens, adapt=adapter
+    )
 
 
 def repeated_documents() -> np.ndarray:
@@ -28,13 +30,13 @@ def repeated_documents() -> np.ndarray:
 
 def test_learning_rate_zero_gives_the_plain_score_to_the_last_bit(tokens: np.ndarray) -> None:
     still = adapting.TTTConfig(chunk_tokens=64, learning_rate=0.0, frozen_blocks=1)
-    plain = score(toy_model(), tokens, ToyVocabulary(), WINDOWS, chunk_tokens=64)
+    plain = score(Scoring(toy_model(), tokens, ToyVocabulary(), WINDOWS), chunk_tokens=64)
     assert np.array_equal(adapted_score(tokens, still).nats_N, plain.nats_N)
     assert adapted_score(tokens, still).tally == plain.tally
 
 
 def test_the_first_chunk_is_graded_by_the_weights_as_they_were(tokens: np.ndarray) -> None:
-    plain = score(toy_model(), tokens, ToyVocabulary(), WINDOWS, chunk_tokens=64)
+    plain = score(Scoring(toy_model(), tokens, ToyVocabulary(), WINDOWS), chunk_tokens=64)
     adapted = adapted_score(tokens)
     assert np.array_equal(adapted.nats_N[:64], plain.nats_N[:64])
     assert not np.array_equal(adapted.nats_N[64:], plain.nats_N[64:])
@@ -42,7 +44,7 @@ def test_the_first_chunk_is_graded_by_the_weights_as_they_were(tokens: np.ndarra
 
 def test_adapting_to_a_text_that_repeats_itself_helps() -> None:
     tokens = repeated_documents()
-    plain = score(toy_model(), tokens, ToyVocabulary(), WINDOWS, chunk_tokens=64)
+    plain = score(Scoring(toy_model(), tokens, ToyVocabulary(), WINDOWS), chunk_tokens=64)
     assert adapted_score(tokens).tally.nats < plain.tally.nats
 
 
@@ -59,7 +61,9 @@ def test_no_nats_depend_on_a_later_token_through_adaptation(tokens: np.ndarray, 
 def test_a_prefix_is_adapted_to_as_in_the_whole(tokens: np.ndarray) -> None:
     model = toy_model()
     adapter = ChunkAdapter(model, STRONG)
-    prefix = score(model, tokens, ToyVocabulary(), WINDOWS, chunk_tokens=64, max_tokens=150, adapt=adapter)
+    prefix = score(
+        Scoring(model, tokens, ToyVocabulary(), WINDOWS, max_tokens=150), chunk_tokens=64, adapt=adapter
+    )
     assert np.array_equal(prefix.nats_N, adapted_score(tokens).nats_N[: len(prefix.nats_N)])
 
 
@@ -103,7 +107,7 @@ def test_the_learning_rate_follows_a_cosine_over_the_chunks(tokens: np.ndarray) 
         adapter(chunk)
         rates.append(adapter.optimizer.param_groups[0]["lr"])
 
-    score(model, tokens, ToyVocabulary(), WINDOWS, chunk_tokens=64, adapt=record)
+    score(Scoring(model, tokens, ToyVocabulary(), WINDOWS), chunk_tokens=64, adapt=record)
     expected = 0.25 * (1 + np.cos(np.pi * np.arange(5) / 5))
     assert np.allclose(rates, expected)
 

@@ -14,6 +14,7 @@ from test_lora import WINDOWS, network
 from test_recipes import RECIPES
 
 import eval_bpb
+from golf.score.scorer import Scoring
 from golf.system.distributed import World
 from golf.ttt.document_plan import DocumentSpan, plan_documents
 from golf.ttt.methods import score_adapting
@@ -62,14 +63,15 @@ def test_phases_end_for_all_where_one_has_no_time_left(two) -> None:
 def test_gradient_descent_by_chunks_runs_in_the_first_process_and_says_so(
     two, artifact_path: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
-    (figures, said), (others, _) = (found["evaluated sgd"] for found in two)
+    (scores, said), (others, _) = (found["evaluated sgd"] for found in two)
     assert "test-time training by sgd runs in the first of 2 processes alone" in said
     expected, said_alone = evaluate_toy(World(), artifact_path, dataset_folder, tmp_path, "sgd")
-    assert figures["ttt_val_bpb"] == expected["ttt_val_bpb"]
-    assert others == {} and "processes" not in said_alone
+    assert scores.stages[1].tally == expected.stages[1].tally
+    assert len(others.stages) == 1 and "processes" not in said_alone
     with pytest.raises(ValueError, match="is scored in one process; these are 2"):
         score_adapting(
-            network(), toy_documents([40]), ToyVocabulary(), WINDOWS, RECIPES["sgd"], world=World(0, 2)
+            Scoring(network(), toy_documents([40]), ToyVocabulary(), WINDOWS, world=World(0, 2)),
+            RECIPES["sgd"],
         )
 
 
@@ -77,12 +79,12 @@ def test_an_artifact_has_the_score_of_one_process_whose_documents_are_shared(
     two, artifact_path: Path, dataset_folder: Path, tmp_path: Path
 ) -> None:
     """Twelve documents go together in one process, six in each of two: other sums in the last digits."""
-    (figures, said), (others, _) = (found["evaluated lora"] for found in two)
+    (scores, said), (others, _) = (found["evaluated lora"] for found in two)
     expected, _ = evaluate_toy(World(), artifact_path, dataset_folder, tmp_path, "lora")
-    assert figures["ttt_val_bpb"] == pytest.approx(expected["ttt_val_bpb"], rel=1e-6)
-    assert figures["ttt_documents"]["documents_at_once"] == 6
+    assert scores.stages[1].tally.nats == pytest.approx(expected.stages[1].tally.nats, rel=1e-6)
+    assert scores.stages[1].notes["documents_at_once"] == 6
     assert "2 of 2 processes learn from documents, 6 at once in each" in said
-    assert others == {}
+    assert [stage.tally for stage in others.stages] == [stage.tally for stage in scores.stages]
 
 
 @given(

@@ -157,13 +157,13 @@ def delta_unit(folder: Folder) -> Iterable[Finding]:
         in_bpb = submission.raw.get(key.replace("nats", "bpb"))
         if "nats" not in key or not _is_number(value) or not _is_number(in_bpb) or not in_bpb:
             continue
-        ratio = float(value) / (float(in_bpb) * math.log(2))
+        ratio = bytes_per_token(float(value), float(in_bpb))
         at = (submission.evidence(key), submission.evidence(key.replace("nats", "bpb")))
         if abs(ratio / per_token - 1) < 0.03:
             yield note("nats-unit", f"{key} is nats per token", *at)
         elif abs(ratio - 1) < 0.03:
             yield note("nats-unit", f"{key} is nats per byte; most entries mean nats per token", *at)
-        elif abs(ratio * math.log(2) - 1) < 0.03:
+        elif abs(float(value) / float(in_bpb) - 1) < 0.03:
             yield defect("nats-unit", f"{key} is in bits per byte under the name of nats", *at)
         else:
             yield doubt("nats-unit", f"{key} is {ratio:.3f} nats a bit: neither per token nor per byte", *at)
