@@ -44,7 +44,7 @@ CONFIG = RunConfig()
 
 
 def own_config(kind: type, values: Any) -> Any:
-    """The part of CONFIG of class `kind`; ConfigError unless the `values` that an artifact states are the same."""
+    """The part of CONFIG of class `kind`; ConfigError unless an artifact's `values` are the same."""
     pending: list[Any] = [CONFIG]
     while not isinstance(part := pending.pop(), kind):
         pending += [value for value in vars(part).values() if is_dataclass(value)]

@@ -1,8 +1,8 @@
 """The one file that an entry ships: the project's definitions that its own script reaches, in one text.
 
-`bundle` reads the script and every module it imports, specializes them to the entry's configuration if one is
-given (`golf.entry.specialize`), drops what the script cannot reach (`golf.entry.shake`), and writes what is left
-in dependency order, the imports on top. The text is the authors' own: comments and docstrings stay.
+`bundle` reads the script and every module it imports, specializes them to the entry's configuration if one
+is given (`golf.entry.specialize`), drops what the script cannot reach (`golf.entry.shake`), and writes the
+rest in dependency order, imports on top. The text is the authors' own: comments and docstrings stay.
 """
 
 import builtins

@@ -1,9 +1,9 @@
-"""What is known of a closed program's values: types of its objects, and values that its configuration fixes.
+"""Static analysis of a closed program: types of its objects, and values that its configuration fixes.
 
-Everything is derived from what is written, never guessed. The type of an expression is known by an annotation,
-a constructor or an attribute that its class assigns. A value is known if it is a constant, a field of the
-configuration that the program changes nowhere, or computed from these; a local name or an attribute has the
-value of its only assignment, a parameter that of all calls.
+Nothing is guessed. The type of an expression is known by an annotation, a constructor or an attribute that
+its class assigns. A value is known if it is a constant, a field of the configuration that the program changes
+nowhere, or computed from these; a local name or an attribute has the value of its only assignment, a
+parameter the one that all calls give it.
 """
 
 import ast
@@ -141,7 +141,7 @@ def _pairs(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, ast.
 
 
 def paired(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[ast.expr, ast.expr | None]]:
-    """The single targets of an assignment with the parts of the value that they are given, None if unclear."""
+    """The single targets of an assignment with their parts of the value, None where that is unclear."""
     if isinstance(target, (ast.Tuple, ast.List)):
         parts: Sequence[ast.expr | None] = [None] * len(target.elts)
         if isinstance(value, ast.Call) and not any(isinstance(part, ast.Starred) for part in target.elts):
@@ -177,7 +177,7 @@ class Program:
             for name, (_, unit) in self.owners.items()
             if isinstance(unit.node, ast.ClassDef) and not _is_protocol(unit.node)
         }
-        """Classes by name; what is annotated as a protocol may be of any class, so that these are not among them."""
+        """Classes by name, without protocols: an object annotated as one may be of any class."""
         self.scopes: dict[ast.AST, Scope] = {}
         self._stores: dict[str, list[tuple[ast.Attribute, ast.expr | None, Scope]]] = defaultdict(list)
         self._calls: dict[str, list[tuple[ast.Call, Scope]]] = defaultdict(list)
@@ -299,7 +299,7 @@ class Program:
             self._note_replace(node, scope)
 
     def _escapes_otherwise(self, name: str) -> bool:
-        """Whether a config's class is used as a value elsewhere than in configs and calls of trusted functions."""
+        """Whether a config's class is a value elsewhere than in configs and calls of trusted functions."""
         calls = (call for function in self.trusted for call, _ in self._calls[function])
         excused = {argument for call in calls for argument in call.args}
         return any(
@@ -310,7 +310,7 @@ class Program:
         return scope.function is None and (scope.owner in self.parts or scope.module is self.modules[-1])
 
     def _distrust(self, part: Any) -> None:
-        """Knows no field of a config that is made elsewhere too, nor of the parts that it makes by default."""
+        """Makes all fields of a config unknown, and those of the parts that it makes by default."""
         for own in config_parts(part):
             self._unfoldable |= {(type(own).__name__, name) for name in vars(own)}
 
@@ -416,7 +416,7 @@ class Program:
     def _stores_of(
         self, owner: str | None, attribute: str
     ) -> list[tuple[ast.Attribute, ast.expr | None, Scope]] | None:
-        """The assignments that an attribute of such an object can have come from; None if that is not clear."""
+        """The assignments that can have set an attribute of such an object; None if that is unclear."""
         if owner is None:
             return None
         lineage, found = set(self._lineage(owner)), []
@@ -479,22 +479,19 @@ class Program:
     def _value_of_name(self, name: str, scope: Scope) -> Any:
         where = scope.find(name)
         if where is None:
-            _, unit = self.owners.get(name, (None, None))
-            is_constant = unit is not None and isinstance(unit.node, (ast.Assign, ast.AnnAssign))
-            return self._value_of_module_constant(name, unit) if is_constant else UNKNOWN
+            return self._value_of_module_constant(name)
         values = where.bindings.get(name, [])
         if name in where.parameters:
             return UNKNOWN if values else self._value_of_parameter(where, name)
         return self.value_of(values[0], where) if len(values) == 1 else UNKNOWN
 
-    def _value_of_module_constant(self, name: str, unit: Unit) -> Any:
-        node = unit.node
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if len(targets) != 1 or not isinstance(targets[0], ast.Name) or not name.isupper():
+    def _value_of_module_constant(self, name: str) -> Any:
+        node = self.owners[name][1].node if name in self.owners and name.isupper() else None
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(node.value, ast.Constant):
             return UNKNOWN
-        return (
-            self.value_of(node.value, self.scopes[node]) if isinstance(node.value, ast.Constant) else UNKNOWN
-        )
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        is_single = len(targets) == 1 and isinstance(targets[0], ast.Name)
+        return self.value_of(node.value, self.scopes[node]) if is_single else UNKNOWN
 
     def _value_of_attribute(self, node: ast.Attribute, scope: Scope) -> Any:
         owner = self.type_of(node.value, scope)
@@ -522,7 +519,7 @@ class Program:
         return self.value_of(value, where)
 
     def _value_of_bool(self, node: ast.BoolOp, scope: Scope) -> Any:
-        """Operands from the left until one decides; one that decides behind unknown ones counts if they are pure."""
+        """Evaluates operands from the left until one decides; those before it must be known or pure."""
         decides = isinstance(node.op, ast.Or)
         value: Any = UNKNOWN
         seen_unknown = False
@@ -549,7 +546,7 @@ class Program:
         return found
 
     def constant_call(self, node: ast.Call, scope: Scope) -> Any:
-        """The result of a call of a function or method of the project that only returns a constant, or nothing."""
+        """The result of calling a function or method that only returns a constant, or nothing."""
         function = self._called(node, scope)
         if function is None or any(_last_name(item) not in _TRANSPARENT for item in function.decorator_list):
             return UNKNOWN
@@ -616,7 +613,7 @@ class Program:
         return values.popitem()[1] if len(values) == 1 else UNKNOWN
 
     def _arguments(self, scope: Scope, name: str) -> list[tuple[ast.expr, Scope]] | None:
-        """The expressions that all calls of a function give a parameter; None if not all of them are known."""
+        """The expressions that all calls of a function give a parameter; None unless all are known."""
         function = scope.function
         assert function is not None
         if any(_last_name(item) not in _TRANSPARENT for item in function.decorator_list):
@@ -736,7 +733,7 @@ class Program:
         return self._given(calls, attribute, names, defaults, self.scopes[node])
 
     def _replaced(self) -> set[str]:
-        """Fields that are given new values by `replace`, of whatever; all of them for one with computed names."""
+        """Fields of any class that `replace` gives new values."""
         names = {keyword.arg for call, _ in self._replacements for keyword in call.keywords}
         return {name for name in names if name is not None}
 

@@ -55,10 +55,10 @@ def readable_source(script: str) -> str:
 
 
 def _minify(source: str) -> str:
-    """The source without docstrings and needless annotations, its names shortened, as few characters as work.
+    """The source without docstrings and unread annotations, with short names.
 
-    Names of attributes, of fields and of parameters that keywords name stay; the module's docstring stays too,
-    for it is the program's help.
+    Names of attributes, fields and keyword parameters stay, and so does the module's docstring, which is the
+    program's help.
     """
     import python_minifier
 

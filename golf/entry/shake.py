@@ -16,6 +16,7 @@ from golf.entry.source import (
     DEFINITIONS,
     FUNCTIONS,
     BundleError,
+    Edit,
     SourceModule,
     Unit,
     is_project,
@@ -116,7 +117,7 @@ class _Keeper:
                         self._keep_member(owner, method)
 
     def _attributes(self, module: SourceModule, node: ast.AST) -> Iterator[str]:
-        """Names that the node mentions as attributes, written out or as a constant of `getattr` and its like."""
+        """Names that the node mentions as attributes, written out or as a constant for `getattr`."""
         for part in ast.walk(node):
             if isinstance(part, ast.Attribute):
                 if not self._is_outside(module, part.value):
@@ -141,7 +142,7 @@ class _Keeper:
             node = node.value
         return isinstance(node, ast.Name) and node.id in {i.bound for i in module.outside_imports}
 
-    def drops(self, module: SourceModule) -> Iterator:
+    def drops(self, module: SourceModule) -> Iterator[Edit]:
         """The edits that delete what is not kept of a module."""
         for unit in module.units:
             if unit.node not in self.units:
@@ -169,19 +170,23 @@ def outside_bases(
         yield find_outside(module, base)
 
 
-def drop_statements(module: SourceModule, body: list[ast.stmt], gone: Iterable[ast.stmt]) -> Iterator:
+def drop_statements(module: SourceModule, body: list[ast.stmt], gone: Iterable[ast.stmt]) -> Iterator[Edit]:
     """The edits that delete statements of a suite, each with the string that documents it."""
     gone = set(gone)
     if not gone:
         return
     units = list(units_of(body))
     left = [unit for unit in units if unit.node not in gone]
-    for unit in units:
-        if unit.node in gone:
-            drop = module.drop(unit.node, unit.last)
-            if not left and unit is units[-1]:
-                drop = type(drop)(drop.start, drop.stop, f"\n{' ' * unit.node.col_offset}pass")
-            yield drop
+    start = module.start_of_line(module.first_line(units[0].node))
+    if not left:
+        stop = module.drop(units[0].node, units[-1].last).stop
+        yield Edit(start, stop, f"{' ' * units[0].node.col_offset}pass\n")
+        return
+    first = units.index(left[0])
+    if first:
+        # The blank lines between what is dropped and the first that is left go, those before both stay.
+        yield Edit(start, module.start_of_line(module.first_line(left[0].node)))
+    yield from (module.drop(unit.node, unit.last) for unit in units[first:] if unit.node in gone)
 
 
 def _is_dunder(name: str) -> bool:

@@ -6,6 +6,7 @@ Nothing is written by `ast.unparse`: an `Edit` replaces a range of the text, and
 import ast
 import symtable
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
@@ -76,7 +77,7 @@ class Unit:
 
 
 class SourceModule:
-    """A module's text with its parsed tree; `edited` gives another one, so that trees and text always agree."""
+    """A module's text and its parsed tree; `edited` gives a new one, so that both always agree."""
 
     def __init__(self, label: str, name: str, text: str):
         self.label, self.name, self.text = label, name, text
@@ -170,7 +171,7 @@ class SourceModule:
         line = self.first_line(first)
         while line > 1 and not self._lines[line - 2].strip():
             line -= 1
-        return Edit(self._starts[line - 1], self._starts[last.end_lineno or last.lineno])
+        return Edit(self._starts[line - 1], self.start_of_line(1 + (last.end_lineno or last.lineno)))
 
     @cached_property
     def without_imports(self) -> str:
@@ -195,10 +196,8 @@ class SourceModule:
         """A class without its methods."""
         if node not in self._shells:
             rest = [child for child in node.body if not isinstance(child, FUNCTIONS)] or [ast.Pass()]
-            shell = ast.ClassDef(node.name, node.bases, node.keywords, rest, node.decorator_list)
-            if hasattr(node, "type_params"):
-                shell.type_params = node.type_params
-            self._shells[node] = ast.fix_missing_locations(ast.copy_location(shell, node))
+            self._shells[node] = copy(node)
+            self._shells[node].body = rest
         return self._shells[node]
 
     def edited(self, edits: Iterable[Edit]) -> "SourceModule":

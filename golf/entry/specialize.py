@@ -1,8 +1,8 @@
-"""A program with the branches decided that its configuration decides.
+"""Partial evaluation of a program whose configuration is constant.
 
-The configuration is a constant of the script; `golf.entry.scopes` says which values follow from it. A branch
-that is never taken is deleted as lines of text, so that comments stay; nothing else is rewritten. What only such
-branches read is left to `golf.entry.shake`.
+The configuration is a constant of the script; `golf.entry.scopes` finds the values that follow from it. A
+branch that is never taken is deleted as lines of text, so that comments stay; nothing else is rewritten.
+`golf.entry.shake` then drops what only such branches read.
 """
 
 import ast
@@ -17,9 +17,9 @@ from golf.entry.source import FUNCTIONS, BundleError, Edit, SourceModule, is_str
 CONSTANT = "CONFIG"
 """The script's name for its configuration."""
 SUBSTITUTES = {"config_from_dict": "own_config", "read_settings": "own_settings"}
-"""Functions of the project, and those of the script that do the same where only its own configuration is valid.
+"""Functions of the project by name, and those of the script that it calls in their place.
 
-The first returns the configuration's part of the class that it is given.
+The first is replaced where it makes a part of the configuration, the part that the script has as a constant.
 """
 PLUG_POINTS = {
     "ATTENTIONS": ("attention",),
@@ -29,7 +29,9 @@ PLUG_POINTS = {
     "QUANTIZERS": ("scheme",),
     "SMEARS": ("smear",),
 }
-"""Tables from which fields of a configuration select, also where the program reads the name from an artifact."""
+"""Tables by name, with the fields of the configuration whose values select their entries.
+
+The other entries are dropped: an artifact that names one of them is refused as unknown."""
 _LAST = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 _INDENT = 4
 
@@ -89,7 +91,7 @@ def _defaults(kind: type) -> dict[str, Any]:
 
 
 def _renames(module: SourceModule, substitutes: dict[str, str], parts: set[str]) -> Iterator[Edit]:
-    """The edits that call a substitute where the original is called, for a part of the configuration or as such."""
+    """The edits that call a substitute in place of the original."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in substitutes:
             first = node.args[0] if node.args else None
