@@ -25,7 +25,7 @@ from golf.pack.report import coder_input, compare_coders, describe_artifact, dra
 from golf.presets import PRESETS
 from golf.run import load_calibration
 from golf.run_folder import RunFolder
-from golf.system.files import atomic_write, write_json
+from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
 from golf.system.program import run_program
 from golf.system.stored import config_to_dict
@@ -87,8 +87,7 @@ def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any
     room_bytes = bytes_for_artifact(code_bytes, config.limit_bytes)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
     out = config.out or RunFolder(folder).artifact
-    with atomic_write(out) as partial:
-        partial.write_bytes(packed.artifact)
+    write_bytes(out, packed.artifact)
     total_bytes = code_bytes + len(packed.artifact)
     report = {"code_bytes": code_bytes, "total_bytes": total_bytes, **packed.report}
     if config.pack.scheme == "entropy":

@@ -9,19 +9,15 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
-import tyro
-
-from golf.command import RUN_SUMMARY, ScoreCommand, is_finished, open_run, parse_run, planned_runs
+from golf.command import is_finished, open_run, parse_run, planned_runs, run_score
 from golf.doctor import print_diagnosis
 from golf.entry.build import build
 from golf.entry.finalize import charged_script, finalize_run
 from golf.entry.runs import check_plan
-from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.pack.budget import BudgetError
 from golf.results import print_results
 from golf.run import (
     LiveTrainer,
-    ScoringOptions,
     average_stage,
     calibrate_stage,
     collect_results,
@@ -51,9 +47,8 @@ def run_pipeline(arguments: list[str]) -> None:
         for command, folder in runs:
             if world.broadcast(partial(is_finished, folder)):
                 continue
-            run, command_line = open_run(command, folder, world)
-            options, live = command.options, LiveTrainer()
-            code = cache(partial(charged_script, run.config, options.shipped_form, run.log))
+            run, live = open_run(command, folder, world), LiveTrainer()
+            code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
             training = train_stage(folder, run, live, code)
             averaging = average_stage(folder, run, live)
             if not world.is_first:
@@ -61,24 +56,14 @@ def run_pipeline(arguments: list[str]) -> None:
                 continue
             calibrate_stage(folder, run)
             packing = pack_stage(folder, run, code)
-            how = ScoringOptions(options.device, options.max_tokens, options.eager)
-            scores = score_stage(folder, run, live, how)
-            name, cost = options.name or options.preset, options.cost(run.clock.seconds)
-            described = {"name": name, "preset": options.preset, "command": command_line, "dollars": cost}
-            results = collect_results(run, training, averaging, packing, scores, **described)
+            scores = score_stage(folder, run, live)
+            results = collect_results(run, training, averaging, packing, scores)
             print_results(results, run.log)
-            finalize_run(folder, run, results, EvaluateConfig(device=options.device, eager=options.eager))
+            finalize_run(folder, run, results)
             run.log.close()
     if world.is_first:
-        print(
-            f"entry: {build([folder.path for _, folder in runs], Path('records'), runs[0][0].options.track)}"
-        )
-
-
-def score_artifact(arguments: list[str]) -> None:
-    """Scores an artifact in this process."""
-    command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
-    main_evaluate(command.score, command.data, command.how, command.plain, command.ttt)
+        folders, track = [folder.path for _, folder in runs], runs[0][0].options.track
+        print(f"entry: {build(folders, Path('records'), track)}")
 
 
 def main(arguments: list[str]) -> int:
@@ -86,7 +71,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--doctor"]:
         work = partial(print_diagnosis, RunLog(), Path("data"))
     elif any(argument.split("=")[0] == "--score" for argument in arguments):
-        work = partial(score_artifact, arguments)
+        work = partial(run_score, arguments)
     else:
         work = partial(run_pipeline, arguments)
     return run_program("train_gpt.py", work, {BudgetError: 1, Interrupted: STOPPED})

@@ -18,10 +18,10 @@ import tyro
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset
 from golf.entry.runs import Track
-from golf.evaluate import EvaluateConfig
+from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.prepare.prepare import prepare_default
 from golf.presets import PRESETS
-from golf.run import RunContext
+from golf.run import RunContext, ScoringOptions
 from golf.run_folder import RunFolder
 from golf.system.device import choose_runtime, environment
 from golf.system.distributed import World
@@ -81,11 +81,6 @@ class RunOptions:
         """Form of the script that is charged."""
         return self.form or ("packed" if PRESETS[self.preset].source == "challenge" else "readable")
 
-    def cost(self, seconds: dict[str, float]) -> float | None:
-        """Cost of the machine in dollars over all phases; None where no price was given."""
-        price = self.dollars_per_hour
-        return None if price is None else price * sum(seconds.values()) / 3600
-
 
 @dataclass(frozen=True)
 class RunCommand:
@@ -108,6 +103,12 @@ class ScoreCommand:
     plain: bool = True
     """Score without test-time training."""
     how: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
+
+
+def run_score(arguments: list[str]) -> None:
+    """Scores an artifact in this process."""
+    command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
+    main_evaluate(command.score, command.data, command.how, command.plain, command.ttt)
 
 
 def parse_run(arguments: list[str]) -> RunCommand:
@@ -203,8 +204,8 @@ def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Data
     return dataset
 
 
-def open_run(command: RunCommand, folder: RunFolder, world: World) -> tuple[RunContext, str]:
-    """A run made ready in its folder, or taken up there, and the command line that began it.
+def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext:
+    """A run made ready in its folder, or taken up there.
 
     Nothing is written before everything that can be checked was.
     """
@@ -222,11 +223,22 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> tuple[RunC
     plan = TimePlan(total, folder.spent_seconds if world.is_first else None)
     line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     if not world.is_first:
-        return RunContext(config, dataset, runtime, console, plan), line
+        return RunContext(config, dataset, runtime, console, plan)
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.config.is_file():
         line = read_config(folder).get("command") or line
-    run = RunContext(config, dataset, runtime, RunLog(folder.log_stem), plan)
+    run = RunContext(
+        config,
+        dataset,
+        runtime,
+        RunLog(folder.log_stem),
+        plan,
+        scoring=ScoringOptions(options.device, options.max_tokens, options.eager),
+        name=options.name or options.preset,
+        preset=options.preset,
+        command=line,
+        dollars_per_hour=options.dollars_per_hour,
+    )
     run.log.info(f"run {folder}, seed {config.seed}")
     plan.say_start(config.minutes, run.log)
     described = {
@@ -237,4 +249,4 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> tuple[RunC
     write_json(folder.config, {**described, "header": run.header})
     run.log.record("environment", **environment(runtime.device, world))
     run.log.record("config", **described["config"])
-    return run, line
+    return run

@@ -99,16 +99,18 @@ def train_and_score(options: argparse.Namespace, world: World) -> None:
         raise ConfigError(f"the tokenizer of {options.data} is not the one that this entry was made for")
     log = RunLog(folder.log_stem) if world.is_first else RunLog(quiet=True)
     log.info(f"on {runtime.describe()}, seed {config.seed}")
-    run, live, code = RunContext(config, dataset, runtime, log), LiveTrainer(), Path(__file__).read_bytes
+    scoring = ScoringOptions(options.device, options.max_tokens, options.eager)
+    line = shlex.join(["python", *sys.argv])
+    run = RunContext(config, dataset, runtime, log, scoring=scoring, name=folder.path.name, command=line)
+    live, code = LiveTrainer(), Path(__file__).read_bytes
     training = train_stage(folder, run, live, code)
     averaging = average_stage(folder, run, live)
     if not world.is_first:
         return
     calibrate_stage(folder, run)
     packing = pack_stage(folder, run, code)
-    scores = score_stage(folder, run, live, ScoringOptions(options.device, options.max_tokens, options.eager))
-    described = {"name": folder.path.name, "preset": "", "command": shlex.join(["python", *sys.argv])}
-    results = collect_results(run, training, averaging, packing, scores, **described)
+    scores = score_stage(folder, run, live)
+    results = collect_results(run, training, averaging, packing, scores)
     print_results(results, log)
     write_json(folder.results, asdict(results))
     log.info(f"results: {folder.results}")

@@ -15,13 +15,13 @@ from golf.model.gpt import GPT, ModelConfig
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import ArtifactError
 from golf.results import NATS_ARRAYS, Scores, Stage
-from golf.score.documents import per_document
+from golf.score.documents import per_document, save_arrays
 from golf.score.scorer import ScoreResult, Scoring, score
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, device_kind, dtype_name, environment, read_world, scoring_dtype
 from golf.system.distributed import World
-from golf.system.files import STANDARD_OUTPUT, atomic_write, write_json
+from golf.system.files import STANDARD_OUTPUT, write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
 from golf.ttt.document_plan import split_documents
@@ -220,8 +220,7 @@ def save_documents(
             "tokens": documents.tokens_D,
             "bytes": documents.bytes_D,
         }
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(path, arrays)
 
 
 def main_evaluate(

@@ -121,8 +121,7 @@ class WeightScores:
 
     stages: tuple[Stage, ...]
     max_tokens: int | None
-    seconds: float
-    """Of the clock's phase so far."""
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ class Averaging:
     """last, ema, swa or ema+swa."""
     held_out_bpb: dict[str, float]
     """Bits per byte of each candidate on the held-out slice of the training text."""
-    seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase, up to the end of the stage; likewise below."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,7 @@ class Calibrated:
     """How much training text the calibration read."""
 
     num_tokens: int
-    seconds: float
-    """Of averaging and calibration together."""
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class Packing:
     """What the quantizer says: scheme, bits a weight, how the size was fitted."""
     parts: dict[str, int] = field(default_factory=dict)
     """Bytes of the artifact by part; the rest of it is framing."""
-    seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:

@@ -3,7 +3,6 @@
 A stage that finds its result there returns it. One that is done again makes the later ones be done again.
 """
 
-import dataclasses
 import hashlib
 import json
 import subprocess
@@ -12,7 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +39,7 @@ from golf.results import (
     WeightScores,
 )
 from golf.run_folder import RunFolder
+from golf.score.documents import save_arrays
 from golf.score.scorer import CHUNK_TOKENS, Grade, Scoring, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
@@ -55,7 +55,7 @@ from golf.system.device import (
     seed_everything,
 )
 from golf.system.distributed import World, flat_fields
-from golf.system.files import atomic_write, write_json
+from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict
 from golf.time_plan import TimePlan
@@ -64,11 +64,23 @@ from golf.train.choice import choose_output, weights_sum
 from golf.train.loop import Interrupted, Trainer
 from golf.train.objective import export_config, export_state_dict
 
-StageResult = TypeVar("StageResult")
+Stored = TypeVar("Stored")
+StageResult = TypeVar("StageResult", Training, Averaging, Calibrated, Packing, WeightScores)
 
 
 class FreshProcessError(ValueError):
     """The process that scores the artifact from its bytes alone failed; it has said why."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a run's scores are made."""
+
+    device: str = "auto"
+    max_tokens: int | None = None
+    """Score this many validation tokens only."""
+    eager: bool = False
+    """Without torch.compile."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +93,37 @@ class RunContext:
     log: RunLog
     plan: TimePlan = field(default_factory=lambda: TimePlan(None))
     clock: StageClock = field(default_factory=StageClock)
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    name: str = "run"
+    preset: str = ""
+    command: str | None = None
+    """The command line that began the run."""
+    dollars_per_hour: float | None = None
+    """Price of the machine, if known."""
 
     @property
     def header(self) -> dict[str, Any]:
         """What the artifact says of itself beside its weights."""
         return {
-            "model": dataclasses.asdict(export_config(self.config.model)),
+            "model": asdict(export_config(self.config.model)),
             "compute_dtype": dtype_name(self.runtime.compute_dtype),
             "tokenizer_sha256": self.dataset.vocabulary.sha256,
-            "score": dataclasses.asdict(self.config.score),
-            "ttt": dataclasses.asdict(self.config.ttt),
+            "score": asdict(self.config.score),
+            "ttt": asdict(self.config.ttt),
         }
+
+    def take_up(self, path: Path, kind: type[StageResult], world: World | None = None) -> StageResult | None:
+        """The result of a stage that was done before, its seconds given back to the clock; None without one.
+
+        In a `world` of several processes all have what the first one reads.
+        """
+        world = World() if world is None else world
+        if not world.broadcast(path.is_file):
+            return None
+        found = world.broadcast(lambda: read_stage(path, kind))
+        self.log.info(f"{path.stem}: done already")
+        self.clock.restore(self.clock.seconds | found.seconds)
+        return found
 
 
 @dataclass
@@ -106,17 +138,6 @@ class LiveTrainer:
         release_memory(runtime.device)
 
 
-@dataclass(frozen=True)
-class ScoringOptions:
-    """How a run's scores are made."""
-
-    device: str = "auto"
-    max_tokens: int | None = None
-    """Score this many validation tokens only."""
-    eager: bool = False
-    """Without torch.compile."""
-
-
 def train_stage(
     folder: RunFolder, run: RunContext, live: LiveTrainer, code: Callable[[], bytes] | None = None
 ) -> Training:
@@ -128,11 +149,9 @@ def train_stage(
     as the trainer does.
     """
     clock, log, world = run.clock, run.log, run.runtime.world
-    if world.broadcast(folder.training.is_file):
-        log.info("the training is done already")
-        training = world.broadcast(lambda: read_stage(folder.training, Training))
-        clock.restore(clock.seconds | training.seconds)
-        return training
+    done = run.take_up(folder.training, Training, world)
+    if done is not None:
+        return done
     if world.is_first:
         folder.forget_from("train")
     world.require_same(_shared_inputs(run))
@@ -166,7 +185,7 @@ def train_stage(
         seconds=clock.seconds,
     )
     if world.is_first:
-        write_json(folder.training, dataclasses.asdict(training))
+        write_json(folder.training, asdict(training))
     run.plan.say_left("training", log)
     return training
 
@@ -177,11 +196,9 @@ def average_stage(folder: RunFolder, run: RunContext, live: LiveTrainer) -> Aver
     All processes of the runtime's world take part; the first alone writes.
     """
     clock, world = run.clock, run.runtime.world
-    if world.broadcast(folder.averaging.is_file):
-        run.log.info("the averaging is done already")
-        averaging = world.broadcast(lambda: read_stage(folder.averaging, Averaging))
-        clock.restore(clock.seconds | {"calibrate": averaging.seconds})
-        return averaging
+    done = run.take_up(folder.averaging, Averaging, world)
+    if done is not None:
+        return done
     if world.is_first:
         folder.forget_from("average")
     if live.trainer is None:
@@ -191,10 +208,10 @@ def average_stage(folder: RunFolder, run: RunContext, live: LiveTrainer) -> Aver
             live.trainer.warm_up()
     with clock.stage("calibrate"):
         output, weights, held_out = choose_output(live.trainer, run.log)
-    averaging = Averaging(output, held_out, clock.elapsed("calibrate"))
+    averaging = Averaging(output, held_out, clock.seconds)
     if world.is_first:
         save_weights(folder.weights, export_state_dict(weights))
-        write_json(folder.averaging, dataclasses.asdict(averaging))
+        write_json(folder.averaging, asdict(averaging))
     return averaging
 
 
@@ -203,20 +220,16 @@ def calibrate_stage(folder: RunFolder, run: RunContext) -> Calibrated | None:
 
     Returns None, and leaves nothing, where the quantizer does not need it.
     """
-    calibrated = None
-    if not needs_calibration(run.config):
-        pass
-    elif folder.calibrating.is_file():
-        calibrated = read_stage(folder.calibrating, Calibrated)
-        run.clock.restore(run.clock.seconds | {"calibrate": calibrated.seconds})
-    else:
+    needed = needs_calibration(run.config)
+    calibrated = run.take_up(folder.calibrating, Calibrated) if needed else None
+    if needed and calibrated is None:
         folder.forget_from("calibrate")
         with run.clock.stage("calibrate"):
             model = _exported_model(run, load_weights(folder.weights), run.runtime.compute_dtype)
             calibration = calibrate(model, _calibration_batches(folder, run))
             save_weights(folder.calibration, calibration.tensors())
-        calibrated = Calibrated(calibration.num_tokens, run.clock.elapsed("calibrate"))
-        write_json(folder.calibrating, dataclasses.asdict(calibrated))
+        calibrated = Calibrated(calibration.num_tokens, run.clock.seconds)
+        write_json(folder.calibrating, asdict(calibrated))
     # Averaging and calibration read training text, so the rules count them as training.
     seconds = run.clock.elapsed("train") + run.clock.elapsed("calibrate")
     run.log.event("train_seconds", train_seconds=round(seconds, 3))
@@ -228,14 +241,15 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
 
     BudgetError when they do not fit LIMIT_BYTES together.
     """
-    packing = stored_packing(folder)
+    packing = run.take_up(folder.packing, Packing)
     if packing is not None:
-        run.log.info("the packing is done already")
-        run.clock.restore(run.clock.seconds | {"pack": packing.seconds})
-        return packing
+        hashes = {folder.script: packing.code_sha256, folder.artifact: packing.artifact_sha256}
+        if all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items()):
+            return packing
+        run.log.info("another script or artifact than the one that was packed: packed again")
     folder.forget_from("pack")
     script = code()
-    _write_bytes(folder.script, script)
+    write_bytes(folder.script, script)
     with run.clock.stage("pack"):
         weights = load_weights(folder.weights)
         # Factorizing and rounding happen where the calibration is.
@@ -243,7 +257,7 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
         calibration = load_calibration(folder.path).to(run.runtime.device) if needed else None
         room_bytes = bytes_for_artifact(len(script), LIMIT_BYTES)
         packed = pack(weights, run.header, run.config.pack, room_bytes, calibration)
-    _write_bytes(folder.artifact, packed.artifact)
+    write_bytes(folder.artifact, packed.artifact)
     packing = Packing(
         code_bytes=len(script),
         artifact_bytes=len(packed.artifact),
@@ -251,30 +265,30 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
         code_sha256=hashlib.sha256(script).hexdigest(),
         artifact_sha256=hashlib.sha256(packed.artifact).hexdigest(),
         report=packed.report,
-        seconds=run.clock.elapsed("pack"),
+        seconds=run.clock.seconds,
     )
     run.log.event("size", code_bytes=packing.code_bytes, artifact_bytes=packing.artifact_bytes)
     run.log.info(f"Total submission size: {packing.total_bytes} bytes")
-    write_json(folder.packing, dataclasses.asdict(packing))
+    write_json(folder.packing, asdict(packing))
     run.plan.say_left("pack", run.log)
     return packing
 
 
-def score_stage(folder: RunFolder, run: RunContext, live: LiveTrainer, how: ScoringOptions) -> Scores:
+def score_stage(folder: RunFolder, run: RunContext, live: LiveTrainer) -> Scores:
     """Scores the weights before packing in this process, and the artifact in fresh ones.
 
     The former by disjoint windows, the latter as the artifact's own configuration says. Each score leaves a
     file; one that is there already is not made again. Releases the trainer before the first fresh process.
     """
-    weights = _score_weights(folder, run, live, how.max_tokens)
+    weights = _score_weights(folder, run, live, run.scoring.max_tokens)
     # What training holds of the device's memory would be missing to the fresh process.
     live.release(run.runtime)
-    plain = _score_artifact(folder, run, how, "quantized", None)
-    adapted = _score_adapting(folder, run, how, plain) if run.config.ttt.enabled else None
+    plain = _score_artifact(folder, run, "quantized", None)
+    adapted = _score_adapting(folder, run, plain) if run.config.ttt.enabled else None
     counts = adapted or plain
     stages = (*weights.stages, *plain.stages, *(adapted.stages if adapted else ()))
     _join_documents(folder, [stage.name for stage in stages if stage.name in NATS_ARRAYS])
-    return dataclasses.replace(counts, stages=stages)
+    return replace(counts, stages=stages)
 
 
 def collect_results(
@@ -283,10 +297,9 @@ def collect_results(
     averaging: Averaging,
     packing: Packing,
     scores: Scores,
-    **described: Any,
 ) -> Results:
-    """The results of all stages as one; `described` has name, preset, command and dollars."""
-    manifest = run.dataset.manifest
+    """The results of all stages as one."""
+    manifest, seconds, price = run.dataset.manifest, run.clock.seconds, run.dollars_per_hour
     data = DataFacts(
         name=manifest.name,
         source=manifest.source,
@@ -299,6 +312,8 @@ def collect_results(
         notes=tuple(manifest.notes),
     )
     return Results(
+        name=run.name,
+        preset=run.preset,
         seed=run.config.seed,
         config=config_to_dict(run.config),
         training=training,
@@ -306,9 +321,10 @@ def collect_results(
         packing=packing,
         scores=scores,
         data=data,
-        seconds=run.clock.seconds,
+        seconds=seconds,
         environment=environment(run.runtime.device, run.runtime.world),
-        **described,
+        command=run.command,
+        dollars=None if price is None else price * sum(seconds.values()) / 3600,
     )
 
 
@@ -322,17 +338,7 @@ def load_calibration(folder: Path) -> Calibration:
     return Calibration.from_tensors(load_weights(RunFolder(folder).calibration))
 
 
-def stored_packing(folder: RunFolder) -> Packing | None:
-    """What the packing stage left, if the files it wrote are still there; None otherwise."""
-    if not folder.packing.is_file():
-        return None
-    packing = read_stage(folder.packing, Packing)
-    hashes = {folder.script: packing.code_sha256, folder.artifact: packing.artifact_sha256}
-    same = all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in hashes.items())
-    return packing if same else None
-
-
-def read_stage(path: Path, kind: type[StageResult]) -> StageResult:
+def read_stage(path: Path, kind: type[Stored]) -> Stored:
     """The result that a stage left; ValueError if the file is not what it wrote."""
     try:
         return config_from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
@@ -340,16 +346,11 @@ def read_stage(path: Path, kind: type[StageResult]) -> StageResult:
         raise ValueError(f"{path} is damaged ({error}); remove it to have its stage done again") from error
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    with atomic_write(path) as partial:
-        partial.write_bytes(data)
-
-
 def _shared_inputs(run: RunContext) -> dict[str, Any]:
     """What all processes of a run must have in common, by the names that its user knows."""
     files = {f"data.{file.name}": file.sha256 for file in run.dataset.manifest.files}
     versions = {"torch": torch.__version__, "compute dtype": dtype_name(run.runtime.compute_dtype)}
-    return {**flat_fields(dataclasses.asdict(run.config)), **files, **versions}
+    return {**flat_fields(asdict(run.config)), **files, **versions}
 
 
 def build_batches(run: RunContext) -> TrainBatches:
@@ -373,7 +374,7 @@ def build_trainer(run: RunContext) -> Trainer:
     def held_out_bpb() -> float:
         grade = trainer.grade if trainer.can_grade(config.model.context) else None
         scoring = _disjoint(run, model, batches.held_out, trainer.micro_batch_tokens)
-        scoring = dataclasses.replace(scoring, world=run.runtime.world)
+        scoring = replace(scoring, world=run.runtime.world)
         return _disjoint_tally(scoring, grade).bits_per_byte
 
     trainer = Trainer(
@@ -429,12 +430,9 @@ def _score_weights(
     folder: RunFolder, run: RunContext, live: LiveTrainer, max_tokens: int | None
 ) -> WeightScores:
     """Scores of the last and of the averaged weights."""
-    if folder.score_weights.is_file():
-        stored = read_stage(folder.score_weights, WeightScores)
-        if stored.max_tokens == max_tokens:
-            run.log.info("the weights are scored already")
-            run.clock.restore(run.clock.seconds | {"score": stored.seconds})
-            return stored
+    stored = run.take_up(folder.score_weights, WeightScores)
+    if stored is not None and stored.max_tokens == max_tokens:
+        return stored
     output = read_stage(folder.averaging, Averaging).output
     with run.clock.stage("score"):
         tokens = run.dataset.validation_tokens(run.clock)
@@ -443,10 +441,10 @@ def _score_weights(
         averaged = last
         if output != "last":
             averaged = score_weights(run, live, load_weights(folder.weights), tokens, max_tokens)
-        averaged = dataclasses.replace(averaged, name="averaged", output=output)
+        averaged = replace(averaged, name="averaged", output=output)
         run.log.event("stage", **averaged.figures())
-    found = WeightScores((last, averaged), max_tokens, run.clock.elapsed("score"))
-    write_json(folder.score_weights, dataclasses.asdict(found))
+    found = WeightScores((last, averaged), max_tokens, run.clock.seconds)
+    write_json(folder.score_weights, asdict(found))
     run.plan.say_left("scoring the weights", run.log)
     return found
 
@@ -469,31 +467,31 @@ def score_weights(
     else:
         model = _exported_model(run, weights, scoring_dtype(run.runtime.device, run.runtime.compute_dtype))
         scoring, grade = _disjoint(run, model, tokens, config.train.micro_batch_tokens), None
-    tally = _disjoint_tally(dataclasses.replace(scoring, max_tokens=max_tokens), grade)
+    tally = _disjoint_tally(replace(scoring, max_tokens=max_tokens), grade)
     partial = tally.num_tokens < len(tokens) - 1
     return Stage("last", tally, windows="disjoint", context=config.model.context, partial=partial)
 
 
-def _score_adapting(folder: RunFolder, run: RunContext, how: ScoringOptions, plain: Scores) -> Scores | None:
+def _score_adapting(folder: RunFolder, run: RunContext, plain: Scores) -> Scores | None:
     """The score with test-time training; None, which is kept like a score, where the time is too short."""
     name = "test_time_trained"
-    stored = _stored_scores(folder, run, how, name)
+    stored = _stored_scores(folder, run, name)
     if stored is not None:
         return None if stored.left_out else stored
     limit = run.plan.ttt_seconds(plain.seconds, run.config.ttt.max_seconds)
     if limit == 0.0:
         reason = "test-time training is left out: too little time for more than plain scoring"
         run.log.info(reason)
-        left_out = dataclasses.replace(plain, stages=(), load_seconds=0.0, wall_seconds=0.0, left_out=reason)
-        write_json(folder.score(name), dataclasses.asdict(left_out))
+        left_out = replace(plain, stages=(), load_seconds=0.0, wall_seconds=0.0, left_out=reason)
+        write_json(folder.score(name), asdict(left_out))
         return None
     if limit is not None and run.plan.left_seconds is not None:
         # The total counts what the process takes to start and to load; its own limit begins after that.
         limit -= plain.load_seconds
-    return _score_artifact(folder, run, how, name, limit)
+    return _score_artifact(folder, run, name, limit)
 
 
-def _stored_scores(folder: RunFolder, run: RunContext, how: ScoringOptions, name: str) -> Scores | None:
+def _stored_scores(folder: RunFolder, run: RunContext, name: str) -> Scores | None:
     """What an earlier process found of the stage `name`, if it is of this artifact and as asked for."""
     if not folder.score(name).is_file():
         return None
@@ -501,7 +499,7 @@ def _stored_scores(folder: RunFolder, run: RunContext, how: ScoringOptions, name
     if not (folder.documents(name).is_file() or stored.left_out):
         return None
     same = stored.artifact_sha256 == sha256_of_file(folder.artifact)
-    if not same or stored.max_tokens != how.max_tokens:
+    if not same or stored.max_tokens != run.scoring.max_tokens:
         return None
     run.log.info(f"{name}: done already")
     # The process that scored states its own seconds; this one, if it lived to see the end, those of both.
@@ -510,14 +508,12 @@ def _stored_scores(folder: RunFolder, run: RunContext, how: ScoringOptions, name
     return stored
 
 
-def _score_artifact(
-    folder: RunFolder, run: RunContext, how: ScoringOptions, name: str, max_seconds: float | None
-) -> Scores:
+def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: float | None) -> Scores:
     """The score of the stage `name`, by the script that is charged for, alone in an empty folder."""
-    stored = _stored_scores(folder, run, how, name)
+    stored = _stored_scores(folder, run, name)
     if stored is not None:
         return stored
-    figures, artifact = folder.score(name), folder.artifact.resolve()
+    figures, artifact, how = folder.score(name), folder.artifact.resolve(), run.scoring
     before = run.clock.elapsed("score")
     with run.clock.stage("score"), tempfile.TemporaryDirectory() as empty:
         script = Path(empty) / folder.script.name
@@ -536,8 +532,8 @@ def _score_artifact(
     if finished.returncode:
         raise FreshProcessError(f"scoring {artifact} failed, as said above")
     scores = read_stage(figures, Scores)
-    scores = dataclasses.replace(scores, wall_seconds=run.clock.elapsed("score") - before)
-    write_json(figures, dataclasses.asdict(scores))
+    scores = replace(scores, wall_seconds=run.clock.elapsed("score") - before)
+    write_json(figures, asdict(scores))
     for stage in scores.stages:
         run.log.record("stage", **stage.figures())
     run.plan.say_left(f"scoring, {name}", run.log)
@@ -601,5 +597,4 @@ def _join_documents(folder: RunFolder, names: list[str]) -> None:
             raise ValueError(
                 f"{path} is damaged ({error}); remove it to have its stage done again"
             ) from error
-    with atomic_write(folder.per_document) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(folder.per_document, arrays)

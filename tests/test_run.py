@@ -21,7 +21,6 @@ from golf.results import Averaging, Scores, Stage, Training
 from golf.run import (
     LiveTrainer,
     RunContext,
-    ScoringOptions,
     average_stage,
     build_trainer,
     calibrate_stage,
@@ -82,7 +81,7 @@ def test_the_process_that_scores_finds_what_training_held_given_back(tmp_path, d
     monkeypatch.setattr(running, "release_memory", released)
     monkeypatch.setattr("subprocess.run", fresh_process)
     with pytest.raises(InterruptedError):
-        score_stage(folder, run, live, ScoringOptions("cpu"))
+        score_stage(folder, run, live)
     assert done == [(torch.device("cpu"), [None, None]), "scored"]
 
 

@@ -166,7 +166,7 @@ def score_features(config: RunConfig, results: Results) -> Iterator[Feature]:
     yield Feature(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
 
 
-def print_features(features: list[Feature], log: RunLog) -> None:
+def print_features(features: Sequence[Feature], log: RunLog) -> None:
     """The table that ends a run."""
     rows = [(f.name, "active" if f.active else "NEVER ACTIVE", f.evidence) for f in features]
     log.table("techniques", ("technique", "", "evidence"), rows)

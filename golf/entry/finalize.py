@@ -45,7 +45,7 @@ def charged_script(config: RunConfig, form: str, log: RunLog) -> bytes:
     return packed if form == "packed" else readable.encode()
 
 
-def finalize_run(folder: RunFolder, run: RunContext, results: Results, how: EvaluateConfig) -> None:
+def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     """Completes a scored run's folder with results.json and audit.json, and says where its score stands.
 
     Adds what only the toolkit knows: its commit, the sizes of the same text under compressors, which of the
@@ -54,6 +54,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results, how: Eval
     targets as the time that is left allows.
     """
     dataset, log = run.dataset, run.log
+    how = EvaluateConfig(device=run.scoring.device, eager=run.scoring.eager)
     scale = compressor_bits_per_byte(dataset.validation_tokens(StageClock()), dataset.vocabulary)
     log.event("compressors", **scale)
     events = parse_events(folder.events.read_text(encoding="utf-8"))

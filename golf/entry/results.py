@@ -11,7 +11,7 @@ from golf.results import NATS_ARRAYS, RESULTS_VERSION, STAGE_TITLES, Results, Sc
 ENTRY_FORMAT = "golf-entry-1"
 """Of an entry's results.json: the results of each seed."""
 
-Read = TypeVar("Read")
+Read = TypeVar("Read", Results, Scores)
 
 
 class EntryError(ValueError):
@@ -20,7 +20,12 @@ class EntryError(ValueError):
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; EntryError for a file that is missing or holds something else."""
-    return _decode(path, dict)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError as error:
+        raise EntryError(f"{path.parent} has no {path.name}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EntryError(f"{path}: not a JSON object ({error})") from error
 
 
 def read_results(path: Path) -> Results:
@@ -42,15 +47,6 @@ def read_entry_results(path: Path) -> dict[int, Results]:
 def read_scores(path: Path) -> Scores:
     """What a script's `--score --json` wrote."""
     return _convert(read_json(path), Scores, upgrade_scores, str(path))
-
-
-def _decode(path: Path, kind: type[Read]) -> Read:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError as error:
-        raise EntryError(f"{path.parent} has no {path.name}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EntryError(f"{path}: not a JSON object ({error})") from error
 
 
 def _convert(value: dict[str, Any], kind: type[Read], upgrade: Callable[[Any], Any], where: str) -> Read:

@@ -11,7 +11,7 @@ from typing import Any
 from golf.entry.results import EntryError, read_json
 from golf.entry.runs import RECORD_TRACKS
 from golf.results import Results
-from golf.system.files import atomic_write
+from golf.system.files import write_bytes
 
 SUBMISSION_NAME = "submission.json"
 
@@ -126,6 +126,5 @@ def adopt_best(records_root: Path) -> Path | None:
     """Makes the submission.json beside `records_root` that of the best entry in it, which is returned."""
     best = best_entry(records_root)
     if best is not None:
-        with atomic_write(records_root.parent / SUBMISSION_NAME) as partial:
-            partial.write_bytes((best / SUBMISSION_NAME).read_bytes())
+        write_bytes(records_root.parent / SUBMISSION_NAME, (best / SUBMISSION_NAME).read_bytes())
     return best

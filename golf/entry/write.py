@@ -29,7 +29,8 @@ from golf.entry.selfextract import readable_source
 from golf.entry.submission import Identity, read_identity, submission, versions
 from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import EntryFolder
-from golf.system.files import atomic_write, write_json
+from golf.score.documents import save_arrays
+from golf.system.files import write_json
 
 COMMITTED_ARTIFACT_BYTES = 1_000_000
 """Artifacts of this size and above are git-ignored in their entry."""
@@ -135,10 +136,9 @@ def _write_documents(path: Path, runs: Sequence[SeedRun]) -> None:
     arrays = {name: first.documents[name] for name in ("tokens", "bytes")}
     for name in NATS_ARRAYS.values():
         if all(name in run.documents for run in runs):
-            arrays[name] = np.mean([run.documents[name] for run in runs], axis=0, dtype=np.float64)
+            arrays[name] = np.stack([run.documents[name] for run in runs]).mean(0, dtype=np.float64)
             arrays |= {f"{name}_seed{run.results.seed}": run.documents[name] for run in runs}
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(path, arrays)
 
 
 def _write_audit(path: Path, runs: Sequence[SeedRun]) -> None:

@@ -25,7 +25,7 @@ from golf.run_folder import RunFolder
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, seed_everything
-from golf.system.files import atomic_write, write_json
+from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
 from golf.tasks.models import OpenedModel, open_model
@@ -176,12 +176,10 @@ def _pack_weights(
         save_weights(run.calibration, calibration.tensors())
     scored = {name: config_from_dict(kind, header[name]) for name, kind in ENTRY_PARTS.items()}
     code = charged_script(RunConfig(**scored, pack=config.pack), "packed", log)
-    with atomic_write(run.script) as partial:
-        partial.write_bytes(code)
+    write_bytes(run.script, code)
     room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
-    with atomic_write(run.artifact) as partial:
-        partial.write_bytes(packed.artifact)
+    write_bytes(run.artifact, packed.artifact)
     log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
     return {"code_bytes": len(code), "artifact_bytes": len(packed.artifact)}
 

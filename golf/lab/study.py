@@ -5,8 +5,9 @@ import difflib
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
 
 from golf.config import RunConfig
 from golf.presets import PRESETS
@@ -177,16 +178,11 @@ def override(config: Any, values: dict[str, Any], where: str = "") -> Any:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    origin = get_origin(kind)
-    if origin is Literal:
-        return value in get_args(kind)
-    if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in get_args(kind))
-    if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _describe(kind: Any) -> str:

@@ -4,12 +4,20 @@ Shapes: N graded targets, D documents.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from golf.data.vocabulary import Vocabulary
+from golf.system.files import atomic_write
 
 _BLOCK_TOKENS = 1 << 20
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a compressed .npz, whole or not at all."""
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 @dataclass(frozen=True)

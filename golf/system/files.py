@@ -24,6 +24,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all."""
+    with atomic_write(path) as partial:
+        partial.write_bytes(data)
+
+
 def require_writable(folder: Path, option: str) -> None:
     """Raises ValueError, naming the option that gave it, unless a folder can be made there and written to."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
