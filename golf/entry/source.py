@@ -100,7 +100,7 @@ class SourceModule:
 
     def error(self, where: int | ast.AST, what: str) -> BundleError:
         """A BundleError that points at a line, or at the line of a node."""
-        line = where if isinstance(where, int) else getattr(where, "lineno", 1)
+        line = where if isinstance(where, int) else vars(where).get("lineno", 1)
         return BundleError(f"{self.label}:{line}: {what}")
 
     @cached_property
@@ -135,7 +135,8 @@ class SourceModule:
 
     def first_line(self, node: ast.stmt) -> int:
         """The line where a statement begins: that of the comments directly above, or of its decorators."""
-        line = min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", ()))])
+        decorators = node.decorator_list if isinstance(node, DEFINITIONS) else ()
+        line = min([node.lineno, *(item.lineno for item in decorators)])
         while line > 1 and self._lines[line - 2].lstrip().startswith(b"#") and self._is_own_comment(line - 1):
             line -= 1
         return line
@@ -358,7 +359,7 @@ def _global_names(source: str) -> frozenset[str]:
 def _names_in_string_annotations(node: ast.AST) -> frozenset[str]:
     found: set[str] = set()
     for part in ast.walk(node):
-        for annotation in (getattr(part, "annotation", None), getattr(part, "returns", None)):
+        for annotation in (vars(part).get("annotation"), vars(part).get("returns")):
             for leaf in ast.walk(annotation) if isinstance(annotation, ast.AST) else ():
                 if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str):
                     try:

@@ -116,7 +116,7 @@ class _Folder:
 
     def _visit(self, node: ast.AST) -> None:
         for field in ("body", "orelse", "finalbody"):
-            suite = getattr(node, field, None)
+            suite = vars(node).get(field)
             if isinstance(suite, list):
                 self._visit_suite(node, suite)
         if isinstance(node, ast.ClassDef) and node.name in self.program.parts:
@@ -292,7 +292,7 @@ class _Folder:
         }
         for owner in ast.walk(function):
             for field in ("body", "orelse", "finalbody"):
-                suite = getattr(owner, field, None)
+                suite = vars(owner).get(field)
                 if isinstance(suite, list):
                     gone = [node for node in suite if self._is_unread(node, read)]
                     self._found += drop_statements(self.module, suite, gone)
