@@ -5,12 +5,14 @@ python train_gpt.py --score artifact.bin --data DIR                scores an art
 """
 
 import argparse
+import json
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from golf.config import RunConfig, fit_to_vocabulary
+from golf.config import RunConfig
 from golf.data.manifest import open_dataset
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.pack.fit import BudgetError
@@ -27,15 +29,35 @@ from golf.run import (
     train_stage,
 )
 from golf.run_folder import RunFolder
+from golf.score.windows import WindowConfig
 from golf.system.cli import STOPPED, run_program
 from golf.system.device import choose_runtime, device_kind, read_world
 from golf.system.distributed import World
 from golf.system.files import require_writable, write_json
 from golf.system.log import RunLog
+from golf.system.stored import ConfigError
 from golf.train.loop import Interrupted
+from golf.ttt.sgd import TTTConfig
 
 CONFIG = RunConfig()
-"""The configuration of this entry; written when the entry is made."""
+"""The configuration of this entry; fields that are not written have their default."""
+
+
+def own_config(kind: type, values: Any) -> Any:
+    """The part of CONFIG of class `kind`; ConfigError unless an artifact's `values` are the same."""
+    pending: list[Any] = [CONFIG]
+    while not isinstance(part := pending.pop(), kind):
+        pending += [value for value in vars(part).values() if is_dataclass(value)]
+    if values != json.loads(json.dumps(asdict(part))):
+        raise ConfigError(
+            f"the artifact is of another entry: its {kind.__name__} is not the one of this script"
+        )
+    return part
+
+
+def own_settings(header: dict[str, Any], how: EvaluateConfig) -> tuple[WindowConfig, TTTConfig]:
+    """Windows and test-time training: those of this entry, which the artifact must state too."""
+    return own_config(WindowConfig, header.get("score")), own_config(TTTConfig, header.get("ttt"))
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -57,11 +79,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     score.add_argument("--ttt", action="store_true", help="score with test-time training, too")
     score.add_argument("--no-plain", action="store_true", help="do not score without test-time training")
-    score.add_argument("--context", type=int, help="tokens that a window reads")
-    score.add_argument("--stride", type=int, help="tokens that each window grades")
-    score.add_argument("--method", choices=("sgd", "lora"), help="method of test-time training")
     score.add_argument("--max-seconds", type=float, help="limit on test-time training")
-    score.add_argument("--sample-documents", type=int, help="score so many documents of all lengths only")
     score.add_argument("--json", type=Path, help="file for the figures")
     score.add_argument("--per-document", type=Path, help="file for nats, tokens and bytes of each document")
     return parser.parse_args(arguments)
@@ -76,7 +94,9 @@ def train_and_score(options: argparse.Namespace, world: World) -> None:
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config = CONFIG if options.seed is None else replace(CONFIG, seed=options.seed)
     dataset = open_dataset(options.data)
-    config = fit_to_vocabulary(config, config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    vocabulary = dataset.vocabulary
+    if (vocabulary.size, vocabulary.bos_id) != (config.model.vocab_size, config.model.bos_id):
+        raise ConfigError(f"the tokenizer of {options.data} is not the one that this entry was made for")
     log = RunLog(folder.log_stem) if world.is_first else RunLog(quiet=True)
     log.info(f"on {runtime.describe()}, seed {config.seed}")
     scoring = ScoringOptions(options.device, options.max_tokens, options.eager)
@@ -102,8 +122,14 @@ def main(arguments: list[str]) -> int:
 
     def work() -> int:
         if options.score is not None:
-            names = vars(EvaluateConfig())
-            how = EvaluateConfig(**{name: vars(options)[name] for name in names})
+            how = EvaluateConfig(
+                max_tokens=options.max_tokens,
+                max_seconds=options.max_seconds,
+                device=options.device,
+                eager=options.eager,
+                json=options.json,
+                per_document=options.per_document,
+            )
             main_evaluate(options.score, options.data, how, not options.no_plain, options.ttt)
             return 0
         world = read_world()

@@ -67,23 +67,26 @@ def _digest(arrays: list[bytes]) -> str:
     ).hexdigest()
 
 
+def plain_environment() -> dict[str, str]:
+    """The environment with plain SSE code everywhere, so that one processor's sums are another's."""
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return os.environ | threads | {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+
+
 def golden_figures(name: str, folder: Path) -> dict[str, Any]:
     """Makes the run `name` in `folder`: hashes of weights and payload, and the scores."""
     write_tiny_dataset(folder / "data", tiny_tokenizer(), num_documents=60)
-    # Plain SSE code everywhere, so that one processor's sums are another's.
-    environment = os.environ | {
-        "ATEN_CPU_CAPABILITY": "default",
-        "MKL_CBWR": "COMPATIBLE",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
     command = [sys.executable, str(ROOT / "train_gpt.py"), *SIZE, *RUNS[name]]
     command += ["--data", "data", "--out", "run"]
     finished = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command, cwd=folder, env=plain_environment(), capture_output=True, text=True, check=False
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    run = folder / "run"
+    return run_figures(folder / "run")
+
+
+def run_figures(run: Path) -> dict[str, Any]:
+    """What a finished run's folder came to."""
     weights = load_file(run / "weights.safetensors")
     results = read_results(run / "results.json")
     artifact = (run / "artifact.bin").read_bytes()

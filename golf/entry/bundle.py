@@ -1,55 +1,59 @@
-"""The one file an entry ships: flattened from the project, packed if wished, and what it needs installed."""
+"""The one file that an entry ships: the project's definitions that its own script reaches, in one text.
 
-import ast
-import base64
+`bundle` reads the script and every module it imports, specializes them to the entry's configuration if one
+is given (`golf.entry.specialize`), drops what the script cannot reach (`golf.entry.shake`), and writes the
+rest in dependency order, imports on top. The text is the authors' own: comments and docstrings stay.
+"""
+
 import builtins
-import bz2
-import io
-import lzma
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from importlib.metadata import packages_distributions, version
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from golf.entry.shake import shake
 from golf.entry.source import (
     PACKAGE,
-    BundleError,
     OutsideImport,
     ProjectImport,
     SourceModule,
     is_project,
     read_source,
 )
+from golf.entry.specialize import specialize
 
+ROOT = Path(__file__).resolve().parents[2]
 LINE_LENGTH = 110
 """Longest line of the import block."""
 
-_DECODERS: dict[str, Callable[[bytes], bytes]] = {
-    "lzma": lzma.decompress,
-    "zlib": zlib.decompress,
-    "bz2": bz2.decompress,
-}
+
+def entry_script(config: Any) -> str:
+    """The script of an entry with this configuration: `golf/entry_main.py` and what it reaches."""
+    return bundle(ROOT / "golf" / "entry_main.py", ROOT, config)
 
 
-def bundle(script: Path, project_root: Path) -> str:
-    """Flattens the top-level `from golf.x import Name` of `script`, transitively, into one file's text.
+def bundle(script: Path, project_root: Path, config: Any = None) -> str:
+    """One file's text: `script` with the definitions it reaches by its top-level `from golf.x import Name`.
 
-    Modules come in dependency order with comments kept, other imports once on top, the script last.
-    Imports of the project inside the script's functions stay: they are for those who have the toolkit
-    beside it. Raises BundleError for relative, aliased, star and `import golf` forms, for circles, for a
-    module-level name with two meanings, and for modules that look at their own `__file__` or `__name__`.
-    A script that imports nothing of the project, such as a bundle, is returned as it is.
+    Modules come in dependency order with comments kept, other imports once on top, the script last. With a
+    `config`, a frozen dataclass, the script's constant CONFIG has its value, and branches that this value
+    decides are decided. Imports of the project inside a script's functions stay: they are for those who have
+    the toolkit beside it. Raises BundleError for relative, aliased, star and `import golf` forms, for
+    circles, for a module-level name with two meanings, for modules that look at their own `__file__` or
+    `__name__`, and for definitions that are reached by computed names. A script that imports nothing of the
+    project, such as a bundle, is returned as it is.
     """
     program = read_source(script, script.stem, project_root)
     if not program.project_imports:
-        return script.read_text(encoding="utf-8")
+        return program.text
     modules = _in_dependency_order(program, project_root)
     _refuse_clashes(modules)
-    parts = [_head(program), render_imports(i for module in modules for i in module.outside_imports)]
-    parts += [_section(module) for module in modules if module.body]
-    text = "\n\n\n".join(part for part in parts if part) + "\n"
+    if config is not None:
+        modules = specialize(modules, program.name, config)
+    modules = shake(modules, program.name)
+    body = "\n\n\n".join(_section(module) for module in modules)
+    imports = render_imports(i for module in modules for i in _used_imports(module))
+    text = "\n\n\n".join(part for part in (_head(modules), imports, body) if part) + "\n"
     compile(text, script.name, "exec")
     return text
 
@@ -81,7 +85,7 @@ def _module_path(importer: SourceModule, wanted: ProjectImport, root: Path) -> P
     parts = wanted.module.split(".")
     for count in range(1, len(parts)):
         package = root.joinpath(*parts[:count], "__init__.py")
-        if package.is_file() and read_source(package, PACKAGE, root).body:
+        if package.is_file() and _has_code(read_source(package, PACKAGE, root)):
             what = f"{package.relative_to(root)} holds code, which flattening would lose"
             raise importer.error(wanted.line, what)
     path = root.joinpath(*parts).with_suffix(".py")
@@ -90,7 +94,11 @@ def _module_path(importer: SourceModule, wanted: ProjectImport, root: Path) -> P
     return path
 
 
-def _refuse_clashes(modules: list[SourceModule]) -> None:
+def _has_code(package: SourceModule) -> bool:
+    return bool(package.units or package.project_imports or package.outside_imports)
+
+
+def _refuse_clashes(modules: Sequence[SourceModule]) -> None:
     """One name, one meaning, across all modules and their outside imports."""
     meanings: dict[str, tuple[str, str]] = {}
 
@@ -108,15 +116,35 @@ def _refuse_clashes(modules: list[SourceModule]) -> None:
             claim(module, line, name, f"{module.name}.{name}")
 
 
-def _head(program: SourceModule) -> str:
-    """The script's `#!` line, its docstring as it stands, and where the rest comes from."""
-    note = f"# {program.label} and the {PACKAGE} modules it imports, in one file."
-    return "\n".join(line for line in (program.shebang, program.docstring_source, note) if line)
+def _used_imports(module: SourceModule) -> list[OutsideImport]:
+    """The imports of a module that what is left of it reads."""
+    read = {name for unit in module.units for name in module.reads(unit.node)}
+    return [outside for outside in module.outside_imports if outside.bound in read]
+
+
+def _head(modules: Sequence[SourceModule]) -> str:
+    """The script's `#!` line and docstring, where the rest comes from, and how long each room's part is."""
+    program = modules[-1]
+    shebang = program.text.split("\n", 1)[0] if program.text.startswith("#!") else ""
+    docstring = program.segment(program.tree.body[0]) if program.docstring else ""
+    lengths: dict[str, int] = {}
+    for module in modules:
+        lengths[_room(module)] = lengths.get(_room(module), 0) + _section(module).count("\n") + 1
+    table = [f"#   {room:<12}{length:>6,}" for room, length in lengths.items()]
+    note = f"# {program.label} and the definitions of {PACKAGE} that it reaches, in one file. Lines by room:"
+    return "\n".join(line for line in (shebang, docstring, note, *table) if line)
+
+
+def _room(module: SourceModule) -> str:
+    parts = module.name.split(".")
+    return parts[1] if is_project(module.name) and len(parts) > 1 else module.name
 
 
 def _section(module: SourceModule) -> str:
+    """A module's part of the file: a title, and its statements without imports and docstring."""
     summary = (module.docstring or "").split("\n")[0].strip() if is_project(module.name) else ""
-    return f"# {module.label}{': ' if summary else ''}{summary}\n{module.body}"
+    title = f"# {module.label}{': ' if summary else ''}{summary}"
+    return f"{title}\n{module.without_imports}"
 
 
 def render_imports(imports: Iterable[OutsideImport]) -> str:
@@ -144,179 +172,3 @@ def _render_group(imports: list[OutsideImport]) -> str:
             line = "\n".join([f"from {module} import (", *(f"    {name}," for name in names), ")"])
         lines.append(line)
     return "\n".join(lines)
-
-
-def pack_script(source: str) -> bytes:
-    """The script minified and compressed, as ASCII that unpacks and runs itself.
-
-    Docstrings of dataclasses and of the module stay, and so do all annotations: tyro's --help is made of
-    them. The unpacked text is registered in `linecache` under the name it is compiled with, where Triton
-    and tracebacks look for it, and under the file's own, where `inspect` looks for classes. The same source
-    and library versions give the same bytes.
-    """
-    text = _minify(source)
-    if text.splitlines(True) != list(io.StringIO(text, newline="\n")):
-        raise BundleError("the minified script holds a line separator other than a newline")
-    return min((_self_extracting(*pair) for pair in _compressions(text.encode())), key=len).encode("ascii")
-
-
-def unpack_script(packed: bytes) -> str:
-    """The text inside a script that `pack_script` made, read as data and never run.
-
-    Raises BundleError for any other file.
-    """
-    try:
-        tree = ast.parse(packed.decode("ascii"))
-        first = tree.body[0]
-        codec = first.names[0].name if isinstance(first, ast.Import) else "none"
-        constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-        payload = max((value for value in constants if isinstance(value, str)), key=len)
-        return _DECODERS[codec](base64.b85decode(payload)).decode()
-    except (ValueError, SyntaxError, LookupError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise BundleError(f"not a script that pack_script made: {error}") from error
-
-
-def readable_source(script: str) -> str:
-    """The text that a script runs: itself, or what is in it if it is packed."""
-    try:
-        return unpack_script(script.encode())
-    except BundleError:
-        return script
-
-
-def _minify(source: str) -> str:
-    import python_minifier
-
-    tree = ast.parse(source)
-    if not any(isinstance(node, ast.Attribute) and node.attr == "__doc__" for node in ast.walk(tree)):
-        _drop_docstrings(tree)
-    tree = ast.fix_missing_locations(_FormatCalls().visit(tree))
-    return python_minifier.minify(
-        ast.unparse(tree),
-        remove_annotations=False,
-        hoist_literals=False,
-        preserve_locals=sorted(_names_in_kernels(tree)),
-    )
-
-
-class _FormatCalls(ast.NodeTransformer):
-    """Writes f-strings with strings inside their fields as calls of str.format.
-
-    From Python 3.12 on the minifier gives both the same quotes, which earlier versions cannot read (PEP 701).
-    """
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        """The f-string, or the call that gives the same text."""
-        self.generic_visit(node)
-        fields = [part for part in ast.walk(node) if isinstance(part, ast.FormattedValue)]
-        inner = (leaf for part in fields for leaf in ast.walk(part.value))
-        if not any(isinstance(leaf, ast.Constant) and isinstance(leaf.value, (str, bytes)) for leaf in inner):
-            return node
-        arguments: list[ast.expr] = []
-        template = ast.Constant(self._template(node, arguments))
-        return ast.Call(ast.Attribute(template, "format", ast.Load()), arguments, [])
-
-    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
-        """The field with the f-strings inside it visited; its format stays one, whatever is in it."""
-        node.value = self.visit(node.value)
-        if isinstance(node.format_spec, ast.JoinedStr):
-            node.format_spec.values = [self.visit(part) for part in node.format_spec.values]
-        return node
-
-    def _template(self, node: ast.JoinedStr, arguments: list[ast.expr]) -> str:
-        """The text with a field for each argument, which are added in the order that str.format reads."""
-        text = ""
-        for part in node.values:
-            if isinstance(part, ast.Constant):
-                text += str(part.value).replace("{", "{{").replace("}", "}}")
-            elif isinstance(part, ast.FormattedValue):
-                arguments.append(part.value)
-                conversion = f"!{chr(part.conversion)}" if part.conversion != -1 else ""
-                spec = ""
-                if isinstance(part.format_spec, ast.JoinedStr):
-                    spec = ":" + self._template(part.format_spec, arguments)
-                text += "{" + conversion + spec + "}"
-        return text
-
-
-def _drop_docstrings(tree: ast.Module) -> None:
-    """Removes string statements, except the module's first and those of dataclasses."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            if isinstance(node, ast.ClassDef) and _is_decorated(node, "dataclass"):
-                continue
-            spared = 1 if isinstance(node, ast.Module) else 0
-            kept = [child for child in node.body[spared:] if not _is_string_statement(child)]
-            node.body = node.body[:spared] + (kept or [ast.Pass()])
-
-
-def _is_string_statement(node: ast.stmt) -> bool:
-    value = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-def _is_decorated(node: ast.ClassDef | ast.FunctionDef, word: str) -> bool:
-    return any(word in ast.unparse(decorator) for decorator in node.decorator_list)
-
-
-def _names_in_kernels(tree: ast.Module) -> set[str]:
-    """Names inside functions under a `jit` decorator: Triton gives some of them a meaning, so they stay."""
-    kernels = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and _is_decorated(n, "jit")]
-    inside = [node for kernel in kernels for node in ast.walk(kernel)]
-    arguments = {node.arg for node in inside if isinstance(node, ast.arg)}
-    return arguments | {node.id for node in inside if isinstance(node, ast.Name)}
-
-
-def _compressions(data: bytes) -> list[tuple[str, bytes]]:
-    """The data under each codec of the standard library, with its module's name."""
-    preset = 9 | lzma.PRESET_EXTREME
-    filters = [{"id": lzma.FILTER_LZMA1, "preset": preset, "lc": lc, "pb": 0} for lc in range(5)]
-    packed = [("lzma", lzma.compress(data, lzma.FORMAT_ALONE, filters=[choice])) for choice in filters]
-    return [*packed, ("zlib", zlib.compress(data, 9)), ("bz2", bz2.compress(data, 9))]
-
-
-def _self_extracting(codec: str, data: bytes) -> str:
-    payload = base64.b85encode(data).decode("ascii")
-    return (
-        f'import {codec} as Z,base64,linecache;T=Z.decompress(base64.b85decode("{payload}")).decode()\n'
-        'for N in __file__,__file__+" unpacked":linecache.cache[N]=len(T),None,T.splitlines(True),N\n'
-        'exec(compile(T,N,"exec"))\n'
-    )
-
-
-def requirements_for(source: str, recorded: Mapping[str, str] | None = None) -> str:
-    """The text of a requirements.txt: exact versions of the packages that `source` imports anywhere.
-
-    Versions come from `recorded` (distribution to version, what a run wrote down) and otherwise from what
-    is installed here, without local tags such as +cpu. A package that neither knows is an error when
-    imported at the top level, and a comment line when a function imports it on demand.
-    """
-    owners = _package_owners()
-    tree = ast.parse(source)
-    lines = set()
-    for package in _imported_packages(ast.walk(tree)):
-        names = [*owners.get(package, []), package]
-        noted = [f"{name}=={recorded[name]}" for name in names if recorded and name in recorded]
-        if noted or package in owners:
-            lines.add((noted or [f"{names[0]}=={version(names[0])}"])[0].split("+")[0])
-        elif package in _imported_packages(tree.body):
-            raise BundleError(f"the script imports {package}, which is not installed")
-        else:
-            lines.add(f"# {package}: imported on demand; not installed where this was made")
-    return "\n".join(sorted(lines, key=str.lower)) + "\n"
-
-
-@cache
-def _package_owners() -> Mapping[str, list[str]]:
-    return packages_distributions()
-
-
-def _imported_packages(nodes: Iterable[ast.AST]) -> set[str]:
-    """Top-level names of the packages imported by these nodes, less the standard library and the project."""
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - {PACKAGE}

@@ -4,7 +4,6 @@ import lzma
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zstandard
@@ -15,9 +14,10 @@ from golf.data.reference import text_of_size
 from golf.data.vocabulary import Vocabulary
 from golf.entry.activity import find_features, print_features
 from golf.entry.artifact_stats import portrait
-from golf.entry.bundle import bundle, pack_script
+from golf.entry.bundle import entry_script
 from golf.entry.leaderboard import leaderboard_rows, what_compares
 from golf.entry.runs import parse_events
+from golf.entry.selfextract import pack_script
 from golf.evaluate import EvaluateConfig
 from golf.results import Results
 from golf.run import RunContext
@@ -25,7 +25,7 @@ from golf.run_folder import RunFolder
 from golf.system.clock import StageClock
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.system.stored import config_from_dict, config_to_dict
+from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_weights
 
 MAX_TEXT_BYTES = 32_000_000
@@ -38,26 +38,11 @@ class AuditError(ValueError):
 
 
 def charged_script(config: RunConfig, form: str, log: RunLog) -> bytes:
-    """The file that a run is charged for, `readable` or `packed`: entry_main with its modules in one file."""
-    text = bundle(PROJECT / "golf" / "entry_main.py", PROJECT)
-    stored = changed_fields(config_to_dict(config), config_to_dict(RunConfig()))
-    readable = text.replace(
-        "\nCONFIG = RunConfig()\n", f"\nCONFIG = config_from_dict(RunConfig, {stored!r})\n"
-    )
+    """The file that a run is charged for, `readable` or `packed`: the script of its entry."""
+    readable = entry_script(config)
     packed = pack_script(readable)
     log.event("code", readable_bytes=len(readable.encode()), packed_bytes=len(packed), shipped=form)
     return packed if form == "packed" else readable.encode()
-
-
-def changed_fields(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The nested fields that differ from the defaults."""
-    changed = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            value = changed_fields(value, defaults[name])
-        if value != ({} if isinstance(value, dict) else defaults[name]):
-            changed[name] = value
-    return changed
 
 
 def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from golf.data.reference import text_of_size
-from golf.entry.bundle import readable_source
 from golf.entry.leaderboard import leaderboard_rows, what_compares
 from golf.entry.runs import SeedRun
+from golf.entry.selfextract import readable_source
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
 from golf.results import Results, Stage

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from golf.entry.bundle import readable_source, requirements_for
 from golf.entry.plots import plot_training
 from golf.entry.progress import curve_of
 from golf.entry.readme import Page, render_readme
+from golf.entry.requirements import requirements_for
 from golf.entry.results import ENTRY_FORMAT
 from golf.entry.runs import SeedRun, check_track, read_run
+from golf.entry.selfextract import readable_source
 from golf.entry.submission import Identity, read_identity, submission, versions
 from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import EntryFolder

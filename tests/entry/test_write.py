@@ -11,10 +11,10 @@ from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_docume
 
 import train_gpt
 from golf.command import parse_run
-from golf.entry.bundle import pack_script
 from golf.entry.readme import reproduce_options
 from golf.entry.results import EntryError, read_entry_results, read_results
 from golf.entry.runs import check_plan, parse_events
+from golf.entry.selfextract import pack_script
 from golf.entry.submission import Identity, adopt_best, best_entry, read_identity
 from golf.entry.write import slug, write_entry
 from golf.presets import PRESETS
