@@ -99,7 +99,7 @@ def test_one_command_leaves_a_complete_entry(whole):
     assert claimed["tokens_scored"] > 5000
     results = json.loads((whole / "run" / "results.json").read_text())
     chosen = results["training"]
-    assert chosen["kernels"] == "torch" and chosen["attention"], "what the run chose is recorded"
+    assert chosen["attention"], "what the run chose is recorded"
 
 
 def test_the_entrys_own_script_scores_its_artifact_to_the_same_digits(whole, data, tmp_path):

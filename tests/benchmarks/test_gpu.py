@@ -42,7 +42,7 @@ time.sleep(0.6)
 begun = time.monotonic()
 time.sleep(1.0)
 numbers = "model_parameters train_tokens tokens_per_second final_progress epochs micro_batch_tokens".split()
-training = {"steps": 3, "attention": ["math"], "kernels": "torch", "seconds": {"train": 1.0}}
+training = {"steps": 3, "attention": ["math"], "seconds": {"train": 1.0}}
 (folder / "training.json").write_text(json.dumps(training | dict.fromkeys(numbers, 1)))
 (folder / "over.json").write_text(json.dumps([begun, time.monotonic()]))
 time.sleep(1.2)
