@@ -1,5 +1,5 @@
-# `make train` and `make test` set up everything they need in .venv, once, and then run.
-# ARGS passes options on:  make train ARGS="--preset cpu --seed 7"
+# `make train` and `make test` install what they need into .venv once, and then run.
+# ARGS passes options:  make train ARGS="--preset cpu --seed 7"
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,17 +16,17 @@ train: $(VENV)/.run-ready
 test: $(VENV)/.test-ready
 	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n auto --dist loadfile $(ARGS)
 
-# `make check-torch TORCH=2.10.0`: whether that torch compiles what a GPU would, and passes the CPU tests of
-# model, training, scoring and kernels; in an environment of its own. ARGS="--workers 1" for one process.
-# numpy there is older than 2.4, with which the interpreter of Triton up to 3.6 at least, a test's tool, fails.
+# `make check-torch TORCH=2.10.0` checks, in its own environment, that this torch compiles what a GPU would
+# and passes the CPU tests of model, training, scoring and test-time training. ARGS="--workers 1" for one
+# process. numpy is below 2.4 there; other torch versions were tested with that.
 check-torch: $(OTHER_VENV)/.ready
 	OMP_NUM_THREADS=1 $(OTHER_VENV)/bin/python -m benchmarks.check_torch --suite --workers auto $(ARGS)
 
 lint: $(VENV)/.test-ready
 	$(IN_VENV) -m ruff check . && $(IN_VENV) -m ruff format --check .
 
-# A torch that the system has already (a GPU machine's own build) is used as it is: installing the tested
-# version over it could replace a CUDA build that fits the driver.
+# A torch that the system already has (from 2.10 on) is used as it is: installing the tested version could
+# replace a CUDA build that fits the driver.
 $(VENV)/bin/python:
 	@if $(PYTHON) -c "import torch; v = torch.__version__.split('.'); assert (int(v[0]), int(v[1])) >= (2, 10)" 2>/dev/null; \
 	then echo "using the torch that $(PYTHON) has"; $(PYTHON) -m venv --system-site-packages $(VENV); \
