@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from golf.config import RunConfig
 from golf.model.config import ModelConfig
 from golf.pack.artifact import PackConfig
-from golf.presets import FRONTIER_MODEL, H100_10, SEED
+from golf.presets import H100_10, SEED
 from golf.train.config import TrainConfig
 
 TECHNIQUES: dict[str, tuple[str, ...]] = {
@@ -97,7 +97,7 @@ def frontier_recipe(scale: Scale) -> RunConfig:
     middle = scale.layers // 2
     batch_tokens = scale.batch_tokens * H100_10.train.batch_tokens // SEED.train.batch_tokens
     model = replace(
-        FRONTIER_MODEL,
+        H100_10.model,
         **{name: vars(seed.model)[name] for name in sizes},
         mlp_hidden=4 * scale.width,
         parallel_residual_blocks=max(1, scale.layers // 4),
