@@ -190,7 +190,8 @@ def counted(whole, monkeypatch) -> list[str]:
 
     run_process = subprocess.run
     monkeypatch.setattr(Trainer, "train", noting("train", Trainer.train))
-    for name, function in (("average", "choose_output"), ("calibrate", "calibrate"), ("pack", "pack")):
+    monkeypatch.setattr(Trainer, "choose_output", noting("average", Trainer.choose_output))
+    for name, function in (("calibrate", "calibrate"), ("pack", "pack")):
         monkeypatch.setattr(running, function, noting(name, vars(running)[function]))
     monkeypatch.setattr(running, "score_weights", noting("weights", running.score_weights))
     monkeypatch.setattr(subprocess, "run", fresh_process)

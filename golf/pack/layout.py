@@ -10,6 +10,7 @@ import torch
 
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
+from golf.model.roles import roles_of
 from golf.pack.container import ArtifactError
 from golf.system.stored import config_from_dict
 
@@ -64,7 +65,13 @@ def implied_shapes(model: object) -> Shapes:
             network = GPT(config_from_dict(ModelConfig, model))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(f"header's model describes no network: {error}") from error
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    for name, role in roles_of(network).items():
+        # A matrix with a side below _MIN_SIDE is packed as small; nothing else may differ from its role.
+        kind = tensor_kind(name, shapes[name])
+        if kind not in ("small", role.kind):
+            raise ArtifactError(f"{name} has the role of a {role.kind} tensor; it would be packed as {kind}")
+    return shapes
 
 
 def count_elements(shapes: Shapes) -> int:

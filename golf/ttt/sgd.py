@@ -84,11 +84,8 @@ class TTTConfig:
 
 def adapted_parameters(model: GPT, frozen_blocks: int) -> list[nn.Parameter]:
     """The matrices of all blocks but the first `frozen_blocks`; ValueError if that leaves none."""
-    chosen = []
-    for name, parameter in model.named_parameters():
-        part, *rest = name.split(".")
-        if part == "blocks" and rest[-1] == "weight" and int(rest[0]) >= frozen_blocks:
-            chosen.append(parameter)
+    named = [item for block in model.blocks[frozen_blocks:] for item in block.named_parameters()]
+    chosen = [parameter for name, parameter in named if name.split(".")[-1] == "weight"]
     if not chosen:
         raise ValueError(f"ttt.frozen_blocks is {frozen_blocks}; that leaves nothing of the model to adapt")
     return chosen
