@@ -8,7 +8,7 @@ IN_VENV := $(VENV)/bin/python
 TORCH ?= 2.11.0
 OTHER_VENV := .venv-torch-$(TORCH)
 
-.PHONY: train test lint check-torch clean
+.PHONY: train test lint types check-torch clean
 
 train: $(VENV)/.run-ready
 	$(IN_VENV) train_gpt.py $(ARGS)
@@ -24,6 +24,9 @@ check-torch: $(OTHER_VENV)/.ready
 
 lint: $(VENV)/.test-ready
 	$(IN_VENV) -m ruff check . && $(IN_VENV) -m ruff format --check .
+
+types: $(VENV)/.test-ready
+	$(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 
 # A torch that the system already has (from 2.10 on) is used as it is: installing the tested version could
 # replace a CUDA build that fits the driver.

@@ -167,9 +167,7 @@ def ceilings(runtime: Runtime, sizes: Sizes) -> dict[str, Any]:
     return figures
 
 
-def attention_gradients(
-    names: tuple[str, ...], heads: tuple[Tensor, Tensor, Tensor], y_grad: Tensor
-) -> list[Tensor]:
+def attention_gradients(names: tuple[str, ...], heads: tuple[Tensor, ...], y_grad: Tensor) -> list[Tensor]:
     """Output and gradients of q, k and v by the kernels of those names."""
     leaves = [x.detach().requires_grad_() for x in heads]
     with sdpa_kernels(names):

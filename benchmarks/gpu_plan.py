@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.gpu_jobs import ROOT, Job, Post
 
@@ -156,7 +156,7 @@ class Plan:
         ]
         return jobs + self.score_jobs(tuple(job.name for job in (*rows, tests)))
 
-    def light_job(self, name: str, command: list[str], **how: object) -> Job:
+    def light_job(self, name: str, command: list[str], **how: Any) -> Job:
         """A job that takes next to nothing of a card's memory; on a CPU each waits for its turn."""
         return Job(name, command, LIMITS[name], memory=0.0 if self.on_card else 1.0, **how)
 

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import nn
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.scorer import Scoring, score
-from golf.score.windows import WindowConfig, plan_windows
+from golf.score.windows import ResolvedWindows, WindowConfig, plan_windows
 from golf.system.device import choose_runtime, environment, seed_everything, synchronize
 from golf.system.files import write_json
 from golf.system.log import RunLog
@@ -63,7 +64,7 @@ class OneByteVocabulary:
 
 
 @torch.no_grad()
-def score_plainly(model: nn.Module, tokens: np.ndarray, windows: WindowConfig) -> float:
+def score_plainly(model: nn.Module, tokens: np.ndarray, windows: ResolvedWindows) -> float:
     """Nats of a stream: a forward pass for each window, logits for all of its positions."""
     device = next(model.parameters()).device
     total = 0.0
@@ -87,23 +88,24 @@ def measure(name: str, options: ScoringBenchmark, results: multiprocessing.Queue
         model.compile(dynamic=False)
     count = options.plain_tokens if name == "one by one" else options.tokens
     tokens = np.random.default_rng(0).integers(2, preset.model.vocab_size, count + 1).astype(np.uint16)
-    windows = WindowConfig(None, options.stride, options.batch_tokens)
-    windows = windows.resolve(preset.model.context, runtime.device.type)
+    given = WindowConfig(None, options.stride, options.batch_tokens)
+    windows = given.resolve(preset.model.context, runtime.device.type)
+    vocabulary: Any = OneByteVocabulary()
     chunk_tokens = min(preset.ttt.chunk_tokens, options.tokens // 4)
 
     def run(tokens: np.ndarray) -> float:
         if name == "one by one":
             return score_plainly(model, tokens, windows)
         adapter = ChunkAdapter(model, preset.ttt) if name == "with ttt" else None
-        result = score(
-            Scoring(model, tokens, OneByteVocabulary(), windows), chunk_tokens=chunk_tokens, adapt=adapter
-        )
+        scoring = Scoring(model, tokens, vocabulary, windows)
+        result = score(scoring, chunk_tokens=chunk_tokens, adapt=adapter)
         return result.tally.nats
 
     run(tokens[: windows.context + windows.batch_tokens * windows.stride // windows.context + 1])
     synchronize(runtime.device)
     before = peak_bytes(runtime.device)
     seconds = cpu_seconds = math.inf
+    nats = math.nan
     for _ in range(options.repeats):
         started, cpu_started = time.perf_counter(), time.process_time()
         nats = run(tokens)

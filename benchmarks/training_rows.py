@@ -4,14 +4,14 @@ import itertools
 import math
 import multiprocessing
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed import TCPStore, init_process_group
+from torch.distributed import TCPStore, init_process_group  # pyright: ignore[reportPrivateImportUsage]
 
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from benchmarks.scoring import peak_bytes
@@ -95,7 +95,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, its time booked under `part`."""
@@ -177,9 +177,10 @@ def mark_time(device: torch.device) -> float | torch.cuda.Event:
 
 def seconds_between(first: float | torch.cuda.Event, second: float | torch.cuda.Event) -> float:
     """The time between two marks of one kind, which the device has passed."""
-    if isinstance(first, float):
-        return second - first
-    return first.elapsed_time(second) / 1e3
+    if isinstance(first, torch.cuda.Event) and isinstance(second, torch.cuda.Event):
+        return first.elapsed_time(second) / 1e3
+    assert isinstance(first, float) and isinstance(second, float)
+    return second - first
 
 
 def measure(

@@ -27,7 +27,7 @@ from golf.model.gpt import GPT
 from golf.run_folder import find_artifact, find_data
 from golf.score.documents import per_document
 from golf.score.scorer import ScoreResult, Scoring, score
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows
 from golf.stats import paired_bootstrap
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment
@@ -79,6 +79,7 @@ class Bench:
     """An artifact's network and what to score it on."""
 
     def __init__(self, options: TTTBenchmark):
+        assert options.path is not None
         self.options, self.runtime = options, choose_runtime(options.device)
         self.artifact = find_artifact(options.path).read_bytes()
         self.dataset: Dataset = open_dataset(find_data(options.data, options.path))
@@ -92,7 +93,7 @@ class Bench:
         return load_model(self.artifact, self.runtime.device)[0]
 
     def adapting(
-        self, tokens: np.ndarray, ttt: TTTConfig, windows: WindowConfig | None = None
+        self, tokens: np.ndarray, ttt: TTTConfig, windows: ResolvedWindows | None = None
     ) -> ScoreResult:
         """The score with test-time training."""
         limit = self.options.max_tokens

@@ -9,7 +9,7 @@ Batches are taken evenly over all of 50,000 documents; what these would take is 
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from golf.config import RunConfig
 from golf.data.shards import read_shard
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows
 from golf.system.device import Runtime, choose_runtime
 from golf.system.log import RunLog
 from golf.ttt import document_step
@@ -154,9 +154,9 @@ def recording_clock() -> Iterator[list[float]]:
     seconds: list[float] = []
     make = document_step.Recording.__init__
 
-    def timed(self: document_step.Recording, *arguments: Any) -> None:
+    def timed(self: document_step.Recording, function: Callable[[], Any], pool: Any) -> None:
         started = time.perf_counter()
-        make(self, *arguments)
+        make(self, function, pool)
         seconds.append(time.perf_counter() - started)
 
     document_step.Recording.__init__ = timed
@@ -175,8 +175,8 @@ def measure_arm(
     text, batches, all_steps = sample_batches(tokens, config.model.bos_id, lora, options.batches)
     device, context = runtime.device, config.model.context
     model = speed_model(config, runtime)
-    windows = WindowConfig(context=context, stride=context, batch_tokens=context * lora.batch_documents)
-    vocabulary = SpeedVocabulary(config.model.vocab_size, config.model.bos_id)
+    windows = ResolvedWindows(context=context, stride=context, batch_tokens=context * lora.batch_documents)
+    vocabulary: Any = SpeedVocabulary(config.model.vocab_size, config.model.bos_id)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     learner = LoraLearner(model, lora, recorded=way == "recorded")
@@ -212,8 +212,8 @@ def count_operations(config: RunConfig, runtime: Runtime, way: str) -> dict[str,
     chunk = config.ttt.lora.chunk_tokens[1]
     lora = replace(config.ttt.lora, chunk_tokens=(chunk,), chunk_lengths=(), batch_documents=4)
     context = config.model.context
-    windows = WindowConfig(context=context, stride=context, batch_tokens=context * 4)
-    vocabulary = SpeedVocabulary(config.model.vocab_size, config.model.bos_id)
+    windows = ResolvedWindows(context=context, stride=context, batch_tokens=context * 4)
+    vocabulary: Any = SpeedVocabulary(config.model.vocab_size, config.model.bos_id)
     counts = []
     # Longer than the context, so that the one step more is like the one before it.
     for steps in (context // chunk + 3, context // chunk + 4):

@@ -37,7 +37,7 @@ from golf.model.gpt import GPT
 from golf.run_folder import RunFolder, find_artifacts
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import Scoring, score
-from golf.score.windows import WindowConfig, plan_windows
+from golf.score.windows import ResolvedWindows, plan_windows
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
 from golf.system.files import write_json
@@ -65,7 +65,7 @@ class ArtifactScorer:
         self,
         model: GPT,
         dataset: Dataset,
-        windows: WindowConfig,
+        windows: ResolvedWindows,
         ttt: TTTConfig | None,
         chunk_tokens: int,
     ):
@@ -263,7 +263,7 @@ def replay_noise(first: Replay, second: Replay) -> float:
     return found
 
 
-def audit_data(dataset: Dataset, tokens: np.ndarray, windows: WindowConfig) -> list[ProbeReport]:
+def audit_data(dataset: Dataset, tokens: np.ndarray, windows: ResolvedWindows) -> list[ProbeReport]:
     """Whether the plan grades every target of the validation text once, and its bytes are those of the text.
 
     That the files have the manifest's sha256 was checked as they were opened.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows
 from golf.ttt.documents import plan_documents, split_documents
 
 MIN_TARGETS = 2
@@ -72,7 +72,7 @@ def affordable_targets(
 
 
 def choose_targets(
-    stream: np.ndarray, windows: WindowConfig, chunk_tokens: int, bos_id: int, how: AuditConfig
+    stream: np.ndarray, windows: ResolvedWindows, chunk_tokens: int, bos_id: int, how: AuditConfig
 ) -> list[int]:
     """Targets to probe: some where documents, windows or chunks meet, the others anywhere."""
     num_targets = len(stream) - 1

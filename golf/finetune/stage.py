@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from golf.config import RunConfig
 from golf.data.manifest import sha256_of_file
 from golf.entry.finalize import charged_script
-from golf.finetune.batches import FinetuneBatches, PreferenceBatches, ResponseBatches
+from golf.finetune.batches import PreferenceBatches, ResponseBatches
 from golf.finetune.dialogues import DialogueError, read_conversations, read_preferences
 from golf.finetune.examples import (
     ChatTemplate,
@@ -40,6 +40,7 @@ from golf.finetune.losses import (
     score_responses,
 )
 from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
 from golf.pack.artifact import QUANTIZERS, PackConfig, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
@@ -56,7 +57,7 @@ from golf.tasks.results import Metric
 from golf.train.averaging import AveragingConfig
 from golf.train.checkpoint import load_weights, save_weights
 from golf.train.config import Recipe, TrainConfig
-from golf.train.loop import Trainer
+from golf.train.loop import BatchSource, Trainer
 from golf.train.optim import OptimConfig
 from golf.train.schedule import Budget, ScheduleConfig
 from golf.ttt.sgd import TTTConfig
@@ -128,11 +129,21 @@ class FinetuneConfig:
             )
 
 
+class StageTrainer(Trainer):
+    """Trainer with the loss of a stage in place of that of pretraining."""
+
+    stage_loss: Callable[[GPT, Tensor, Tensor], Tensor]
+
+    def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The stage's loss of a micro-batch, a scalar."""
+        return self.stage_loss(model, inputs_BT, targets_BT)
+
+
 @dataclass(frozen=True)
 class StageInput:
     """The data and the loss of a stage, and its measurements."""
 
-    batches: FinetuneBatches
+    batches: BatchSource
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
     before: list[Metric]
     """Held-out scores of the model as opened."""
@@ -271,7 +282,7 @@ def build_trainer(
     )
     averaging = AveragingConfig(output="last")
     recipe = Recipe(Budget(steps=steps), train, replace(config.optim, **rates), schedule, averaging)
-    trainer = Trainer(
+    trainer = StageTrainer(
         opened.model,
         given.batches,
         recipe,
@@ -280,7 +291,7 @@ def build_trainer(
         StageClock(),
         log,
     )
-    trainer.loss = torch.compile(given.loss, dynamic=False) if runtime.compiled else given.loss
+    trainer.stage_loss = torch.compile(given.loss, dynamic=False) if runtime.compiled else given.loss
     return trainer
 
 

@@ -70,7 +70,7 @@ def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, object]:
 def search(study: Study, dataset: Dataset, device: str, num_trials: int, out: Path, log: RunLog) -> None:
     """Runs until there are `num_trials`, counting those of earlier calls; writes search.md, search.json."""
     require_optuna()
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     base = fitted(study.arms[0].config, dataset)
     check_space(base, study.search)
@@ -96,7 +96,7 @@ def search(study: Study, dataset: Dataset, device: str, num_trials: int, out: Pa
 def _objective(
     study: Study, base: RunConfig, dataset: Dataset, device: str, folder: Path, log: RunLog
 ) -> Callable[[Any], float]:
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     def objective(trial: Any) -> float:
         chosen = suggest(trial, study.search)

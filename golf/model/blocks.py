@@ -60,12 +60,13 @@ def join_skip(
 
     With a gate, lerp(weight * skip, x, sigmoid(gate)) instead (openai/parameter-golf #1089).
     """
-    if isinstance(stream, tuple):
-        return join_skip(stream[0], skip_BTD, weight_D, gate_D), stream[1]
-    scaled_BTD = weight_D.to(stream.dtype) * skip_BTD
+    x_BTD = stream[0] if isinstance(stream, tuple) else stream
+    scaled_BTD = weight_D.to(x_BTD.dtype) * skip_BTD
     if gate_D is None:
-        return stream + scaled_BTD
-    return torch.lerp(scaled_BTD, stream, torch.sigmoid(gate_D).to(stream.dtype))
+        joined_BTD = x_BTD + scaled_BTD
+    else:
+        joined_BTD = torch.lerp(scaled_BTD, x_BTD, torch.sigmoid(gate_D).to(x_BTD.dtype))
+    return (joined_BTD, stream[1]) if isinstance(stream, tuple) else joined_BTD
 
 
 class Block(nn.Module):
@@ -131,7 +132,10 @@ class ParallelResidualBlock(Block):
         self.lane_keep = parameter(torch.full((2,), 1.1), SCALAR)
         self.lane_write = parameter(torch.ones(2, 2), SCALAR)
 
-    def forward(self, streams: Streams, embedding_BTD: Tensor, state: VisitState) -> Tensor | Streams:
+    # GPT gives two streams to these blocks, and to no other.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, streams: Streams, embedding_BTD: Tensor, state: VisitState
+    ) -> Tensor | Streams:
         """Both streams, or their mean, at the last `state.num_last` positions."""
         dtype = embedding_BTD.dtype
         first_BLD, second_BLD = (stream_BTD[:, -state.num_last :] for stream_BTD in streams)

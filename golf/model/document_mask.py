@@ -5,7 +5,8 @@ K key/value heads, E head width.
 """
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,10 +64,12 @@ class VarlenKernel:
         # Imported when it is used: it imports torch's compiler, seconds on a slow machine.
         from torch.nn.attention.varlen import varlen_attn
 
-        self._kernel = varlen_attn
+        self._kernel: Callable[..., Any] = varlen_attn
         known = inspect.signature(varlen_attn).parameters
         self._shares_keys = "enable_gqa" in known
-        self._options = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        self._options: dict[str, Any] = (
+            {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        )
         if self._shares_keys:
             self._options["enable_gqa"] = True
 

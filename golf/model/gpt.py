@@ -162,6 +162,6 @@ class GPT(nn.Module):
 
 def distance_from_orthogonal(model: GPT) -> float:
     """Largest element of |W W^T - I| of the first block's query matrix: 0 for an orthogonal one."""
-    matrix_RC = model.blocks[0].attention.query.weight.detach().double()
+    matrix_RC = model.get_parameter("blocks.0.attention.query.weight").detach().double()
     gram_RR = matrix_RC @ matrix_RC.T
     return float((gram_RR - torch.eye(len(gram_RR), dtype=gram_RR.dtype, device=gram_RR.device)).abs().max())

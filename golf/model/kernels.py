@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,7 @@ def attention_kernel(names: tuple[str, ...]) -> AttentionKernel:
     return repeating_attention if repeats else causal_attention
 
 
-def sdpa_kernels(names: tuple[str, ...]) -> AbstractContextManager[None]:
+def sdpa_kernels(names: tuple[str, ...]) -> AbstractContextManager[object]:
     """Within the block torch's attention takes the first of these kernels that can do it."""
     fused = [FUSED_KERNELS[name] for name in names if name in FUSED_KERNELS]
     return sdpa_kernel(fused or list(FUSED_KERNELS.values()), set_priority=True)
@@ -150,7 +151,7 @@ def attention_kernels(model: nn.Module, names: tuple[str, ...]) -> Iterator[None
     or torch's own choice.
     """
     kernel = attention_kernel(names)
-    attentions = [module for module in model.modules() if "kernel" in vars(module)]
+    attentions: list[Any] = [module for module in model.modules() if "kernel" in vars(module)]
     before = [module.kernel for module in attentions]
     for module in attentions:
         module.kernel = kernel

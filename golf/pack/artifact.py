@@ -79,7 +79,7 @@ class Packed:
 
 def pack(
     weights: Weights,
-    header: dict[str, object],
+    header: dict[str, Any],
     config: PackConfig,
     limit_bytes: int,
     calibration: Calibration | None = None,
@@ -113,7 +113,7 @@ def pack(
     return Packed(artifact, report)
 
 
-def open_artifact(data: bytes) -> tuple[dict[str, object], Quantizer, memoryview, Shapes]:
+def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Shapes]:
     """Header, quantizer, payload and shapes by tensor; raises ArtifactError for what `pack` did not write."""
     header, payload = read_container(data)
     shapes = implied_shapes(header.get("model"))
@@ -125,7 +125,7 @@ def open_artifact(data: bytes) -> tuple[dict[str, object], Quantizer, memoryview
     return header, QUANTIZERS[scheme], payload, shapes
 
 
-def decode_artifact(data: bytes) -> tuple[dict[str, object], Weights]:
+def decode_artifact(data: bytes) -> tuple[dict[str, Any], Weights]:
     """Header and fp32 weights; raises ArtifactError for anything but an undamaged artifact.
 
     Weights are the same to the last bit on every platform: integers times stored scales.

@@ -10,6 +10,7 @@ times the file's. Below are also the parts that payloads share: a bounded reader
 import hashlib
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -40,7 +41,7 @@ def plausible_size(data_bytes: int) -> int:
     return EXPANSION_FLOOR + MAX_EXPANSION * data_bytes
 
 
-def write_container(header: dict[str, object], payload: bytes) -> bytes:
+def write_container(header: dict[str, Any], payload: bytes) -> bytes:
     """The file's bytes, a function of header and payload alone."""
     # Canonical JSON: sorted keys, no spaces, ASCII; raises ValueError for NaN and infinity.
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
@@ -55,7 +56,7 @@ def write_container(header: dict[str, object], payload: bytes) -> bytes:
     return data
 
 
-def read_container(data: bytes) -> tuple[dict[str, object], memoryview]:
+def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
     """Header and payload of a file; raises ArtifactError unless `write_container` wrote it."""
     start = _PREAMBLE.size + _CHECKSUM_BYTES
     if len(data) < start:
@@ -105,7 +106,7 @@ def _decompress_body(frame: memoryview, body_bytes: int, max_bytes: int) -> byte
     return body
 
 
-def _split_body(body: bytes) -> tuple[dict[str, object], memoryview]:
+def _split_body(body: bytes) -> tuple[dict[str, Any], memoryview]:
     reader = PayloadReader(memoryview(body))
     length = reader.take_count()
     if length > MAX_HEADER_BYTES:

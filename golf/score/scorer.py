@@ -17,7 +17,7 @@ from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.tally import Tally
-from golf.score.windows import Window, WindowConfig, group_chunks, plan_windows
+from golf.score.windows import ResolvedWindows, Window, WindowConfig, group_chunks, plan_windows
 from golf.system.distributed import World
 from golf.system.log import RunLog
 
@@ -60,8 +60,8 @@ class ScoreResult:
     """float32: each graded target's, in the order of the stream."""
     partial: bool
     """Whether targets of the stream were left out."""
-    windows: WindowConfig
-    """What was used, nothing left open."""
+    windows: ResolvedWindows
+    """The windows that were used."""
     ledger: Ledger
     notes: dict[str, Any] = field(default_factory=dict)
     """What else the record says of it, as plain JSON values."""
@@ -204,7 +204,7 @@ def _grade_chunk(
     model: GPT,
     tokens: np.ndarray,
     chunk: list[Window],
-    config: WindowConfig,
+    config: ResolvedWindows,
     batch_size: int,
     observe: Observer | None,
     grade: Grade | None = None,

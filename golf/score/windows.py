@@ -1,7 +1,7 @@
 """Which tokens each forward pass reads, and which of its predictions count."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ class WindowConfig:
     """Input tokens of one forward pass, which moves a score in its last digits only; by default 131,072 on a
     GPU and 4,096 elsewhere."""
 
-    def resolve(self, trained_context: int, device_type: str) -> "WindowConfig":
-        """The same windows with nothing left open; ValueError for sizes that do not go together."""
+    def resolve(self, trained_context: int, device_type: str) -> "ResolvedWindows":
+        """The same windows with every default filled in; ValueError for sizes that contradict each other."""
         context = trained_context if self.context is None else self.context
         usual = max(context, 131_072 if device_type == "cuda" else 4_096)
         batch_tokens = usual if self.batch_tokens is None else self.batch_tokens
@@ -28,7 +28,14 @@ class WindowConfig:
             raise ValueError(f"stride is {self.stride}; expected 1 to the context, {context}")
         if batch_tokens < context:
             raise ValueError(f"batch_tokens is {batch_tokens}; expected at least the context, {context}")
-        return replace(self, context=context, batch_tokens=batch_tokens)
+        return ResolvedWindows(context, self.stride, batch_tokens)
+
+
+class ResolvedWindows(WindowConfig):
+    """Windows whose sizes are all known, made by `WindowConfig.resolve`."""
+
+    context: int
+    batch_tokens: int
 
 
 class Window(NamedTuple):

@@ -107,4 +107,5 @@ class Decoder:
         dropped = min(wanted, self.num_read - num_sinks)
         self._cache.forget(num_sinks, num_sinks + dropped)
         tokens_BT = self._tokens_BT
+        assert tokens_BT is not None, "tokens were read before some are forgotten"
         self._tokens_BT = torch.cat((tokens_BT[:, :num_sinks], tokens_BT[:, num_sinks + dropped :]), dim=1)

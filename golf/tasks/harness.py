@@ -93,8 +93,8 @@ class HarnessModel:
 @cache
 def register() -> type:
     """Registers the model `golf` with lm-eval; its class."""
-    from lm_eval.api.model import LM
-    from lm_eval.api.registry import register_model
+    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 
     @register_model("golf")
     class GolfModel(HarnessModel, LM):
@@ -110,7 +110,7 @@ def main() -> int:
         if find_spec("lm_eval") is None:
             raise ValueError("lm-eval is not installed: pip install 'lm-eval>=0.4.9' (the extra `tasks`)")
         register()
-        from lm_eval.__main__ import cli_evaluate
+        from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
         cli_evaluate()
 

@@ -61,7 +61,7 @@ class WeightAverage:
         if self._ema is not None:
             # ema += (1 - e^(-dt / window)) (weights - ema): steps that take longer weigh more.
             share = -math.expm1((self._progress - progress) / self.config.ema_window)
-            torch._foreach_lerp_(self._ema, self._weights, share)
+            torch._foreach_lerp_(self._ema, self._weights, share)  # pyright: ignore[reportPrivateImportUsage]
         self._progress = progress
         if progress >= self._next_sample and self._sums:
             self._num_samples += 1
@@ -70,7 +70,7 @@ class WeightAverage:
                 sampled = self._weights if name == "swa" else self._ema
                 assert sampled is not None
                 # mean_n = mean_(n-1) + (x_n - mean_(n-1)) / n: the first sample replaces the initial copy.
-                torch._foreach_lerp_(mean, sampled, 1.0 / self._num_samples)
+                torch._foreach_lerp_(mean, sampled, 1.0 / self._num_samples)  # pyright: ignore[reportPrivateImportUsage]
 
     def outputs(self) -> dict[str, dict[str, Tensor]]:
         """The averages by name, and the weights themselves as `last`.
@@ -98,9 +98,9 @@ class WeightAverage:
         """Restores the averages of a run with the same averaging config."""
         with torch.no_grad():
             if self._ema is not None:
-                torch._foreach_copy_(self._ema, state["ema"])
+                torch._foreach_copy_(self._ema, state["ema"])  # pyright: ignore[reportPrivateImportUsage]
             for name, mean in self._sums.items():
-                torch._foreach_copy_(mean, state["sums"][name])
+                torch._foreach_copy_(mean, state["sums"][name])  # pyright: ignore[reportPrivateImportUsage]
         self._num_samples = state["num_samples"]
         self._progress = state["progress"]
         self._next_sample = state["next_sample"]

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from golf.data.batches import TrainBatches
 from golf.model.gpt import GPT
 from golf.model.kernels import attention_kernels, choose_kernels, present_kernels
 from golf.model.positions import rotary_tables
@@ -55,8 +54,8 @@ def prepare_compiler() -> None:
     """Configures torch.compile for training, in this process."""
     # Every kind of step is a graph of one function, and one more than the limit is an error.
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
-    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS
-    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS
+    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS  # pyright: ignore[reportAttributeAccessIssue]
+    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS  # pyright: ignore[reportAttributeAccessIssue]
     # Else cosine and sine are computed anew for each element of every query and key, in each forward pass.
     torch.compiler.assume_constant_result(rotary_tables)
 
@@ -64,6 +63,21 @@ def prepare_compiler() -> None:
 def weights_sum(model: nn.Module) -> float:
     """A number that almost surely differs between models whose weights differ."""
     return sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
+
+
+class BatchSource(Protocol):
+    """What a Trainer reads; in pretraining TrainBatches."""
+
+    @property
+    def epoch(self) -> float: ...
+
+    def next(self, num_sequences: int, context: int) -> tuple[Tensor, Tensor]: ...
+
+    def skip(self, num_sequences: int, context: int) -> None: ...
+
+    def state_dict(self) -> dict[str, int | float]: ...
+
+    def load_state_dict(self, state: dict[str, int | float]) -> None: ...
 
 
 class Trainer:
@@ -77,7 +91,7 @@ class Trainer:
     def __init__(
         self,
         model: GPT,
-        batches: TrainBatches,
+        batches: BatchSource,
         recipe: Recipe,
         runtime: Runtime,
         evaluate: Evaluate,
@@ -269,7 +283,7 @@ class Trainer:
             # Graphs of the larger micro-batches would count against the number that are kept.
             torch.compiler.reset()
         with torch.no_grad():
-            torch._foreach_copy_(list(self.model.parameters()), before)
+            torch._foreach_copy_(list(self.model.parameters()), before)  # pyright: ignore[reportPrivateImportUsage]
         self._set_generators(generators)
         synchronize(self.runtime.device)
 

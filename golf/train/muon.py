@@ -96,8 +96,8 @@ class Muon(torch.optim.Optimizer):
             # RMS 1: with this factor an update changes outputs equally in every shape.
             scale = max(1.0, update_NRC.size(-2) / update_NRC.size(-1)) ** 0.5
             updates = (update_NRC.to(matrices[0].dtype) * scale).unbind()
-            torch._foreach_mul_(matrices, 1.0 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(matrices, updates[: len(matrices)], alpha=-group["lr"])
+            torch._foreach_mul_(matrices, 1.0 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(matrices, updates[: len(matrices)], alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
 
     def _orthogonalize_shared(self, direction_NRC: Tensor) -> tuple[Tensor, Callable[[], None]]:
         """The orthogonalized stack, complete once the returned function has been called."""

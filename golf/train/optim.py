@@ -184,7 +184,7 @@ class Optimizers:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self.world.sum(flat)()
         sums = flat.split([gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [s.view_as(g) for s, g in zip(sums, gradients, strict=True)])
+        torch._foreach_copy_(gradients, [s.view_as(g) for s, g in zip(sums, gradients, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
 
     def step(self) -> Tensor:
         """Clips the norm of the whole gradient, updates every parameter, returns the norm before clipping."""

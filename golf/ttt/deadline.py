@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from golf.model.gpt import GPT
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows
 
 _MARGIN = 1.1
 """Plain scoring is taken to be this much slower than it was measured."""
@@ -65,7 +65,7 @@ class Deadline:
 
 
 @torch.no_grad()
-def measure_plain(model: GPT, windows: WindowConfig) -> float:
+def measure_plain(model: GPT, windows: ResolvedWindows) -> float:
     """Seconds that plain scoring takes for a token, from forward passes over made-up windows."""
     context, rows = windows.context, windows.batch_tokens // windows.context
     device = next(model.parameters()).device

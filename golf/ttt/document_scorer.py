@@ -14,7 +14,7 @@ from torch import Tensor
 from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
-from golf.model.state import ForwardState, Past
+from golf.model.state import ForwardState
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import (
     Observer,
@@ -25,12 +25,12 @@ from golf.score.scorer import (
     token_tensor,
 )
 from golf.score.tally import Tally
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows, WindowConfig
 from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline
 from golf.ttt.document_cache import PastInputs, can_be_fixed
-from golf.ttt.document_step import DocumentSteps, StepInputs
+from golf.ttt.document_step import DocumentSteps, RecordedLearner, StepInputs
 from golf.ttt.documents import (
     DOCUMENT_ORDER,
     DocumentBatch,
@@ -60,26 +60,13 @@ class ScoredDocuments:
             raise LegalityError("only the scorer makes ScoredDocuments, of targets that it has graded")
 
 
-class DocumentLearner(Protocol):
+class DocumentLearner(RecordedLearner, Protocol):
     """What learns from each document by itself."""
 
     fallbacks: int
     """Documents whose adaptation failed and was given up."""
     recorded: bool
     """Whether it is made for DocumentSteps: all that changes stands at fixed addresses."""
-    learns_B: Tensor
-    """Which documents learn, in recorded steps."""
-
-    def start(self, slot: int, num_documents: int) -> None:
-        """Makes ready for new documents, the first of which has place `slot` in its batch."""
-
-    def state(
-        self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
-    ) -> ForwardState:
-        """State with which the model predicts as adapted to the first of these documents."""
-
-    def reset_adapter(self, broken_B: Tensor) -> None:
-        """Gives up adapting to the documents marked in `broken_B` (bool)."""
 
     def learn(self, scored: ScoredDocuments) -> None:
         """Learns from what was just graded; the documents that end with it are not in it."""
@@ -88,11 +75,14 @@ class DocumentLearner(Protocol):
 class PhaseLearner(Protocol):
     """What learns between batches from all documents graded so far."""
 
-    caps: Tensor | None
-    """`ForwardState.log_caps_2` of every forward pass."""
+    @property
+    def caps(self) -> Tensor | None:
+        """`ForwardState.log_caps_2` of every forward pass."""
+        ...
 
     def due(self, num_documents: int) -> bool:
         """Whether it wants to learn after so many graded documents."""
+        ...
 
     def learn(self, graded: list[ScoredChunk]) -> None:
         """Learns from the documents, in the order of their grading."""
@@ -212,7 +202,7 @@ class _DocumentGrader:
     caps: Tensor | None
 
     def __init__(
-        self, model: GPT, tokens: np.ndarray, windows: WindowConfig, ledger: Ledger, nats_N: np.ndarray
+        self, model: GPT, tokens: np.ndarray, windows: ResolvedWindows, ledger: Ledger, nats_N: np.ndarray
     ):
         self.model, self.tokens, self.context, self.stride = model, tokens, windows.context, windows.stride
         self.ledger, self.nats_N, self.num_graded = ledger, nats_N, 0
@@ -239,7 +229,7 @@ class _DocumentGrader:
         self.past = PastInputs()
         first = least_stride = 0
         if self.learner is not None and self.steps is not None:
-            first = self._grade_recorded(group, chunk_tokens, event)
+            first = self._grade_recorded(self.steps, group, chunk_tokens, event)
             # What was kept is a window less a chunk.
             least_stride = chunk_tokens
         elif self.learner is not None:
@@ -251,24 +241,26 @@ class _DocumentGrader:
             end = first + chunk_tokens
             left = [document for document in documents if document.num_targets > first]
             going = [document for document in left if document.num_targets > end]
-            learns = self.learner is not None and bool(going)
-            with torch.set_grad_enabled(learns):
+            learner = self.learner if going else None
+            with torch.set_grad_enabled(learner is not None):
                 nats_BL = self._grade_chunk(left, first, end, f"{event}, to token {end}")
-            if learns:
+            if learner is not None:
                 for document in going:
                     trained = document.start + first, document.start + end
                     self.ledger.train(*trained, f"{event}, adapting to token {end}")
-                self.learner.learn(ScoredDocuments(_DOCUMENT_SEAL, nats_BL[: len(going)]))
+                learner.learn(ScoredDocuments(_DOCUMENT_SEAL, nats_BL[: len(going)]))
             first = end
 
-    def _grade_recorded(self, group: DocumentGroup, chunk_tokens: int, event: str) -> int:
+    def _grade_recorded(
+        self, steps: DocumentSteps, group: DocumentGroup, chunk_tokens: int, event: str
+    ) -> int:
         """Grades the group by steps of fixed shapes, up to its end or the deadline; targets graded of each.
 
         Nothing waits for the GPU, so that grades come with `collect`, and with them which documents broke:
         these are then predicted anew, unadapted from their first broken chunk on. What decides it are the
         logits before the targets are looked at.
         """
-        documents, steps = group.documents, self.steps
+        documents = group.documents
         self.collect()
         steps.start(group.place)
         for num_past, inputs in steps.lacks(group.place, chunk_tokens, documents[0].num_targets):
@@ -351,6 +343,7 @@ class _DocumentGrader:
         rows = np.flatnonzero(broken_BN.any(1))
         if not len(rows):
             return
+        assert self.steps is not None, "only recorded steps leave grades to collect"
         firsts_B = broken_BN.argmax(1)
         broken_B = torch.zeros(self.steps.most_rows, dtype=torch.bool, device=self.device)
         broken_B[rows] = True
@@ -404,6 +397,7 @@ class _DocumentGrader:
 
     def _show(self, logits_BLV: Tensor | None, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
         if self.observe is not None:
+            assert logits_BLV is not None, "steps keep their logits for an observer"
             log_probs_NV = logits_BLV.detach()[torch.from_numpy(graded_BL).to(self.device)].log_softmax(-1)
             self.observe(targets_BL[graded_BL], log_probs_NV)
 

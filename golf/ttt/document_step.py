@@ -23,18 +23,22 @@ _STEPS_AHEAD = 8
 
 
 class RecordedLearner(Protocol):
-    """What learns at fixed addresses; a DocumentLearner whose steps can be recorded."""
+    """What learns at fixed addresses, so that its steps can be recorded."""
 
     learns_B: Tensor
     """Not 0 for the documents that learn; as long as most documents at once."""
 
     def start(self, slot: int, num_documents: int) -> None:
-        """Makes ready for new documents."""
+        """Makes ready for new documents, the first of which has place `slot` in its batch."""
 
     def state(
         self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
     ) -> ForwardState:
-        """State with which the model predicts as adapted to the first documents."""
+        """State with which the model predicts as adapted to the first of these documents."""
+        ...
+
+    def reset_adapter(self, broken_B: Tensor) -> None:
+        """Gives up adapting to the documents marked in `broken_B` (bool)."""
 
     def learn(self, scored: Any) -> None:
         """Learns from a ScoredDocuments."""

@@ -17,7 +17,7 @@ from torch.optim.adamw import adamw
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
 from golf.model.state import Adapter, ForwardState, Past
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows
 from golf.ttt.document_scorer import ScoredDocuments
 from golf.ttt.documents import DocumentBatch
 
@@ -123,7 +123,9 @@ def find_matrices(model: GPT, targets: tuple[str, ...]) -> list[AdaptedMatrix]:
     found = []
     for layer, block in enumerate(model.blocks):
         visits = tuple(index for index, visit in enumerate(model.plan) if visit.layer == layer)
-        children = [*block.attention.children(), *block.feedforward.children()]
+        children = [
+            child for part in ("attention", "feedforward") for child in block.get_submodule(part).children()
+        ]
         matrices = {child.adapter: child for child in children if isinstance(child, Linear)}
         for name in TARGETS:
             if name in targets and name in matrices:
@@ -268,7 +270,8 @@ class _AdapterProduct(torch.autograd.Function):
         return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT, alpha=scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient_BTO: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_BTO,) = grad_outputs
         x_BTI, low_BTK = ctx.saved_tensors
         site, dtype = ctx.site, x_BTI.dtype
         low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype))
@@ -345,17 +348,28 @@ def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
 def _update_recorded(learner: LoraLearner, count: int) -> None:
     """The same step of AdamW as one operation over tensors of fixed addresses, of a GPU as one kernel."""
     learner.steps_1 += 1
-    moving = (learner.adapters_BP, learner.second_BP, learner.gradient_BP, learner._copy_BP, learner.first_BP)
-    rows = [None if buffer_BP is None else buffer_BP[:count] for buffer_BP in moving]
-    rows.append(learner.learns_B[:count, None])
+    weights_BP, seconds_BP = learner.adapters_BP[:count], learner.second_BP[:count]
+    gradients_BP = learner.gradient_BP[:count]
+    copies_BP = None if learner._copy_BP is None else learner._copy_BP[:count]
+    firsts_BP = None if learner.first_BP is None else learner.first_BP[:count]
+    learns_B1 = learner.learns_B[:count, None]
     update = step_adamw
-    if learner.adapters_BP.device.type == "cuda":
+    if weights_BP.device.type == "cuda":
         update = _compiled_step()
-        for buffer_BP in rows:
+        for buffer_BP in (weights_BP, seconds_BP, gradients_BP, copies_BP, firsts_BP, learns_B1):
             if buffer_BP is not None:
                 # One kernel for any number of documents.
                 torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
-    update(*rows, learner.steps_1, learner.config)
+    update(
+        weights_BP,
+        seconds_BP,
+        gradients_BP,
+        copies_BP,
+        firsts_BP,
+        learns_B1,
+        learner.steps_1,
+        learner.config,
+    )
 
 
 @cache
@@ -411,7 +425,9 @@ def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
         return None
 
 
-def lora_bytes(model: GPT, windows: WindowConfig, config: LoraConfig, chunk_tokens: int) -> tuple[int, int]:
+def lora_bytes(
+    model: GPT, windows: ResolvedWindows, config: LoraConfig, chunk_tokens: int
+) -> tuple[int, int]:
     """Bytes that adapters take whatever is done, and further bytes for each document that learns.
 
     Kept are the adapters of every place in a batch; a document adds moments and gradients, the inputs of
@@ -435,7 +451,7 @@ def lora_bytes(model: GPT, windows: WindowConfig, config: LoraConfig, chunk_toke
 
 
 def plan_documents_at_once(
-    model: GPT, windows: WindowConfig, config: LoraConfig, batches: list[DocumentBatch], memory: int | None
+    model: GPT, windows: ResolvedWindows, config: LoraConfig, batches: list[DocumentBatch], memory: int | None
 ) -> int:
     """Documents that learn side by side: what a batch and a forward pass have, or fewer if memory is short.
 

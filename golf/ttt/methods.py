@@ -6,7 +6,7 @@ import numpy as np
 
 from golf.model.gpt import GPT
 from golf.score.scorer import ScoredChunk, ScoreResult, Scoring, score
-from golf.score.windows import WindowConfig
+from golf.score.windows import ResolvedWindows
 from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline, measure_plain
@@ -56,7 +56,7 @@ def score_adapting(scoring: Scoring, ttt: TTTConfig, max_seconds: float | None =
 
 def plan_groups(
     model: GPT,
-    windows: WindowConfig,
+    windows: ResolvedWindows,
     config: LoraConfig,
     batches: list[DocumentBatch],
     log: RunLog | None,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.score.windows import WindowConfig, group_chunks, plan_windows
+from golf.score.windows import ResolvedWindows, WindowConfig, group_chunks, plan_windows
 
 
 @st.composite
@@ -57,9 +57,9 @@ def test_a_batch_holds_a_window() -> None:
 
 
 def test_what_is_left_open_comes_from_the_model_and_the_device() -> None:
-    assert WindowConfig().resolve(512, "cpu") == WindowConfig(512, 64, 4_096)
-    assert WindowConfig(1024, 8).resolve(512, "cuda") == WindowConfig(1024, 8, 131_072)
-    assert WindowConfig().resolve(20_000, "cpu") == WindowConfig(20_000, 64, 20_000)
+    assert WindowConfig().resolve(512, "cpu") == ResolvedWindows(512, 64, 4_096)
+    assert WindowConfig(1024, 8).resolve(512, "cuda") == ResolvedWindows(1024, 8, 131_072)
+    assert WindowConfig().resolve(20_000, "cpu") == ResolvedWindows(20_000, 64, 20_000)
 
 
 @given(plans(), st.integers(1, 100))
