@@ -20,7 +20,7 @@ import tyro
 from golf.check.check import check_folders, exit_code, render, to_json
 from golf.entry.build import build
 from golf.entry.compare import compare, read_scores, render_comparison
-from golf.site.report import PAGE_NAME, watch, write_report
+from golf.site.render import PAGE_NAME, watch, write_report
 from golf.system.cli import run_program
 from golf.system.log import RunLog
 

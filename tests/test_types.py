@@ -1,4 +1,4 @@
-"""The type checker, pyright, finds no error in the project; [tool.pyright] in pyproject.toml configures it."""
+"""The type checker pyright finds no error; [tool.pyright] in pyproject.toml configures it."""
 
 import json
 import os

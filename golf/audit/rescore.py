@@ -15,21 +15,19 @@ import torch
 from torch import Tensor
 
 from golf.audit.probes import (
+    AuditConfig,
     ProbeReport,
     Replay,
+    affordable_targets,
+    choose_documents,
+    choose_stream,
+    choose_targets,
     largest_difference,
     probe_bytes,
     probe_causality,
     probe_document_start,
     probe_ledger,
     probe_normalisation,
-)
-from golf.audit.streams import (
-    AuditConfig,
-    affordable_targets,
-    choose_documents,
-    choose_stream,
-    choose_targets,
 )
 from golf.data.manifest import Dataset, open_dataset
 from golf.evaluate import EvaluateConfig, load_model, read_settings

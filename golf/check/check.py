@@ -11,11 +11,11 @@ from typing import Any
 from golf.check.claims import Record, seed_of
 from golf.check.findings import LEVELS, Finding, info
 from golf.check.folder import Track, read_folder
-from golf.check.rules import code, files, scores, seeds, sizes, text_bytes, times
+from golf.check.rules import files, scores, seeds, sizes, times
 from golf.check.scripts import RUNNING
 
 RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
-    rule for module in (files, sizes, scores, text_bytes, seeds, times, code) for rule in module.RULES
+    rule for module in (files, sizes, scores, seeds, times) for rule in module.RULES
 )
 MAX_EVIDENCE_SHOWN = 6
 

@@ -1,18 +1,23 @@
-"""HTML pages from templates."""
+"""HTML pages from templates, and records/index.html, written once or whenever a file it shows changes."""
 
 import re
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from golf.entry import plots
-from golf.entry.progress import LiveRun
+from golf.entry.progress import LiveRun, read_live_runs
 from golf.pack.fit import LIMIT_BYTES
 from golf.plotting import css_border
-from golf.site.load import EntryView, best_of, group_by_text
+from golf.site.load import EntryView, best_of, group_by_text, load_entries
+from golf.system.files import atomic_write
+from golf.system.log import RunLog
 
 
 @lru_cache
@@ -66,3 +71,47 @@ def duration(seconds: float | None) -> str:
 def plain_hardware(name: str) -> str:
     """A processor's name without its maker's marks."""
     return " ".join(re.sub(r"\((R|TM)\)|Processor", "", name).split())
+
+
+PAGE_NAME = "index.html"
+REFRESH_SECONDS = 10
+"""After which a browser reloads a watched page."""
+
+
+def write_report(records_root: Path, runs_root: Path, out: Path, refresh: int | None = None) -> int:
+    """Writes the page of everything under both folders, which need not exist; returns its size in bytes."""
+    page = render_page(load_entries(records_root), read_live_runs(runs_root), datetime.now(), refresh)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = page.encode("utf-8", errors="replace")
+    with atomic_write(out) as partial:
+        partial.write_bytes(data)
+    return len(data)
+
+
+def watch(records_root: Path, runs_root: Path, out: Path, every_seconds: float, log: RunLog) -> None:
+    """Writes the page again whenever a file that it shows has changed, until Ctrl-C."""
+    seen = None
+    try:
+        while True:
+            found = signature(records_root, runs_root)
+            if found != seen:
+                size = write_report(records_root, runs_root, out, REFRESH_SECONDS)
+                log.event("page", path=str(out), bytes=size)
+                seen = found
+            time.sleep(every_seconds)
+    except KeyboardInterrupt:
+        write_report(records_root, runs_root, out)
+        log.info("stopped; the page no longer reloads itself")
+
+
+def signature(records_root: Path, runs_root: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of every file whose change would change the page."""
+    files = list(records_root.glob("*/*/*.json"))
+    for pattern in ("*/run.jsonl", "*/results.json", "*/seed*/run.jsonl", "*/seed*/results.json"):
+        files += runs_root.glob(pattern)
+    found = []
+    for path in files:
+        with suppress(OSError):  # A run may be moved away meanwhile.
+            status = path.stat()
+            found.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))

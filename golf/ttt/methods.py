@@ -13,8 +13,7 @@ from golf.ttt.deadline import Deadline, measure_plain
 from golf.ttt.document_scorer import score_documents
 from golf.ttt.documents import DocumentBatch, count_shares, even_groups, plan_documents, split_documents
 from golf.ttt.lora import LoraConfig, LoraLearner, free_bytes, plan_documents_at_once
-from golf.ttt.phases import PhaseTrainer
-from golf.ttt.sgd import ChunkAdapter, TTTConfig
+from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig
 from golf.ttt.tilt import NgramTilt
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from score_toys import BOS_ID, toy_documents
 
-from golf.audit.streams import (
+from golf.audit.probes import (
     AuditConfig,
     affordable_targets,
     choose_documents,

@@ -28,9 +28,9 @@ from record_toys import (
 
 from golf.__main__ import main
 from golf.check.check import check_folder, check_folders, exit_code, render, to_json
+from golf.entry.build import write_entry
 from golf.entry.results import read_results
 from golf.entry.submission import Identity
-from golf.entry.write import write_entry
 from golf.system.log import format_event
 
 ROOT = Path(__file__).parents[2]
@@ -354,7 +354,7 @@ def test_a_packed_script_counts_as_shipped_and_both_sums_are_told(tmp_path: Path
 def test_an_entry_this_project_builds_has_neither_error_nor_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golf.entry.write.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
     run = make_run(tmp_path / "run")
     results = read_results(run / "results.json")
     packing = results.packing

@@ -9,8 +9,7 @@ import pytest
 
 from golf.check.scripts import parse_for_versions
 from golf.entry.bundle import bundle
-from golf.entry.requirements import requirements_for
-from golf.entry.selfextract import _minify, pack_script, unpack_script
+from golf.entry.selfextract import _minify, pack_script, requirements_for, unpack_script
 from golf.entry.source import BundleError
 
 ROOT = Path(__file__).parents[2]

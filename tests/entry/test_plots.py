@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from entry_toys import events, make_run
 
+from golf.entry.build import write_entry
 from golf.entry.plots import plot_training
 from golf.entry.progress import curve_of
-from golf.entry.write import write_entry
 
 
 def size_of_png(data: bytes) -> tuple[int, int]:

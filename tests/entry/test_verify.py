@@ -12,9 +12,9 @@ import eval_bpb
 from golf.data.manifest import sha256_of_file
 from golf.data.vocabulary import Vocabulary
 from golf.entry import verify
+from golf.entry.build import write_entry
 from golf.entry.results import EntryError, read_entry_results
 from golf.entry.verify import FLOAT32_BPB, OTHER_DTYPE_BPB, Comparison, verify_entry
-from golf.entry.write import write_entry
 from golf.evaluate import EvaluateConfig, evaluate
 from golf.system.log import RunLog
 
@@ -56,7 +56,7 @@ def true_entry(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         data__validation_bytes=tally.num_bytes,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("golf.entry.write.plot_training", draw_nothing)
+        patch.setattr("golf.entry.build.plot_training", draw_nothing)
         return write_entry(run, place / "records", "local")
 
 

@@ -11,12 +11,12 @@ from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_docume
 
 import train_gpt
 from golf.command import parse_run
+from golf.entry.build import slug, write_entry
 from golf.entry.readme import reproduce_options
 from golf.entry.results import EntryError, read_entry_results, read_results
 from golf.entry.runs import check_plan, parse_events
 from golf.entry.selfextract import pack_script
 from golf.entry.submission import Identity, adopt_best, best_entry, read_identity
-from golf.entry.write import slug, write_entry
 from golf.presets import PRESETS
 from golf.system.stored import config_to_dict
 
@@ -33,7 +33,7 @@ SUBMISSION_KEYS = (
 
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("golf.entry.write.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_nothing_half_written_is_left(run, records, monkeypatch):
     def no_space(*arguments: object) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("golf.entry.write.render_readme", no_space)
+    monkeypatch.setattr("golf.entry.build.render_readme", no_space)
     with pytest.raises(OSError, match="no space left"):
         write_entry(run, records, "local")
     assert list((records / "local").iterdir()) == []

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golf.model.attention import Attention, ModulatedAttention, modulate
-from golf.model.attention_bias import BiasedAttention, alibi_slopes
+from golf.model.attention import Attention, BiasedAttention, ModulatedAttention, alibi_slopes, modulate
 from golf.model.config import ModelConfig
 from golf.model.kernels import causal_attention
 from golf.model.positions import rotary_tables

@@ -18,10 +18,9 @@ from golf.__main__ import main
 from golf.entry import plots
 from golf.entry.activity import Feature
 from golf.entry.artifact_stats import Portrait
-from golf.entry.build import build
+from golf.entry.build import build, write_entry
 from golf.entry.progress import curve_of
-from golf.entry.write import write_entry
-from golf.site import report
+from golf.site import render as report
 from golf.site.load import (
     Audit,
     Documents,
@@ -32,8 +31,7 @@ from golf.site.load import (
     load_entries,
     load_entry,
 )
-from golf.site.render import render_page
-from golf.site.report import signature, watch, write_report
+from golf.site.render import render_page, signature, watch, write_report
 from golf.system.log import RunLog
 
 NOW = datetime(2026, 5, 2, 12, 0, 0)
@@ -47,7 +45,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("shelf")
     root = place / "records"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("golf.entry.write.plot_training", draw_nothing)
+        patch.setattr("golf.entry.build.plot_training", draw_nothing)
         runs = [make_run(place / f"seed{seed}", seed) for seed in (42, 7, 99)]
         for run in runs:
             audit(edit(run, name="three-seeds"))
@@ -162,7 +160,7 @@ ODD_PORTRAITS = [
 def test_a_portrait_of_an_unknown_shape_is_left_out_alone(
     portrait: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golf.entry.write.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
     entry = write_entry(edit(make_run(tmp_path / "run", 5), portrait=portrait), tmp_path / "records", "local")
     shown = load_entry(entry)
     assert shown.problem.startswith("portrait cannot be read") and shown.portrait == Portrait()
@@ -174,7 +172,7 @@ def test_a_portrait_of_an_unknown_shape_is_left_out_alone(
 def test_a_side_file_that_cannot_be_read_is_left_out_alone(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golf.entry.write.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
     entry = write_entry(make_run(tmp_path / "run", 5), tmp_path / "records", "local")
     (entry / broken).write_bytes(b"{")
     shown = load_entry(entry)

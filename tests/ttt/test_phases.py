@@ -11,8 +11,7 @@ from golf.model.state import ForwardState
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import ScoreResult, Scoring, release_chunk
 from golf.ttt.methods import score_adapting
-from golf.ttt.phases import PhaseTrainer
-from golf.ttt.sgd import TTTConfig
+from golf.ttt.sgd import PhaseTrainer, TTTConfig
 
 PHASED = TTTConfig(
     method="lora",
