@@ -66,18 +66,26 @@ def weights_sum(model: nn.Module) -> float:
 
 
 class BatchSource(Protocol):
-    """What a Trainer reads; in pretraining TrainBatches."""
+    """Batches for a Trainer; TrainBatches in pretraining."""
 
     @property
-    def epoch(self) -> float: ...
+    def epoch(self) -> float:
+        """Epochs served so far."""
+        ...
 
-    def next(self, num_sequences: int, context: int) -> tuple[Tensor, Tensor]: ...
+    def next(self, num_sequences: int, context: int) -> tuple[Tensor, Tensor]:
+        """The next inputs_BT and targets_BT, int64 on the CPU."""
+        ...
 
-    def skip(self, num_sequences: int, context: int) -> None: ...
+    def skip(self, num_sequences: int, context: int) -> None:
+        """Skips what `next` would return."""
 
-    def state_dict(self) -> dict[str, int | float]: ...
+    def state_dict(self) -> dict[str, int | float]:
+        """The position, for `load_state_dict`."""
+        ...
 
-    def load_state_dict(self, state: dict[str, int | float]) -> None: ...
+    def load_state_dict(self, state: dict[str, int | float]) -> None:
+        """Continues from a `state_dict`."""
 
 
 class Trainer:
