@@ -1,4 +1,4 @@
-"""The type checker pyright finds no error; [tool.pyright] in pyproject.toml configures it."""
+"""pyright finds no error in the project, as configured by [tool.pyright] in pyproject.toml."""
 
 import json
 import os

@@ -136,18 +136,6 @@ def probe_normalisation(
     return ProbeReport("normalisation", checked, violations)
 
 
-def grade_every_token(
-    grade: Callable[[np.ndarray], np.ndarray], tokens: np.ndarray, target: int, vocab_size: int
-) -> np.ndarray:
-    """The distribution (V,) of a scorer that only tells a target's probability: asked of every token."""
-    log_probs_V = np.empty(vocab_size)
-    for token in range(vocab_size):
-        changed = tokens.copy()
-        changed[target + 1] = token
-        log_probs_V[token] = -grade(changed)[target]
-    return log_probs_V
-
-
 def probe_ledger(scorer: ProbedScorer, tokens: np.ndarray) -> ProbeReport:
     """Requires every target to be graded once, and to be trained on only after that, warm-up included."""
     violations = []
@@ -217,13 +205,6 @@ def probe_document_start(
                 f"replacing the document before target {target}, a BOS, moved what enters the network there"
             )
     return ProbeReport("document start", _listed(targets), violations)
-
-
-def probe_effect(name: str, switched_on: np.ndarray, switched_off: np.ndarray) -> ProbeReport:
-    """Requires a technique to change what it is said to change: a forward pass, an update, the artifact."""
-    same = np.array_equal(switched_on, switched_off)
-    violations = [f"{name} changes nothing when switched off: never active"] if same else []
-    return ProbeReport("effect", name, violations)
 
 
 def replace_tokens(

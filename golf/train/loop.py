@@ -66,28 +66,26 @@ def weights_sum(model: nn.Module) -> float:
 
 
 class BatchSource(Protocol):
-    """What a Trainer reads; in pretraining TrainBatches."""
+    """Batches for a Trainer; TrainBatches in pretraining."""
 
     @property
     def epoch(self) -> float:
-        """How often the data was read."""
+        """Epochs served so far."""
         ...
 
     def next(self, num_sequences: int, context: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, (num_sequences, context) each."""
+        """The next inputs_BT and targets_BT, int64 on the CPU."""
         ...
 
     def skip(self, num_sequences: int, context: int) -> None:
-        """Passes over what `next` would return."""
-        ...
+        """Skips what `next` would return."""
 
     def state_dict(self) -> dict[str, int | float]:
-        """Position in the data."""
+        """The position, for `load_state_dict`."""
         ...
 
     def load_state_dict(self, state: dict[str, int | float]) -> None:
-        """Continues at a `state_dict`."""
-        ...
+        """Continues from a `state_dict`."""
 
 
 class Trainer:
