@@ -81,12 +81,12 @@ def shrink(study: Path) -> None:
 def tiny_options(program: str) -> list[str]:
     """Options that make a command of the page tiny; they replace its own."""
     if program == "golf.lab":
-        return "--data data --tokens 128 --seeds 1 --jobs 1 --device cpu".split()
+        return shlex.split("--data data --tokens 128 --seeds 1 --jobs 1 --device cpu")
     if program == "quantize.py":
         return []
     sizes = [f"--{part}.{name}={value}" for part, values in SIZES.items() for name, value in values.items()]
     budget = "--data data --steps 2 --device cpu --eager --max-tokens 64 --score.stride 16"
-    return [*sizes, *budget.split(), "--ttt.chunk-tokens", "32"]
+    return [*sizes, *shlex.split(budget), "--ttt.chunk-tokens", "32"]
 
 
 def run(project: Path, *words: str) -> str:
