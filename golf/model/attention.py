@@ -186,7 +186,3 @@ class ModulatedAttention(Attention):
 def modulate(receptive: Tensor, context: Tensor) -> Tensor:
     """ReLU6(R^2 + 2R + 2C (1 + |R|)) of an input R and a context C (arXiv:2505.06257)."""
     return F.relu6(receptive.square() + 2 * receptive + 2 * context * (1 + receptive.abs()))
-
-
-ATTENTIONS = {"gqa": Attention, "co4": ModulatedAttention}
-"""Attention sublayers by name (`ModelConfig.attention`): constructors that take the config."""

@@ -9,10 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from golf.model.attention import ATTENTIONS
 from golf.model.config import ModelConfig
-from golf.model.feedforward import build_feedforward
-from golf.model.layers import NORMS
+from golf.model.kinds import ATTENTIONS, NORMS, build_feedforward
 from golf.model.roles import SCALAR, parameter
 from golf.model.state import VisitState
 

@@ -82,7 +82,3 @@ class SmearAdd(nn.Module):
         open_BT = torch.sigmoid(x_BTD[..., :GATE_INPUTS] @ self.gate.to(dtype))
         share_BT = self.strength.to(dtype) * open_BT * has_previous(inputs_BT, self.bos_id)
         return torch.addcmul(x_BTD, share_BT[..., None], previous_BTD)
-
-
-SMEARS = {"blend": SmearGate, "add": SmearAdd}
-"""Smears of the previous token by name (`ModelConfig.smear`)."""

@@ -4,7 +4,7 @@ Shapes: B batch, T time, D width, F hidden, X experts.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -85,13 +85,6 @@ class XIELUFeedForward(FeedForward):
         return curved_BTF + XIELU_SLOPE * u_BTF
 
 
-FEEDFORWARDS = {
-    "relu2": FeedForward,
-    "gelu": GELUFeedForward,
-    "swiglu": SwiGLUFeedForward,
-    "xielu": XIELUFeedForward,
-}
-"""Feed-forward sublayers by name (`ModelConfig.feedforward`): constructors of (config, hidden units)."""
 ACTIVE_EXPERTS = 2
 """Experts that each token is given."""
 
@@ -100,14 +93,15 @@ class Experts(nn.Module):
     """Mixture of experts: each token's ACTIVE_EXPERTS best experts, weighted by a softmax over their scores.
 
     All experts run on all tokens and the others' outputs are multiplied by 0: right for a study of what a
-    mixture learns, no saving of time. There is no load-balancing loss. Source: arXiv:1701.06538.
+    mixture learns, no saving of time. There is no load-balancing loss. `kind` constructs an expert of
+    (config, hidden units). Source: arXiv:1701.06538.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, kind: Callable[[ModelConfig, int], nn.Module]):
         super().__init__()
         self.router = Linear(config.width, config.num_experts)
         sizes = expert_sizes(config.mlp_hidden, config.num_experts, config.heterogeneous_experts)
-        self.experts = nn.ModuleList(FEEDFORWARDS[config.feedforward](config, size) for size in sizes)
+        self.experts = nn.ModuleList(kind(config, size) for size in sizes)
 
     def weights(self, x_BTD: Tensor) -> Tensor:
         """Weight of each expert, (B, T, X): ACTIVE_EXPERTS of them above 0, adding up to 1."""
@@ -127,10 +121,3 @@ def expert_sizes(hidden: int, num_experts: int, heterogeneous: bool) -> list[int
     weights = range(1, num_experts + 1) if heterogeneous else [1] * num_experts
     ends = [hidden * sum(weights[: i + 1]) // sum(weights) for i in range(num_experts)]
     return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def build_feedforward(config: ModelConfig) -> nn.Module:
-    """The feed-forward sublayer of one block."""
-    if config.num_experts > 1:
-        return Experts(config)
-    return FEEDFORWARDS[config.feedforward](config, config.mlp_hidden)

@@ -6,13 +6,12 @@ Shapes: B batch, T time, L last positions, D width, V vocabulary, S skips.
 import torch
 from torch import Tensor, nn
 
-from golf.model.attention import ATTENTIONS
 from golf.model.blocks import Visit, build_block, join_skip, plan_visits, visit_order
 from golf.model.config import ModelConfig
 from golf.model.document_mask import find_documents
-from golf.model.embeddings import SMEARS, BigramHash
-from golf.model.feedforward import FEEDFORWARDS
-from golf.model.layers import NORMS, Embedding, Linear, TiedHead, rms_norm
+from golf.model.embeddings import BigramHash
+from golf.model.kinds import ATTENTIONS, FEEDFORWARDS, NORMS, SMEARS
+from golf.model.layers import Embedding, Linear, TiedHead, rms_norm
 from golf.model.loss import softcap
 from golf.model.positions import rotary_tables
 from golf.model.roles import PROJECTION, SKIP, parameter, roles_of

@@ -104,7 +104,3 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Over the last dimension."""
         return F.layer_norm(x, (x.size(-1),), self.gain.to(x.dtype), self.offset.to(x.dtype))
-
-
-NORMS = {"rms": RMSNorm, "rms-gain": RMSNormGain, "layer": LayerNorm}
-"""Norms by name (`ModelConfig.norm`): constructors that take the width."""

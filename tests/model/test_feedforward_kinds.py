@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from golf.model.config import ModelConfig
-from golf.model.feedforward import ACTIVE_EXPERTS, Experts, build_feedforward, expert_sizes
+from golf.model.feedforward import ACTIVE_EXPERTS, Experts, expert_sizes
+from golf.model.kinds import build_feedforward
 
 
 def random_sublayer(kind="relu2", num_experts=1, unlike=False, slope=0.0):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from model_switches import ALONE, CONFIGS, GPT2_LIKE, TINY, TOGETHER
 
-from golf.model.attention import ATTENTIONS, Attention
+from golf.model.attention import Attention
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
+from golf.model.kinds import ATTENTIONS
 from golf.model.layers import Linear
 from golf.model.loss import token_nats
 from golf.model.roles import roles_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from golf.model.layers import NORMS
+from golf.model.kinds import NORMS
 
 
 def test_each_norm_is_its_formula():
