@@ -40,9 +40,9 @@ class AuditError(ValueError):
 def charged_script(config: RunConfig, form: str, log: RunLog) -> bytes:
     """The file that a run is charged for, `readable` or `packed`: the script of its entry."""
     readable = entry_script(config)
-    packed = pack_script(readable)
-    log.event("code", readable_bytes=len(readable.encode()), packed_bytes=len(packed), shipped=form)
-    return packed if form == "packed" else readable.encode()
+    script = pack_script(readable) if form == "packed" else readable.encode()
+    log.event("code", readable_bytes=len(readable.encode()), shipped_bytes=len(script), shipped=form)
+    return script
 
 
 def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
