@@ -25,7 +25,6 @@ from golf.run_folder import RunFolder
 from golf.system.clock import StageClock
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_weights
 
 MAX_TEXT_BYTES = 32_000_000
@@ -58,8 +57,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     scale = compressor_bits_per_byte(dataset.validation_tokens(StageClock()), dataset.vocabulary)
     log.event("compressors", **scale)
     events = parse_events(folder.events.read_text(encoding="utf-8"))
-    config = config_from_dict(RunConfig, results.config)
-    features = tuple(find_features(config, results, load_weights(folder.weights), dataset, events))
+    features = tuple(find_features(run.config, results, load_weights(folder.weights), dataset, events))
     print_features(features, log)
     parts, described = portrait(folder, dataset, how.device)
     results = replace(

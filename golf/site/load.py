@@ -23,6 +23,7 @@ from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS, final_nats
 from golf.entry.submission import SUBMISSION_NAME, Identity, submission
 from golf.results import Feature, Results
+from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 
 LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
@@ -188,7 +189,7 @@ def best_of(entries: Sequence[EntryView]) -> EntryView | None:
 
 
 def _own_entry(folder: Path, bare: EntryView) -> EntryView:
-    by_seed = read_entry_results(folder / "results.json")
+    by_seed = read_entry_results(EntryFolder(folder).results)
     if not by_seed:
         raise EntryError("results.json holds no seed")
     stated, runs = read_json(folder / SUBMISSION_NAME), list(by_seed.values())
@@ -212,6 +213,7 @@ def _own_entry(folder: Path, bare: EntryView) -> EntryView:
         curves=_curves(folder, [f"train_seed{seed}.log" for seed in by_seed]),
         compressors={name: bits for name, bits in scale.items() if bits is not None},
         parameters=first.training.model_parameters,
+        features=first.features,
         **{name: str(stated.get(name, "")) for name in ("author", "date", "blurb")},
         **{name: figures[key] for name, key in _FIGURES.items()},
     )
@@ -219,15 +221,14 @@ def _own_entry(folder: Path, bare: EntryView) -> EntryView:
 
 
 def _with_details(own: EntryView, folder: Path, first: Results) -> EntryView:
-    """Adds portrait, features, audit and documents; one that cannot be read is a problem, the rest shows."""
-    raw = next(iter(read_json(folder / "results.json")["seeds"].values()))
+    """Adds portrait, audit and documents; one that cannot be read is a problem, the rest shows."""
+    entry = EntryFolder(folder)
     readers = {
-        "portrait": lambda: msgspec.convert(raw.get("portrait") or {}, Portrait),
-        "features": lambda: msgspec.convert(raw.get("features") or [], list[Feature]),
-        "audit": lambda: msgspec.convert(read_json(folder / "audit.json"), Audit) if audited else None,
-        "documents": lambda: _documents(folder / "per_document.npz", final_nats(first)),
+        "portrait": lambda: msgspec.convert(first.portrait, Portrait),
+        "audit": lambda: msgspec.convert(read_json(entry.audit), Audit) if audited else None,
+        "documents": lambda: _documents(entry.per_document, final_nats(first)),
     }
-    audited, found, problems = (folder / "audit.json").is_file(), {}, []
+    audited, found, problems = entry.audit.is_file(), {}, []
     for name, reader in readers.items():
         try:
             found[name] = reader()
