@@ -28,7 +28,18 @@ from golf.model.loss import token_nats
 from golf.presets import PRESETS
 from golf.system.device import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
 
-NEEDED = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "matplotlib", "scipy")
+NEEDED = (
+    "numpy",
+    "zstandard",
+    "sentencepiece",
+    "safetensors",
+    "tyro",
+    "rich",
+    "matplotlib",
+    "scipy",
+    "msgspec",
+    "jinja2",
+)
 """What the whole of a run imports."""
 FRESH = ("numpy", "zstandard", "sentencepiece", "safetensors", "tyro", "rich", "torch")
 """What the process imports that scores an artifact by `python -I`."""

@@ -70,6 +70,7 @@ class ArtifactScorer:
         self.model, self.dataset, self.windows, self.ttt = model, dataset, windows, ttt
         self.chunk_tokens = chunk_tokens
         self._weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+        self._learners: dict[Any, Any] = {}
 
     def __call__(self, tokens: np.ndarray, targets: Sequence[int]) -> Replay:
         """Scores the stream, up to the last of the wanted targets if any, and keeps their distributions."""
@@ -83,7 +84,7 @@ class ArtifactScorer:
         scoring = Scoring(self.model, tokens, self.dataset.vocabulary, self.windows, observe=observe)
         if self.ttt is not None and self.ttt.method == "lora":
             # To the end each time: documents cut short would be other documents, and other batches.
-            result = score_adapting(scoring, self.ttt)
+            result = score_adapting(scoring, self.ttt, learners=self._learners)
             return Replay(result.nats_N, log_probs, result.ledger)
         reach = max(targets) + 1 + self.windows.stride if len(targets) else len(tokens)
         scoring = replace(scoring, max_tokens=max(reach, self.windows.context))

@@ -129,7 +129,11 @@ def score_documents(
         least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
         boost = 0.0 if tilt is None else tilt.config.boost
         seen = observe is not None
-        grader.steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen, grader.caps)
+        options = windows.context, least_chunk, boost, seen, grader.caps is not None
+        if options not in learner.recorded_steps:
+            steps = DocumentSteps(model, learner, windows.context, least_chunk, boost, seen, grader.caps)
+            learner.recorded_steps[options] = steps
+        grader.steps = learner.recorded_steps[options]
     graded: list[DocumentSpan] = []
     with (log or RunLog(quiet=True)).progress("score", num_graded, "tokens") as bar:
         for index, batch in enumerate(batches):

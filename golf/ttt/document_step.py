@@ -27,6 +27,8 @@ class RecordedLearner(Protocol):
 
     learns_B: Tensor
     """Not 0 for the documents that learn; as long as most documents at once."""
+    recorded_steps: "dict[Any, DocumentSteps]"
+    """Steps that were made for it, by their options."""
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes ready for new documents, the first of which has place `slot` in its batch."""

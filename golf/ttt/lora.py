@@ -186,6 +186,12 @@ class LoraLearner:
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
         self._sites: dict[int, list[AdapterWeights]] = {}
+        self.recorded_steps: dict[Any, Any] = {}
+
+    def restart(self) -> None:
+        """Forgets everything learned; recorded steps stay, since all tensors stay where they are."""
+        self._store_SP.copy_(self._fresh_P)
+        self.fallbacks = 0
 
     def start(self, slot: int, num_documents: int) -> None:
         """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""

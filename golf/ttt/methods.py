@@ -1,6 +1,7 @@
 """Scoring with test-time training, by the method that the settings name."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,12 @@ from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig
 from golf.ttt.tilt import NgramTilt
 
 
-def score_adapting(scoring: Scoring, ttt: TTTConfig, max_seconds: float | None = None) -> ScoreResult:
+def score_adapting(
+    scoring: Scoring,
+    ttt: TTTConfig,
+    max_seconds: float | None = None,
+    learners: dict[Any, tuple[LoraLearner, PhaseTrainer | None]] | None = None,
+) -> ScoreResult:
     """Grades every target once, learning only from what was graded; `sgd` and phases leave the model changed.
 
     With `lora`, `max_tokens` cuts the stream, and the document that it falls in. With `max_seconds`
@@ -25,6 +31,7 @@ def score_adapting(scoring: Scoring, ttt: TTTConfig, max_seconds: float | None =
     of `lora`, all within the same time, and have the whole result: on a CPU that of one process to the last
     bit if as many documents are graded at once. ValueError as from `score` (`sgd` has one process) and
     `score_documents`, for a limit shorter than plain scoring, and for adapters that memory cannot hold.
+    `learners` keeps what `lora` made, with its recorded steps, for further calls with the same model.
     """
     model, tokens, vocabulary, world = scoring.model, scoring.tokens, scoring.vocabulary, scoring.world
     log, observe, max_tokens = scoring.log, scoring.observe, scoring.max_tokens
@@ -44,9 +51,18 @@ def score_adapting(scoring: Scoring, ttt: TTTConfig, max_seconds: float | None =
     # The largest for every process, so that all are refused or none.
     share = max(count_shares(batches, at_once, world.size))
     deadline = None if max_seconds is None else Deadline(max_seconds, share, target_seconds)
-    learner = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once)
+    key = ttt, at_once, places
+    if learners is not None and key in learners:
+        learner, phases = learners[key]
+        learner.restart()
+        if phases is not None:
+            phases.restart()
+    else:
+        learner = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once)
+        phases = PhaseTrainer(model, ttt) if ttt.phases else None
+        if learners is not None:
+            learners[key] = learner, phases
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
-    phases = PhaseTrainer(model, ttt) if ttt.phases else None
     result = score_documents(
         model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
     )

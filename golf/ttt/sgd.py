@@ -195,6 +195,11 @@ class PhaseTrainer:
         self._adapted = adapted_parameters(model, config.frozen_blocks)
         self.log_caps_2 = torch.zeros(2, device=next(model.parameters()).device)
 
+    def restart(self) -> None:
+        """Forgets all phases; whoever calls it puts the model's weights back."""
+        self.phases_done = 0
+        self.log_caps_2.zero_()
+
     def due(self, num_documents: int) -> bool:
         """Whether so many graded documents call for a phase that was not done."""
         return sum(boundary <= num_documents for boundary in self.config.phases) > self.phases_done

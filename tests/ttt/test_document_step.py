@@ -11,14 +11,15 @@ from score_toys import BOS_ID, ToyVocabulary, toy_documents
 from test_lora import STRONG, WINDOWS, network, plain
 
 from golf.score.ledger import LegalityError
-from golf.score.scorer import ScoreResult
+from golf.score.scorer import ScoreResult, Scoring
 from golf.ttt import document_scorer
 from golf.ttt.deadline import Deadline
 from golf.ttt.document_cache import window_lengths
 from golf.ttt.document_scorer import ScoredDocuments, score_documents
 from golf.ttt.document_step import DocumentSteps
 from golf.ttt.lora import LoraConfig, LoraLearner
-from golf.ttt.methods import plan_lora
+from golf.ttt.methods import plan_lora, score_adapting
+from golf.ttt.sgd import TTTConfig
 from golf.ttt.tilt import NgramTilt, TiltConfig
 
 GENTLE = replace(STRONG, rate=0.002)
@@ -175,6 +176,27 @@ def test_a_recorded_step_is_that_of_adamw(beta_first: float) -> None:
     called, recorded = (learner.adapters_BP for learner in learners)
     assert torch.allclose(called[0], recorded[0], atol=1e-6)
     assert torch.equal(recorded[1], before[1])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_kept_learners_and_their_steps_give_the_grades_of_fresh_ones(device: str) -> None:
+    """After other text, and phases, which change the model: its weights are put back between the two."""
+    tokens, others = (toy_documents(lengths) for lengths in ([70, 66, 50, 33, 9], [64, 40, 31, 31, 12]))
+    tilt = TiltConfig(boost=1.0, context_tokens=2, table_bits=12)
+    config = TTTConfig(method="lora", lora=GENTLE, tilt=tilt, phases=(2,), cap_rate=0.01)
+    windows = replace(WINDOWS, context=CONTEXT, stride=CONTEXT)
+    model, kept = network().to(device), {}
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    found = []
+    for text, learners in ((tokens, None), (others, kept), (tokens, kept)):
+        model.load_state_dict(weights)
+        scoring = Scoring(model, text, ToyVocabulary(), windows)
+        result = score_adapting(scoring, config, learners=learners)
+        assert result.notes["phases"] == 1
+        found.append(result.nats_N)
+    assert len(kept) == 1
+    difference = np.abs(found[0] - found[2]).max()
+    assert difference == 0 if device == "cpu" else difference < 1e-3
 
 
 @pytest.mark.gpu
