@@ -5,59 +5,48 @@ python train_gpt.py --score artifact.bin --data DIR                scores an art
 """
 
 import argparse
+import hashlib
 import json
-import shlex
+import subprocess
 import sys
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from golf.config import RunConfig
-from golf.data.manifest import open_dataset
-from golf.evaluate import EvaluateConfig, main_evaluate
-from golf.pack.fit import BudgetError
-from golf.results import print_results
-from golf.run import (
-    LiveTrainer,
-    RunContext,
-    ScoringOptions,
-    average_stage,
-    calibrate_stage,
-    collect_results,
-    pack_stage,
-    score_stage,
-    train_stage,
+from golf.data.manifest import Dataset, open_dataset
+from golf.pack.artifact import QUANTIZERS, decode_artifact, pack
+from golf.pack.calibrate import calibrate
+from golf.pack.container import ArtifactError, read_container
+from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
+from golf.results import RESULTS_VERSION
+from golf.run import artifact_header, build_trainer, calibration_batches, exported_model
+from golf.score.documents import per_document, save_arrays
+from golf.score.scorer import ScoreResult, Scoring, score
+from golf.system.clock import StageClock
+from golf.system.device import (
+    choose_runtime,
+    device_kind,
+    dtype_name,
+    end_with_parent,
+    env_without_torchrun,
+    environment,
+    read_world,
+    release_memory,
+    scoring_dtype,
 )
-from golf.run_folder import RunFolder
-from golf.score.windows import WindowConfig
-from golf.system.cli import STOPPED, run_program
-from golf.system.device import choose_runtime, device_kind, read_world
 from golf.system.distributed import World
-from golf.system.files import require_writable, write_json
+from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
-from golf.system.stored import ConfigError
+from golf.train.checkpoint import load_weights, save_weights
 from golf.train.loop import Interrupted
-from golf.ttt.sgd import TTTConfig
+from golf.train.objective import export_state_dict
+from golf.ttt.methods import score_adapting
 
 CONFIG = RunConfig()
 """The configuration of this entry; fields that are not written have their default."""
-
-
-def own_config(kind: type, values: Any) -> Any:
-    """The part of CONFIG of class `kind`; ConfigError unless an artifact's `values` are the same."""
-    pending: list[Any] = [CONFIG]
-    while not isinstance(part := pending.pop(), kind):
-        pending += [value for value in vars(part).values() if is_dataclass(value)]
-    if values != json.loads(json.dumps(asdict(part))):
-        raise ConfigError(
-            f"the artifact is of another entry: its {kind.__name__} is not the one of this script"
-        )
-    return part
-
-
-def own_settings(header: dict[str, Any], how: EvaluateConfig) -> tuple[WindowConfig, TTTConfig]:
-    """Windows and test-time training: those of this entry, which the artifact must state too."""
-    return own_config(WindowConfig, header.get("score")), own_config(TTTConfig, header.get("ttt"))
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -68,76 +57,184 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--max-tokens", type=int, help="score this many validation tokens only")
     train = parser.add_argument_group("training")
-    train.add_argument(
-        "--out", type=Path, default=Path("run"), help="run folder; a stopped run goes on there"
-    )
-    train.add_argument("--resume", type=Path, help="run folder of a run that was stopped")
-    train.add_argument("--seed", type=int, help="another seed than the entry's")
-    score = parser.add_argument_group("scoring")
-    score.add_argument(
-        "--score", type=Path, metavar="ARTIFACT", help="score this artifact and do nothing else"
-    )
-    score.add_argument("--ttt", action="store_true", help="score with test-time training, too")
-    score.add_argument("--no-plain", action="store_true", help="do not score without test-time training")
-    score.add_argument("--max-seconds", type=float, help="limit on test-time training")
-    score.add_argument("--json", type=Path, help="file for the figures")
-    score.add_argument("--per-document", type=Path, help="file for nats, tokens and bytes of each document")
+    out_help = "folder of the run; a run that was stopped goes on there"
+    train.add_argument("--out", "--resume", type=Path, default=Path("run"), help=out_help)
+    train.add_argument("--seed", type=int, default=CONFIG.seed, help="by default the entry's")
+    scoring = parser.add_argument_group("scoring")
+    scoring.add_argument("--score", type=Path, metavar="ARTIFACT", help="score this artifact and stop")
+    scoring.add_argument("--ttt", action="store_true", help="score with test-time training, too")
+    scoring.add_argument("--no-plain", action="store_true", help="not without test-time training")
+    scoring.add_argument("--max-seconds", type=float, help="limit on test-time training")
+    scoring.add_argument("--json", type=Path, help="file for the figures")
+    scoring.add_argument("--per-document", type=Path, help="file for the sums of each document")
     return parser.parse_args(arguments)
 
 
-def train_and_score(options: argparse.Namespace, world: World) -> None:
-    """The run of this entry, from text to results.json; goes on with what its folder holds."""
-    folder = RunFolder(options.resume or options.out)
-    if world.is_first:
-        require_writable(folder.path, "--out")
-        folder.path.mkdir(parents=True, exist_ok=True)
-    runtime = choose_runtime(options.device, world=world, eager=options.eager)
-    config = CONFIG if options.seed is None else replace(CONFIG, seed=options.seed)
-    dataset = open_dataset(options.data)
+def open_text(folder: Path) -> Dataset:
+    """The dataset; ValueError for another tokenizer than the entry's."""
+    dataset = open_dataset(folder)
     vocabulary = dataset.vocabulary
-    if (vocabulary.size, vocabulary.bos_id) != (config.model.vocab_size, config.model.bos_id):
-        raise ConfigError(f"the tokenizer of {options.data} is not the one that this entry was made for")
-    log = RunLog(folder.log_stem) if world.is_first else RunLog(quiet=True)
+    if (vocabulary.size, vocabulary.bos_id) != (CONFIG.model.vocab_size, CONFIG.model.bos_id):
+        raise ValueError(f"the tokenizer of {folder} is not the one that this entry was made for")
+    return dataset
+
+
+def train_and_pack(options: argparse.Namespace, world: World) -> None:
+    """The run of this entry, from text to scores; what its folder holds already is not made again."""
+    folder, config = options.out, replace(CONFIG, seed=options.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, weights_path, artifact = (
+        folder / name for name in ("checkpoint.pt", "weights.safetensors", "artifact.bin")
+    )
+    runtime = choose_runtime(options.device, world=world, eager=options.eager)
+    dataset, clock = open_text(options.data), StageClock()
+    log = RunLog(folder / "run" if world.is_first else None, quiet=not world.is_first)
     log.info(f"on {runtime.describe()}, seed {config.seed}")
-    scoring = ScoringOptions(options.device, options.max_tokens, options.eager)
-    line = shlex.join(["python", *sys.argv])
-    run = RunContext(config, dataset, runtime, log, scoring=scoring, name=folder.path.name, command=line)
-    live, code = LiveTrainer(), Path(__file__).read_bytes
-    training = train_stage(folder, run, live, code)
-    averaging = average_stage(folder, run, live)
-    if not world.is_first:
-        return
-    calibrate_stage(folder, run)
-    packing = pack_stage(folder, run, code)
-    scores = score_stage(folder, run, live)
-    results = collect_results(run, training, averaging, packing, scores)
-    print_results(results, log)
-    write_json(folder.results, asdict(results))
-    log.info(f"results: {folder.results}")
+    if not world.broadcast(artifact.is_file):
+        trainer = build_trainer(config, dataset, runtime, clock, log)
+        if world.broadcast(checkpoint.is_file):
+            trainer.resume(checkpoint)
+            log.info(f"resumed at step {trainer.steps}")
+        with clock.stage("warm-up"):
+            trainer.warm_up()
+        trainer.train(checkpoint)
+        with clock.stage("calibrate"):
+            _, weights, _ = trainer.choose_output()
+        if world.is_first:
+            exported = export_state_dict(weights)
+            save_weights(weights_path, exported)
+            calibration = None
+            if QUANTIZERS[config.pack.scheme].needs_calibration:
+                position, tokens = trainer.batches.state_dict(), trainer.micro_batch_tokens
+                del trainer
+                with clock.stage("calibrate"):
+                    model = exported_model(config, exported, runtime.compute_dtype, runtime.device)
+                    batches = calibration_batches(config, dataset, position, tokens, runtime.device)
+                    calibration = calibrate(model, batches)
+            with clock.stage("pack"):
+                code = Path(__file__).read_bytes()
+                header = artifact_header(config, runtime.compute_dtype, dataset.vocabulary.sha256)
+                room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
+                packed = pack(load_weights(weights_path), header, config.pack, room_bytes, calibration)
+            write_bytes(artifact, packed.artifact)
+            log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
+            log.event("seconds", **clock.seconds)
+    if world.is_first:
+        # What training holds of the device's memory would be missing to the fresh process.
+        trainer = None
+        release_memory(runtime.device)
+        score_alone(options, artifact, folder / "scores.json", world)
+
+
+def score_alone(options: argparse.Namespace, artifact: Path, figures: Path, world: World) -> None:
+    """Scores the artifact in fresh processes, as many as train, from the bytes of script and artifact."""
+    alone = [sys.executable, "-I"]
+    if world.local_size > 1:
+        alone += ["-m", "torch.distributed.run", "--standalone", "--no-python"]
+        alone += [f"--nproc_per_node={world.local_size}", sys.executable, "-I"]
+    command = [*alone, __file__, "--score", str(artifact), "--data", str(options.data)]
+    command += ["--json", str(figures), "--device", options.device]
+    command += ["--ttt"] * CONFIG.ttt.enabled + ["--eager"] * options.eager
+    command += [] if options.max_tokens is None else ["--max-tokens", str(options.max_tokens)]
+    done = subprocess.run(command, env=env_without_torchrun(), check=False, preexec_fn=end_with_parent())
+    if done.returncode:
+        raise ValueError(f"scoring {artifact} failed, as said above")
+
+
+def score_artifact(options: argparse.Namespace, world: World) -> None:
+    """Scores the artifact by sliding windows, with test-time training, or both, and writes the figures.
+
+    ValueError for an artifact of another entry, or of another tokenizer than the text's.
+    """
+    clock, log = StageClock(), RunLog(quiet=not world.is_first)
+    with clock.stage("score"):
+        artifact = options.score.read_bytes()
+        runtime = choose_runtime(options.device, world=world, eager=options.eager)
+        header = read_container(artifact)[0]
+        trained = torch.bfloat16 if header.get("compute_dtype") == "bfloat16" else torch.float32
+        dataset = open_text(options.data)
+        own = artifact_header(CONFIG, trained, dataset.vocabulary.sha256)
+        for name, value in json.loads(json.dumps(own)).items():
+            if header.get(name) != value:
+                raise ArtifactError(f"the artifact is of another entry: its {name} is not this script's")
+        weights = decode_artifact(artifact)[1]
+        model = exported_model(CONFIG, weights, scoring_dtype(runtime.device, trained), runtime.device)
+        if runtime.compiled:
+            model.compile(dynamic=False)
+        tokens = dataset.validation_tokens(clock)
+        scoring = Scoring(model, tokens, dataset.vocabulary, CONFIG.score, options.max_tokens, log=log)
+        scoring = replace(scoring, world=world)
+        load_seconds, stages, arrays = clock.elapsed("score"), [], {}
+        for name in ["quantized"] * (not options.no_plain) + ["test_time_trained"] * options.ttt:
+            started = clock.elapsed("score")
+            if name == "quantized":
+                result = score(scoring, CONFIG.ttt.chunk_tokens)
+            else:
+                # One chunk after the other is learned from: the first process alone has part in it.
+                if CONFIG.ttt.method == "sgd" and not world.is_first:
+                    continue
+                alone = replace(scoring, world=World()) if CONFIG.ttt.method == "sgd" else scoring
+                limit = CONFIG.ttt.max_seconds if options.max_seconds is None else options.max_seconds
+                result = score_adapting(alone, CONFIG.ttt, limit)
+            stages.append(describe_score(name, result, clock.elapsed("score") - started, log))
+            documents = per_document(result.nats_N, tokens, dataset.vocabulary)
+            arrays["nats" if name == "quantized" else "ttt_nats"] = documents.nats_D
+            arrays |= {"tokens": documents.tokens_D, "bytes": documents.bytes_D}
+    if world.is_first and options.per_document:
+        save_arrays(options.per_document, arrays)
+    if world.is_first and options.json:
+        figures = {
+            "version": RESULTS_VERSION,
+            "stages": stages,
+            "artifact_bytes": len(artifact),
+            "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
+            "validation_sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
+            "compute_dtype": dtype_name(model.compute_dtype),
+            "environment": environment(runtime.device, world),
+            "load_seconds": load_seconds,
+            "max_tokens": options.max_tokens,
+            "ttt": asdict(CONFIG.ttt) if options.ttt else None,
+        }
+        write_json(options.json, figures)
+
+
+def describe_score(name: str, result: ScoreResult, seconds: float, log: RunLog) -> dict[str, Any]:
+    """One score as JSON values, logged too."""
+    tally, by_document = result.tally, name == "test_time_trained" and CONFIG.ttt.method == "lora"
+    log.event(
+        "score" if name == "quantized" else "ttt_score",
+        val_loss=tally.nats_per_token,
+        val_bpb=tally.bits_per_byte,
+        tokens=tally.num_tokens,
+        bytes=tally.num_bytes,
+        seconds=round(seconds, 3),
+    )
+    return {
+        "name": name,
+        "tally": asdict(tally),
+        "windows": "by document" if by_document else "sliding",
+        "context": result.windows.context,
+        "stride": None if by_document else result.windows.stride,
+        "batch_tokens": result.windows.batch_tokens,
+        "seconds": seconds,
+        "partial": result.partial,
+        "notes": result.notes,
+    }
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
-    options = parse_arguments(arguments)
-
-    def work() -> int:
-        if options.score is not None:
-            how = EvaluateConfig(
-                max_tokens=options.max_tokens,
-                max_seconds=options.max_seconds,
-                device=options.device,
-                eager=options.eager,
-                json=options.json,
-                per_document=options.per_document,
-            )
-            main_evaluate(options.score, options.data, how, not options.no_plain, options.ttt)
-            return 0
-        world = read_world()
+    options, world = parse_arguments(arguments), read_world()
+    try:
         with world.joined(device_kind(options.device)):
-            train_and_score(options, world)
-        return 0
-
-    return run_program("train_gpt.py", work, {BudgetError: 1, Interrupted: STOPPED})
+            (train_and_pack if options.score is None else score_artifact)(options, world)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print(f"train_gpt.py: {stop or 'stopped'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"train_gpt.py: {error}", file=sys.stderr)
+        return 1 if isinstance(error, BudgetError) else 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch import Tensor
 from golf.config import RunConfig
 from golf.data.batches import TrainBatches
 from golf.data.manifest import MANIFEST_NAME, Dataset, sha256_of_file
+from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT, distance_from_orthogonal
 from golf.pack.artifact import QUANTIZERS, pack
 from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
@@ -103,13 +104,7 @@ class RunContext:
     @property
     def header(self) -> dict[str, Any]:
         """What the artifact says of itself beside its weights."""
-        return {
-            "model": asdict(export_config(self.config.model)),
-            "compute_dtype": dtype_name(self.runtime.compute_dtype),
-            "tokenizer_sha256": self.dataset.vocabulary.sha256,
-            "score": asdict(self.config.score),
-            "ttt": asdict(self.config.ttt),
-        }
+        return artifact_header(self.config, self.runtime.compute_dtype, self.dataset.vocabulary.sha256)
 
     def take_up(self, path: Path, kind: type[StageResult], world: World | None = None) -> StageResult | None:
         """The result of a stage that was done before, its seconds given back to the clock; None without one.
@@ -154,7 +149,7 @@ def train_stage(
     if world.is_first:
         folder.forget_from("train")
     world.require_same(_shared_inputs(run))
-    trainer = live.trainer = build_trainer(run)
+    trainer = live.trainer = build_trainer(run.config, run.dataset, run.runtime, clock, log)
     if world.broadcast(folder.checkpoint.is_file):
         trainer.resume(folder.checkpoint)
         log.info(f"resumed at step {trainer.steps}")
@@ -199,7 +194,7 @@ def average_stage(folder: RunFolder, run: RunContext, live: LiveTrainer) -> Aver
     if world.is_first:
         folder.forget_from("average")
     if live.trainer is None:
-        live.trainer = build_trainer(run)
+        live.trainer = build_trainer(run.config, run.dataset, run.runtime, clock, run.log)
         live.trainer.resume(folder.checkpoint)
         with clock.stage("warm-up"):
             live.trainer.warm_up()
@@ -222,8 +217,14 @@ def calibrate_stage(folder: RunFolder, run: RunContext) -> Calibrated | None:
     if needed and calibrated is None:
         folder.forget_from("calibrate")
         with run.clock.stage("calibrate"):
-            model = _exported_model(run, load_weights(folder.weights), run.runtime.compute_dtype)
-            calibration = calibrate(model, _calibration_batches(folder, run))
+            position = load_checkpoint(folder.checkpoint)["batches"]
+            micro_batch_tokens = read_stage(folder.training, Training).micro_batch_tokens
+            weights, runtime = load_weights(folder.weights), run.runtime
+            batches = calibration_batches(
+                run.config, run.dataset, position, micro_batch_tokens, runtime.device
+            )
+            model = exported_model(run.config, weights, runtime.compute_dtype, runtime.device)
+            calibration = calibrate(model, batches)
             save_weights(folder.calibration, calibration.tensors())
         calibrated = Calibrated(calibration.num_tokens, run.clock.seconds)
         write_json(folder.calibrating, asdict(calibrated))
@@ -350,59 +351,82 @@ def _shared_inputs(run: RunContext) -> dict[str, Any]:
     return {**flat_fields(asdict(run.config)), **files, **versions}
 
 
-def build_batches(run: RunContext) -> TrainBatches:
+def artifact_header(config: RunConfig, dtype: torch.dtype, tokenizer_sha256: str) -> dict[str, Any]:
+    """What an artifact states beside its weights."""
+    return {
+        "model": asdict(export_config(config.model)),
+        "compute_dtype": dtype_name(dtype),
+        "tokenizer_sha256": tokenizer_sha256,
+        "score": asdict(config.score),
+        "ttt": asdict(config.ttt),
+    }
+
+
+def build_batches(config: RunConfig, dataset: Dataset) -> TrainBatches:
     """The training batches, from their start."""
-    train = run.config.train
-    shards, vocab_size = run.dataset.train_shards(), run.dataset.vocabulary.size
-    return TrainBatches(shards, run.config.seed, train.held_out_tokens, vocab_size, train.shuffle_documents)
+    train, shards = config.train, dataset.train_shards()
+    size = dataset.vocabulary.size
+    return TrainBatches(shards, config.seed, train.held_out_tokens, size, train.shuffle_documents)
 
 
-def build_trainer(run: RunContext) -> Trainer:
+def build_trainer(
+    config: RunConfig, dataset: Dataset, runtime: Runtime, clock: StageClock, log: RunLog
+) -> Trainer:
     """A trainer with freshly initialized weights."""
-    config = run.config
     seed_everything(config.seed)
     model = GPT(config.model)
     model.initialize()
-    run.log.record("initialization", orthogonal_to=distance_from_orthogonal(model))
-    model.compute_dtype = run.runtime.compute_dtype
-    model.to(run.runtime.device)
-    batches = build_batches(run)
+    log.record("initialization", orthogonal_to=distance_from_orthogonal(model))
+    model.compute_dtype = runtime.compute_dtype
+    model.to(runtime.device)
+    batches = build_batches(config, dataset)
 
     def evaluate(model: GPT, grade: Grade | None, batch_tokens: int) -> float:
-        scoring = _disjoint(run, model, batches.held_out, batch_tokens)
-        return _disjoint_tally(replace(scoring, world=run.runtime.world), grade).bits_per_byte
+        scoring = disjoint_scoring(model, batches.held_out, dataset.vocabulary, batch_tokens, log)
+        return score_disjoint(replace(scoring, world=runtime.world), grade).bits_per_byte
 
-    return Trainer(model, batches, config.recipe(), run.runtime, evaluate, run.clock, run.log)
+    return Trainer(model, batches, config.recipe(), runtime, evaluate, clock, log)
 
 
-def _calibration_batches(folder: RunFolder, run: RunContext) -> Iterator[tuple[Tensor, Tensor]]:
-    """inputs_BT and targets_BT that training would have read next, in passes that fit the device."""
-    batches, context = build_batches(run), run.config.model.context
-    batches.load_state_dict(load_checkpoint(folder.checkpoint)["batches"])
+def calibration_batches(
+    config: RunConfig,
+    dataset: Dataset,
+    position: dict[str, int | float],
+    micro_batch_tokens: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """inputs_BT and targets_BT that training would have read next, in passes that fit its device."""
+    batches, context = build_batches(config, dataset), config.model.context
+    batches.load_state_dict(position)
     # A forward and backward pass of training fits; here none of it is compiled, so it takes more memory.
-    fitting = min(read_stage(folder.training, Training).micro_batch_tokens, CALIBRATION_PASS_TOKENS)
-    num_sequences = max(1, fitting // context)
-    for _ in range(-(-run.config.pack.calibration_tokens // (num_sequences * context))):
+    num_sequences = max(1, min(micro_batch_tokens, CALIBRATION_PASS_TOKENS) // context)
+    for _ in range(-(-config.pack.calibration_tokens // (num_sequences * context))):
         inputs_BT, targets_BT = batches.next(num_sequences, context)
-        yield inputs_BT.to(run.runtime.device), targets_BT.to(run.runtime.device)
+        yield inputs_BT.to(device), targets_BT.to(device)
 
 
-def _exported_model(run: RunContext, weights: dict[str, Tensor], dtype: torch.dtype) -> GPT:
-    model = GPT(export_config(run.config.model))
+def exported_model(
+    config: RunConfig, weights: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> GPT:
+    """The network for export with these weights, computing in `dtype`."""
+    model = GPT(export_config(config.model))
     model.load_state_dict(export_state_dict(weights))
     model.compute_dtype = dtype
-    return model.to(run.runtime.device)
+    return model.to(device)
 
 
-def _disjoint(run: RunContext, model: GPT, tokens: np.ndarray, pass_tokens: int) -> Scoring:
+def disjoint_scoring(
+    model: GPT, tokens: np.ndarray, vocabulary: Vocabulary, pass_tokens: int, log: RunLog
+) -> Scoring:
     """Disjoint windows, in passes of training's size, of which it is known that they fit the device."""
-    context = run.config.model.context
+    context = model.config.context
     windows = WindowConfig(None, context, max(context, pass_tokens))
-    return Scoring(model, tokens, run.dataset.vocabulary, windows, log=run.log)
+    return Scoring(model, tokens, vocabulary, windows, log=log)
 
 
-def _disjoint_tally(scoring: Scoring, grade: Grade | None) -> Tally:
-    # One shape of batches: a chunk ends with at most one that is filled up.
+def score_disjoint(scoring: Scoring, grade: Grade | None) -> Tally:
+    """The tally of disjoint windows, in batches of one shape if `grade` is compiled for it."""
+    # A chunk ends with at most one batch that is filled up.
     batch_tokens = scoring.windows.batch_tokens or 0
     chunk_tokens = CHUNK_TOKENS if grade is None else 16 * batch_tokens
     return score(scoring, chunk_tokens, grade=grade).tally
@@ -442,14 +466,16 @@ def score_weights(
     trainer, config = live.trainer, run.config
     if trainer is not None:
         trainer.model.looping = config.model.recurrence > 1
+    vocabulary, device = run.dataset.vocabulary, run.runtime.device
     if trainer is not None and trainer.can_grade(config.model.context):
-        trainer.model.load_state_dict(weights)
-        scoring = _disjoint(run, trainer.model, tokens, trainer.micro_batch_tokens)
-        grade = trainer.grade
+        model, grade, pass_tokens = trainer.model, trainer.grade, trainer.micro_batch_tokens
+        model.load_state_dict(weights)
     else:
-        model = _exported_model(run, weights, scoring_dtype(run.runtime.device, run.runtime.compute_dtype))
-        scoring, grade = _disjoint(run, model, tokens, config.train.micro_batch_tokens), None
-    tally = _disjoint_tally(replace(scoring, max_tokens=max_tokens), grade)
+        dtype = scoring_dtype(device, run.runtime.compute_dtype)
+        model, grade = exported_model(config, weights, dtype, device), None
+        pass_tokens = config.train.micro_batch_tokens
+    scoring = disjoint_scoring(model, tokens, vocabulary, pass_tokens, run.log)
+    tally = score_disjoint(replace(scoring, max_tokens=max_tokens), grade)
     partial = tally.num_tokens < len(tokens) - 1
     return Stage("last", tally, windows="disjoint", context=config.model.context, partial=partial)
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 from golf.entry.results import read_results
 from golf.pack.artifact import decode_artifact
 from golf.pack.container import read_container
+from golf.results import Stage
 from tests.tiny_samples import tiny_tokenizer, write_tiny_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -87,17 +89,21 @@ def golden_figures(name: str, folder: Path) -> dict[str, Any]:
 
 def run_figures(run: Path) -> dict[str, Any]:
     """What a finished run's folder came to."""
+    return figures_of(run, read_results(run / "results.json").stages)
+
+
+def figures_of(run: Path, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What a folder's weights and artifact are, and their scores."""
     weights = load_file(run / "weights.safetensors")
-    results = read_results(run / "results.json")
     artifact = (run / "artifact.bin").read_bytes()
     decoded, payload = decode_artifact(artifact)[1], read_container(artifact)[1]
     return {
         "weights_sha256": _digest([array.tobytes() for array in weights.values()]),
         "decoded_sha256": _digest([tensor.numpy().tobytes() for tensor in decoded.values()]),
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
-        "nats_per_token": {stage.name: stage.tally.nats_per_token for stage in results.stages},
-        "tokens": {stage.name: stage.tally.num_tokens for stage in results.stages},
-        "bytes": {stage.name: stage.tally.num_bytes for stage in results.stages},
+        "nats_per_token": {stage.name: stage.tally.nats_per_token for stage in stages},
+        "tokens": {stage.name: stage.tally.num_tokens for stage in stages},
+        "bytes": {stage.name: stage.tally.num_bytes for stage in stages},
     }
 
 

@@ -135,7 +135,7 @@ def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, 
         return SimpleNamespace(tally=Tally(1.0, 1, 1))
 
     monkeypatch.setattr(running, "score", note)
-    trainer = build_trainer(run)
+    trainer = build_trainer(run.config, run.dataset, run.runtime, run.clock, run.log)
     trainer.micro_batch_tokens = 32
     trainer.held_out_bpb()
     running.score_weights(run, LiveTrainer(), trainer.model.state_dict(), trainer.batches.held_out, None)

@@ -1,11 +1,13 @@
 """The one file that an entry ships: the project's definitions that its own script reaches, in one text.
 
-`bundle` reads the script and every module it imports, specializes them to the entry's configuration if one
-is given (`golf.entry.specialize`), drops what the script cannot reach (`golf.entry.shake`), and writes the
-rest in dependency order, imports on top. The text is the authors' own: comments and docstrings stay.
+`bundle` reads the script and every module it imports, takes the short form of a definition where the script
+brings one (`golf/entry_short.py`), specializes all to the entry's configuration if one is given
+(`golf.entry.specialize`), drops what the script cannot reach (`golf.entry.shake`), and writes the rest in
+dependency order, imports on top. The text is the authors' own: comments and docstrings stay.
 """
 
 import builtins
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 
 from golf.entry.shake import shake
 from golf.entry.source import (
+    IMPORTS,
     PACKAGE,
+    Edit,
     OutsideImport,
     ProjectImport,
     SourceModule,
@@ -29,15 +33,16 @@ LINE_LENGTH = 110
 
 def entry_script(config: Any) -> str:
     """The script of an entry with this configuration: `golf/entry_main.py` and what it reaches."""
-    return bundle(ROOT / "golf" / "entry_main.py", ROOT, config)
+    return bundle(ROOT / "golf" / "entry_main.py", ROOT, config, ROOT / "golf" / "entry_short.py")
 
 
-def bundle(script: Path, project_root: Path, config: Any = None) -> str:
+def bundle(script: Path, project_root: Path, config: Any = None, short_forms: Path | None = None) -> str:
     """One file's text: `script` with the definitions it reaches by its top-level `from golf.x import Name`.
 
     Modules come in dependency order with comments kept, other imports once on top, the script last. With a
     `config`, a frozen dataclass, the script's constant CONFIG has its value, and branches that this value
-    decides are decided. Imports of the project inside a script's functions stay: they are for those who have
+    decides are decided. The definitions of the module `short_forms` take the place of those of the same
+    names. Imports of the project inside a script's functions stay: they are for those who have
     the toolkit beside it. Raises BundleError for relative, aliased, star and `import golf` forms, for
     circles, for a module-level name with two meanings, for modules that look at their own `__file__` or
     `__name__`, and for definitions that are reached by computed names. A script that imports nothing of the
@@ -47,15 +52,37 @@ def bundle(script: Path, project_root: Path, config: Any = None) -> str:
     if not program.project_imports:
         return program.text
     modules = _in_dependency_order(program, project_root)
+    if short_forms is not None:
+        modules = _with_short_forms(modules, read_source(short_forms, "golf.entry_short", project_root))
     _refuse_clashes(modules)
     if config is not None:
         modules = specialize(modules, program.name, config)
     modules = shake(modules, program.name)
-    body = "\n\n\n".join(_section(module) for module in modules)
+    body = "\n\n".join(_section(module) for module in modules)
     imports = render_imports(i for module in modules for i in _used_imports(module))
-    text = "\n\n\n".join(part for part in (_head(modules), imports, body) if part) + "\n"
+    text = "\n\n".join(part for part in (_head(modules), imports, body) if part) + "\n"
     compile(text, script.name, "exec")
     return text
+
+
+def _with_short_forms(modules: list[SourceModule], short: SourceModule) -> list[SourceModule]:
+    """The modules with the definitions of `short` in place of their own of the same names."""
+    imports, missing, changed = render_imports(short.outside_imports), set(short.definitions), []
+    for module in modules:
+        edits = []
+        for name in missing & module.definitions.keys():
+            long, own = module.definitions[name], short.definitions[name]
+            start, stop = module.drop(long.node, long.last).start, module.drop(long.node, long.last).stop
+            edits.append(Edit(start, stop, f"\n\n{short.statement(own)}\n"))
+            missing = missing - {name}
+        if edits:
+            first = next(node for node in module.tree.body if isinstance(node, IMPORTS))
+            place = module.start_of_line(first.lineno)
+            edits.append(Edit(place, place, f"{imports}\n"))
+        changed.append(module.edited(edits))
+    if missing:
+        raise short.error(1, f"no module defines {', '.join(sorted(missing))}")
+    return changed
 
 
 def _in_dependency_order(program: SourceModule, root: Path) -> list[SourceModule]:
@@ -144,7 +171,8 @@ def _section(module: SourceModule) -> str:
     """A module's part of the file: a title, and its statements without imports and docstring."""
     summary = (module.docstring or "").split("\n")[0].strip() if is_project(module.name) else ""
     title = f"# {module.label}{': ' if summary else ''}{summary}"
-    return f"{title}\n{module.without_imports}"
+    # One blank line between definitions, not two; none of the project's strings has two.
+    return f"{title}\n" + re.sub(r"\n{3,}", "\n\n", module.without_imports)
 
 
 def render_imports(imports: Iterable[OutsideImport]) -> str:

@@ -1,26 +1,24 @@
-"""Partial evaluation of a program whose configuration is constant.
+"""Removes from a program what its constant configuration decides.
 
-The configuration is a constant of the script; `golf.entry.scopes` finds the values that follow from it. A
-branch that is never taken is deleted as lines of text, so that comments stay; nothing else is rewritten.
+A test that reads fields of the configuration, such as `if config.xsa`, has one value in an entry. The branch
+that is never taken is deleted as lines of text, so that comments stay; nothing else is rewritten.
 `golf.entry.shake` then drops what only such branches read.
+
+A field is known by its name: `config.xsa` is the field `xsa` if one part of the configuration alone has it
+and nothing changes it. Names that could mean something else decide nothing.
 """
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from golf.entry.scopes import UNKNOWN, Program, config_parts, is_pure
 from golf.entry.shake import drop_statements, shake
 from golf.entry.source import FUNCTIONS, BundleError, Edit, SourceModule, is_string_statement
 
 CONSTANT = "CONFIG"
 """The script's name for its configuration."""
-SUBSTITUTES = {"config_from_dict": "own_config", "read_settings": "own_settings"}
-"""Functions of the project by name, and those of the script that it calls in their place.
-
-The first is replaced where it makes a part of the configuration, the part that the script has as a constant.
-"""
 PLUG_POINTS = {
     "ATTENTIONS": ("attention",),
     "FEEDFORWARDS": ("feedforward",),
@@ -32,8 +30,24 @@ PLUG_POINTS = {
 """Tables by name, with the fields of the configuration whose values select their entries.
 
 The other entries are dropped: an artifact that names one of them is refused as unknown."""
-NUM_ROUNDS = 2
-"""Branches that are dropped decide others. Further rounds drop 20 of 8,514 lines of preset h100-10min."""
+OWNERS = frozenset({"config", CONSTANT})
+"""Names of what a field of the configuration is read from, beside those of the configuration's own parts."""
+NUM_ROUNDS = 3
+"""Branches that are dropped decide others."""
+UNKNOWN = object()
+"""What is not the same in every run of the entry."""
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda item, group: item in group,
+    ast.NotIn: lambda item, group: item not in group,
+}
 _LAST = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 _INDENT = 4
 
@@ -41,16 +55,47 @@ _INDENT = 4
 def specialize(modules: Sequence[SourceModule], root: str, config: Any) -> list[SourceModule]:
     """The modules with `config` in the script `root`, reduced to what the program does with it."""
     modules = [_with_constant(module, config) if module.name == root else module for module in modules]
-    defined = {name for module in modules for name in module.names}
-    substitutes = {old: new for old, new in SUBSTITUTES.items() if new in defined}
-    parts = {type(part).__name__ for part in config_parts(config)}
-    modules = [module.edited(_renames(module, substitutes, parts)) for module in modules]
     modules = shake(modules, root)
     for _ in range(NUM_ROUNDS):
-        program = Program(modules, config, frozenset(list(substitutes.values())[:1]))
-        modules = [module.edited(_Folder(program, module).edits()) for module in modules]
+        fields = constant_fields(modules, config)
+        modules = [module.edited(_Folder(config, fields, module).edits()) for module in modules]
         modules = shake(modules, root)
     return modules
+
+
+def config_parts(config: Any) -> list[Any]:
+    """A config and all configs in it."""
+    parts = [config]
+    for part in parts:
+        parts += [value for value in vars(part).values() if dataclasses.is_dataclass(value)]
+    return parts
+
+
+def constant_fields(modules: Sequence[SourceModule], config: Any) -> dict[str, Any]:
+    """The fields that the program never changes and that one part of the configuration alone has."""
+    parts = config_parts(config)
+    kinds = {type(part).__name__ for part in parts}
+    fields: dict[str, Any] = {}
+    others: set[str] = set()
+    for part in parts:
+        others |= fields.keys() & vars(part).keys()
+        fields |= vars(part)
+    for module in modules:
+        constant = module.definitions.get(CONSTANT)
+        for unit in module.units:
+            if unit is constant:
+                continue
+            for node in ast.walk(unit.node):
+                if not isinstance(node, ast.Call):
+                    continue
+                called = ast.unparse(node.func).split(".")[-1]
+                if called in ("replace", *kinds):
+                    if any(item.arg is None for item in node.keywords):
+                        raise module.error(node, f"{called} of computed fields may change any; name them")
+                    others |= {item.arg for item in node.keywords if item.arg}
+                elif called in ("setattr", "__setattr__"):
+                    others |= {item.value for item in node.args if isinstance(item, ast.Constant)}
+    return {name: value for name, value in fields.items() if name not in others}
 
 
 def _with_constant(module: SourceModule, config: Any) -> SourceModule:
@@ -90,25 +135,24 @@ def _defaults(kind: type) -> dict[str, Any]:
     return found
 
 
-def _renames(module: SourceModule, substitutes: dict[str, str], parts: set[str]) -> Iterator[Edit]:
-    """The edits that call a substitute in place of the original."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in substitutes:
-            first = node.args[0] if node.args else None
-            if node.func.id != "config_from_dict" or (isinstance(first, ast.Name) and first.id in parts):
-                yield Edit(*module.span(node.func), substitutes[node.func.id])
-
-
 class _Folder:
     """Finds the edits that one module's decided branches and unread names call for."""
 
-    def __init__(self, program: Program, module: SourceModule):
-        self.program, self.module = program, module
+    def __init__(self, config: Any, fields: dict[str, Any], module: SourceModule):
+        self.config, self.fields, self.module = config, fields, module
+        self.kinds = {type(part).__name__ for part in config_parts(config)}
+        self.owners = OWNERS | {
+            name
+            for part in config_parts(config)
+            for name, value in vars(part).items()
+            if dataclasses.is_dataclass(value)
+        }
         self._found: list[Edit] = []
 
     def edits(self) -> list[Edit]:
         """Edits of all kinds; those inside a deleted part are overlapped by its own and not made."""
         for unit in self.module.units:
+            self._in_config = isinstance(unit.node, ast.ClassDef) and unit.node.name in self.kinds
             self._visit(unit.node)
             if isinstance(unit.node, (ast.Assign, ast.AnnAssign)):
                 self._cut_table(unit.node)
@@ -119,7 +163,7 @@ class _Folder:
             suite = vars(node).get(field)
             if isinstance(suite, list):
                 self._visit_suite(node, suite)
-        if isinstance(node, ast.ClassDef) and node.name in self.program.parts:
+        if isinstance(node, ast.ClassDef) and node.name in self.kinds:
             gone = [child for child in node.body if self._is_check(child, node)]
             self._found += drop_statements(self.module, node.body, gone)
         if isinstance(node, FUNCTIONS):
@@ -128,18 +172,45 @@ class _Folder:
             value = self._value(node.test)
             if value is not UNKNOWN:
                 self._replace(node, node.body if value else node.orelse)
-        if isinstance(node, (ast.Assign, ast.Return)) and isinstance(node.value, ast.Call):
-            value = self.program.constant_call(node.value, self.program.scopes[node.value])
-            given = [*node.value.args, *(item.value for item in node.value.keywords)]
-            if value is not UNKNOWN and all(is_pure(part) for part in given):
-                self._found.append(Edit(*self.module.span(node.value), repr(value)))
         if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
             self._shorten(node.test)
         for child in ast.iter_child_nodes(node):
             self._visit(child)
 
     def _value(self, node: ast.expr) -> Any:
-        return self.program.value_of(node, self.program.scopes[node])
+        """The value of an expression of constants and fields; UNKNOWN for any other."""
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Tuple() | ast.List() | ast.Set():
+                items = [self._value(item) for item in node.elts]
+                return UNKNOWN if UNKNOWN in items else tuple(items)
+            case ast.Attribute(value=ast.Name(id=owner) | ast.Attribute(attr=owner)):
+                is_field = owner in self.owners or (owner == "self" and self._in_config)
+                return self.fields.get(node.attr, UNKNOWN) if is_field else UNKNOWN
+            case ast.UnaryOp(op=ast.Not()):
+                value = self._value(node.operand)
+                return value if value is UNKNOWN else not value
+            case ast.BoolOp():
+                values = []
+                for item in node.values:
+                    values.append(self._value(item))
+                    if values[-1] is not UNKNOWN and bool(values[-1]) == isinstance(node.op, ast.Or):
+                        return values[-1]
+                return UNKNOWN if UNKNOWN in values else values[-1]
+            case ast.Compare(ops=[compare], comparators=[right]):
+                return self._applied(_COMPARE[type(compare)], node.left, right)
+            case ast.Call(func=ast.Attribute(attr="startswith"), args=[start], keywords=[]):
+                return self._applied(str.startswith, node.func.value, start)
+        return UNKNOWN
+
+    def _applied(self, function: Callable[[Any, Any], Any], *nodes: ast.expr) -> Any:
+        values = [self._value(node) for node in nodes]
+        try:
+            return UNKNOWN if UNKNOWN in values else function(*values)
+        except TypeError:
+            # A field that may be None, behind a test that decides first.
+            return UNKNOWN
 
     # Statements
 
@@ -149,24 +220,12 @@ class _Folder:
             if isinstance(node, _LAST) and place + 1 < len(suite):
                 gone = suite[place + 1 :]
                 break
-        gone += [node for node in suite if node not in gone and self._does_nothing(node)]
         for node in suite:
             if isinstance(node, ast.If) and node not in gone:
                 value = self._value(node.test)
                 if value is not UNKNOWN and self._fold_if(node, bool(value)):
                     gone.append(node)
         self._found += drop_statements(self.module, suite, gone)
-
-    def _does_nothing(self, node: ast.stmt) -> bool:
-        """Whether a statement calls a function that does nothing, with arguments that do nothing either."""
-        call = node.value if isinstance(node, ast.Expr) else None
-        if not isinstance(call, ast.Call):
-            return False
-        parts = [*call.args, *(item.value for item in call.keywords)]
-        if isinstance(call.func, ast.Attribute):
-            parts.append(call.func.value)
-        scope = self.program.scopes[call]
-        return all(is_pure(part) for part in parts) and self.program.constant_call(call, scope) is not UNKNOWN
 
     def _fold_if(self, node: ast.If, value: bool) -> bool:
         """Makes the edits of a decided `if` or `elif`; True if the whole statement is to be dropped."""
@@ -298,7 +357,7 @@ class _Folder:
                     self._found += drop_statements(self.module, suite, gone)
 
     def _is_unread(self, node: ast.stmt, read: set[str]) -> bool:
-        if not isinstance(node, ast.Assign) or not is_pure(node.value):
+        if not isinstance(node, ast.Assign) or not _is_pure(node.value):
             return False
         return all(isinstance(target, ast.Name) and target.id not in read for target in node.targets)
 
@@ -309,13 +368,10 @@ class _Folder:
         if not isinstance(table, ast.Dict) or not isinstance(target, ast.Name):
             return
         keys = [key.value if isinstance(key, ast.Constant) else UNKNOWN for key in table.keys]
-        if target.id in PLUG_POINTS:
-            fields = PLUG_POINTS[target.id]
-            parts = self.program.parts.values()
-            used = {vars(part)[name] for part in parts for name in fields if name in vars(part)}
-        else:
-            used = self._selected(target.id)
-        if UNKNOWN in keys or used is None or used >= set(keys):
+        parts = [vars(part) for part in config_parts(self.config)]
+        fields = PLUG_POINTS.get(target.id, ())
+        used = {part[name] for part in parts for name in fields if name in part}
+        if not used or UNKNOWN in keys or used >= set(keys):
             return
         start, stop = self.module.span(table)
         items = [
@@ -324,27 +380,6 @@ class _Folder:
             if isinstance(key, ast.Constant) and key.value in used
         ]
         self._found.append(Edit(start, stop, "{" + ", ".join(items) + "}"))
-
-    def _selected(self, table: str) -> set[Any] | None:
-        """The keys by which the program reads a table; None if one is not known."""
-        reads: set[ast.AST] = set()
-        used = set()
-        for node, scope in self.program.scopes.items():
-            if (
-                isinstance(node, ast.Subscript)
-                and isinstance(node.value, ast.Name)
-                and node.value.id == table
-            ):
-                value = self.program.value_of(node.slice, scope)
-                if value is UNKNOWN or not isinstance(node.ctx, ast.Load):
-                    return None
-                used.add(value)
-                reads.add(node.value)
-        for node, scope in self.program.scopes.items():
-            if isinstance(node, ast.Name) and node.id == table and isinstance(node.ctx, ast.Load):
-                if node not in reads and scope.find(table) is None:
-                    return None
-        return used
 
 
 def _only_raises(body: list[ast.stmt], owner: ast.ClassDef) -> bool:
@@ -369,3 +404,8 @@ def _is_raising(node: ast.stmt, owner: ast.ClassDef) -> bool:
             ]
             return len(methods) == 1 and _only_raises(methods[0].body, owner)
     return False
+
+
+def _is_pure(node: ast.expr) -> bool:
+    """Whether computing an expression has no effect: it calls nothing."""
+    return not any(isinstance(part, (ast.Call, ast.Await, ast.Yield)) for part in ast.walk(node))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from golf.entry.bundle import bundle
-from golf.entry.specialize import render
+from golf.entry.source import BundleError
+from golf.entry.specialize import PLUG_POINTS, render
 
 CONFIGS = '''"""Configurations."""
 
@@ -127,61 +128,32 @@ def test_an_undecided_branch_before_a_decided_one_stays(tmp_path):
     assert '    else:\n        # Third.\n        return "third"' in text and "second" not in text
 
 
-CODE = """\
-class Gate:
-    def __init__(self, slope: float, twice: bool):
-        self.slope, self.twice = slope, twice
-
-    def apply(self, value: float) -> float:
-        return self.slope * value * (2 if self.twice else 1)
-
-
-class Net:
-    def __init__(self, config: WholeConfig):
-        self.config = config
-        self.gate = Gate(0.5, config.part.depth > 2) if config.part.kind == "gated" else None
-        self.other = build_other(config.part.kind)
-
-    def run(self) -> float:
-        value = 1.0 if self.gate is None else self.gate.apply(float(input()))
-        if self.other is not None:
-            value = self.other.apply(value)
-        if self.config.part.depth > 2 and value > input():
+def test_fields_decide_tests_conditions_and_operands(tmp_path):
+    code = """\
+    def run(config: WholeConfig) -> float:
+        value = 1.0 if config.part.kind == "gated" else float(input())
+        if config.part.depth > 2 and value > input():
             value += 1
+        if config.name is None or config.name.startswith("x"):
+            value += 2
         return value
-
-
-def build_other(kind: str) -> Gate | None:
-    if kind == "other":
-        return Gate(1.0, False)
-    return None
-
-
-def run(config: WholeConfig) -> float:
-    return Net(config).run()
-"""
-
-
-def test_values_follow_through_attributes_parameters_and_functions(tmp_path):
-    text = specialized(tmp_path, CODE)
-    assert "build_other" not in text and "if self.twice" not in text and "is None" not in text
-    assert "value = self.gate.apply(float(input()))" in text and "if value > input():" in text
-    text = specialized(tmp_path, CODE, WholeConfig())
-    assert "class Gate" not in text and "value = 1.0\n" in text and "if self.config" not in text
+    """
+    text = specialized(tmp_path, code)
+    assert (
+        "value = 1.0\n" in text and "if value > input():" in text and "name" not in text.split("def run")[1]
+    )
 
 
 @pytest.mark.parametrize(
     "change",
     [
         "config = replace(config, depth=input())",
-        "config = replace(config, **dict(depth=1))",
         "config = PartConfig(depth=1)",
-        "config = input(PartConfig)",
         "object.__setattr__(config, 'depth', 1)",
         "config = other = config",
     ],
 )
-def test_what_a_program_may_change_is_not_decided(tmp_path, change):
+def test_a_field_that_the_program_may_change_decides_nothing(tmp_path, change):
     code = f"""\
     def run(config: WholeConfig) -> int:
         return inner(config.part)
@@ -201,18 +173,22 @@ def test_what_a_program_may_change_is_not_decided(tmp_path, change):
     assert ("if config.depth > 2" in text) == ("other" not in change)
 
 
+def test_a_change_of_fields_that_are_not_named_is_refused(tmp_path):
+    code = "def run(config: WholeConfig):\n    return replace(config, **dict(depth=1))\n"
+    with pytest.raises(BundleError, match="name them"):
+        specialized(tmp_path, code, head="from dataclasses import replace\n")
+
+
 @pytest.mark.parametrize(
     "code",
     [
-        "def run(config):\n    return 1 if config.part.depth > 2 else 2\n",
-        "def run(config: WholeConfig):\n    config = input()\n    return 1 if config.part.depth > 2 else 2\n",
-        "def run(config: WholeConfig):\n    return lambda config: 1 if config.part.depth > 2 else 2\n",
-        "def run(config: WholeConfig):\n    return [1 if config.depth > 2 else 2 for config in input()]\n",
-        "class Box:\n    size = None\n\n\ndef run(config: WholeConfig):\n    box = Box()\n"
-        "    box.size = input()\n    return 1 if box.size is None else 2\n",
+        "def run(config: WholeConfig):\n    return 1 if config.length > 2 else 2\n",
+        "def run(config: WholeConfig, options=None):\n    return 1 if options.depth > 2 else 2\n",
+        "class Box:\n    depth = 3\n\n    def run(self):\n        return 1 if self.depth > 2 else 2\n\n\n"
+        "def run(config: WholeConfig):\n    return Box().run()\n",
     ],
 )
-def test_a_value_that_no_annotation_and_no_assignment_shows_is_not_decided(tmp_path, code):
+def test_what_is_no_field_of_a_config_decides_nothing(tmp_path, code):
     assert "if" in specialized(tmp_path, code)
 
 
@@ -239,7 +215,8 @@ def test_an_object_annotated_as_a_protocol_may_be_of_any_class(tmp_path):
     assert "learner.learn()" in text and 'print("learned")' in text
 
 
-def test_tables_keep_the_entries_that_the_program_selects(tmp_path):
+def test_a_table_of_plug_points_keeps_what_its_fields_select(tmp_path, monkeypatch):
+    monkeypatch.setitem(PLUG_POINTS, "KINDS", ("kind",))
     code = """\
     def plain() -> str:
         return "plain"
@@ -250,20 +227,14 @@ def test_tables_keep_the_entries_that_the_program_selects(tmp_path):
 
 
     KINDS = {"plain": plain, "gated": gated}
-    NORMS = {"plain": plain, "gated": gated}
+    OTHERS = {"plain": gated, "gated": gated}
 
 
     def run(config: WholeConfig) -> str:
-        if config.part.kind not in KINDS:
-            raise ValueError(", ".join(KINDS))
-        return KINDS[config.part.kind]() + NORMS[input()]()
+        return KINDS[config.part.kind]() + OTHERS[input()]()
     """
     text = specialized(tmp_path, code)
-    # NORMS is selected by a field `norm`, which this configuration lacks.
-    assert "NORMS = {}" in text and "KINDS" in text
-    code = code.replace("if config.part.kind not in KINDS:", "if config.name is not None:")
-    text = specialized(tmp_path, code)
-    assert 'KINDS = {"gated": gated}' in text and "def plain" not in text and "raise" not in text
+    assert 'KINDS = {"gated": gated}' in text and "def plain" not in text and 'OTHERS = {"plain"' in text
 
 
 def test_checks_of_configurations_are_dropped_and_what_is_left_of_defaults_is_written(tmp_path):
@@ -277,10 +248,10 @@ def test_checks_of_configurations_are_dropped_and_what_is_left_of_defaults_is_wr
 def test_names_that_are_read_no_more_and_code_that_is_never_reached_are_dropped(tmp_path):
     code = """\
     def run(config: WholeConfig) -> int:
-        is_gated = config.part.kind == "gated"
-        if is_gated:
+        size = config.part.depth + 1
+        if config.part.kind == "gated":
             return 1
-        print("never")
+        print(size)
         return 2
     """
     assert specialized(tmp_path, code) == "def run(config: WholeConfig) -> int:\n    return 1"
