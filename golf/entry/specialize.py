@@ -94,7 +94,7 @@ def constant_fields(modules: Sequence[SourceModule], config: Any) -> dict[str, A
                         raise module.error(node, f"{called} of computed fields may change any; name them")
                     others |= {item.arg for item in node.keywords if item.arg}
                 elif called in ("setattr", "__setattr__"):
-                    others |= {item.value for item in node.args if isinstance(item, ast.Constant)}
+                    others |= {str(item.value) for item in node.args if isinstance(item, ast.Constant)}
     return {name: value for name, value in fields.items() if name not in others}
 
 
@@ -200,8 +200,8 @@ class _Folder:
                 return UNKNOWN if UNKNOWN in values else values[-1]
             case ast.Compare(ops=[compare], comparators=[right]):
                 return self._applied(_COMPARE[type(compare)], node.left, right)
-            case ast.Call(func=ast.Attribute(attr="startswith"), args=[start], keywords=[]):
-                return self._applied(str.startswith, node.func.value, start)
+            case ast.Call(func=ast.Attribute(value=text, attr="startswith"), args=[start], keywords=[]):
+                return self._applied(str.startswith, text, start)
         return UNKNOWN
 
     def _applied(self, function: Callable[[Any, Any], Any], *nodes: ast.expr) -> Any:
