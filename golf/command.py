@@ -28,6 +28,7 @@ from golf.system.distributed import World
 from golf.system.files import require_writable, write_json
 from golf.system.log import RunLog
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict
+from golf.system.trackers import open_trackers
 from golf.time_plan import TimePlan, planned_train_minutes
 from golf.train.config import shards_to_read
 
@@ -75,6 +76,8 @@ class RunOptions:
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
     """Price of the machine, to say what the run cost."""
+    trackers: tuple[str, ...] = ()
+    """Where the run's events go besides its log: tensorboard, in the run's folder."""
 
     @property
     def shipped_form(self) -> Literal["readable", "packed"]:
@@ -221,6 +224,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
     total = None if options.total_minutes is None else 60 * options.total_minutes
     plan = TimePlan(total, folder.spent_seconds if world.is_first else None)
+    trackers = open_trackers(options.trackers, folder.path) if world.is_first else {}
     line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     if not world.is_first:
         return RunContext(config, dataset, runtime, console, plan)
@@ -231,7 +235,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
         config,
         dataset,
         runtime,
-        RunLog(folder.log_stem),
+        RunLog(folder.log_stem, trackers=trackers),
         plan,
         scoring=ScoringOptions(options.device, options.max_tokens, options.eager),
         name=options.name or options.preset,

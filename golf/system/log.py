@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from golf.system.trackers import Tracker, step_of
 
 FILE_COLUMNS = 110
 """Width in characters of tables printed to a file or a pipe; the default of rich is 80."""
@@ -59,14 +61,18 @@ class RunLog:
     """Writes each event to the console, to `<path>.log` as text and to `<path>.jsonl` as JSON.
 
     Without `path` it writes to the console only; `quiet` turns the console off. Every line is flushed, so
-    that a killed run keeps its log.
+    that a killed run keeps its log. Each event goes to the `trackers`, too; one that fails is dropped, and
+    the log says so.
     """
 
-    def __init__(self, path: Path | None = None, quiet: bool = False):
+    def __init__(
+        self, path: Path | None = None, quiet: bool = False, trackers: Mapping[str, Tracker] | None = None
+    ):
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = FILE_COLUMNS
         self.path = path
+        self._trackers, self._step = dict(trackers or {}), 0
         self._start = time.monotonic()
         self._text = open(path.with_suffix(".log"), "a", encoding="utf-8") if path else None
         self._json = open(path.with_suffix(".jsonl"), "a", encoding="utf-8") if path else None
@@ -119,12 +125,28 @@ class RunLog:
             if file:
                 file.close()
         self._text = self._json = None
+        self._track(lambda tracker: tracker.close())
+        self._trackers.clear()
 
     def _write(self, text: str, record: dict[str, object]) -> None:
         self.console.print(text, markup=False)
         self._write_files(text, record)
 
+    def _track(self, use: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                use(tracker)
+            # Whatever goes wrong outside, over a network most of all, must not stop the run.
+            except Exception as error:
+                del self._trackers[name]
+                self.info(f"{name} failed and is left out from here on: {type(error).__name__}: {error}")
+
     def _write_files(self, text: str, record: dict[str, object]) -> None:
+        if self._trackers:
+            fields = {name: value for name, value in record.items() if name != "event"}
+            self._step = step_of(fields) or self._step
+            kind = str(record["event"])
+            self._track(lambda tracker: tracker.event(kind, fields, self._step))
         if self._text and self._json:
             elapsed = round(time.monotonic() - self._start, 3)
             self._text.write(text + "\n")
