@@ -3,18 +3,21 @@
 `bundle` reads the script and every module it imports, takes the short form of a definition where the script
 brings one (`golf/entry_short.py`), specializes all to the entry's configuration if one is given
 (`golf.entry.specialize`), drops what the script cannot reach (`golf.entry.shake`), and writes the rest in
-dependency order, imports on top. The text is the authors' own: comments and docstrings stay.
+dependency order, imports on top. The text is the authors' own: comments stay, and of each docstring the first
+paragraph.
 """
 
+import ast
 import builtins
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from golf.entry.shake import shake
 from golf.entry.source import (
+    DEFINITIONS,
     IMPORTS,
     PACKAGE,
     Edit,
@@ -22,6 +25,7 @@ from golf.entry.source import (
     ProjectImport,
     SourceModule,
     is_project,
+    is_string_statement,
     read_source,
 )
 from golf.entry.specialize import specialize
@@ -40,13 +44,13 @@ def bundle(script: Path, project_root: Path, config: Any = None, short_forms: Pa
     """One file's text: `script` with the definitions it reaches by its top-level `from golf.x import Name`.
 
     Modules come in dependency order with comments kept, other imports once on top, the script last. With a
-    `config`, a frozen dataclass, the script's constant CONFIG has its value, and branches that this value
-    decides are decided. The definitions of the module `short_forms` take the place of those of the same
-    names. Imports of the project inside a script's functions stay: they are for those who have
-    the toolkit beside it. Raises BundleError for relative, aliased, star and `import golf` forms, for
-    circles, for a module-level name with two meanings, for modules that look at their own `__file__` or
-    `__name__`, and for definitions that are reached by computed names. A script that imports nothing of the
-    project, such as a bundle, is returned as it is.
+    `config`, a frozen dataclass, the script's constant CONFIG has its value, branches that this value decides
+    are decided, and of each docstring the first paragraph is kept. The definitions of the module
+    `short_forms` take the place of those of the same names. Imports of the project inside a script's
+    functions stay: they are for those who have the toolkit beside it. Raises BundleError for relative,
+    aliased, star and `import golf` forms, for circles, for a module-level name with two meanings, for modules
+    that look at their own `__file__` or `__name__`, and for definitions that are reached by computed names. A
+    script that imports nothing of the project, such as a bundle, is returned as it is.
     """
     program = read_source(script, script.stem, project_root)
     if not program.project_imports:
@@ -58,6 +62,8 @@ def bundle(script: Path, project_root: Path, config: Any = None, short_forms: Pa
     if config is not None:
         modules = specialize(modules, program.name, config)
     modules = shake(modules, program.name)
+    if config is not None:
+        modules = [module.edited(_shorten_docstrings(module)) for module in modules]
     body = "\n\n".join(_section(module) for module in modules)
     imports = render_imports(i for module in modules for i in _used_imports(module))
     text = "\n\n".join(part for part in (_head(modules), imports, body) if part) + "\n"
@@ -83,6 +89,16 @@ def _with_short_forms(modules: list[SourceModule], short: SourceModule) -> list[
     if missing:
         raise short.error(1, f"no module defines {', '.join(sorted(missing))}")
     return changed
+
+
+def _shorten_docstrings(module: SourceModule) -> Iterator[Edit]:
+    """The edits that leave the first paragraph of each docstring of a function or class."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, DEFINITIONS) and is_string_statement(node.body[0]):
+            start, stop = module.span(node.body[0])
+            first, rest, _ = module.segment(node.body[0]).partition("\n\n")
+            if rest:
+                yield Edit(start, stop, f'{first}"""')
 
 
 def _in_dependency_order(program: SourceModule, root: Path) -> list[SourceModule]:
