@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import shlex
 import sys
 import time
@@ -125,7 +126,9 @@ def parse_run(arguments: list[str]) -> RunCommand:
     open_budget = dataclasses.replace(default, minutes=None, steps=None)
     default_command = RunCommand(RunOptions(preset=preset), open_budget)
     command = tyro.cli(RunCommand, args=arguments, default=default_command, description=RUN_SUMMARY)
-    config = command.config
+    config, name = command.config, command.options.name
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
+        raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
     total = command.options.total_minutes

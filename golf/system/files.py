@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 STANDARD_OUTPUT = Path("-")
@@ -58,7 +59,7 @@ def write_json(path: Path, value: object) -> None:
 def name_standard_output(arguments: list[str]) -> list[str]:
     """The command line with "-" after each `--json` that has no value."""
     named = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in pairwise([*arguments, "--"]):
         named.append(argument)
         if argument == "--json" and following.startswith("--"):
             named.append(str(STANDARD_OUTPUT))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.system.files import atomic_write, require_writable, write_json
+from golf.system.files import atomic_write, name_standard_output, require_writable, write_json
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -43,3 +43,16 @@ def test_a_folder_that_cannot_be_written_to_is_named_with_its_option(tmp_path):
     (tmp_path / "kept").mkdir()
     require_writable(tmp_path / "kept", "--out")
     assert (tmp_path / "kept").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ([], []),
+        (["--json"], ["--json", "-"]),
+        (["--json", "--ttt"], ["--json", "-", "--ttt"]),
+        (["--json", "out.json"], ["--json", "out.json"]),
+    ],
+)
+def test_json_without_a_file_means_standard_output(given, read):
+    assert name_standard_output(given) == read
