@@ -92,7 +92,15 @@ def constant_fields(modules: Sequence[SourceModule], config: Any) -> dict[str, A
                 if called in ("replace", *kinds):
                     if any(item.arg is None for item in node.keywords):
                         raise module.error(node, f"{called} of computed fields may change any; name them")
-                    others |= {item.arg for item in node.keywords if item.arg}
+                    # A field that is set to the value that it has stays constant.
+                    others |= {
+                        item.arg
+                        for item in node.keywords
+                        if item.arg
+                        and not (
+                            isinstance(item.value, ast.Constant) and item.value.value == fields.get(item.arg)
+                        )
+                    }
                 elif called in ("setattr", "__setattr__"):
                     others |= {str(item.value) for item in node.args if isinstance(item, ast.Constant)}
     return {name: value for name, value in fields.items() if name not in others}
