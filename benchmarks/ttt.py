@@ -157,11 +157,11 @@ def measure_speedup(bench: Bench) -> dict[str, Any]:
     for rows in (1, options.speed_documents):
         windows = replace(bench.windows, batch_tokens=rows * context)
         model, batches = bench.model(), plan_lora(tokens, bench.vocabulary.bos_id, config)
-        learner = LoraLearner(model, config, rows)
-        score_documents(model, tokens, bench.vocabulary, windows, batches, learner=learner)
+        scoring = Scoring(model, tokens, bench.vocabulary, windows)
+        score_documents(scoring, batches, LoraLearner(model, config, rows))
         learner = LoraLearner(model, config, rows)
         started = time.perf_counter()
-        result = score_documents(model, tokens, bench.vocabulary, windows, batches, learner=learner)
+        result = score_documents(scoring, batches, learner)
         speeds[rows] = result.tally.num_tokens / (time.perf_counter() - started)
         nats[rows] = result.nats_N
     one, together = speeds[1], speeds[options.speed_documents]

@@ -23,6 +23,7 @@ from golf.config import RunConfig
 from golf.data.shards import read_shard
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
+from golf.score.scorer import Scoring
 from golf.score.windows import ResolvedWindows
 from golf.system.device import Runtime, choose_runtime
 from golf.system.log import RunLog
@@ -183,7 +184,7 @@ def measure_arm(
     tilt = NgramTilt(config.ttt.tilt, text)
     with recording_clock() as recordings:
         started = time.perf_counter()
-        result = score_documents(model, text, vocabulary, windows, batches, learner=learner, tilt=tilt)
+        result = score_documents(Scoring(model, text, vocabulary, windows), batches, learner, tilt)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
@@ -224,7 +225,7 @@ def count_operations(config: RunConfig, runtime: Runtime, way: str) -> dict[str,
         )
         learner = LoraLearner(model, lora, recorded=way == "recorded")
         with OperationCounter() as counter:
-            score_documents(model, tokens, vocabulary, windows, batches, learner=learner)
+            score_documents(Scoring(model, tokens, vocabulary, windows), batches, learner)
         counts.append(counter.counts)
     by_name = (counts[1] - counts[0]).most_common()
     return {"way": way, "operations": sum(number for _, number in by_name), "most": dict(by_name[:12])}

@@ -153,10 +153,9 @@ def _score_stage(
     if ttt is None:
         return score(scoring, chunk_tokens)
     if ttt.method == "sgd" and scoring.world.size > 1:
-        if scoring.log is not None:
-            scoring.log.info(
-                f"test-time training by sgd runs in the first of {scoring.world.size} processes alone"
-            )
+        scoring.log.info(
+            f"test-time training by sgd runs in the first of {scoring.world.size} processes alone"
+        )
         if not scoring.world.is_first:
             return None
         scoring = replace(scoring, world=World())

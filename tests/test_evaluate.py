@@ -107,7 +107,7 @@ def test_adapters_at_rate_zero_give_the_score_of_their_documents_to_the_last_dig
     dataset = open_dataset(dataset_folder)
     tokens = dataset.validation_tokens(StageClock())
     batches = plan_lora(tokens, dataset.vocabulary.bos_id, settings.lora)
-    plain = score_documents(model, tokens, dataset.vocabulary, windows, batches)
+    plain = score_documents(Scoring(model, tokens, dataset.vocabulary, windows), batches)
     assert scores.stages[0].tally == plain.tally
 
 

@@ -1,17 +1,56 @@
-"""Who touched which target when: graded once, and trained on only after that."""
+"""Who touched which target when: graded once, and trained on only after that.
+
+Ranges are half-open, in targets: target i is token i + 1 of the stream. Shapes: N targets, B documents graded
+together, L targets of a chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass
 
 import numpy as np
+from torch import Tensor
+
+_SEAL = object()
 
 
 class LegalityError(ValueError):
     """A score would break the rules: graded twice or never, or trained on before it was graded."""
 
 
-class Ledger:
-    """Keeps, for each target of a stream, the event that graded it; refuses what the rules refuse.
+@dataclass(frozen=True)
+class Graded:
+    """What may be learned from. Only a ledger hands it out to the scorer: LegalityError for anybody else."""
 
-    Ranges are half-open, in targets: target i is token i + 1 of the stream.
-    """
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise LegalityError("only the scorer hands out what may be learned from, once it is graded")
+
+
+@dataclass(frozen=True)
+class ScoredChunk(Graded):
+    """Consecutive targets that have been graded."""
+
+    index: int
+    """Its place among the chunks of the stream, from 0."""
+    num_chunks: int
+    """Chunks of the whole stream."""
+    tokens_N1: np.ndarray
+    """int64: the token before the first target, then the targets."""
+
+
+@dataclass(frozen=True)
+class ScoredDocuments(Graded):
+    """The chunk that some documents were just graded on."""
+
+    nats_BL: Tensor
+    """The very grades that count, with the graph that leads back to what gave them. In recorded steps some
+    rows are documents that have ended, or none: they do not learn."""
+
+
+class Ledger:
+    """Keeps, for each target of a stream, the event that graded it; refuses what the rules refuse."""
 
     def __init__(self, num_targets: int):
         self._graded_by = np.zeros(num_targets, dtype=np.int32)
@@ -41,6 +80,22 @@ class Ledger:
                 f"but target {first} had not been graded"
             )
         self._note(event)
+
+    def release_chunk(
+        self, tokens: np.ndarray, targets: tuple[int, int], place: tuple[int, int], event: str
+    ) -> ScoredChunk:
+        """Books `targets` as trained on and hands them out; `place` is the index among so many chunks."""
+        start, end = targets
+        self.train(start, end, event)
+        return ScoredChunk(_SEAL, *place, tokens[start : end + 1].astype(np.int64))
+
+    def release_documents(
+        self, nats_BL: Tensor, targets: Sequence[tuple[int, int]], event: str
+    ) -> ScoredDocuments:
+        """Books the targets of each document as trained on and hands out their grades."""
+        for start, end in targets:
+            self.train(start, end, event)
+        return ScoredDocuments(_SEAL, nats_BL)
 
     def close(self, num_targets: int) -> None:
         """Ends the scoring of the first `num_targets` targets; LegalityError if one of them was left out."""

@@ -67,6 +67,4 @@ def plan_windows(num_targets: int, context: int, stride: int) -> list[Window]:
 
 def group_chunks(windows: Sequence[Window], chunk_tokens: int) -> list[list[Window]]:
     """Runs of windows whose graded targets end within the same `chunk_tokens` of the stream."""
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens is {chunk_tokens}; expected at least 1")
     return [list(chunk) for _, chunk in groupby(windows, lambda window: (window.end - 1) // chunk_tokens)]

@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from golf.model.gpt import GPT
-from golf.score.windows import ResolvedWindows
+from golf.score.scorer import Scoring
 
 _MARGIN = 1.1
 """Plain scoring is taken to be this much slower than it was measured."""
@@ -23,6 +22,9 @@ class Deadline:
     `max_seconds`. Time counts from the moment this is made.
     """
 
+    stopped_after: int | None = None
+    """Targets graded when adapting stopped."""
+
     def __init__(
         self,
         max_seconds: float,
@@ -33,7 +35,6 @@ class Deadline:
         self.max_seconds, self._clock, self._started = max_seconds, clock, clock()
         self._target_seconds = _MARGIN * target_seconds
         self.plain_seconds = num_targets * self._target_seconds
-        self.stopped_after: int | None = None
         self._num_targets, self._last, self._longest = num_targets, self._started, 0.0
         if self.plain_seconds > max_seconds:
             raise DeadlineError(
@@ -65,11 +66,11 @@ class Deadline:
 
 
 @torch.no_grad()
-def measure_plain(model: GPT, windows: ResolvedWindows) -> float:
+def measure_plain(scoring: Scoring) -> float:
     """Seconds that plain scoring takes for a token, from forward passes over made-up windows."""
+    model, windows = scoring.model, scoring.resolved_windows()
     context, rows = windows.context, windows.batch_tokens // windows.context
-    device = next(model.parameters()).device
-    inputs_BT = torch.randint(2, model.config.vocab_size, (rows, context), device=device)
+    inputs_BT = torch.randint(2, model.config.vocab_size, (rows, context), device=scoring.device)
     seconds = []
     for _ in range(3):
         started = time.perf_counter()

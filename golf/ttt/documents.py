@@ -5,16 +5,13 @@ Shapes: N targets.
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from golf.data.vocabulary import Vocabulary
 from golf.score.scorer import tally_targets
 from golf.score.tally import Tally
-from golf.system.distributed import World
-from golf.ttt.deadline import Deadline
 
 DOCUMENT_ORDER = "documents by length in tokens, the longest first, equal ones as they stand in the text"
 """The one order that grading and everything that adapts follow; it takes the documents' lengths as known."""
@@ -36,6 +33,16 @@ class DocumentBatch(NamedTuple):
     """Documents that are graded side by side, each `chunk_tokens` at a time, the longest first."""
 
     chunk_tokens: int
+    documents: tuple[DocumentSpan, ...]
+
+
+class DocumentGroup(NamedTuple):
+    """Documents of a batch that share their forward passes."""
+
+    process: int
+    """Which of several processes grades them."""
+    place: int
+    """The first one's place among those that this process has in each batch."""
     documents: tuple[DocumentSpan, ...]
 
 
@@ -73,22 +80,6 @@ def plan_documents(
     return batches
 
 
-class DocumentGroup(NamedTuple):
-    """Documents of a batch that share their forward passes."""
-
-    process: int
-    """Which of several processes grades them."""
-    place: int
-    """The first one's place among those that this process has in each batch."""
-    documents: tuple[DocumentSpan, ...]
-
-
-def even_groups(num_places: int, most: int) -> int:
-    """How many of `num_places` go together: as few groups as hold at most `most` each, and alike in size."""
-    num_groups = -(-num_places // most)
-    return -(-num_places // num_groups)
-
-
 def deal_batch(batch: DocumentBatch, at_once: int, num_processes: int = 1) -> list[DocumentGroup]:
     """Groups of `at_once` documents in the batch's order, dealt out in turn.
 
@@ -97,14 +88,11 @@ def deal_batch(batch: DocumentBatch, at_once: int, num_processes: int = 1) -> li
     one than the group before it. Where full batches have equally many groups for each process, none therefore
     has more to do than another by more than the longest document, for each of the sizes of chunks.
     """
-    return [
-        DocumentGroup(
-            group % num_processes,
-            group // num_processes * at_once,
-            batch.documents[group * at_once : (group + 1) * at_once],
-        )
-        for group in range(-(-len(batch.documents) // at_once))
-    ]
+    groups = []
+    for first in range(0, len(batch.documents), at_once):
+        turn, process = divmod(first // at_once, num_processes)
+        groups.append(DocumentGroup(process, turn * at_once, batch.documents[first : first + at_once]))
+    return groups
 
 
 def count_shares(batches: list[DocumentBatch], at_once: int, num_processes: int) -> list[int]:
@@ -127,35 +115,3 @@ def add_documents(
     for start, end in documents:
         total += tally_targets(nats_N[start:end], tokens[start : end + 1], vocabulary)
     return total
-
-
-def gather_nats(nats_N: np.ndarray, world: World) -> np.ndarray:
-    """What all processes graded, of which each has the others' as 0."""
-    if world.size == 1:
-        return nats_N
-    gathered_N = torch.from_numpy(nats_N.copy())
-    world.sum(gathered_N)()
-    return gathered_N.numpy()
-
-
-def sum_events(
-    fallbacks: int, num_tilted: int | None, deadline: Deadline | None, num_graded: int, world: World
-) -> dict[str, Any]:
-    """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.
-
-    `num_graded` targets are this process's share. Adaptation stopped after as many tokens as all processes
-    together had graded when each of them stopped, or was done.
-    """
-    stopped_after = None if deadline is None else deadline.stopped_after
-    num_adapting = num_graded if stopped_after is None else stopped_after
-    own = (fallbacks, num_tilted or 0, stopped_after is not None, num_adapting)
-    sums = torch.tensor(own, dtype=torch.float64)
-    world.sum(sums)()
-    fallbacks, all_tilted, num_stopped, num_adapting = map(int, sums.tolist())
-    notes: dict[str, Any] = {"unadapted_documents": fallbacks}
-    if num_tilted is not None:
-        notes["tilted_tokens"] = all_tilted
-    if deadline is not None:
-        notes |= deadline.notes()
-        notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
-    return notes

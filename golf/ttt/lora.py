@@ -4,12 +4,12 @@ Shapes: B documents, T time, I inputs and O outputs of a matrix, K rank, P numbe
 S places in a batch, L targets of a chunk.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -17,9 +17,7 @@ from torch.optim.adamw import adamw
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
 from golf.model.state import Adapter, ForwardState, Past
-from golf.score.windows import ResolvedWindows
-from golf.ttt.document_scorer import ScoredDocuments
-from golf.ttt.documents import DocumentBatch
+from golf.score.ledger import ScoredDocuments
 
 HEAD = "head"
 """Name of the tied output matrix among the adapter targets; it has one adapter."""
@@ -27,11 +25,6 @@ TARGETS = ("query", "key", "value", "output", "up", "down", HEAD)
 """Adapter targets (`Linear.adapter`) of a block, and the head."""
 _ADAPTER_SEED = 6
 _ADAPTER_EPS = 1e-10
-_USABLE_SHARE = 0.8
-_ACTIVATIONS_PER_CHANNEL = 24
-"""Numbers that a block keeps for its backward pass, for each position of a chunk and channel of the width."""
-_KEYS_KEPT = 3
-"""Tensors as large as a window's keys that attention keeps for it; two more have a head for each query."""
 
 
 @dataclass(frozen=True)
@@ -86,24 +79,14 @@ class LoraConfig:
 
 
 class AdaptedMatrix(NamedTuple):
-    """A matrix that has an adapter for each of its visits in a forward pass."""
+    """A matrix at one of its visits in a forward pass, where it has an adapter of its own."""
 
     name: str
     """Adapter target."""
     weight: Tensor
     """Of shape (outputs, inputs)."""
-    visits: tuple[int, ...]
-    """Numbers of the visits in the forward pass; of the head none."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs and inputs."""
-        return self.weight.size(0), self.weight.size(1)
-
-    @property
-    def num_adapters(self) -> int:
-        """One for each visit."""
-        return max(1, len(self.visits))
+    visit: int | None
+    """Number of the visit in the forward pass; of the head none."""
 
 
 class AdapterWeights(NamedTuple):
@@ -122,16 +105,15 @@ def find_matrices(model: GPT, targets: tuple[str, ...]) -> list[AdaptedMatrix]:
     """
     found = []
     for layer, block in enumerate(model.blocks):
-        visits = tuple(index for index, visit in enumerate(model.plan) if visit.layer == layer)
-        children = [
-            child for part in ("attention", "feedforward") for child in block.get_submodule(part).children()
-        ]
-        matrices = {child.adapter: child for child in children if isinstance(child, Linear)}
+        visits = [index for index, visit in enumerate(model.plan) if visit.layer == layer]
+        parts = [block.get_submodule(part) for part in ("attention", "feedforward")]
+        children = [child for part in parts for child in part.children() if isinstance(child, Linear)]
+        matrices = {child.adapter: child for child in children}
         for name in TARGETS:
             if name in targets and name in matrices:
-                found.append(AdaptedMatrix(name, matrices[name].weight, visits))
+                found += [AdaptedMatrix(name, matrices[name].weight, visit) for visit in visits]
     if HEAD in targets:
-        found.append(AdaptedMatrix(HEAD, model.embedding.weight, ()))
+        found.append(AdaptedMatrix(HEAD, model.embedding.weight, None))
     if not found:
         raise ValueError(f"ttt.lora.projections is {targets}; this network has no such matrix")
     return found
@@ -157,19 +139,19 @@ class LoraLearner:
         recorded: bool | None = None,
     ):
         model.requires_grad_(False)
-        self.config, self.fallbacks = config, 0
-        self.matrices = find_matrices(model, config.projections)
-        shapes = [matrix.shape for matrix in self.matrices for _ in range(matrix.num_adapters)]
+        self.config, self.matrices = config, find_matrices(model, config.projections)
+        self.fallbacks = 0
+        """Documents whose adaptation failed and was given up."""
         self._num_visits = len(model.plan)
-        self._inputs = [(config.rank, num_inputs) for _, num_inputs in shapes]
-        self._outputs = [(num_outputs, config.rank) for num_outputs, _ in shapes]
-        self._num_kept = sum(rows * columns for rows, columns in self._inputs)
+        inputs = [(config.rank, matrix.weight.size(1)) for matrix in self.matrices]
+        outputs = [(matrix.weight.size(0), config.rank) for matrix in self.matrices]
+        self._shapes = inputs + outputs
+        self._num_kept = sum(rows * columns for rows, columns in inputs)
         device = next(model.parameters()).device
         draw = torch.Generator().manual_seed(_ADAPTER_SEED)
-        self._fresh_P = torch.cat(
-            [torch.randn(rows * columns, generator=draw) * columns**-0.5 for rows, columns in self._inputs]
-            + [torch.zeros(rows * columns) for rows, columns in self._outputs]
-        ).to(device)
+        fresh = [torch.randn(rows * columns, generator=draw) * columns**-0.5 for rows, columns in inputs]
+        fresh += [torch.zeros(rows * columns) for rows, columns in outputs]
+        self._fresh_P = torch.cat(fresh).to(device)
         # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
         at_once = min(documents_at_once or config.batch_documents, config.batch_documents)
         self.recorded = device.type == "cuda" if recorded is None else recorded
@@ -183,10 +165,12 @@ class LoraLearner:
         self.gradient_BP = torch.zeros_like(self.second_BP, dtype=dtype)
         self._copy_BP = torch.zeros_like(self.gradient_BP) if dtype != torch.float32 else None
         self.learns_B = torch.zeros(at_once, device=device)
+        """Not 0 for the documents that learn in recorded steps."""
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
-        self._sites: dict[int, list[AdapterWeights]] = {}
+        self._views: dict[int, list[AdapterWeights]] = {}
         self.recorded_steps: dict[Any, Any] = {}
+        """DocumentSteps that were made for it, by their options."""
 
     def restart(self) -> None:
         """Forgets everything learned; recorded steps stay, since all tensors stay where they are."""
@@ -200,64 +184,100 @@ class LoraLearner:
         self.second_BP[:num_documents] = 0
         if self.first_BP is not None:
             self.first_BP[:num_documents] = 0
-        self.retired_B = torch.zeros(num_documents, dtype=torch.bool, device=self.adapters_BP.device)
-        self.steps, self._any_retired = 0, False
         self.steps_1.zero_()
         self.learns_B.fill_(1)
         if self._copy_BP is not None:
             self._copy_BP[:num_documents] = self.adapters_BP
-        self._sites.clear()
+        self._views.clear()
 
     def state(
         self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
     ) -> ForwardState:
         """State with which row b of the model's input is predicted as adapted to document b."""
-        if num_documents not in self._sites:
-            self._sites[num_documents] = self._find_sites(num_documents)
+        if num_documents not in self._views:
+            self._views[num_documents] = self._find_views(num_documents)
         # Autograd needs an input with a gradient to call the backward of _AdapterProduct.
         self._anchor = self._anchor.detach().requires_grad_(torch.is_grad_enabled())
         scale = self.config.alpha / self.config.rank
         by_visit: list[dict[str, Adapter]] = [{} for _ in range(self._num_visits)]
         head_adapter = None
-        adapters = iter(LowRankAdapter(site, scale, self._anchor) for site in self._sites[num_documents])
-        for name, _, visits in self.matrices:
-            if name == HEAD:
-                head_adapter = next(adapters)
-            for visit in visits:
-                by_visit[visit][name] = next(adapters)
+        for (name, _, visit), weights in zip(self.matrices, self._views[num_documents], strict=True):
+            adapter = partial(_AdapterProduct.apply, self._anchor, weights, scale)
+            if visit is None:
+                head_adapter = adapter
+            else:
+                by_visit[visit][name] = adapter
         return ForwardState(past, by_visit, head_adapter, log_caps_2)
 
-    def _find_sites(self, num_documents: int) -> list[AdapterWeights]:
-        shapes, half = self._inputs + self._outputs, len(self._inputs)
+    def _find_views(self, num_documents: int) -> list[AdapterWeights]:
+        sizes, half = [rows * columns for rows, columns in self._shapes], len(self.matrices)
         views = []
-        weights_BP = self.adapters_BP if self._copy_BP is None else self._copy_BP
-        for buffer_BP in (weights_BP, self.gradient_BP):
-            parts = buffer_BP[:num_documents].split([rows * columns for rows, columns in shapes], dim=1)
-            views.append([part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)])
-        adapters, gradients = views
-        return [
-            AdapterWeights(adapters[n], adapters[half + n], gradients[n], gradients[half + n])
-            for n in range(half)
-        ]
+        for buffer_BP in (self.adapters_BP if self._copy_BP is None else self._copy_BP, self.gradient_BP):
+            parts = buffer_BP[:num_documents].split(sizes, dim=1)
+            parts = [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+            views += [parts[:half], parts[half:]]
+        return [AdapterWeights(*tensors) for tensors in zip(*views, strict=True)]
 
-    def reset_adapter(self, broken_B: Tensor) -> None:
-        """Puts back the untrained adapters of the marked documents, whose B stays zero from now on."""
-        rows = broken_B.nonzero().flatten()
-        self.fallbacks += int((~self.retired_B[rows]).sum())
-        self.retired_B[rows] = self._any_retired = True
-        self.learns_B[rows] = 0
-        self.second_BP[rows] = 0
-        if self.first_BP is not None:
-            self.first_BP[rows] = 0
+    def reset_adapter(self, rows: np.ndarray) -> None:
+        """Puts back the untrained adapters of documents that broke, once their group has been graded."""
+        self.fallbacks += len(rows)
         self.adapters_BP[rows] = self._fresh_P
 
     def learn(self, scored: ScoredDocuments) -> None:
-        """One AdamW step on what was just graded."""
-        adapt_documents(self, scored)
+        """Trains each document's adapters on the chunk it was just graded: a sum over documents of mean nats.
+
+        One AdamW step. The only function that trains adapters; no document's step depends on another
+        document. Of recorded steps the documents learn that `learns_B` marks.
+        """
+        config, count = self.config, len(scored.nats_BL)
+        self.backward(scored.nats_BL.mean(1).sum())
+        if self.recorded:
+            self._update_recorded(count)
+            return
+        # Without a first moment the mean is the gradient itself.
+        means_BP = self.gradient_BP if self.first_BP is None else self.first_BP
+        buffers = (self.adapters_BP, self.gradient_BP, means_BP, self.second_BP)
+        # By document, so that none is rounded otherwise beside others. And in one pass: every further one
+        # over these buffers costs as much as the network.
+        weights, gradients, means, seconds = (list(buffer_BP[:count].unbind()) for buffer_BP in buffers)
+        adamw(
+            weights,
+            gradients,
+            means,
+            seconds,
+            [],
+            list(self.steps_1.repeat(count).unbind()),
+            fused=True,
+            amsgrad=False,
+            beta1=config.beta_first,
+            beta2=config.beta_second,
+            lr=config.rate,
+            weight_decay=config.decay,
+            eps=_ADAPTER_EPS,
+            maximize=False,
+        )
+        self.steps_1 += 1
 
     def backward(self, loss: Tensor) -> None:
         """Writes the gradient of `loss` with respect to the attached adapters into `gradient_BP`."""
         torch.autograd.grad(loss, self._anchor, allow_unused=True)
+
+    def _update_recorded(self, count: int) -> None:
+        """The same step of AdamW as one operation over tensors of fixed addresses, of a GPU as one kernel."""
+        self.steps_1 += 1
+        buffers = self.adapters_BP, self.second_BP, self.gradient_BP, self.learns_B[:, None]
+        weights_BP, seconds_BP, gradients_BP, learns_B1 = (buffer[:count] for buffer in buffers)
+        copies_BP = None if self._copy_BP is None else self._copy_BP[:count]
+        firsts_BP = None if self.first_BP is None else self.first_BP[:count]
+        update = step_adamw
+        if weights_BP.device.type == "cuda":
+            update = _compiled_step()
+            for buffer_BP in (weights_BP, seconds_BP, gradients_BP, copies_BP, firsts_BP, learns_B1):
+                if buffer_BP is not None:
+                    # One kernel for any number of documents.
+                    torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
+        rest = self.steps_1, self.config
+        update(weights_BP, seconds_BP, gradients_BP, copies_BP, firsts_BP, learns_B1, *rest)
 
 
 class _AdapterProduct(torch.autograd.Function):
@@ -268,25 +288,25 @@ class _AdapterProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output_BTO: Tensor, x_BTI: Tensor, anchor: Tensor, site: AdapterWeights, scale: float
+        ctx: Any, anchor: Tensor, weights: AdapterWeights, scale: float, x_BTI: Tensor, output_BTO: Tensor
     ) -> Tensor:
-        low_BTK = torch.bmm(x_BTI, site.a_BKI.to(x_BTI.dtype).mT)
+        low_BTK = torch.bmm(x_BTI, weights.a_BKI.to(x_BTI.dtype).mT)
         ctx.save_for_backward(x_BTI, low_BTK)
-        ctx.site, ctx.scale = site, scale
-        return torch.baddbmm(output_BTO, low_BTK, site.b_BOK.to(x_BTI.dtype).mT, alpha=scale)
+        ctx.weights, ctx.scale = weights, scale
+        return torch.baddbmm(output_BTO, low_BTK, weights.b_BOK.to(x_BTI.dtype).mT, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_BTO,) = grad_outputs
         x_BTI, low_BTK = ctx.saved_tensors
-        site, dtype = ctx.site, x_BTI.dtype
-        low_gradient_BTK = torch.bmm(gradient_BTO, site.b_BOK.to(dtype))
-        _multiply_into(site.b_gradient_BOK, gradient_BTO.mT, low_BTK, ctx.scale)
-        _multiply_into(site.a_gradient_BKI, low_gradient_BTK.mT, x_BTI, ctx.scale)
+        weights, dtype = ctx.weights, x_BTI.dtype
+        low_gradient_BTK = torch.bmm(gradient_BTO, weights.b_BOK.to(dtype))
+        _multiply_into(weights.b_gradient_BOK, gradient_BTO.mT, low_BTK, ctx.scale)
+        _multiply_into(weights.a_gradient_BKI, low_gradient_BTK.mT, x_BTI, ctx.scale)
         x_gradient_BTI = None
-        if ctx.needs_input_grad[1]:
-            x_gradient_BTI = _scaled_product(low_gradient_BTK, site.a_BKI.to(dtype), ctx.scale)
-        return gradient_BTO, x_gradient_BTI, None, None, None
+        if ctx.needs_input_grad[3]:
+            x_gradient_BTI = _scaled_product(low_gradient_BTK, weights.a_BKI.to(dtype), ctx.scale)
+        return None, None, None, x_gradient_BTI, gradient_BTO
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
@@ -300,82 +320,6 @@ def _multiply_into(product: Tensor, left: Tensor, right: Tensor, scale: float) -
         _scaled_product(left, right, scale, product)
     else:
         product.copy_(_scaled_product(left, right, scale))
-
-
-class LowRankAdapter(NamedTuple):
-    """Adds scale x B A x to a matrix's output."""
-
-    weights: AdapterWeights
-    scale: float
-    anchor: Tensor
-
-    def __call__(self, x_BTI: Tensor, output_BTO: Tensor) -> Tensor:
-        """The adapted output (B, T, O)."""
-        return _AdapterProduct.apply(output_BTO, x_BTI, self.anchor, self.weights, self.scale)
-
-
-def adapt_documents(learner: LoraLearner, scored: ScoredDocuments) -> None:
-    """Trains each document's adapters on the chunk it was just graded: a sum over documents of mean nats.
-
-    The only function that trains adapters; no document's step depends on another document. Of recorded steps
-    the documents learn that `learns_B` marks.
-    """
-    config, count = learner.config, len(scored.nats_BL)
-    learner.backward(scored.nats_BL.mean(1).sum())
-    if learner.recorded:
-        _update_recorded(learner, count)
-        return
-    if learner._any_retired:
-        learner.gradient_BP[:count][learner.retired_B[:count]] = 0
-    means_BP = learner.gradient_BP if learner.first_BP is None else learner.first_BP
-    buffers = (learner.adapters_BP, learner.gradient_BP, means_BP, learner.second_BP)
-    # By document, so that none is rounded otherwise beside others. And in one pass: every further one over
-    # these buffers costs as much as the network. Without a first moment the mean is the gradient itself.
-    weights, gradients, means, seconds = (list(buffer_BP[:count].unbind()) for buffer_BP in buffers)
-    adamw(
-        weights,
-        gradients,
-        means,
-        seconds,
-        [],
-        list(torch.full((count,), float(learner.steps), device=learner.gradient_BP.device).unbind()),
-        fused=True,
-        amsgrad=False,
-        beta1=config.beta_first,
-        beta2=config.beta_second,
-        lr=config.rate,
-        weight_decay=config.decay,
-        eps=_ADAPTER_EPS,
-        maximize=False,
-    )
-    learner.steps += 1
-
-
-def _update_recorded(learner: LoraLearner, count: int) -> None:
-    """The same step of AdamW as one operation over tensors of fixed addresses, of a GPU as one kernel."""
-    learner.steps_1 += 1
-    weights_BP, seconds_BP = learner.adapters_BP[:count], learner.second_BP[:count]
-    gradients_BP = learner.gradient_BP[:count]
-    copies_BP = None if learner._copy_BP is None else learner._copy_BP[:count]
-    firsts_BP = None if learner.first_BP is None else learner.first_BP[:count]
-    learns_B1 = learner.learns_B[:count, None]
-    update = step_adamw
-    if weights_BP.device.type == "cuda":
-        update = _compiled_step()
-        for buffer_BP in (weights_BP, seconds_BP, gradients_BP, copies_BP, firsts_BP, learns_B1):
-            if buffer_BP is not None:
-                # One kernel for any number of documents.
-                torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
-    update(
-        weights_BP,
-        seconds_BP,
-        gradients_BP,
-        copies_BP,
-        firsts_BP,
-        learns_B1,
-        learner.steps_1,
-        learner.config,
-    )
 
 
 @cache
@@ -412,66 +356,3 @@ def step_adamw(
     weights_BP.copy_(moved)
     if copies_BP is not None:
         copies_BP.copy_(moved)
-
-
-class LoraMemoryError(ValueError):
-    """Adapters that do not fit into memory even for one document at a time."""
-
-
-def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
-    """Memory that a process can take on the device; None where the system does not say.
-
-    Each of `num_processes` on this machine has a GPU of its own, or an equal part of the machine's memory.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
-    except (AttributeError, ValueError):
-        return None
-
-
-def lora_bytes(
-    model: GPT, windows: ResolvedWindows, config: LoraConfig, chunk_tokens: int
-) -> tuple[int, int]:
-    """Bytes that adapters take whatever is done, and further bytes for each document that learns.
-
-    Kept are the adapters of every place in a batch; a document adds moments and gradients, the inputs of
-    every visit's attention over two windows, and what the backward pass of a chunk needs, estimated: the
-    chunk's activations, and the keys and values of its window.
-    """
-    adapters = sum(
-        matrix.num_adapters * config.rank * sum(matrix.shape)
-        for matrix in find_matrices(model, config.projections)
-    )
-    number_bytes = model.compute_dtype.itemsize
-    width, visits = model.config.width, len(model.plan)
-    windows_bytes = 2 * visits * windows.context * width * number_bytes
-    shared_width = width // model.config.num_heads * model.config.num_kv_heads
-    keys_bytes = visits * windows.context * (_KEYS_KEPT * shared_width + 2 * width) * number_bytes
-    chunk_bytes = visits * chunk_tokens * width * _ACTIVATIONS_PER_CHANNEL * number_bytes
-    logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
-    moments_bytes = 4 * adapters * (2 + bool(config.beta_first))
-    each = moments_bytes + windows_bytes + keys_bytes + chunk_bytes + logits_bytes
-    return 4 * adapters * config.batch_documents, each
-
-
-def plan_documents_at_once(
-    model: GPT, windows: ResolvedWindows, config: LoraConfig, batches: list[DocumentBatch], memory: int | None
-) -> int:
-    """Documents that learn side by side: what a batch and a forward pass have, or fewer if memory is short.
-
-    LoraMemoryError if not even one fits into `memory` bytes.
-    """
-    wanted = min(windows.batch_tokens // windows.context, max(len(batch.documents) for batch in batches))
-    if memory is None:
-        return wanted
-    chunk_tokens = min(windows.context, max(batch.chunk_tokens for batch in batches))
-    kept, each = lora_bytes(model, windows, config, chunk_tokens)
-    fitting = int(_USABLE_SHARE * memory - kept) // each
-    if fitting < 1:
-        raise LoraMemoryError(
-            f"adapters of rank {config.rank} for {config.batch_documents} documents take {kept:,} bytes, and "
-            f"{each:,} more for each that learns; {memory:,} are free"
-        )
-    return min(wanted, fitting)

@@ -1,21 +1,27 @@
 """Scoring with test-time training, by the method that the settings name."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from golf.model.gpt import GPT
-from golf.score.scorer import ScoredChunk, ScoreResult, Scoring, score
+from golf.score.scorer import ScoreResult, Scoring, score
 from golf.score.windows import ResolvedWindows
-from golf.system.distributed import World
-from golf.system.log import RunLog
 from golf.ttt.deadline import Deadline, measure_plain
 from golf.ttt.document_scorer import score_documents
-from golf.ttt.documents import DocumentBatch, count_shares, even_groups, plan_documents, split_documents
-from golf.ttt.lora import LoraConfig, LoraLearner, free_bytes, plan_documents_at_once
+from golf.ttt.documents import DocumentBatch, count_shares, plan_documents, split_documents
+from golf.ttt.lora import LoraConfig, LoraLearner, find_matrices
 from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig
 from golf.ttt.tilt import NgramTilt
+
+_USABLE_SHARE = 0.8
+_ACTIVATIONS_PER_CHANNEL = 24
+"""Numbers that a block keeps for its backward pass, for each position of a chunk and channel of the width."""
+_KEYS_KEPT = 3
+"""Tensors as large as a window's keys that attention keeps for it; two more have a head for each query."""
 
 
 def score_adapting(
@@ -33,21 +39,19 @@ def score_adapting(
     `score_documents`, for a limit shorter than plain scoring, and for adapters that memory cannot hold.
     `learners` keeps what `lora` made, with its recorded steps, for further calls with the same model.
     """
-    model, tokens, vocabulary, world = scoring.model, scoring.tokens, scoring.vocabulary, scoring.world
-    log, observe, max_tokens = scoring.log, scoring.observe, scoring.max_tokens
-    windows = scoring.windows.resolve(model.config.context, next(model.parameters()).device.type)
-    target_seconds = (
-        0.0 if max_seconds is None else world.all_reduce_any(measure_plain(model, windows), False)[0]
-    )
+    model, tokens, world = scoring.model, scoring.tokens, scoring.world
+    windows = scoring.resolved_windows()
+    scoring = replace(scoring, windows=windows)
+    target_seconds = 0.0
+    if max_seconds is not None:
+        target_seconds, _ = world.all_reduce_any(measure_plain(scoring), False)
     if ttt.method == "sgd":
-        num_targets = len(tokens) - 1 if max_tokens is None else min(max_tokens, len(tokens) - 1)
+        num_targets = min(len(tokens) - 1, scoring.max_tokens or len(tokens))
         deadline = None if max_seconds is None else Deadline(max_seconds, num_targets, target_seconds)
-        adapter = StoppedAdapter(ChunkAdapter(model, ttt), deadline)
-        result = score(replace(scoring, windows=windows), ttt.chunk_tokens, adapter)
+        result = score(scoring, ttt.chunk_tokens, ChunkAdapter(model, ttt, deadline))
         return result if deadline is None else replace(result, notes=result.notes | deadline.notes())
-    batches = plan_lora(tokens, vocabulary.bos_id, ttt.lora, max_tokens)
-    at_once, places = plan_groups(model, windows, ttt.lora, batches, log, world)
-    windows = replace(windows, batch_tokens=at_once * windows.context)
+    batches = plan_lora(tokens, scoring.vocabulary.bos_id, ttt.lora, scoring.max_tokens)
+    at_once, places = plan_groups(scoring, ttt.lora, batches)
     # The largest for every process, so that all are refused or none.
     share = max(count_shares(batches, at_once, world.size))
     deadline = None if max_seconds is None else Deadline(max_seconds, share, target_seconds)
@@ -63,54 +67,8 @@ def score_adapting(
         if learners is not None:
             learners[key] = learner, phases
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
-    result = score_documents(
-        model, tokens, vocabulary, windows, batches, log, learner, observe, tilt, phases, deadline, world
-    )
-    return result if phases is None else replace(result, notes=result.notes | {"phases": phases.phases_done})
-
-
-def plan_groups(
-    model: GPT,
-    windows: ResolvedWindows,
-    config: LoraConfig,
-    batches: list[DocumentBatch],
-    log: RunLog | None,
-    world: World,
-) -> tuple[int, int]:
-    """How many documents are graded at once, and how many places of a batch a process has.
-
-    What memory, or the number of processes, makes of it is said. LoraMemoryError as `plan_documents_at_once`.
-    """
-    device = next(model.parameters()).device
-    widest = max(len(batch.documents) for batch in batches)
-    share = -(-widest // world.size)
-    if device.type == "cuda":
-        # Memory alone bounds them there: a pass computes a chunk, not a window.
-        windows = replace(windows, batch_tokens=share * windows.context)
-    wanted = min(windows.batch_tokens // windows.context, share)
-    memory = free_bytes(device, world.local_size)
-    most = plan_documents_at_once(model, windows, replace(config, batch_documents=share), batches, memory)
-    most = world.all_reduce_min(min(most, wanted))
-    at_once = even_groups(share, most)
-    num_groups = -(-widest // at_once)
-    if log is not None and most < wanted:
-        log.info(f"{at_once} documents at once, since {wanted} do not fit into memory")
-    if log is not None and world.size > 1:
-        sharing = min(num_groups, world.size)
-        log.info(f"{sharing} of {world.size} processes learn from documents, {at_once} at once in each")
-    return at_once, -(-num_groups // world.size) * at_once
-
-
-class StoppedAdapter:
-    """Hands graded chunks on to be learned from until the deadline says that time is short."""
-
-    def __init__(self, adapter: ChunkAdapter, deadline: Deadline | None):
-        self._adapter, self._deadline, self._num_graded = adapter, deadline, 0
-
-    def __call__(self, chunk: ScoredChunk) -> None:
-        self._num_graded += len(chunk.nats_N)
-        if self._deadline is None or not self._deadline.stops(self._num_graded):
-            self._adapter(chunk)
+    windows = replace(windows, batch_tokens=at_once * windows.context)
+    return score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
 
 
 def plan_lora(
@@ -122,3 +80,82 @@ def plan_lora(
         raise ValueError(f"{len(tokens)} tokens, max_tokens {max_tokens}: no target to score")
     documents = split_documents(tokens, num_targets, bos_id)
     return plan_documents(documents, config.chunk_tokens, config.chunk_lengths, config.batch_documents)
+
+
+class LoraMemoryError(ValueError):
+    """Adapters that do not fit into memory even for one document at a time."""
+
+
+def plan_groups(scoring: Scoring, config: LoraConfig, batches: list[DocumentBatch]) -> tuple[int, int]:
+    """How many documents are graded at once, and how many places of a batch a process has.
+
+    What memory, or the number of processes, makes of it is said. LoraMemoryError if not even one fits.
+    """
+    windows, world, device = scoring.resolved_windows(), scoring.world, scoring.device
+    widest = max(len(batch.documents) for batch in batches)
+    share = -(-widest // world.size)
+    # On a GPU memory alone bounds them: a pass computes a chunk, not a window.
+    wanted = share if device.type == "cuda" else min(windows.batch_tokens // windows.context, share)
+    fitting, memory = wanted, free_bytes(device, world.local_size)
+    if memory is not None:
+        chunk_tokens = min(windows.context, max(batch.chunk_tokens for batch in batches))
+        kept, each = lora_bytes(scoring.model, windows, replace(config, batch_documents=share), chunk_tokens)
+        fitting = int(_USABLE_SHARE * memory - kept) // each
+        if fitting < 1:
+            raise LoraMemoryError(
+                f"adapters of rank {config.rank} for {share} documents take {kept:,} bytes, and "
+                f"{each:,} more for each that learns; {memory:,} are free"
+            )
+    most = world.all_reduce_min(min(wanted, fitting))
+    at_once = even_groups(share, most)
+    num_groups = -(-widest // at_once)
+    if most < wanted:
+        scoring.log.info(f"{at_once} documents at once, since {wanted} do not fit into memory")
+    if world.size > 1:
+        sharing = min(num_groups, world.size)
+        scoring.log.info(
+            f"{sharing} of {world.size} processes learn from documents, {at_once} at once in each"
+        )
+    return at_once, -(-num_groups // world.size) * at_once
+
+
+def even_groups(num_places: int, most: int) -> int:
+    """How many of `num_places` go together: as few groups as hold at most `most` each, and alike in size."""
+    num_groups = -(-num_places // most)
+    return -(-num_places // num_groups)
+
+
+def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
+    """Memory that a process can take on the device; None where the system does not say.
+
+    Each of `num_processes` on this machine has a GPU of its own, or an equal part of the machine's memory.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
+    except (AttributeError, ValueError):
+        return None
+
+
+def lora_bytes(
+    model: GPT, windows: ResolvedWindows, config: LoraConfig, chunk_tokens: int
+) -> tuple[int, int]:
+    """Bytes that adapters take whatever is done, and further bytes for each document that learns.
+
+    Kept are the adapters of every place in a batch; a document adds moments and gradients, the inputs of
+    every visit's attention over two windows, and what the backward pass of a chunk needs, estimated: the
+    chunk's activations, and the keys and values of its window.
+    """
+    weights = [matrix.weight for matrix in find_matrices(model, config.projections)]
+    adapters = sum(config.rank * sum(weight.shape) for weight in weights)
+    number_bytes = model.compute_dtype.itemsize
+    width, visits = model.config.width, len(model.plan)
+    windows_bytes = 2 * visits * windows.context * width * number_bytes
+    shared_width = width // model.config.num_heads * model.config.num_kv_heads
+    keys_bytes = visits * windows.context * (_KEYS_KEPT * shared_width + 2 * width) * number_bytes
+    chunk_bytes = visits * chunk_tokens * width * _ACTIVATIONS_PER_CHANNEL * number_bytes
+    logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
+    moments_bytes = 4 * adapters * (2 + bool(config.beta_first))
+    each = moments_bytes + windows_bytes + keys_bytes + chunk_bytes + logits_bytes
+    return 4 * adapters * config.batch_documents, each

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.model.state import ForwardState
-from golf.score.scorer import CHUNK_TOKENS, ScoredChunk
+from golf.score.ledger import ScoredChunk
+from golf.score.scorer import CHUNK_TOKENS
+from golf.ttt.deadline import Deadline
 from golf.ttt.lora import LoraConfig
 from golf.ttt.tilt import TiltConfig
 
@@ -92,102 +95,36 @@ def adapted_parameters(model: GPT, frozen_blocks: int) -> list[nn.Parameter]:
 
 
 class ChunkAdapter:
-    """What the scorer calls after each chunk: adapts `model` in place, its learning rate along the cosine."""
+    """Gradient descent on each chunk that was scored, its learning rate along a cosine over the chunks.
 
-    def __init__(self, model: GPT, config: TTTConfig):
-        self.model, self.config = model, config
+    Adapts `model` in place, until the deadline says that time is short. The chunk is cut into sequences of
+    the trained context, taken in the same order in each epoch.
+    """
+
+    def __init__(self, model: GPT, config: TTTConfig, deadline: Deadline | None = None):
+        self.model, self.config, self.deadline, self._num_graded = model, config, deadline, 0
         adapted = adapted_parameters(model, config.frozen_blocks)
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
+        model.requires_grad_(False)
         for parameter in adapted:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.SGD(adapted, lr=config.learning_rate, momentum=config.momentum)
 
     def __call__(self, chunk: ScoredChunk) -> None:
-        progress = chunk.index / max(1, chunk.num_chunks - 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-        adapt(self.model, chunk, self.optimizer, self.config)
-
-
-def adapt(model: GPT, chunk: ScoredChunk, optimizer: torch.optim.Optimizer, config: TTTConfig) -> None:
-    """Trains the model on a graded chunk.
-
-    The chunk is cut into sequences of the trained context, taken in the same order in each epoch; every batch
-    has the same shape, filled up with positions that count for nothing.
-    """
-    tokens_N1 = chunk.tokens_N1
-    batches = cut_sequences(tokens_N1[:-1], tokens_N1[1:], model.config.context, config.batch_sequences)
-    device = next(model.parameters()).device
-    for batch in batches * config.epochs:
-        _descend(model, batch, optimizer, config.clip_norm, device)
-
-
-def adapt_to_documents(
-    model: GPT,
-    graded: list[ScoredChunk],
-    optimizer: torch.optim.Optimizer,
-    config: TTTConfig,
-    log_caps_2: Tensor | None = None,
-) -> None:
-    """Trains the model on graded documents, joined as they are in training; the rates fall along a cosine.
-
-    `log_caps_2` as in ForwardState.
-    """
-    inputs_N = np.concatenate([chunk.tokens_N1[:-1] for chunk in graded])
-    targets_N = np.concatenate([chunk.tokens_N1[1:] for chunk in graded])
-    batches = cut_sequences(inputs_N, targets_N, model.config.context, config.batch_sequences)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    steps, device = batches * config.epochs, next(model.parameters()).device
-    predict = partial(model.forward, state=ForwardState(log_caps_2=log_caps_2))
-    for step, batch in enumerate(steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * step / len(steps)))
-        # forward, not the compiled call: these steps are too few to pay for a graph.
-        _descend(predict, batch, optimizer, config.clip_norm, device)
-
-
-def _descend(
-    predict: Callable[[Tensor], Tensor],
-    batch: tuple[Tensor, Tensor, Tensor],
-    optimizer: torch.optim.Optimizer,
-    clip_norm: float,
-    device: torch.device,
-) -> None:
-    rows = max(1, ADAPTING_PASS_TOKENS // batch[0].size(1))
-    for part in zip(*(tensor_BT.split(rows) for tensor_BT in batch), strict=True):
-        inputs_BT, targets_BT, share_BT = (tensor_BT.to(device) for tensor_BT in part)
-        (token_nats(predict(inputs_BT), targets_BT) * share_BT).sum().backward()
-    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def cut_sequences(
-    inputs_N: np.ndarray, targets_N: np.ndarray, context: int, batch_sequences: int
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs, targets and each target's share in the loss, as batches of one shape (B, T).
-
-    Each of the N targets is in one batch, and all have the same share; filling has share 0. The shares of a
-    batch without filling add up to 1.
-    """
-    num_targets = len(targets_N)
-    batch_size = min(batch_sequences, -(-num_targets // context))
-    filling = -num_targets % (context * batch_size)
-    share = np.float32(1.0 / min(num_targets, batch_size * context))
-    parts = (inputs_N, targets_N, np.full(num_targets, share))
-    shape = (-1, batch_size, context)
-    inputs_SBT, targets_SBT, shares_SBT = (
-        torch.from_numpy(np.pad(part, (0, filling))).view(shape) for part in parts
-    )
-    return list(zip(inputs_SBT, targets_SBT, shares_SBT, strict=True))
+        self._num_graded += len(chunk.tokens_N1) - 1
+        if self.deadline is not None and self.deadline.stops(self._num_graded):
+            return
+        factor = _cosine(chunk.index / max(1, chunk.num_chunks - 1))
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * factor
+        for batch in cut_sequences([chunk], self.model.config.context, self.config):
+            _descend(self.model, batch, self.optimizer, self.config.clip_norm)
 
 
 class PhaseTrainer:
     """Trains the model in place after given numbers of graded documents (openai/parameter-golf #1610, #1626).
 
-    Each phase takes all documents graded so far, with the settings and a fresh momentum of the method `sgd`.
-    With a `cap_rate` two softcaps, of logits above and below 0, learn along (#1945).
+    Each phase takes all documents graded so far, joined as they are in training, with the settings of the
+    method `sgd`, a fresh momentum, and rates along a cosine. With a `cap_rate` two softcaps, of logits above
+    and below 0, learn along (#1945).
     """
 
     def __init__(self, model: GPT, config: TTTConfig):
@@ -206,20 +143,69 @@ class PhaseTrainer:
 
     def learn(self, graded: list[ScoredChunk]) -> None:
         """One phase; the model is frozen again afterwards."""
-        groups = [{"params": self._adapted, "lr": self.config.learning_rate}]
-        if self.config.cap_rate:
-            groups.append({"params": [self.log_caps_2], "lr": self.config.cap_rate})
-        learning = [parameter for group in groups for parameter in group["params"]]
-        optimizer = torch.optim.SGD(groups, momentum=self.config.momentum)
-        for parameter in learning:
+        config = self.config
+        learning, rates = [self._adapted], [config.learning_rate]
+        if config.cap_rate:
+            learning, rates = [self._adapted, [self.log_caps_2]], [config.learning_rate, config.cap_rate]
+        optimizer = torch.optim.SGD([{"params": group} for group in learning], momentum=config.momentum)
+        for parameter in chain(*learning):
             parameter.requires_grad_(True)
+        # forward, not the compiled call: these steps are too few to pay for a graph.
+        predict = partial(self.model.forward, state=ForwardState(log_caps_2=self.caps))
+        batches = cut_sequences(graded, self.model.config.context, config)
         with torch.enable_grad():
-            adapt_to_documents(self.model, graded, optimizer, self.config, self.caps)
-        for parameter in learning:
+            for step, batch in enumerate(batches):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * _cosine(step / len(batches))
+                _descend(predict, batch, optimizer, config.clip_norm)
+        for parameter in chain(*learning):
             parameter.requires_grad_(False)
-        self.phases_done = sum(boundary <= len(graded) for boundary in self.config.phases)
+        self.phases_done = sum(boundary <= len(graded) for boundary in config.phases)
 
     @property
     def caps(self) -> Tensor | None:
         """`ForwardState.log_caps_2` of the model's forward passes; None if the softcap does not learn."""
         return self.log_caps_2 if self.config.cap_rate else None
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _descend(
+    predict: Callable[[Tensor], Tensor],
+    batch: tuple[Tensor, Tensor, Tensor],
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float,
+) -> None:
+    """A step on one batch, in as many passes as ADAPTING_PASS_TOKENS takes."""
+    learning = optimizer.param_groups[0]["params"]
+    rows = max(1, ADAPTING_PASS_TOKENS // batch[0].size(1))
+    for part in zip(*(tensor_BT.split(rows) for tensor_BT in batch), strict=True):
+        inputs_BT, targets_BT, share_BT = (tensor_BT.to(learning[0].device) for tensor_BT in part)
+        (token_nats(predict(inputs_BT), targets_BT) * share_BT).sum().backward()
+    nn.utils.clip_grad_norm_(learning, clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def cut_sequences(
+    chunks: list[ScoredChunk], context: int, config: TTTConfig
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs, targets and each target's share in the loss, as batches of one shape (B, T), epoch by epoch.
+
+    In each epoch every target is in one batch, and all have the same share; filling has share 0. The shares
+    of a batch without filling add up to 1.
+    """
+    inputs_N = np.concatenate([chunk.tokens_N1[:-1] for chunk in chunks])
+    targets_N = np.concatenate([chunk.tokens_N1[1:] for chunk in chunks])
+    num_targets = len(targets_N)
+    batch_size = min(config.batch_sequences, -(-num_targets // context))
+    filling = -num_targets % (context * batch_size)
+    share = np.float32(1.0 / min(num_targets, batch_size * context))
+    parts = (inputs_N, targets_N, np.full(num_targets, share))
+    shape = (-1, batch_size, context)
+    inputs_SBT, targets_SBT, shares_SBT = (
+        torch.from_numpy(np.pad(part, (0, filling))).view(shape) for part in parts
+    )
+    return list(zip(inputs_SBT, targets_SBT, shares_SBT, strict=True)) * config.epochs

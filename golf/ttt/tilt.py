@@ -6,8 +6,6 @@ Shapes: B documents, L targets of a chunk, V vocabulary, N targets.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _NO_KEY = np.uint64(0)
@@ -118,10 +116,6 @@ class NgramTilt:
         self._finished: list[tuple[np.ndarray, np.ndarray]] = []
         self.num_tilted = 0
 
-    def apply(self, logits_BLV: Tensor, starts_B1: np.ndarray, targets_BL: np.ndarray) -> Tensor:
-        """The logits with the boost on the expected tokens."""
-        return raise_expected(logits_BLV, self.expect(starts_B1, targets_BL), self.config.boost)
-
     def expect(self, starts_B1: np.ndarray, targets_BL: np.ndarray) -> np.ndarray:
         """The expected tokens (B, L), -1 where there is none; reads nothing of the targets or behind them."""
         self._shared = context_keys(self._tokens, starts_B1, targets_BL, self.config.context_tokens)
@@ -130,22 +124,20 @@ class NgramTilt:
         self._tilts = expected_BL >= 0
         return expected_BL
 
-    def learn(self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
-        """Counts the targets that `expect` was last asked about, now that they are graded."""
-        self.num_tilted += int(self._tilts[graded_BL].sum())
-        self._count(self._shared, starts_B1, targets_BL, graded_BL)
-
-    def learn_elsewhere(self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray) -> None:
-        """Counts targets that another process grades, so that the table is what it is in one process."""
-        keys_BL = context_keys(self._tokens, starts_B1, targets_BL, self.config.context_tokens)
-        self._count(keys_BL, starts_B1, targets_BL, graded_BL)
-
-    def _count(
-        self, keys_BL: np.ndarray, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray
+    def learn(
+        self, starts_B1: np.ndarray, targets_BL: np.ndarray, graded_BL: np.ndarray, elsewhere: bool = False
     ) -> None:
+        """Counts the targets that `expect` was last asked about, now that they are graded.
+
+        Or those that another process grades (`elsewhere`), so that the table is what it is in one process.
+        """
+        if elsewhere:
+            self._shared = context_keys(self._tokens, starts_B1, targets_BL, self.config.context_tokens)
+        else:
+            self.num_tilted += int(self._tilts[graded_BL].sum())
         tokens_N = self._tokens[targets_BL[graded_BL] + 1].astype(np.int32)
-        self._table.add(_own_keys(keys_BL, starts_B1)[graded_BL], tokens_N)
-        self._finished.append((keys_BL[graded_BL], tokens_N))
+        self._table.add(_own_keys(self._shared, starts_B1)[graded_BL], tokens_N)
+        self._finished.append((self._shared[graded_BL], tokens_N))
 
     def finish_batch(self) -> None:
         """Makes what was graded since the last call known to other documents."""
@@ -153,16 +145,6 @@ class NgramTilt:
             keys, tokens = zip(*self._finished, strict=True)
             self._table.add(np.concatenate(keys), np.concatenate(tokens))
             self._finished.clear()
-
-
-def raise_expected(logits_BLV: Tensor, expected_BL: np.ndarray, boost: float) -> Tensor:
-    """The logits with the boost on the expected tokens, where there are any."""
-    tilts_BL = expected_BL >= 0
-    if not tilts_BL.any():
-        return logits_BLV
-    expected = torch.from_numpy(np.maximum(expected_BL, 0).astype(np.int64)).to(logits_BLV.device)
-    boosts = torch.from_numpy(tilts_BL * np.float32(boost)).to(logits_BLV.device)
-    return logits_BLV.scatter_add(2, expected[..., None], boosts[..., None])
 
 
 def _own_keys(keys_BL: np.ndarray, starts_B1: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from golf.evaluate import EvaluateConfig
 from golf.model.embeddings import SmearGate
 from golf.model.gpt import GPT
 from golf.pack.artifact import PackConfig, pack
-from golf.score.ledger import Ledger
+from golf.score.ledger import Ledger, ScoredDocuments
+from golf.score.scorer import Scoring
 from golf.score.windows import WindowConfig
 from golf.system.log import RunLog
-from golf.ttt.document_scorer import ScoredDocuments, _DocumentGrader
+from golf.ttt.document_scorer import _DocumentGrader
 from golf.ttt.lora import LoraLearner
 
 QUIET = RunLog(quiet=True)
@@ -104,13 +106,13 @@ def test_adapters_that_learn_before_the_grade_are_caught(
     sound = _DocumentGrader._grade_chunk
 
     def trains_first(
-        self: _DocumentGrader, documents: list, first: int, end: int, event: str
+        self: _DocumentGrader, documents: list, first: int, end: int, *rest: Any
     ) -> torch.Tensor:
         for row, (start, stop) in enumerate(documents):
             peek = int(self.tokens[start + 1 + first : min(start + end, stop) + 1].sum()) % 11
             if self.learner is not None:
                 self.learner.adapters_BP[row] += 0.01 * peek
-        return sound(self, documents, first, end, event)
+        return sound(self, documents, first, end, *rest)
 
     monkeypatch.setattr(_DocumentGrader, "_grade_chunk", trains_first)
     found = audit(lora_artifact(dataset_folder, tmp_path), dataset_folder)
@@ -124,11 +126,11 @@ def test_training_on_a_chunk_before_it_is_graded_is_caught(
 
     sound = scorer._grade_chunk
 
-    def trains_first(model: GPT, tokens: np.ndarray, chunk: list, *others: object) -> np.ndarray:
-        ids = torch.from_numpy(tokens[chunk[0].start : chunk[-1].end].astype(np.int64))
+    def trains_first(scoring: Scoring, chunk: list, *others: Any) -> np.ndarray:
+        ids = torch.from_numpy(scoring.tokens[chunk[0].start : chunk[-1].end].astype(np.int64))
         with torch.no_grad():
-            model.blocks[-1].feedforward.up.weight.mul_(1 + 1e-3 * (ids.sum() % 11))
-        return sound(model, tokens, chunk, *others)
+            scoring.model.blocks[-1].feedforward.up.weight.mul_(1 + 1e-3 * (ids.sum() % 11))
+        return sound(scoring, chunk, *others)
 
     monkeypatch.setattr(scorer, "_grade_chunk", trains_first)
     assert ("sliding windows", "causality") in failed(audit(artifact_path, dataset_folder, ttt=False))

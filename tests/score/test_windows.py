@@ -74,8 +74,3 @@ def test_chunks_hold_all_windows_in_order(plan: tuple[int, int, int], chunk_toke
 def test_chunks_of_aligned_windows_have_the_asked_size() -> None:
     chunks = group_chunks(plan_windows(200, 16, 4), 64)
     assert [sum(window.num_graded for window in chunk) for chunk in chunks] == [64, 64, 64, 8]
-
-
-def test_a_chunk_has_tokens() -> None:
-    with pytest.raises(ValueError, match="chunk_tokens is 0"):
-        group_chunks(plan_windows(16, 16, 4), 0)

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from score_toys import BOS_ID, ToyVocabulary, toy_documents
 from test_lora import STRONG, WINDOWS, network, plain
 
-from golf.score.ledger import LegalityError
+from golf.score import ledger
+from golf.score.ledger import LegalityError, ScoredDocuments
 from golf.score.scorer import ScoreResult, Scoring
-from golf.ttt import document_scorer
 from golf.ttt.deadline import Deadline
-from golf.ttt.document_cache import window_lengths
-from golf.ttt.document_scorer import ScoredDocuments, score_documents
-from golf.ttt.document_step import DocumentSteps
+from golf.ttt.document_scorer import score_documents
+from golf.ttt.document_step import DocumentSteps, window_lengths
 from golf.ttt.lora import LoraConfig, LoraLearner
 from golf.ttt.methods import plan_lora, score_adapting
 from golf.ttt.sgd import TTTConfig
@@ -54,9 +53,8 @@ def scored(
     learner = LoraLearner(model, config, rows, recorded=recorded)
     tilt = NgramTilt(TiltConfig(boost=boost, context_tokens=2, table_bits=12), tokens) if boost else None
     batches = plan_lora(tokens, BOS_ID, config)
-    return score_documents(
-        model, tokens, ToyVocabulary(), windows, batches, learner=learner, tilt=tilt, deadline=deadline
-    )
+    scoring = Scoring(model, tokens, ToyVocabulary(), windows)
+    return score_documents(scoring, batches, learner, tilt, deadline=deadline)
 
 
 @settings(max_examples=15, deadline=None)
@@ -88,7 +86,8 @@ def test_observers_see_the_distributions_that_grade() -> None:
 
     batches = plan_lora(tokens, BOS_ID, GENTLE)
     learner = LoraLearner(model, GENTLE, recorded=True)
-    result = score_documents(model, tokens, ToyVocabulary(), WINDOWS, batches, None, learner, observe)
+    scoring = Scoring(model, tokens, ToyVocabulary(), WINDOWS, observe=observe)
+    result = score_documents(scoring, batches, learner)
     assert [seen[target] for target in range(len(tokens) - 1)] == pytest.approx(result.nats_N, abs=1e-5)
 
 
@@ -110,9 +109,9 @@ def test_a_whole_score_has_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     scored(toy_documents(draw.integers(2, 200, 40).tolist()), True, rows=4)
     (steps,) = made
-    windows = {(shape.num_new, shape.num_past) for shape in steps.shapes}
+    windows = {(num_new, length) for _, _, num_new, length in steps.shapes}
     assert len(windows) <= len(GENTLE.chunk_tokens) * (1 + len(window_lengths(CONTEXT)))
-    assert {shape.rows for shape in steps.shapes} <= {1, 2, 3}
+    assert {rows for _, rows, _, _ in steps.shapes} <= {1, 2, 3}
 
 
 def test_windows_have_few_lengths_up_to_the_context() -> None:
@@ -151,7 +150,7 @@ def test_a_deadline_ends_recorded_steps_and_the_rest_is_graded_unadapted(stop: i
 
 
 def test_recorded_steps_cannot_learn_before_grading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document_scorer.Ledger, "grade", lambda *_: None)
+    monkeypatch.setattr(ledger.Ledger, "grade", lambda *_: None)
     with pytest.raises(LegalityError, match="had not been graded"):
         scored(toy_documents([30]), True)
 
@@ -172,7 +171,7 @@ def test_a_recorded_step_is_that_of_adamw(beta_first: float) -> None:
             learner.backward = lambda _, learner=learner, draw=draw: learner.gradient_BP.normal_(
                 generator=draw
             )
-            learner.learn(ScoredDocuments(document_scorer._DOCUMENT_SEAL, torch.zeros(2, 3)))
+            learner.learn(ScoredDocuments(ledger._SEAL, torch.zeros(2, 3)))
     called, recorded = (learner.adapters_BP for learner in learners)
     assert torch.allclose(called[0], recorded[0], atol=1e-6)
     assert torch.equal(recorded[1], before[1])
@@ -210,7 +209,6 @@ def test_on_a_gpu_recorded_steps_give_the_grades_of_calls(dtype: torch.dtype) ->
         windows = replace(WINDOWS, context=CONTEXT, stride=CONTEXT, batch_tokens=CONTEXT * 3)
         learner = LoraLearner(model, GENTLE, 3, recorded=recorded)
         batches = plan_lora(tokens, BOS_ID, GENTLE)
-        found.append(
-            score_documents(model, tokens, ToyVocabulary(), windows, batches, learner=learner).nats_N
-        )
+        scoring = Scoring(model, tokens, ToyVocabulary(), windows)
+        found.append(score_documents(scoring, batches, learner).nats_N)
     assert np.abs(found[0] - found[1]).mean() < (1e-4 if dtype == torch.float32 else 2e-2)

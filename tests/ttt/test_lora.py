@@ -9,12 +9,12 @@ from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents
 from golf.audit.probes import replace_tokens
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
-from golf.score.ledger import LegalityError
-from golf.score.scorer import ScoreResult
+from golf.score import ledger
+from golf.score.ledger import LegalityError, ScoredDocuments
+from golf.score.scorer import ScoreResult, Scoring
 from golf.score.windows import WindowConfig
-from golf.ttt import document_scorer
-from golf.ttt.document_scorer import ScoredDocuments, score_documents
-from golf.ttt.lora import TARGETS, LoraConfig, LoraLearner, adapt_documents, find_matrices
+from golf.ttt.document_scorer import score_documents
+from golf.ttt.lora import TARGETS, LoraConfig, LoraLearner, find_matrices
 from golf.ttt.methods import plan_lora
 
 STRONG = LoraConfig(
@@ -55,14 +55,13 @@ def adapted(
     model = model or network()
     windows = replace(WINDOWS, batch_tokens=16 * rows)
     batches = plan_lora(tokens, BOS_ID, config)
-    return score_documents(
-        model, tokens, ToyVocabulary(), windows, batches, learner=LoraLearner(model, config)
-    )
+    scoring = Scoring(model, tokens, ToyVocabulary(), windows)
+    return score_documents(scoring, batches, LoraLearner(model, config))
 
 
 def plain(tokens: np.ndarray, config: LoraConfig = STRONG, model: GPT | None = None) -> ScoreResult:
     batches = plan_lora(tokens, BOS_ID, config)
-    return score_documents(model or network(), tokens, ToyVocabulary(), WINDOWS, batches)
+    return score_documents(Scoring(model or network(), tokens, ToyVocabulary(), WINDOWS), batches)
 
 
 def document_alone(model: GPT, document: np.ndarray) -> np.ndarray:
@@ -190,7 +189,7 @@ def test_a_broken_adapter_falls_back_to_the_unadapted_score_and_is_counted(
 
     def breaks_the_first(self: LoraLearner, scored: ScoredDocuments) -> None:
         learn(self, scored)
-        if self.steps == 2:
+        if self.steps_1 == 2:
             self.adapters_BP[0] = float("nan")
 
     monkeypatch.setattr(LoraLearner, "learn", breaks_the_first)
@@ -207,7 +206,7 @@ def test_only_the_scorer_hands_out_what_may_be_learned() -> None:
 
 
 def test_learning_before_grading_is_refused_by_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document_scorer.Ledger, "grade", lambda *_: None)
+    monkeypatch.setattr(ledger.Ledger, "grade", lambda *_: None)
     with pytest.raises(LegalityError, match="had not been graded"):
         adapted(toy_documents([30]))
 
@@ -226,7 +225,7 @@ def test_a_step_is_that_of_adamw() -> None:
     for step in range(3):
         logits_BLV = model(inputs[:, :-1], state=learner.state(2))
         nats_BL = torch.nn.functional.cross_entropy(logits_BLV.mT, inputs[:, 1:], reduction="none")
-        adapt_documents(learner, ScoredDocuments(document_scorer._DOCUMENT_SEAL, nats_BL))
+        learner.learn(ScoredDocuments(ledger._SEAL, nats_BL))
         reference.grad = learner.gradient_BP[:2].clone()
         optimizer.step()
         assert torch.allclose(learner.adapters_BP, reference, atol=1e-6), step
@@ -242,7 +241,7 @@ def test_a_batch_of_adapters_is_the_sum_of_single_ones() -> None:
     inputs = torch.from_numpy(toy_documents([12, 12]).astype(np.int64)).view(2, 12)
     with torch.no_grad():
         together = model(inputs, state=learner.state(2))
-    shapes = learner._inputs + learner._outputs
+    shapes = learner._shapes
     for row in range(2):
         changed = copy.deepcopy(model)
         parts = learner.adapters_BP[row].split([rows * columns for rows, columns in shapes])
@@ -280,7 +279,7 @@ def test_the_head_has_one_adapter_which_learns() -> None:
     model = network()
     config = replace(STRONG, projections=("head",))
     (head,) = find_matrices(model, config.projections)
-    assert head.weight is model.embedding.weight and head.num_adapters == 1
+    assert head.weight is model.embedding.weight and head.visit is None
     tokens = toy_documents([60, 50])
     together, one = (adapted(tokens, config, rows) for rows in (2, 1))
     assert np.abs(together.nats_N - plain(tokens, config).nats_N).max() > 1e-2
@@ -288,13 +287,14 @@ def test_the_head_has_one_adapter_which_learns() -> None:
 
 
 def test_each_visit_of_a_block_has_its_own_adapter() -> None:
-    matrices = find_matrices(network(recurrence=3), ("up",))
-    assert [matrix.num_adapters for matrix in matrices] == [1, 3, 1]
-    tokens = toy_documents([60])
     model = network(recurrence=3)
+    matrices = find_matrices(model, ("up",))
+    assert sorted(matrix.visit for matrix in matrices) == [0, 1, 2, 3, 4]
+    assert len({id(matrix.weight) for matrix in matrices}) == 3
+    tokens = toy_documents([60])
     learner = LoraLearner(model, replace(STRONG, projections=("up",)))
     batches = plan_lora(tokens, BOS_ID, STRONG)
-    score_documents(model, tokens, ToyVocabulary(), WINDOWS, batches, learner=learner)
+    score_documents(Scoring(model, tokens, ToyVocabulary(), WINDOWS), batches, learner)
     outputs = learner.adapters_BP[0, learner._num_kept :].view(5, -1)
     assert (outputs.abs().max(1).values > 0).all()
     assert len({tuple(row.tolist()) for row in outputs}) == 5

@@ -2,31 +2,34 @@ from dataclasses import replace
 
 import pytest
 import torch
-from score_toys import BOS_ID, toy_documents
+from score_toys import BOS_ID, ToyVocabulary, toy_documents
 from test_lora import STRONG, WINDOWS, network
 
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.model.state import ForwardState
+from golf.score.scorer import Scoring
 from golf.score.windows import WindowConfig
-from golf.ttt.document_cache import PastInputs
-from golf.ttt.lora import LoraConfig, LoraLearner, LoraMemoryError, lora_bytes, plan_documents_at_once
-from golf.ttt.methods import plan_lora
+from golf.ttt.document_step import PastInputs
+from golf.ttt.lora import LoraConfig, LoraLearner
+from golf.ttt.methods import LoraMemoryError, lora_bytes, plan_groups, plan_lora
 
 
-def test_as_many_documents_learn_together_as_fit() -> None:
+def test_as_many_documents_learn_together_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = network(), replace(STRONG, batch_documents=4)
-    batches = plan_lora(toy_documents([30, 28, 26, 24]), BOS_ID, config)
+    tokens = toy_documents([30, 28, 26, 24])
+    batches = plan_lora(tokens, BOS_ID, config)
     kept, each = lora_bytes(model, WINDOWS, config, 5)
 
-    def planned(documents: float) -> int:
-        return plan_documents_at_once(
-            model, WINDOWS, config, batches, int((kept + documents * each) / 0.8) + 9
-        )
+    def planned(documents: float | None) -> int:
+        memory = None if documents is None else int((kept + documents * each) / 0.8) + 9
+        monkeypatch.setattr("golf.ttt.methods.free_bytes", lambda *device: memory)
+        return plan_groups(Scoring(model, tokens, ToyVocabulary(), WINDOWS), config, batches)[0]
 
-    assert [planned(documents) for documents in (1, 1.9, 3, 4, 100)] == [1, 1, 3, 4, 4]
-    assert plan_documents_at_once(model, WINDOWS, config, batches, None) == 4
+    # Three of four that fit are two and two.
+    assert [planned(documents) for documents in (1, 1.9, 3, 4, 100)] == [1, 1, 2, 4, 4]
+    assert planned(None) == 4
     with pytest.raises(LoraMemoryError, match="adapters of rank 2 for 4 documents take"):
         planned(0.9)
 
@@ -56,7 +59,6 @@ def test_the_plan_counts_what_the_backward_pass_of_a_chunk_keeps() -> None:
     tokens_BT = torch.randint(2, 64, (documents, 512))
     with torch.no_grad():
         model(tokens_BT[:, :-chunk], state=ForwardState(past.window(documents, 0, 512 - chunk)))
-    past.keep()
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -70,6 +72,6 @@ def test_the_plan_counts_what_the_backward_pass_of_a_chunk_keeps() -> None:
     kept.pop(learner._store_SP.untyped_storage().data_ptr(), None)
     _, each = lora_bytes(model, WindowConfig(context=512), lora, chunk)
     moments = (learner.gradient_BP.nbytes + learner.second_BP.nbytes) / documents
-    windows = sum(x_BTD.nbytes for x_BTD in past._kept) / documents
+    windows = sum(x_BTD.nbytes for x_BTD in past.kept.values()) / documents
     assert nats_BL.requires_grad
     assert 1.0 < (each - moments - windows) / (sum(kept.values()) / documents) < 2.0

@@ -9,7 +9,7 @@ from test_lora import LENGTHS, STRONG, WINDOWS, network
 
 from golf.model.state import ForwardState
 from golf.score.ledger import Ledger, LegalityError
-from golf.score.scorer import ScoreResult, Scoring, release_chunk
+from golf.score.scorer import ScoreResult, Scoring
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import PhaseTrainer, TTTConfig
 
@@ -72,7 +72,7 @@ def test_only_graded_documents_are_handed_over() -> None:
     tokens, ledger = toy_documents([20]), Ledger(19)
     ledger.grade(0, 10, "a chunk")
     with pytest.raises(LegalityError, match="target 10 had not been graded"):
-        release_chunk(ledger, tokens, np.zeros(19, dtype=np.float32), (5, 12), (0, 1), "a phase")
+        ledger.release_chunk(tokens, (5, 12), (0, 1), "a phase")
 
 
 @pytest.mark.parametrize(

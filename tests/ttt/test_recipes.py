@@ -117,7 +117,7 @@ def test_a_deadline_ends_adapting_and_the_rest_is_graded_without(monkeypatch: py
     tokens = repetitive_stream()
     asked = iter(range(10**6))
     monkeypatch.setattr("golf.ttt.deadline.Deadline.stops", lambda self, graded: next(asked) >= 3)
-    monkeypatch.setattr("golf.ttt.methods.measure_plain", lambda model, windows: 1e-9)
+    monkeypatch.setattr("golf.ttt.methods.measure_plain", lambda scoring: 1e-9)
     result = score_adapting(
         Scoring(network(), tokens, ToyVocabulary(), WINDOWS), RECIPES["all"], max_seconds=5.0
     )

@@ -5,12 +5,14 @@ import pytest
 import torch
 from score_toys import BOS_ID, ToyModel, ToyVocabulary, toy_documents, toy_model
 
-from golf.score.scorer import ScoredChunk, ScoreResult, Scoring, score
+from golf.score.ledger import Ledger, ScoredChunk
+from golf.score.scorer import ScoreResult, Scoring, score
 from golf.score.windows import WindowConfig
 from golf.ttt import sgd as adapting
 from golf.ttt.sgd import ChunkAdapter, adapted_parameters, cut_sequences
 
 WINDOWS = WindowConfig(context=16, stride=4, batch_tokens=64)
+ONE_EPOCH = adapting.TTTConfig(epochs=1, batch_sequences=3)
 STRONG = adapting.TTTConfig(chunk_tokens=64, learning_rate=0.5, frozen_blocks=1, batch_sequences=3)
 
 
@@ -22,6 +24,12 @@ def adapted_score(
     return score(
         Scoring(model, tokens, ToyVocabulary(), WINDOWS), chunk_tokens=config.chunk_tokens, adapt=adapter
     )
+
+
+def graded(tokens_N1: np.ndarray) -> ScoredChunk:
+    ledger = Ledger(len(tokens_N1) - 1)
+    ledger.grade(0, len(tokens_N1) - 1, "a chunk")
+    return ledger.release_chunk(tokens_N1, (0, len(tokens_N1) - 1), (0, 1), "a test")
 
 
 def repeated_documents() -> np.ndarray:
@@ -83,7 +91,7 @@ def test_freezing_every_block_is_refused(model: ToyModel) -> None:
 @pytest.mark.parametrize("num_targets", [1, 15, 16, 17, 47, 48, 49, 100, 144])
 def test_every_target_of_a_chunk_is_trained_on_with_the_same_share(num_targets: int) -> None:
     tokens_N1 = np.arange(2, num_targets + 3)
-    batches = cut_sequences(tokens_N1[:-1], tokens_N1[1:], 16, 3)
+    batches = cut_sequences([graded(tokens_N1)], 16, ONE_EPOCH)
     assert len({inputs.shape for inputs, _, _ in batches}) == 1
     inputs, targets, shares = (torch.cat([batch[i].flatten() for batch in batches]) for i in range(3))
     used = shares > 0
@@ -94,7 +102,7 @@ def test_every_target_of_a_chunk_is_trained_on_with_the_same_share(num_targets: 
 
 
 def test_a_full_batch_takes_the_gradient_of_the_mean_loss() -> None:
-    (batch,) = cut_sequences(np.arange(48), np.arange(1, 49), 16, 3)
+    (batch,) = cut_sequences([graded(np.arange(49))], 16, ONE_EPOCH)
     assert float(batch[2].sum()) == pytest.approx(1.0)
     assert batch[0].shape == (3, 16)
 

@@ -16,8 +16,8 @@ from test_recipes import RECIPES
 import eval_bpb
 from golf.score.scorer import Scoring
 from golf.system.distributed import World
-from golf.ttt.documents import DocumentSpan, count_shares, deal_batch, even_groups, plan_documents
-from golf.ttt.methods import score_adapting
+from golf.ttt.documents import DocumentSpan, count_shares, deal_batch, plan_documents
+from golf.ttt.methods import even_groups, score_adapting
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from score_toys import VOCAB_SIZE, toy_documents
 
+from golf.ttt.document_step import grade_logits
 from golf.ttt.tilt import NgramTable, NgramTilt, TiltConfig, context_keys
 
 
@@ -60,8 +61,12 @@ def test_keys_are_of_the_tokens_before_the_target_alone() -> None:
 
 
 def tilted(tilt: NgramTilt, start: int, targets: range) -> np.ndarray:
-    logits = torch.zeros(1, len(targets), VOCAB_SIZE)
-    return tilt.apply(logits, np.array([[start]]), np.array([list(targets)])).numpy()[0]
+    """What the tilt adds to logits of 0, by target."""
+    logits, target = torch.zeros(1, len(targets), VOCAB_SIZE), torch.zeros(1, len(targets), dtype=torch.int64)
+    expected = torch.from_numpy(tilt.expect(np.array([[start]]), np.array([list(targets)]))).long()
+    raised = grade_logits(logits, target, expected, tilt.config.boost, True).logits_BLV
+    assert raised is not None
+    return raised.numpy()[0]
 
 
 def test_the_expected_token_is_raised_by_the_boost_within_a_document_and_across_when_its_batch_is_done() -> (
