@@ -32,10 +32,6 @@ class Graded:
 class ScoredChunk(Graded):
     """Consecutive targets that have been graded."""
 
-    index: int
-    """Its place among the chunks of the stream, from 0."""
-    num_chunks: int
-    """Chunks of the whole stream."""
     tokens_N1: np.ndarray
     """int64: the token before the first target, then the targets."""
 
@@ -81,13 +77,11 @@ class Ledger:
             )
         self._note(event)
 
-    def release_chunk(
-        self, tokens: np.ndarray, targets: tuple[int, int], place: tuple[int, int], event: str
-    ) -> ScoredChunk:
-        """Books `targets` as trained on and hands them out; `place` is the index among so many chunks."""
+    def release_chunk(self, tokens: np.ndarray, targets: tuple[int, int], event: str) -> ScoredChunk:
+        """Books targets of the stream as trained on and hands them out."""
         start, end = targets
         self.train(start, end, event)
-        return ScoredChunk(_SEAL, *place, tokens[start : end + 1].astype(np.int64))
+        return ScoredChunk(_SEAL, tokens[start : end + 1].astype(np.int64))
 
     def release_documents(
         self, nats_BL: Tensor, targets: Sequence[tuple[int, int]], event: str

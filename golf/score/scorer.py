@@ -27,6 +27,8 @@ Observer = Callable[[np.ndarray, Tensor], None]
 """Takes the numbers of some targets (N,) and their log probabilities (N, V), before the targets are read."""
 Grade = Callable[[Tensor, Tensor], Tensor]
 """Nats (B, T) of targets (B, T) by inputs (B, T), for batches of one shape."""
+Adapt = Callable[[ScoredChunk, float], None]
+"""Learns from a chunk; 0 is the first, 1 the last one of the stream."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Scoring:
 def score(
     scoring: Scoring,
     chunk_tokens: int = CHUNK_TOKENS,
-    adapt: Callable[[ScoredChunk], None] | None = None,
+    adapt: Adapt | None = None,
     grade: Grade | None = None,
 ) -> ScoreResult:
     """Grades every target of a stream once, under sliding windows, in chunks of about `chunk_tokens`.
@@ -121,8 +123,8 @@ def score(
             nats_N[first:end] = _grade_chunk(scoring, chunk, windows, batch_size, grade)
             total += tally_targets(nats_N[first:end], tokens[first : end + 1], vocabulary)
             if adapt is not None and index + 1 < len(chunks):
-                place = index, num_chunks
-                adapt(ledger.release_chunk(tokens, (first, end), place, f"adapting to chunk {index}"))
+                scored = ledger.release_chunk(tokens, (first, end), f"adapting to chunk {index}")
+                adapt(scored, index / max(1, num_chunks - 1))
             bar.advance(end - first, f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None)
     ledger.close(num_graded)
     sums = torch.tensor([total.nats, total.num_tokens, total.num_bytes], dtype=torch.float64)

@@ -60,15 +60,15 @@ def score_documents(
     tokens, vocabulary, world = scoring.tokens, scoring.vocabulary, scoring.world
     windows = scoring.resolved_windows()
     rows = windows.batch_tokens // windows.context
-    num_graded = max(document.end for batch in batches for document in batch.documents)
-    check_tokens(tokens[: num_graded + 1], vocabulary.size)
-    nats_N = np.full(num_graded, np.nan, dtype=np.float32)
     least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
+    num_targets = max(document.end for batch in batches for document in batch.documents)
+    check_tokens(tokens[: num_targets + 1], vocabulary.size)
+    nats_N = np.full(num_targets, np.nan, dtype=np.float32)
     caps = None if phases is None else phases.caps
     grader = _DocumentGrader(scoring, nats_N, learner, tilt, caps, deadline, least_chunk)
     ledger, total = grader.ledger, Tally(0.0, 0, 0)
     graded: list[DocumentSpan] = []
-    with scoring.log.progress("score", num_graded, "tokens") as bar:
+    with scoring.log.progress("score", num_targets, "tokens") as bar:
         for index, batch in enumerate(batches):
             own: list[DocumentSpan] = []
             for group in deal_batch(batch, rows, world.size):
@@ -87,15 +87,14 @@ def score_documents(
             graded += batch.documents
             if (tilt is None and phases is None) or index + 1 == len(batches):
                 continue
-            is_late = grader.wait_for_all(world)
+            # Until all have graded what each will learn from.
+            _, is_late = world.all_reduce_any(0.0, grader.stops())
+            if deadline is not None:
+                deadline.leave_out()
             if phases is not None and not is_late and phases.due(len(graded)):
-                event, many = f"phase after {index}", len(graded)
-                chunks = [
-                    ledger.release_chunk(tokens, span, (place, many), event)
-                    for place, span in enumerate(graded)
-                ]
-                phases.learn(chunks)
-    ledger.close(num_graded)
+                event = f"phase after {index}"
+                phases.learn([ledger.release_chunk(tokens, span, event) for span in graded])
+    ledger.close(num_targets)
     if world.size > 1:
         # Each has the others' as 0.
         world.sum(torch.from_numpy(nats_N))()
@@ -106,32 +105,65 @@ def score_documents(
         "documents": len(graded),
         "batches": len(batches),
         "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
-        **grader.sum_events(world, tilt),
+        **_sum_events(learner, tilt, deadline, grader.num_graded, world),
     }
     if phases is not None:
         notes["phases"] = phases.phases_done
-    return ScoreResult(total, nats_N, num_graded < len(tokens) - 1, windows, ledger, notes)
+    return ScoreResult(total, nats_N, num_targets < len(tokens) - 1, windows, ledger, notes)
+
+
+def _sum_events(
+    learner: LoraLearner | None,
+    tilt: NgramTilt | None,
+    deadline: Deadline | None,
+    num_graded: int,
+    world: World,
+) -> dict[str, Any]:
+    """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.
+
+    Adaptation stopped after as many tokens as all processes together had graded when each of them stopped,
+    or was done.
+    """
+    stopped_after = None if deadline is None else deadline.stopped_after
+    num_adapting = num_graded if stopped_after is None else stopped_after
+    own = learner.fallbacks if learner else 0, tilt.num_tilted if tilt else 0
+    sums = torch.tensor([*own, stopped_after is not None, num_adapting], dtype=torch.float64)
+    world.sum(sums)()
+    fallbacks, num_tilted, num_stopped, num_adapting = map(int, sums.tolist())
+    notes: dict[str, Any] = {"unadapted_documents": fallbacks}
+    if tilt is not None:
+        notes["tilted_tokens"] = num_tilted
+    if deadline is not None:
+        notes |= deadline.notes()
+        notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
+    return notes
 
 
 class _Chunk:
-    """Targets `first` to `end` of some documents, side by side."""
+    """Targets `first` to `end` of some documents, side by side: arrays (B, 1) and (B, L)."""
 
-    def __init__(self, documents: Sequence[DocumentSpan], first: int, end: int):
-        self.first, self.end = first, end
+    def __init__(self, tokens: np.ndarray, documents: Sequence[DocumentSpan], first: int, end: int):
+        self.first, self.end, self._tokens = first, end, tokens
         spans_B2 = np.array(documents)
-        self.starts_B1, self.ends_B1 = spans_B2[:, :1], spans_B2[:, 1:]
+        self.starts_B1, self._ends_B1 = spans_B2[:, :1], spans_B2[:, 1:]
         self.targets_BL = self.starts_B1 + np.arange(first, end)
-        self.graded_BL = self.targets_BL < self.ends_B1
+        self.graded_BL = self.targets_BL < self._ends_B1
         """Which are the document's own, and not behind its end."""
         self.expected_BL = np.full_like(self.targets_BL, -1)
         """Tokens that the tilt raises, -1 for none."""
+
+    def read(self, first: int, shift: int = 0) -> np.ndarray:
+        """The documents' inputs (`shift` 0) or targets (1) from `first` on, int64, 0 behind their ends."""
+        places = self.starts_B1 + np.arange(first, self.end)
+        inside = np.minimum(places, self._ends_B1 - 1)
+        return np.where(places < self._ends_B1, self._tokens[inside + shift], 0).astype(np.int64)
 
 
 class _DocumentGrader:
     """Grades documents that start together: the n-th chunk of each is one forward pass.
 
-    Nothing waits for a GPU until `collect`. Only then it shows which documents broke: these are predicted
-    anew, unadapted from their first broken chunk on.
+    Nothing waits for a GPU until `collect`. Only that shows which documents broke: these are predicted anew,
+    unadapted from their first broken chunk on.
     """
 
     def __init__(
@@ -147,63 +179,36 @@ class _DocumentGrader:
         windows, self.scoring, self.device = scoring.resolved_windows(), scoring, scoring.device
         self.tokens, self.context, self.stride = scoring.tokens, windows.context, windows.stride
         self.ledger, self.nats_N, self.num_graded = Ledger(len(self.tokens) - 1), nats_N, 0
-        self.learner, self.tilt, self.caps, self.deadline = learner, tilt, caps, deadline
-        self.adapts = learner is not None
-        self._boost = 0.0 if tilt is None else tilt.config.boost
-        self._chunks: list[_Chunk] = []
+        self.tilt, self.caps, self.deadline = tilt, caps, deadline
+        self.learner = self._reset_learner = learner
         self.steps: DocumentSteps | None = None
         """How chunks are graded while something learns; None to make each of its own length."""
+        self._boost = 0.0 if tilt is None else tilt.config.boost
+        self._chunks: list[_Chunk] = []
         if learner is not None and learner.recorded and can_be_fixed(scoring.model):
             options = self.context, least_chunk, self._boost, scoring.observe is not None
             key = *options, caps is not None
             if key not in learner.recorded_steps:
                 learner.recorded_steps[key] = DocumentSteps(scoring.model, learner, *options, caps)
             self.steps = learner.recorded_steps[key]
+        # So many documents as have recorded steps may not fit with whole windows.
+        self._first_plain_chunk = self.context if self.steps is None else self.stride
 
     def stops(self) -> bool:
         """Whether there is no time left to adapt; from then on nothing does."""
         if self.deadline is not None and self.deadline.stops(self.num_graded):
-            self.adapts, self.tilt = False, None
+            self.learner = self.tilt = self.steps = None
             return True
         return False
 
-    def wait_for_all(self, world: World) -> bool:
-        """Until all have graded what each will learn from; whether one has no time left to adapt."""
-        _, is_late = world.all_reduce_any(0.0, self.stops())
-        if self.deadline is not None:
-            self.deadline.leave_out()
-        return is_late
-
-    def sum_events(self, world: World, tilt: NgramTilt | None) -> dict[str, Any]:
-        """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.
-
-        Adaptation stopped after as many tokens as all processes together had graded when each of them
-        stopped, or was done.
-        """
-        stopped_after = None if self.deadline is None else self.deadline.stopped_after
-        num_adapting = self.num_graded if stopped_after is None else stopped_after
-        fallbacks = 0 if self.learner is None else self.learner.fallbacks
-        own = (fallbacks, tilt.num_tilted if tilt else 0, stopped_after is not None, num_adapting)
-        sums = torch.tensor(own, dtype=torch.float64)
-        world.sum(sums)()
-        fallbacks, num_tilted, num_stopped, num_adapting = map(int, sums.tolist())
-        notes: dict[str, Any] = {"unadapted_documents": fallbacks}
-        if tilt is not None:
-            notes["tilted_tokens"] = num_tilted
-        if self.deadline is not None:
-            notes |= self.deadline.notes()
-            notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
-        return notes
-
     def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
-        documents, longest = group.documents, group.documents[0].num_targets
+        documents, longest, steps = group.documents, group.documents[0].num_targets, self.steps
         chunk_tokens = min(chunk_tokens, self.context)
         self.collect()
-        steps = self.steps if self.adapts else None
         if steps is not None:
             self._record(steps, group.place, chunk_tokens, longest)
-        elif self.learner is not None and self.adapts:
+        elif self.learner is not None:
             self.learner.start(group.place, len(documents))
         self._documents, self.past = documents, PastInputs()
         self._nats_BN = torch.zeros(len(documents), longest + self.context, device=self.device)
@@ -214,23 +219,12 @@ class _DocumentGrader:
                     # What was kept is a window less a chunk.
                     least_stride = chunk_tokens
                     self.past = steps.past.unroll(first, self.context - chunk_tokens, len(documents))
-                self.collect()
                 steps = None
-                whole = self.context if self.steps is None else self.stride
-                chunk_tokens = max(self.stride, least_stride) if first else whole
+                self.collect()
+                chunk_tokens = max(self.stride, least_stride) if first else self._first_plain_chunk
             end = first + chunk_tokens
             left = [document for document in documents if document.num_targets > first]
-            going = [document for document in left if document.num_targets > end]
-            num_learning = len(going) if self.adapts else 0
-            with torch.set_grad_enabled(num_learning > 0):
-                nats_BL = self._grade_chunk(left, first, end, num_learning, steps, event)
-            if self.learner is not None and num_learning:
-                trained = [(document.start + first, document.start + end) for document in going]
-                event_of = f"{event}, adapting to token {end}"
-                if steps is None:
-                    nats_BL = nats_BL[:num_learning]
-                scored = self.ledger.release_documents(nats_BL, trained, event_of)
-                (self.learner if steps is None else steps).learn(scored)
+            self._grade_chunk(left, first, end, event)
             first = end
 
     def _record(self, steps: DocumentSteps, slot: int, chunk_tokens: int, longest: int) -> None:
@@ -245,30 +239,24 @@ class _DocumentGrader:
             self.deadline.leave_out()
         steps.start(slot)
 
-    def _grade_chunk(
-        self,
-        documents: Sequence[DocumentSpan],
-        first: int,
-        end: int,
-        num_learning: int,
-        steps: DocumentSteps | None,
-        event: str,
-    ) -> Tensor:
-        """Nats (B, L) of each document's targets `first` to `end`; those behind its own end mean nothing."""
-        filling = 0 if steps is None else steps.rows_for(len(documents)) - len(documents)
-        chunk = _Chunk([*documents, *[DocumentSpan(0, 0)] * filling], first, end)
+    def _grade_chunk(self, documents: Sequence[DocumentSpan], first: int, end: int, event: str) -> None:
+        """Grades targets `first` to `end` of each document, and learns from them if the document goes on."""
+        learner, steps = self.learner, self.steps
+        num_left, going = len(documents), [document for document in documents if document.num_targets > end]
+        filling = 0 if steps is None else steps.rows_for(num_left) - num_left
+        chunk = _Chunk(self.tokens, [*documents, *[DocumentSpan(0, 0)] * filling], first, end)
         if self.tilt is not None:
-            chunk.expected_BL = self.tilt.expect(chunk.starts_B1, chunk.targets_BL)
+            chunk.expected_BL = self.tilt.expect(chunk.starts_B1, chunk.targets_BL).astype(np.int64)
         if steps is None:
-            grades = self._predict(self.past, chunk, self.learner if self.adapts else None)
+            with torch.set_grad_enabled(learner is not None and bool(going)):
+                grades = self._predict(self.past, chunk, learner)
         else:
             window = steps.window(first, end - first)
-            read_from = first - (len(window[0]) > end - first)
-            read_BT = self._look_up(chunk.starts_B1 + np.arange(read_from, end), chunk.ends_B1)
-            told = read_BT, self._targets(chunk), chunk.expected_BL.astype(np.int64), *window
-            grades = steps.predict(StepInputs(*told), num_learning, num_learning > 0)
+            read_BT = chunk.read(first - (len(window[0]) > end - first))
+            inputs = StepInputs(read_BT, chunk.read(first, 1), chunk.expected_BL, *window)
+            grades = steps.predict(inputs, len(going), bool(going))
         self.scoring.show(grades.logits_BLV, chunk.targets_BL, chunk.graded_BL)
-        self._nats_BN[: len(documents), first:end] = grades.marked_BL[: len(documents)]
+        self._nats_BN[:num_left, first:end] = grades.marked_BL[:num_left]
         self._chunks.append(chunk)
         for document in documents:
             booked = document.start + first, min(document.start + end, document.end)
@@ -276,22 +264,25 @@ class _DocumentGrader:
         self.num_graded += int(chunk.graded_BL.sum())
         if self.tilt is not None:
             self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL)
-        return grades.nats_BL
+        if learner is not None and going:
+            # Recorded steps have all rows, of which some do not learn.
+            nats_BL = grades.nats_BL[: len(going)] if steps is None else grades.nats_BL
+            trained = [(document.start + first, document.start + end) for document in going]
+            scored = self.ledger.release_documents(nats_BL, trained, f"{event}, adapting to token {end}")
+            (steps or learner).learn(scored)
 
     def _predict(self, past: PastInputs, chunk: _Chunk, learner: LoraLearner | None) -> ChunkGrades:
         """Grades a chunk by a window of its own length; `past` is then that of the next chunk."""
-        num_new, rows = chunk.end - chunk.first, len(chunk.targets_BL)
-        places_BT = chunk.starts_B1 + np.arange(max(0, chunk.end - self.context), chunk.end)
-        past = past.window(rows, places_BT.shape[1] - num_new, num_new)
-        if learner is None:
-            state = ForwardState(past, log_caps_2=self.caps)
-        else:
+        inputs_BT = token_tensor(chunk.read(max(0, chunk.end - self.context)), self.device)
+        (rows, length), num_new = inputs_BT.shape, chunk.end - chunk.first
+        past = past.window(rows, length - num_new, num_new)
+        state = ForwardState(past, log_caps_2=self.caps)
+        if learner is not None:
             state = learner.state(rows, past, self.caps)
-        inputs_BT = token_tensor(self._look_up(places_BT, chunk.ends_B1), self.device)
         # Windows grow with the document: a compiled forward would be compiled anew for each length.
         logits_BLV = self.scoring.model.forward(inputs_BT, num_new, state)
-        told = token_tensor(self._targets(chunk), self.device), token_tensor(chunk.expected_BL, self.device)
-        return grade_logits(logits_BLV, *told, self._boost, True)
+        targets_BL = token_tensor(chunk.read(chunk.first, 1), self.device)
+        return grade_logits(logits_BLV, targets_BL, token_tensor(chunk.expected_BL, self.device), self._boost)
 
     def collect(self) -> None:
         """Waits for the grades of all chunks since the last call, and puts them with the others."""
@@ -299,10 +290,11 @@ class _DocumentGrader:
             return
         nats_BN = self._nats_BN.cpu().numpy()
         rows = np.flatnonzero(np.isnan(nats_BN).any(1))
-        # A rest that was graded after the deadline is unadapted.
-        if len(rows) and self.learner is not None and self._chunks[0].first == 0:
-            self._mend(nats_BN, rows)
         first, end = self._chunks[0].first, self._chunks[-1].end
+        # A rest that was graded after the deadline is unadapted.
+        if len(rows) and first == 0 and self._reset_learner is not None:
+            self._reset_learner.reset_adapter(rows)
+            self._mend(nats_BN, rows)
         for document, nats_N in zip(self._documents, nats_BN, strict=True):
             until = max(first, min(end, document.num_targets))
             self.nats_N[document.start + first : document.start + until] = nats_N[first:until]
@@ -311,16 +303,13 @@ class _DocumentGrader:
     @torch.no_grad()
     def _mend(self, nats_BN: np.ndarray, rows: np.ndarray) -> None:
         """Puts unadapted predictions in the place of broken ones, NaN, and of what follows them."""
-        assert self.learner is not None
-        self.learner.reset_adapter(rows)
+        documents, past = [self._documents[row] for row in rows], PastInputs()
         firsts_B1 = np.isnan(nats_BN[rows]).argmax(1)[:, None]
-        past = PastInputs()
         for chunk in self._chunks:
-            mended = _Chunk([self._documents[row] for row in rows], chunk.first, chunk.end)
+            mended = _Chunk(self.tokens, documents, chunk.first, chunk.end)
             # Of documents that have ended any row does.
             mended.expected_BL = chunk.expected_BL[rows % len(chunk.expected_BL)]
-            grades = self._predict(past, mended, None)
-            is_after_B1 = chunk.first >= firsts_B1
+            grades, is_after_B1 = self._predict(past, mended, None), chunk.first >= firsts_B1
             self.scoring.show(grades.logits_BLV, mended.targets_BL, mended.graded_BL & is_after_B1)
             place = rows, slice(chunk.first, chunk.end)
             nats_BN[place] = np.where(is_after_B1, grades.nats_BL.cpu().numpy(), nats_BN[place])
@@ -336,13 +325,5 @@ class _DocumentGrader:
         chunk_tokens = min(chunk_tokens, self.context)
         for first in range(0, documents[0].num_targets, chunk_tokens):
             left = [document for document in documents if document.num_targets > first]
-            chunk = _Chunk(left, first, first + chunk_tokens)
+            chunk = _Chunk(self.tokens, left, first, first + chunk_tokens)
             self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL, elsewhere=True)
-
-    def _targets(self, chunk: _Chunk) -> np.ndarray:
-        return self._look_up(chunk.targets_BL + 1, chunk.ends_B1 + 1)
-
-    def _look_up(self, places: np.ndarray, ends_B1: np.ndarray) -> np.ndarray:
-        """Tokens of the stream, int64, 0 from a document's own end on."""
-        inside = np.minimum(places, ends_B1 - 1)
-        return np.where(places < ends_B1, self.tokens[inside], 0).astype(np.int64)

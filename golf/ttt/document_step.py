@@ -137,9 +137,7 @@ class ChunkGrades(NamedTuple):
     """For who wants to see them."""
 
 
-def grade_logits(
-    logits_BLV: Tensor, targets_BL: Tensor, expected_BL: Tensor, boost: float, keeps_logits: bool
-) -> ChunkGrades:
+def grade_logits(logits_BLV: Tensor, targets_BL: Tensor, expected_BL: Tensor, boost: float) -> ChunkGrades:
     """Grades targets (B, L) by logits, which the tilt raises by `boost` at the expected tokens, -1 for none.
 
     Which documents broke is decided before the targets are looked at, so that nothing is chosen by its grade.
@@ -150,7 +148,7 @@ def grade_logits(
         logits_BLV = logits_BLV.scatter_add(2, expected_BL.clamp(min=0)[..., None], boosts_BL1)
     nats_BL = token_nats(logits_BLV, targets_BL)
     marked_BL = nats_BL.detach().masked_fill(is_broken_B[:, None], torch.nan)
-    return ChunkGrades(nats_BL, marked_BL, logits_BLV.detach() if keeps_logits else None)
+    return ChunkGrades(nats_BL, marked_BL, logits_BLV.detach())
 
 
 class StepInputs(NamedTuple):
@@ -168,18 +166,20 @@ class StepInputs(NamedTuple):
     """(K,) that the chunk's last positions take."""
 
 
-class Recording:
-    """A function on tensors of fixed addresses, recorded as a CUDA graph."""
+def record(function: Callable[[], Any], pool: Any) -> Callable[[], Any]:
+    """A function on tensors of fixed addresses, recorded as a CUDA graph: a call replays it.
 
-    def __init__(self, function: Callable[[], Any], pool: Any):
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
-            self._result = function()
+    Its result lies where it lay.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        result = function()
 
-    def replay(self) -> Any:
-        """Runs it once more; its result lies where it lay."""
-        self._graph.replay()
-        return self._result
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
 
 
 class DocumentSteps:
@@ -266,10 +266,10 @@ class DocumentSteps:
         self.learner.learns_B.zero_()
         self.learner.learns_B[:num_learning] = 1
         if now.forward is None and now.learned and learns and self._pool is not None:
-            now.forward = Recording(lambda: self._forward(now), self._pool)
+            now.forward = record(lambda: self._forward(now), self._pool)
         if now.forward is None:
             return self._forward(now)
-        grades = now.forward.replay()
+        grades = now.forward()
         # Waits until the GPU is no more than some steps behind.
         event = torch.cuda.Event()
         event.record()
@@ -286,8 +286,8 @@ class DocumentSteps:
             now.learned = True
             return
         if now.backward is None:
-            now.backward = Recording(lambda: self.learner.learn(scored), self._pool)
-        now.backward.replay()
+            now.backward = record(lambda: self.learner.learn(scored), self._pool)
+        now.backward()
 
     def _forward(self, now: "_Shape") -> ChunkGrades:
         tokens_BT, targets_BL, expected_BL, positions_T, places_K = now.tensors
@@ -296,7 +296,8 @@ class DocumentSteps:
             past = self.past.window(rows, num_new, positions_T, places_K)
             state = self.learner.state(rows, past, self.log_caps_2)
             logits_BLV = self.model.forward(tokens_BT, num_new, state)
-            return grade_logits(logits_BLV, targets_BL, expected_BL, self.boost, self.keeps_logits)
+            grades = grade_logits(logits_BLV, targets_BL, expected_BL, self.boost)
+        return grades if self.keeps_logits else grades._replace(logits_BLV=None)
 
 
 class _Shape:
@@ -304,8 +305,8 @@ class _Shape:
 
     def __init__(self, inputs: StepInputs, device: torch.device):
         self.learned = False
-        self.forward: Recording | None = None
-        self.backward: Recording | None = None
+        self.forward: Callable[[], ChunkGrades] | None = None
+        self.backward: Callable[[], None] | None = None
         self._packed = torch.zeros(sum(part.size for part in inputs), dtype=torch.int64, device=device)
         parts = self._packed.split([part.size for part in inputs])
         self.tensors = tuple(part.view(like.shape) for part, like in zip(parts, inputs, strict=True))

@@ -265,19 +265,16 @@ class LoraLearner:
     def _update_recorded(self, count: int) -> None:
         """The same step of AdamW as one operation over tensors of fixed addresses, of a GPU as one kernel."""
         self.steps_1 += 1
-        buffers = self.adapters_BP, self.second_BP, self.gradient_BP, self.learns_B[:, None]
-        weights_BP, seconds_BP, gradients_BP, learns_B1 = (buffer[:count] for buffer in buffers)
-        copies_BP = None if self._copy_BP is None else self._copy_BP[:count]
-        firsts_BP = None if self.first_BP is None else self.first_BP[:count]
-        update = step_adamw
-        if weights_BP.device.type == "cuda":
+        kept = (self.adapters_BP, self.second_BP, self.gradient_BP, self._copy_BP, self.first_BP)
+        buffers = [None if buffer is None else buffer[:count] for buffer in (*kept, self.learns_B[:, None])]
+        update: Callable[..., None] = step_adamw
+        if self.steps_1.device.type == "cuda":
             update = _compiled_step()
-            for buffer_BP in (weights_BP, seconds_BP, gradients_BP, copies_BP, firsts_BP, learns_B1):
-                if buffer_BP is not None:
+            for buffer in buffers:
+                if buffer is not None:
                     # One kernel for any number of documents.
-                    torch._dynamo.maybe_mark_dynamic(buffer_BP, 0)
-        rest = self.steps_1, self.config
-        update(weights_BP, seconds_BP, gradients_BP, copies_BP, firsts_BP, learns_B1, *rest)
+                    torch._dynamo.maybe_mark_dynamic(buffer, 0)
+        update(*buffers, self.steps_1, self.config)
 
 
 class _AdapterProduct(torch.autograd.Function):

@@ -109,12 +109,11 @@ class ChunkAdapter:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.SGD(adapted, lr=config.learning_rate, momentum=config.momentum)
 
-    def __call__(self, chunk: ScoredChunk) -> None:
+    def __call__(self, chunk: ScoredChunk, progress: float) -> None:
         self._num_graded += len(chunk.tokens_N1) - 1
         if self.deadline is not None and self.deadline.stops(self._num_graded):
             return
-        factor = _cosine(chunk.index / max(1, chunk.num_chunks - 1))
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * factor
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * _cosine(progress)
         for batch in cut_sequences([chunk], self.model.config.context, self.config):
             _descend(self.model, batch, self.optimizer, self.config.clip_norm)
 

@@ -53,36 +53,27 @@ class NgramTable:
     def add(self, keys_N: np.ndarray, tokens_N: np.ndarray) -> None:
         """Counts graded targets: `tokens_N` followed the contexts of `keys_N`; key 0 stands for none."""
         present_N = keys_N != _NO_KEY
-        keys_N, tokens_N = keys_N[present_N], tokens_N[present_N]
-        if not len(keys_N):
+        keys, key_N, totals = np.unique(keys_N[present_N], return_inverse=True, return_counts=True)
+        if not len(keys):
             return
-        order_N = np.lexsort((tokens_N, keys_N))
-        keys_N, tokens_N = keys_N[order_N], tokens_N[order_N]
-        new_key_N = np.append(True, keys_N[1:] != keys_N[:-1])
-        pairs = np.flatnonzero(new_key_N | np.append(True, tokens_N[1:] != tokens_N[:-1]))
-        counts = np.diff(np.append(pairs, len(keys_N))).astype(np.int32)
-        pair_keys, pair_tokens = keys_N[pairs], tokens_N[pairs]
-        groups = np.flatnonzero(new_key_N[pairs])
-        totals = np.add.reduceat(counts, groups)
-        best_counts = np.maximum.reduceat(counts, groups)
-        group_of_pair = np.cumsum(new_key_N[pairs]) - 1
-        is_best = counts == best_counts[group_of_pair]
-        best = np.flatnonzero(is_best)[np.searchsorted(np.flatnonzero(is_best), groups)]
-        self._count_again(pair_keys, pair_tokens, counts)
-        places = self._places(pair_keys[groups])
-        last = len(places) - 1 - np.unique(places[::-1], return_index=True)[1]
-        places, keys = places[last], pair_keys[groups][last]
-        known = self._keys[places] == keys
-        self._seen[places] = np.where(known, self._seen[places], 0) + totals[last]
-        replaced = ~known | (best_counts[last] > self._hits[places])
-        self._keys[places] = keys
-        self._tokens[places[replaced]] = pair_tokens[best][last][replaced]
-        self._hits[places[replaced]] = best_counts[last][replaced]
-
-    def _count_again(self, keys: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+        pairs, counts = np.unique(key_N << 32 | tokens_N[present_N], return_counts=True)
+        key_of_pair, tokens = pairs >> 32, pairs & 0xFFFF_FFFF
         places = self._places(keys)
-        again = (self._keys[places] == keys) & (self._tokens[places] == tokens)
-        self._hits[places[again]] += counts[again]
+        pair_places = places[key_of_pair]
+        again = (self._keys[pair_places] == keys[key_of_pair]) & (self._tokens[pair_places] == tokens)
+        self._hits[pair_places[again]] += counts[again]
+        # Of each context the token that followed most often, the first one of several.
+        ordered = np.lexsort((-tokens, counts, key_of_pair))
+        best = ordered[np.append(key_of_pair[1:] != key_of_pair[:-1], True)]
+        # Of contexts that meet in a place, which is the first bits of their keys, the last one stays.
+        stays = np.append(places[1:] != places[:-1], True)
+        places, keys, totals, best = places[stays], keys[stays], totals[stays], best[stays]
+        known = self._keys[places] == keys
+        self._keys[places] = keys
+        self._seen[places] = np.where(known, self._seen[places], 0) + totals
+        replaced = ~known | (counts[best] > self._hits[places])
+        self._tokens[places[replaced]] = tokens[best][replaced]
+        self._hits[places[replaced]] = counts[best][replaced]
 
     def _places(self, keys: np.ndarray) -> np.ndarray:
         return (keys >> np.uint64(64 - self.config.table_bits)).astype(np.int64)

@@ -153,14 +153,14 @@ def test_an_observer_sees_every_distribution_that_was_graded(
 def test_chunks_are_handed_on_after_they_are_graded_and_the_last_one_is_not(
     model: ToyModel, tokens: np.ndarray, vocabulary: ToyVocabulary
 ) -> None:
-    chunks: list[ScoredChunk] = []
-    score(Scoring(model, tokens, vocabulary, WINDOWS), chunk_tokens=64, adapt=chunks.append)
-    assert [chunk.index for chunk in chunks] == [0, 1, 2, 3, 4]
-    assert {chunk.num_chunks for chunk in chunks} == {6}
-    for chunk in chunks:
-        assert np.array_equal(chunk.tokens_N1, tokens[64 * chunk.index : 64 * (chunk.index + 1) + 1])
+    chunks: list[tuple[ScoredChunk, float]] = []
+    scoring = Scoring(model, tokens, vocabulary, WINDOWS)
+    score(scoring, chunk_tokens=64, adapt=lambda *handed_on: chunks.append(handed_on))
+    assert [progress for _, progress in chunks] == [0.0, 0.2, 0.4, 0.6, 0.8]
+    for index, (chunk, _) in enumerate(chunks):
+        assert np.array_equal(chunk.tokens_N1, tokens[64 * index : 64 * (index + 1) + 1])
 
 
 def test_nobody_else_makes_a_scored_chunk() -> None:
     with pytest.raises(LegalityError, match="only the scorer"):
-        ScoredChunk(object(), 0, 1, np.zeros(3, np.int64))
+        ScoredChunk(object(), np.zeros(3, np.int64))

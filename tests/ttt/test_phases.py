@@ -72,7 +72,7 @@ def test_only_graded_documents_are_handed_over() -> None:
     tokens, ledger = toy_documents([20]), Ledger(19)
     ledger.grade(0, 10, "a chunk")
     with pytest.raises(LegalityError, match="target 10 had not been graded"):
-        ledger.release_chunk(tokens, (5, 12), (0, 1), "a phase")
+        ledger.release_chunk(tokens, (5, 12), "a phase")
 
 
 @pytest.mark.parametrize(

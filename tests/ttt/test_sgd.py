@@ -29,7 +29,7 @@ def adapted_score(
 def graded(tokens_N1: np.ndarray) -> ScoredChunk:
     ledger = Ledger(len(tokens_N1) - 1)
     ledger.grade(0, len(tokens_N1) - 1, "a chunk")
-    return ledger.release_chunk(tokens_N1, (0, len(tokens_N1) - 1), (0, 1), "a test")
+    return ledger.release_chunk(tokens_N1, (0, len(tokens_N1) - 1), "a test")
 
 
 def repeated_documents() -> np.ndarray:
@@ -111,8 +111,8 @@ def test_the_learning_rate_follows_a_cosine_over_the_chunks(tokens: np.ndarray) 
     model, rates = toy_model(), []
     adapter = ChunkAdapter(model, STRONG)
 
-    def record(chunk: ScoredChunk) -> None:
-        adapter(chunk)
+    def record(chunk: ScoredChunk, progress: float) -> None:
+        adapter(chunk, progress)
         rates.append(adapter.optimizer.param_groups[0]["lr"])
 
     score(Scoring(model, tokens, ToyVocabulary(), WINDOWS), chunk_tokens=64, adapt=record)

@@ -64,7 +64,7 @@ def tilted(tilt: NgramTilt, start: int, targets: range) -> np.ndarray:
     """What the tilt adds to logits of 0, by target."""
     logits, target = torch.zeros(1, len(targets), VOCAB_SIZE), torch.zeros(1, len(targets), dtype=torch.int64)
     expected = torch.from_numpy(tilt.expect(np.array([[start]]), np.array([list(targets)]))).long()
-    raised = grade_logits(logits, target, expected, tilt.config.boost, True).logits_BLV
+    raised = grade_logits(logits, target, expected, tilt.config.boost).logits_BLV
     assert raised is not None
     return raised.numpy()[0]
 
