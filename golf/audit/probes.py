@@ -5,15 +5,13 @@ numbered as everywhere: target i is token i + 1 of the stream. Shapes: N targets
 D channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from golf.score.ledger import Ledger, LegalityError
-from golf.score.windows import ResolvedWindows
-from golf.ttt.documents import plan_documents, split_documents
 
 SUM_TOLERANCE = 1e-4
 """How far the probabilities of a distribution may add up to something else than 1."""
@@ -39,6 +37,36 @@ ProbedScorer = Callable[[np.ndarray, Sequence[int]], Replay]
 
 
 @dataclass(frozen=True)
+class Probing:
+    """A stream, and what is asked about it."""
+
+    tokens: np.ndarray
+    targets: Sequence[int]
+    vocab_size: int
+    bos_id: int
+    seed: int = 0
+    """Of what replaces tokens."""
+    tolerance_nats: float = 0.0
+    """How far nats may move that must not move."""
+    before: Replay | None = None
+    """A replay of the stream with these targets, if there is one."""
+
+    def replay(self, scorer: ProbedScorer) -> Replay:
+        """The stream as it is."""
+        return scorer(self.tokens, self.targets) if self.before is None else self.before
+
+    def replaced(self, start: int, end: int, draw: np.random.Generator) -> np.ndarray:
+        """A copy of the stream in which tokens [start, end) are other ones, none BOS; BOS tokens stay."""
+        others = np.delete(np.arange(self.vocab_size), self.bos_id)
+        changed = self.tokens.copy()
+        old = self.tokens[start:end].astype(np.int64)
+        shifts = draw.integers(1, len(others), len(old))
+        new = others[(old - (old > self.bos_id) + shifts) % len(others)]
+        changed[start:end] = np.where(old == self.bos_id, old, new)
+        return changed
+
+
+@dataclass(frozen=True)
 class ProbeReport:
     """What a probe looked at and what it found."""
 
@@ -52,31 +80,20 @@ class ProbeReport:
         return not self.violations
 
 
-def probe_causality(
-    scorer: ProbedScorer,
-    tokens: np.ndarray,
-    targets: Sequence[int],
-    vocab_size: int,
-    bos_id: int,
-    seed: int,
-    before: Replay | None = None,
-    tolerance_nats: float = 0.0,
-) -> ProbeReport:
+def probe_causality(scorer: ProbedScorer, asked: Probing) -> ProbeReport:
     """Replaces what comes at and after each target, and the target alone: nothing before it may move.
 
     Compares all earlier grades and the whole distribution at the target. BOS tokens stay where they are.
-    `before` is a replay of the stream with these targets, if there is one.
     """
-    draw = np.random.default_rng(seed)
-    before = scorer(tokens, targets) if before is None else before
+    draw, before, tolerance = np.random.default_rng(asked.seed), asked.replay(scorer), asked.tolerance_nats
     violations = []
-    for target in targets:
-        for what, end in (("everything from it on", len(tokens)), ("it alone", target + 2)):
-            changed = replace_tokens(tokens, target + 1, end, vocab_size, bos_id, draw)
-            if np.array_equal(changed, tokens):
+    for target in asked.targets:
+        for what, end in (("everything from it on", len(asked.tokens)), ("it alone", target + 2)):
+            changed = asked.replaced(target + 1, end, draw)
+            if np.array_equal(changed, asked.tokens):
                 continue
             after = scorer(changed, [target])
-            moved = ~(np.abs(after.nats_N[:target] - before.nats_N[:target]) <= tolerance_nats)
+            moved = ~(np.abs(after.nats_N[:target] - before.nats_N[:target]) <= tolerance)
             if moved.any():
                 first = int(moved.argmax())
                 violations.append(
@@ -84,56 +101,42 @@ def probe_causality(
                     f"from {before.nats_N[first]:.6g} to {after.nats_N[first]:.6g} nats"
                 )
             here = largest_difference(before.log_probs[target], after.log_probs[target])
-            if not here <= tolerance_nats:
+            if not here <= tolerance:
                 violations.append(
                     f"replacing target {target} ({what}) moved the distribution at it by {here:.3g} nats"
                 )
-    return ProbeReport("causality", f"{_listed(targets)}, {_amount(tolerance_nats)}", violations)
+    amount = f"to {tolerance:g} nats" if tolerance else "to the bit"
+    return ProbeReport("causality", f"{_listed(asked.targets)}, {amount}", violations)
 
 
-def probe_normalisation(
-    scorer: ProbedScorer,
-    tokens: np.ndarray,
-    targets: Sequence[int],
-    vocab_size: int,
-    bos_id: int,
-    seed: int,
-    before: Replay | None = None,
-    tolerance_nats: float = 0.0,
-    candidates: int = 1,
-) -> ProbeReport:
+def probe_normalization(scorer: ProbedScorer, asked: Probing) -> ProbeReport:
     """Requires at each target a distribution over the whole vocabulary that adds up to 1 and is what grades.
 
-    The target is graded, and so are some `candidates` put in its place: each must get the probability that
-    the distribution gave it before, to GRADE_TOLERANCE_NATS or `tolerance_nats`, whichever is more. `before`
-    as in `probe_causality`.
+    The target is graded, and so is another token put in its place: each must get the probability that the
+    distribution gave it before, to GRADE_TOLERANCE_NATS or the tolerance asked for, whichever is more.
     """
-    draw = np.random.default_rng(seed)
-    before = scorer(tokens, targets) if before is None else before
-    tolerance_nats = max(tolerance_nats, GRADE_TOLERANCE_NATS)
+    draw, before = np.random.default_rng(asked.seed), asked.replay(scorer)
+    tolerance = max(asked.tolerance_nats, GRADE_TOLERANCE_NATS)
     violations = []
-    for target in targets:
+    for target in asked.targets:
         log_probs_V = before.log_probs[target].astype(np.float64)
-        if log_probs_V.shape != (vocab_size,):
+        if log_probs_V.shape != (asked.vocab_size,):
             violations.append(f"the distribution at target {target} has shape {log_probs_V.shape}")
             continue
         total = float(np.exp(log_probs_V).sum())
         if not abs(total - 1.0) <= SUM_TOLERANCE:
             violations.append(f"the probabilities at target {target} add up to {total:.6g}")
-        grades = {int(tokens[target + 1]): float(before.nats_N[target])}
-        for _ in range(candidates):
-            changed = replace_tokens(tokens, target + 1, target + 2, vocab_size, bos_id, draw)
-            grades[int(changed[target + 1])] = float(scorer(changed, [target]).nats_N[target])
+        changed = asked.replaced(target + 1, target + 2, draw)
+        grades = {int(asked.tokens[target + 1]): float(before.nats_N[target])}
+        grades[int(changed[target + 1])] = float(scorer(changed, [target]).nats_N[target])
         for token, nats in grades.items():
-            if not abs(nats + log_probs_V[token]) <= tolerance_nats:
+            if not abs(nats + log_probs_V[token]) <= tolerance:
                 violations.append(
                     f"target {target}, were it token {token}, is graded {nats:.6g} nats; the distribution "
                     f"gives it {-log_probs_V[token]:.6g}"
                 )
-    checked = (
-        f"{_listed(targets)}, the sum within {SUM_TOLERANCE:g}, {candidates} other token(s) in each place"
-    )
-    return ProbeReport("normalisation", checked, violations)
+    checked = f"the sum within {SUM_TOLERANCE:g}, 1 other token(s) in each place"
+    return ProbeReport("normalisation", f"{_listed(asked.targets)}, {checked}", violations)
 
 
 def probe_ledger(scorer: ProbedScorer, tokens: np.ndarray) -> ProbeReport:
@@ -164,60 +167,39 @@ def probe_bytes(
     """
     counted_N = count_bytes(tokens[:-1], tokens[1:])
     starts = [*np.flatnonzero(tokens == bos_id).tolist(), len(tokens)]
-    violations, differing = [], 0
-    for number, (start, end) in enumerate(pairwise(starts)):
-        text = decode(tokens[start + 1 : end].tolist())
-        counted = int(counted_N[start : end - 1].sum())
-        is_cut = end == len(tokens) and text.endswith("�")
-        if counted != len(text.encode()) and not is_cut:
-            differing += 1
-            if differing <= _MOST_TOLD:
-                found = f"counted as {counted:,} bytes; its decoded text has {len(text.encode()):,}"
-                violations.append(f"document {number} is {found}")
-    if differing > _MOST_TOLD:
-        violations.append(f"{differing - _MOST_TOLD:,} more documents are counted wrong")
+
+    def wrong_documents() -> Iterator[str]:
+        for number, (start, end) in enumerate(pairwise(starts)):
+            text = decode(tokens[start + 1 : end].tolist())
+            counted, actual = int(counted_N[start : end - 1].sum()), len(text.encode())
+            is_cut = end == len(tokens) and text.endswith("�")
+            if counted != actual and not is_cut:
+                yield f"document {number} is counted as {counted:,} bytes; its decoded text has {actual:,}"
+
+    violations = list(wrong_documents())
+    if len(violations) > _MOST_TOLD:
+        more = len(violations) - _MOST_TOLD
+        violations[_MOST_TOLD:] = [f"{more:,} more documents are counted wrong"]
     if (total := int(counted_N.sum())) != stated_bytes:
         violations.append(f"{total:,} bytes are counted; the manifest says {stated_bytes:,}")
     return ProbeReport("bytes", f"{len(starts) - 1:,} documents against their decoded text", violations)
 
 
-def probe_document_start(
-    features: Callable[[np.ndarray], np.ndarray],
-    tokens: np.ndarray,
-    targets: Sequence[int],
-    vocab_size: int,
-    bos_id: int,
-    seed: int,
-) -> ProbeReport:
+def probe_document_start(features: Callable[[np.ndarray], np.ndarray], asked: Probing) -> ProbeReport:
     """Requires what enters the network (T, D) at a BOS and after it not to see the document before.
 
-    `targets` are the BOS tokens to look at; `features` maps a stream to what its attention reads.
+    The targets are the BOS tokens to look at; `features` maps a stream to what its attention reads.
     """
-    draw = np.random.default_rng(seed)
-    before_TD = features(tokens)
+    draw, before_TD = np.random.default_rng(asked.seed), features(asked.tokens)
     violations = []
-    for target in targets:
+    for target in asked.targets:
         start = target + 1
-        after_TD = features(replace_tokens(tokens, 0, start, vocab_size, bos_id, draw))
-        moved = np.abs(after_TD[start:] - before_TD[start:]).max(axis=1)
-        if not (moved == 0.0).all():
+        after_TD = features(asked.replaced(0, start, draw))
+        if not np.array_equal(after_TD[start:], before_TD[start:]):
             violations.append(
                 f"replacing the document before target {target}, a BOS, moved what enters the network there"
             )
-    return ProbeReport("document start", _listed(targets), violations)
-
-
-def replace_tokens(
-    tokens: np.ndarray, start: int, end: int, vocab_size: int, bos_id: int, draw: np.random.Generator
-) -> np.ndarray:
-    """A copy in which tokens [start, end) are other ones, none BOS; BOS tokens stay."""
-    others = np.delete(np.arange(vocab_size), bos_id)
-    changed = tokens.copy()
-    old = tokens[start:end].astype(np.int64)
-    shifts = draw.integers(1, len(others), len(old))
-    new = others[(old - (old > bos_id) + shifts) % len(others)]
-    changed[start:end] = np.where(old == bos_id, old, new)
-    return changed
+    return ProbeReport("document start", _listed(asked.targets), violations)
 
 
 def largest_difference(left_V: np.ndarray, right_V: np.ndarray) -> float:
@@ -228,90 +210,3 @@ def largest_difference(left_V: np.ndarray, right_V: np.ndarray) -> float:
 
 def _listed(targets: Sequence[int]) -> str:
     return f"targets {', '.join(str(target) for target in targets)}"
-
-
-def _amount(tolerance_nats: float) -> str:
-    return f"to {tolerance_nats:g} nats" if tolerance_nats else "to the bit"
-
-
-MIN_TARGETS = 2
-"""Targets that an audit looks at however little time it has."""
-REPLAYS_PER_TARGET = 3
-"""Of the stream: two for causality, one for normalisation."""
-
-
-@dataclass(frozen=True)
-class AuditConfig:
-    """How hard the probes look."""
-
-    seed: int = 0
-    """Of the stream's place in the text, of the targets and of what replaces them."""
-    targets: int = 6
-    """Targets that each probe looks at: half of them where windows, chunks and documents meet."""
-    chunks: int = 3
-    """Chunks of the stream that is replayed."""
-    max_seconds: float | None = None
-    """Where it is known how long a replay takes, look at fewer targets, MIN_TARGETS at the least, to keep to
-    about so many seconds."""
-    chunk_tokens: int | None = None
-    """Size of these chunks; by default the artifact's own on a GPU, and two windows elsewhere."""
-
-
-def choose_stream(tokens: np.ndarray, length: int, bos_id: int, seed: int) -> np.ndarray:
-    """`length` tokens in a row from the start of a short document, drawn by `seed`; else the first ones."""
-    starts = np.flatnonzero(tokens == bos_id)
-    ends = np.append(starts[1:], len(tokens))
-    fits = starts + length <= len(tokens)
-    good = starts[fits & (ends - starts < length)]
-    start = int(np.random.default_rng(seed).choice(good)) if len(good) else 0
-    return tokens[start : start + length]
-
-
-def choose_documents(tokens: np.ndarray, bos_id: int, context: int, how: AuditConfig) -> np.ndarray:
-    """Some documents drawn by seed, cut to a window and less, as a stream in the order of their grading.
-
-    The probes take a stream to be graded from its start to its end. The first may be longer than a
-    window, so that windows slide; of a text with fewer than five documents all are taken.
-    """
-    spans = split_documents(tokens, len(tokens), bos_id)
-    draw = np.random.default_rng(how.seed)
-    chosen = draw.permutation(len(spans))[:5]
-    longest = [context + context // 4, context, context // 2, context // 4, context // 8]
-    pieces = [
-        tokens[spans[place].start : min(spans[place].end, spans[place].start + max(2, most))]
-        for place, most in zip(chosen, longest, strict=False)
-    ]
-    stream = np.concatenate(pieces)
-    batches = plan_documents(split_documents(stream, len(stream), bos_id), (1,), (), 1)
-    return np.concatenate([stream[start:end] for batch in batches for start, end in batch.documents])
-
-
-def affordable_targets(
-    targets: Sequence[int], replay_seconds: float, left_seconds: float | None
-) -> list[int]:
-    """As many of the targets, evenly taken, as can be probed in the seconds that are left."""
-    if left_seconds is None:
-        return list(targets)
-    most = int(left_seconds / (REPLAYS_PER_TARGET * max(replay_seconds, 1e-9)))
-    count = min(len(targets), max(MIN_TARGETS, most))
-    return [targets[place * len(targets) // count] for place in range(count)]
-
-
-def choose_targets(
-    stream: np.ndarray, windows: ResolvedWindows, chunk_tokens: int, bos_id: int, how: AuditConfig
-) -> list[int]:
-    """Targets to probe: some where documents, windows or chunks meet, the others anywhere."""
-    num_targets = len(stream) - 1
-    draw = np.random.default_rng(how.seed)
-    documents = np.flatnonzero(stream[1:] == bos_id)
-    edges = {
-        windows.context,
-        windows.context + windows.stride,
-        *range(chunk_tokens, num_targets, chunk_tokens),
-    }
-    meeting = [*edges, *(edge - 1 for edge in edges)]
-    meeting = [target for target in meeting if 0 < target < num_targets]
-    chosen = set(draw.permutation(meeting)[: how.targets // 2].tolist())
-    chosen |= set(draw.permutation(documents)[:1].tolist())
-    anywhere = draw.permutation(num_targets)[: how.targets].tolist()
-    return sorted([*chosen, *[target for target in anywhere if target not in chosen]][: how.targets])

@@ -6,7 +6,7 @@ Shapes: N targets, T tokens, V vocabulary, D channels.
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,15 @@ import torch
 from torch import Tensor
 
 from golf.audit.probes import (
-    AuditConfig,
     ProbeReport,
+    Probing,
     Replay,
-    affordable_targets,
-    choose_documents,
-    choose_stream,
-    choose_targets,
     largest_difference,
     probe_bytes,
     probe_causality,
     probe_document_start,
     probe_ledger,
-    probe_normalisation,
+    probe_normalization,
 )
 from golf.data.manifest import Dataset, open_dataset
 from golf.evaluate import EvaluateConfig, load_model, read_settings
@@ -40,7 +36,7 @@ from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
 from golf.system.files import write_json
 from golf.system.log import RunLog
-from golf.ttt.documents import DOCUMENT_ORDER
+from golf.ttt.documents import DOCUMENT_ORDER, plan_documents, split_documents
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 
@@ -54,6 +50,25 @@ BATCH_INFORMATION = f" So do their lengths: they are graded in batches, {DOCUMEN
 AUDIT_BATCH_DOCUMENTS = 2
 """Documents that learn side by side, and that a phase waits for, while probed: a short stream has batches
 and phases enough."""
+MIN_TARGETS = 2
+"""Targets that an audit looks at however little time it has."""
+REPLAYS_PER_TARGET = 3
+"""Of the stream: two for causality, one for normalisation."""
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """How hard the probes look."""
+
+    seed: int = 0
+    """Of the stream's place in the text, of the targets and of what replaces them."""
+    targets: int = 6
+    """Targets that each probe looks at: half of them where windows, chunks and documents meet."""
+    chunks: int = 3
+    """Chunks of the stream that is replayed."""
+    max_seconds: float | None = None
+    """Where it is known how long a replay takes, look at fewer targets, MIN_TARGETS at the least, to keep to
+    about so many seconds."""
 
 
 class ArtifactScorer:
@@ -67,8 +82,8 @@ class ArtifactScorer:
         ttt: TTTConfig | None,
         chunk_tokens: int,
     ):
-        self.model, self.dataset, self.windows, self.ttt = model, dataset, windows, ttt
-        self.chunk_tokens = chunk_tokens
+        self.model, self.dataset, self.windows = model, dataset, windows
+        self.ttt, self.chunk_tokens = ttt, chunk_tokens
         self._weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
         self._learners: dict[Any, Any] = {}
 
@@ -112,7 +127,6 @@ def audit_artifact(
     as `evaluate` does.
     """
     started = time.perf_counter()
-    ends = None if how.max_seconds is None else started + how.max_seconds
     artifact = artifact_path.read_bytes()
     runtime = choose_runtime(config.device, eager=config.eager)
     device = runtime.device
@@ -125,42 +139,41 @@ def audit_artifact(
     with clock.stage("score"):
         dataset = open_dataset(data_folder)
         tokens = dataset.validation_tokens(clock)
-    on_gpu = device.type != "cpu"
-    chunk_tokens = how.chunk_tokens or (ttt_config.chunk_tokens if on_gpu else 2 * windows.context)
-    stream = choose_stream(tokens, how.chunks * chunk_tokens + 1, dataset.vocabulary.bos_id, how.seed)
-    reports = {"validation text": audit_data(dataset, tokens, windows)}
-    streams = {"sliding windows": stream, "test-time training": stream}
-    by_document = ttt_config.method == "lora"
+    on_gpu, bos_id = device.type != "cpu", dataset.vocabulary.bos_id
+    chunk_tokens = ttt_config.chunk_tokens if on_gpu else 2 * windows.context
+    adapts, by_document = ttt or ttt_config.enabled, ttt_config.method == "lora"
+    stream = choose_stream(tokens, how.chunks * chunk_tokens + 1, bos_id, how.seed)
+    probed = {"sliding windows": (stream, ArtifactScorer(model, dataset, windows, None, chunk_tokens))}
     if by_document:
         ttt_config = replace(
             ttt_config,
             lora=replace(ttt_config.lora, batch_documents=AUDIT_BATCH_DOCUMENTS),
             phases=(AUDIT_BATCH_DOCUMENTS,) if ttt_config.phases else (),
         )
-        bos_id = dataset.vocabulary.bos_id
-        streams["test-time training"] = choose_documents(tokens, bos_id, windows.context, how)
-    scorers = {"sliding windows": ArtifactScorer(model, dataset, windows, None, chunk_tokens)}
-    if ttt or ttt_config.enabled:
-        scorers["test-time training"] = ArtifactScorer(model, dataset, windows, ttt_config, chunk_tokens)
-    found: dict[str, dict[str, float]] = {}
+        stream = choose_documents(tokens, bos_id, windows.context, how.seed)
+    if adapts:
+        scorer = ArtifactScorer(model, dataset, windows, ttt_config, chunk_tokens)
+        probed["test-time training"] = stream, scorer
+    reports, found = {"validation text": audit_data(dataset, tokens, windows)}, {}
     with repeatable_kernels(device):
-        for name, scorer in scorers.items():
+        for name, (stream, scorer) in probed.items():
             log.info(f"probing: {name}")
             # The first scorer leaves most of the time to the second, whose replays train as well.
-            share = 1.0 if name == list(scorers)[-1] else 0.25
-            left = None if ends is None else share * (ends - time.perf_counter())
-            reports[name], found[name] = audit_scorer(scorer, streams[name], how, on_gpu, left, log)
+            share = 1.0 if name == list(probed)[-1] else 0.25
+            spent = time.perf_counter() - started
+            left = None if how.max_seconds is None else share * (how.max_seconds - spent)
+            reports[name], found[name] = audit_scorer(scorer, stream, how, on_gpu, left, log)
     flat = [{"scorer": name, **asdict(report)} for name, each in reports.items() for report in each]
     return {
         "passed": all(not report["violations"] for report in flat),
         "probes": flat,
-        "stream_tokens": max(len(streams[name]) for name in scorers),
+        "stream_tokens": max(len(stream) for stream, _ in probed.values()),
         "chunk_tokens": chunk_tokens,
         "windows": asdict(windows),
-        "ttt": asdict(ttt_config) if len(scorers) > 1 else None,
+        "ttt": asdict(ttt_config) if adapts else None,
         "scorers": found,
         "seed": how.seed,
-        "side_information": SIDE_INFORMATION + BATCH_INFORMATION * (by_document and len(scorers) > 1),
+        "side_information": SIDE_INFORMATION + BATCH_INFORMATION * (by_document and adapts),
         "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
         "validation_sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
         "environment": environment(device),
@@ -221,30 +234,32 @@ def audit_scorer(
     On a GPU the tolerance follows from the difference of two replays, in nats; where time is short fewer
     targets are probed than were chosen.
     """
-    vocabulary, windows = scorer.dataset.vocabulary, scorer.windows
+    vocabulary, context = scorer.dataset.vocabulary, scorer.windows.context
     size, bos_id = vocabulary.size, vocabulary.bos_id
-    targets = choose_targets(stream, windows, scorer.chunk_tokens, bos_id, how)
-    start = next((target for target in targets if stream[target + 1] == bos_id), 0)
-    around = stream[max(0, start + 1 - windows.context // 2) : start + 1 + windows.context // 2]
-    starts = np.flatnonzero(around[1:] == bos_id)[-1:].tolist()
+    targets = choose_targets(stream, scorer.windows, scorer.chunk_tokens, bos_id, how)
     ledger = probe_ledger(scorer, stream)
     began = time.perf_counter()
     before = scorer(stream, targets)
     replay_seconds = time.perf_counter() - began
-    noise = replay_noise(before, scorer(stream, targets)) if on_gpu else 0.0
-    tolerance = max(MIN_GPU_TOLERANCE, NOISE_FACTOR * noise) if on_gpu else 0.0
+    noise = tolerance = 0.0
+    if on_gpu:
+        noise = replay_noise(before, scorer(stream, targets))
+        tolerance = min(MAX_GPU_TOLERANCE, max(MIN_GPU_TOLERANCE, NOISE_FACTOR * noise))
     if left_seconds is not None:
         left_seconds -= (3 if on_gpu else 2) * replay_seconds
     probed = affordable_targets(targets, replay_seconds, left_seconds)
     log.info(
         f"{len(probed)} of {len(targets)} targets, {replay_seconds:.1f} s a replay, noise {noise:.2g} nats"
     )
-    arguments = scorer, stream, probed, size, bos_id, how.seed, before, min(tolerance, MAX_GPU_TOLERANCE)
+    asked = Probing(stream, probed, size, bos_id, how.seed, tolerance, before)
+    start = next((target for target in targets if stream[target + 1] == bos_id), 0)
+    around = stream[max(0, start + 1 - context // 2) : start + 1 + context // 2]
+    starts = np.flatnonzero(around[1:] == bos_id)[-1:].tolist()
     reports = [
         ledger,
-        probe_causality(*arguments),
-        probe_normalisation(*arguments),
-        probe_document_start(scorer.features, around, starts, size, bos_id, how.seed),
+        probe_causality(scorer, asked),
+        probe_normalization(scorer, asked),
+        probe_document_start(scorer.features, Probing(around, starts, size, bos_id, how.seed)),
     ]
     return reports, {
         "targets_chosen": len(targets),
@@ -285,3 +300,57 @@ def audit_data(dataset: Dataset, tokens: np.ndarray, windows: ResolvedWindows) -
             dataset.manifest.val_text_bytes,
         ),
     ]
+
+
+def choose_stream(tokens: np.ndarray, length: int, bos_id: int, seed: int) -> np.ndarray:
+    """`length` tokens in a row from the start of a short document, drawn by `seed`; else the first ones."""
+    starts = np.flatnonzero(tokens == bos_id)
+    ends = np.append(starts[1:], len(tokens))
+    good = starts[(starts + length <= len(tokens)) & (ends - starts < length)]
+    start = int(np.random.default_rng(seed).choice(good)) if len(good) else 0
+    return tokens[start : start + length]
+
+
+def choose_documents(tokens: np.ndarray, bos_id: int, context: int, seed: int) -> np.ndarray:
+    """Some documents drawn by seed, cut to a window and less, as a stream in the order of their grading.
+
+    The probes take a stream to be graded from its start to its end. The first may be longer than a
+    window, so that windows slide; of a text with fewer than five documents all are taken.
+    """
+    spans = split_documents(tokens, len(tokens), bos_id)
+    longest = [context + context // 4, context, context // 2, context // 4, context // 8]
+    chosen = np.random.default_rng(seed).permutation(len(spans))[: len(longest)]
+    pieces = [
+        tokens[spans[place].start : spans[place].end][: max(2, most)]
+        for place, most in zip(chosen, longest, strict=False)
+    ]
+    stream = np.concatenate(pieces)
+    batches = plan_documents(split_documents(stream, len(stream), bos_id), (1,), (), 1)
+    return np.concatenate([stream[start:end] for batch in batches for start, end in batch.documents])
+
+
+def choose_targets(
+    stream: np.ndarray, windows: ResolvedWindows, chunk_tokens: int, bos_id: int, how: AuditConfig
+) -> list[int]:
+    """Targets to probe: some where documents, windows or chunks meet, the others anywhere."""
+    num_targets = len(stream) - 1
+    draw = np.random.default_rng(how.seed)
+    chunks = range(chunk_tokens, num_targets, chunk_tokens)
+    edges = {windows.context, windows.context + windows.stride, *chunks}
+    meeting = [*edges, *(edge - 1 for edge in edges)]
+    meeting = [target for target in meeting if 0 < target < num_targets]
+    chosen = set(draw.permutation(meeting)[: how.targets // 2].tolist())
+    chosen |= set(draw.permutation(np.flatnonzero(stream[1:] == bos_id))[:1].tolist())
+    anywhere = draw.permutation(num_targets)[: how.targets].tolist()
+    return sorted([*chosen, *[target for target in anywhere if target not in chosen]][: how.targets])
+
+
+def affordable_targets(
+    targets: Sequence[int], replay_seconds: float, left_seconds: float | None
+) -> list[int]:
+    """As many of the targets, evenly taken, as can be probed in the seconds that are left."""
+    if left_seconds is None:
+        return list(targets)
+    most = int(left_seconds / (REPLAYS_PER_TARGET * max(replay_seconds, 1e-9)))
+    count = min(len(targets), max(MIN_TARGETS, most))
+    return [targets[place * len(targets) // count] for place in range(count)]

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,12 +8,12 @@ from hypothesis import strategies as st
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents, toy_model
 
 from golf.audit.probes import (
+    Probing,
     Replay,
     probe_bytes,
     probe_causality,
     probe_ledger,
-    probe_normalisation,
-    replace_tokens,
+    probe_normalization,
 )
 from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
@@ -21,7 +22,7 @@ from golf.ttt.sgd import ChunkAdapter
 
 TARGETS = (15, 64, 130)
 TOKENS = toy_documents([40, 3, 70, 31])
-ARGUMENTS = (TOKENS, TARGETS, VOCAB_SIZE, BOS_ID, 0)
+ASKED = Probing(TOKENS, TARGETS, VOCAB_SIZE, BOS_ID)
 
 
 def replay_toy(tokens: np.ndarray, targets: Sequence[int]) -> Replay:
@@ -44,8 +45,8 @@ def replay_toy(tokens: np.ndarray, targets: Sequence[int]) -> Replay:
 
 def test_the_projects_own_scorer_passes_through_test_time_training() -> None:
     assert probe_ledger(replay_toy, TOKENS).passed
-    assert probe_causality(*(replay_toy, *ARGUMENTS)).passed
-    assert probe_normalisation(*(replay_toy, *ARGUMENTS)).passed
+    assert probe_causality(replay_toy, ASKED).passed
+    assert probe_normalization(replay_toy, ASKED).passed
 
 
 def test_a_move_within_the_stated_tolerance_passes() -> None:
@@ -55,8 +56,8 @@ def test_a_move_within_the_stated_tolerance_passes() -> None:
         replay = replay_toy(tokens, targets)
         return Replay(replay.nats_N + noise.uniform(-1e-6, 1e-6), replay.log_probs, replay.ledger)
 
-    assert not probe_causality(noisy, *ARGUMENTS).passed
-    assert probe_causality(noisy, *ARGUMENTS, tolerance_nats=1e-4).passed
+    assert not probe_causality(noisy, ASKED).passed
+    assert probe_causality(noisy, replace(ASKED, tolerance_nats=1e-4)).passed
 
 
 def test_a_distribution_over_part_of_the_vocabulary_is_caught() -> None:
@@ -64,7 +65,7 @@ def test_a_distribution_over_part_of_the_vocabulary_is_caught() -> None:
         replay = replay_toy(tokens, targets)
         return Replay(replay.nats_N, {t: replay.log_probs[t][:-1] for t in targets}, replay.ledger)
 
-    violations = probe_normalisation(cut, *ARGUMENTS).violations
+    violations = probe_normalization(cut, ASKED).violations
     assert len(violations) == len(TARGETS) and "has shape (22,)" in violations[0]
 
 
@@ -75,13 +76,13 @@ def test_a_grade_that_is_no_number_is_caught() -> None:
         return Replay(nats_N, replay.log_probs, replay.ledger)
 
     assert probe_ledger(broken, TOKENS).violations == ["target 7 has no finite grade"]
-    assert not probe_causality(broken, *ARGUMENTS).passed
+    assert not probe_causality(broken, ASKED).passed
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 1000))
 def test_replaced_tokens_all_differ_and_documents_stay(start: int, length: int, seed: int) -> None:
     end = min(start + length, len(TOKENS))
-    changed = replace_tokens(TOKENS, start, end, VOCAB_SIZE, BOS_ID, np.random.default_rng(seed))
+    changed = ASKED.replaced(start, end, np.random.default_rng(seed))
     differs = changed != TOKENS
     assert not differs[:start].any() and not differs[end:].any()
     assert np.array_equal(differs[start:end], TOKENS[start:end] != BOS_ID)
@@ -109,7 +110,7 @@ def test_wrong_documents_are_counted_when_they_are_many() -> None:
     assert report.violations[0] == "document 0 is counted as 2 bytes; its decoded text has 1"
 
 
-@pytest.mark.parametrize("probe", [probe_causality, probe_normalisation])
+@pytest.mark.parametrize("probe", [probe_causality, probe_normalization])
 def test_probes_are_seeded(probe) -> None:
     seen: list[list[int]] = [[], []]
     for run in seen:
@@ -118,5 +119,5 @@ def test_probes_are_seeded(probe) -> None:
             run.append(hash(tokens.tobytes()))
             return replay_toy(tokens, targets)
 
-        probe(recording, TOKENS, (20,), VOCAB_SIZE, BOS_ID, 4)
+        probe(recording, replace(ASKED, targets=(20,), seed=4))
     assert seen[0] == seen[1]

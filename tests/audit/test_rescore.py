@@ -214,13 +214,13 @@ def test_the_noise_of_a_gpu_sets_what_its_audit_tolerates(monkeypatch: pytest.Mo
         return Replay(1 + noise, {target: np.log(np.full(4, 0.25)) for target in targets}, Ledger(len(noise)))
 
     def note(name: str, found: list[float]) -> Callable[..., ProbeReport]:
-        def probe(*arguments: object) -> ProbeReport:
-            found.append(arguments[-1])
+        def probe(*arguments: Any) -> ProbeReport:
+            found.append(arguments[1].tolerance_nats)
             return ProbeReport(name, "", [])
 
         return probe
 
-    for name in ("probe_causality", "probe_normalisation"):
+    for name in ("probe_causality", "probe_normalization"):
         monkeypatch.setattr(auditing, name, note(name, seen.setdefault(name, [])))
     monkeypatch.setattr(auditing, "probe_ledger", lambda *rest: ProbeReport("ledger", "", []))
     monkeypatch.setattr(auditing, "probe_document_start", lambda *rest: ProbeReport("start", "", []))
@@ -230,5 +230,5 @@ def test_the_noise_of_a_gpu_sets_what_its_audit_tolerates(monkeypatch: pytest.Mo
     for on_gpu in (True, False):
         auditing.audit_scorer(noisy, stream, AuditConfig(targets=2), on_gpu, None, QUIET)
     on_gpu, on_cpu = seen["probe_causality"]
-    assert seen["probe_normalisation"] == [on_gpu, on_cpu]
+    assert seen["probe_normalization"] == [on_gpu, on_cpu]
     assert 8 * 1e-4 < on_gpu <= 8 * 2.1e-4 and on_cpu == 0.0

@@ -17,12 +17,13 @@ from tiny_samples import tiny_text, tiny_tokenizer, write_tiny_dataset
 
 from golf.audit.probes import (
     ProbedScorer,
+    Probing,
     Replay,
     probe_bytes,
     probe_causality,
     probe_document_start,
     probe_ledger,
-    probe_normalisation,
+    probe_normalization,
 )
 from golf.data.manifest import DataError, Manifest, open_dataset
 from golf.data.shards import read_shard, write_shard
@@ -109,11 +110,11 @@ def probed(specimen: Specimen, ledger_type: type[Ledger] = Unbooked) -> ProbedSc
 
 
 def violations(specimen: Specimen) -> dict[str, list[str]]:
-    arguments = (TOKENS, TARGETS, VOCAB_SIZE, BOS_ID, 0)
+    asked = Probing(TOKENS, TARGETS, VOCAB_SIZE, BOS_ID)
     return {
         "ledger": probe_ledger(probed(specimen, Ledger), TOKENS).violations,
-        "causality": probe_causality(probed(specimen), *arguments).violations,
-        "normalisation": probe_normalisation(probed(specimen), *arguments).violations,
+        "causality": probe_causality(probed(specimen), asked).violations,
+        "normalisation": probe_normalization(probed(specimen), asked).violations,
     }
 
 
@@ -455,6 +456,6 @@ def test_a_smear_across_documents_is_caught_and_a_masked_one_passes() -> None:
         share_T1 = 0.5 * (tokens[1:] != BOS_ID if masked else np.ones(len(tokens) - 1))[:, None]
         return np.concatenate((x_TD[:1], x_TD[1:] + share_T1 * (x_TD[:-1] - x_TD[1:])))
 
-    arguments = (TOKENS, starts, VOCAB_SIZE, BOS_ID, 0)
-    assert not probe_document_start(lambda tokens: smear(tokens, False), *arguments).passed
-    assert probe_document_start(lambda tokens: smear(tokens, True), *arguments).passed
+    asked = Probing(TOKENS, starts, VOCAB_SIZE, BOS_ID)
+    assert not probe_document_start(lambda tokens: smear(tokens, False), asked).passed
+    assert probe_document_start(lambda tokens: smear(tokens, True), asked).passed

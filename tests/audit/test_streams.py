@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from score_toys import BOS_ID, toy_documents
 
-from golf.audit.probes import (
+from golf.audit.rescore import (
     AuditConfig,
     affordable_targets,
     choose_documents,
@@ -41,14 +41,14 @@ def test_targets_lie_where_documents_windows_and_chunks_meet() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_documents_of_an_audit_stand_in_the_order_of_their_grading(seed: int) -> None:
     tokens = toy_documents([5, 90, 30, 12, 70, 44, 3])
-    stream = choose_documents(tokens, BOS_ID, 32, AuditConfig(seed=seed))
+    stream = choose_documents(tokens, BOS_ID, 32, seed)
     spans = split_documents(stream, len(stream) - 1, BOS_ID)
     assert len(spans) == 5 and stream[0] == BOS_ID
     assert [span for batch in plan_documents(spans, (4,), (), 2) for span in batch.documents] == spans
 
 
 def test_a_text_of_one_document_is_audited_on_that_one() -> None:
-    stream = choose_documents(toy_documents([100]), BOS_ID, 32, AuditConfig())
+    stream = choose_documents(toy_documents([100]), BOS_ID, 32, 0)
     assert np.array_equal(stream, toy_documents([100])[:40])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents
 
-from golf.audit.probes import replace_tokens
+from golf.audit.probes import Probing
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.score import ledger
@@ -64,6 +64,11 @@ def plain(tokens: np.ndarray, config: LoraConfig = STRONG, model: GPT | None = N
     return score_documents(Scoring(model or network(), tokens, ToyVocabulary(), WINDOWS), batches)
 
 
+def replaced(tokens: np.ndarray, start: int, end: int) -> np.ndarray:
+    """With other tokens there."""
+    return Probing(tokens, (), VOCAB_SIZE, BOS_ID).replaced(start, end, np.random.default_rng(start))
+
+
 def document_alone(model: GPT, document: np.ndarray) -> np.ndarray:
     """Nats of each target of a document that fits into the context, in one forward pass."""
     ids = torch.from_numpy(document.astype(np.int64))
@@ -94,7 +99,7 @@ def test_a_long_document_sees_a_window_of_inputs_that_saw_windows_of_their_own()
     tokens = toy_documents([100])
     model = network()
     before = plain(tokens, model=model).nats_N
-    changed = replace_tokens(tokens, 2, 5, VOCAB_SIZE, BOS_ID, np.random.default_rng(0))
+    changed = replaced(tokens, 2, 5)
     after = plain(changed, model=model).nats_N
     reach = 5 + len(model.plan) * 16 + 2
     assert np.array_equal(before[:1], after[:1])
@@ -134,10 +139,9 @@ def test_a_later_document_moves_no_grade_before_it_in_the_order(place: int) -> N
     before = adapted(tokens).nats_N
     order = [span for batch in plan_lora(tokens, BOS_ID, STRONG) for span in batch.documents]
     middle = order[place].start + order[place].num_targets // 2
-    draw = np.random.default_rng(place)
-    changed = replace_tokens(tokens, middle + 1, order[place].end + 1, VOCAB_SIZE, BOS_ID, draw)
+    changed = replaced(tokens, middle + 1, order[place].end + 1)
     for start, end in order[place + 1 :]:
-        changed = replace_tokens(changed, start + 1, end + 1, VOCAB_SIZE, BOS_ID, draw)
+        changed = replaced(changed, start + 1, end + 1)
     after = adapted(changed).nats_N
     for start, end in order[:place]:
         assert np.array_equal(before[start:end], after[start:end])
@@ -146,7 +150,7 @@ def test_a_later_document_moves_no_grade_before_it_in_the_order(place: int) -> N
 
 def test_documents_of_a_batch_do_not_see_each_other() -> None:
     tokens = toy_documents([60, 50, 40])
-    changed = replace_tokens(tokens, 1, 60, VOCAB_SIZE, BOS_ID, np.random.default_rng(0))
+    changed = replaced(tokens, 1, 60)
     before, after = adapted(tokens).nats_N, adapted(changed).nats_N
     assert np.array_equal(before[60:], after[60:])
     assert not np.array_equal(before[:60], after[:60])

@@ -7,7 +7,7 @@ import pytest
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary
 from test_lora import STRONG, WINDOWS, network, plain
 
-from golf.audit.probes import Replay, probe_causality, probe_ledger, probe_normalisation
+from golf.audit.probes import Probing, Replay, probe_causality, probe_ledger, probe_normalization
 from golf.score.scorer import Scoring, score
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
@@ -63,11 +63,11 @@ def test_every_recipe_passes_the_probes(name: str) -> None:
     def scorer(stream: np.ndarray, targets: list[int]) -> Replay:
         return replayed(RECIPES[name], stream, targets)
 
-    targets = [40, 120]
+    asked = Probing(tokens, [40, 120], VOCAB_SIZE, BOS_ID)
     reports = [
         probe_ledger(scorer, tokens),
-        probe_causality(scorer, tokens, targets, VOCAB_SIZE, BOS_ID, 0),
-        probe_normalisation(scorer, tokens, targets, VOCAB_SIZE, BOS_ID, 0),
+        probe_causality(scorer, asked),
+        probe_normalization(scorer, asked),
     ]
     assert not [violation for report in reports for violation in report.violations]
 
