@@ -75,12 +75,7 @@ class ArtifactScorer:
     """The project's scorer of one artifact, as the probes ask for it: each call starts from its weights."""
 
     def __init__(
-        self,
-        model: GPT,
-        dataset: Dataset,
-        windows: ResolvedWindows,
-        ttt: TTTConfig | None,
-        chunk_tokens: int,
+        self, model: GPT, dataset: Dataset, windows: ResolvedWindows, ttt: TTTConfig | None, chunk_tokens: int
     ):
         self.model, self.dataset, self.windows = model, dataset, windows
         self.ttt, self.chunk_tokens = ttt, chunk_tokens

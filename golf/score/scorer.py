@@ -80,10 +80,7 @@ class Scoring:
 
 
 def score(
-    scoring: Scoring,
-    chunk_tokens: int = CHUNK_TOKENS,
-    adapt: Adapt | None = None,
-    grade: Grade | None = None,
+    scoring: Scoring, chunk_tokens: int = CHUNK_TOKENS, adapt: Adapt | None = None, grade: Grade | None = None
 ) -> ScoreResult:
     """Grades every target of a stream once, under sliding windows, in chunks of about `chunk_tokens`.
 
@@ -108,7 +105,13 @@ def score(
         batch_size = min(batch_size, max(map(len, chunks)))
     num_chunks = len(chunks)
     if scoring.max_tokens is not None:
-        chunks = _cut_chunks(chunks, scoring.max_tokens)
+        kept = [[window for window in chunk if window.end <= scoring.max_tokens] for chunk in chunks]
+        if not kept[0]:
+            first_end = chunks[0][0].end
+            raise ValueError(
+                f"max_tokens is {scoring.max_tokens:,}; the first window alone grades {first_end:,}"
+            )
+        chunks = [chunk for chunk in kept if chunk]
     num_graded = chunks[-1][-1].end
     nats_N = np.zeros(num_graded, dtype=np.float32)
     ledger = Ledger(num_targets)
@@ -148,13 +151,6 @@ def tally_targets(nats_N: np.ndarray, tokens_N1: np.ndarray, vocabulary: Vocabul
             f"a token was graded {nats_N[~np.isfinite(nats_N)][0]} nats; expected a finite number"
         )
     return Tally(nats, len(nats_N), int(vocabulary.count_bytes(tokens_N1[:-1], tokens_N1[1:]).sum()))
-
-
-def _cut_chunks(chunks: list[list[Window]], max_tokens: int) -> list[list[Window]]:
-    kept = [[window for window in chunk if window.end <= max_tokens] for chunk in chunks]
-    if not kept[0]:
-        raise ValueError(f"max_tokens is {max_tokens:,}; the first window alone grades {chunks[0][0].end:,}")
-    return [chunk for chunk in kept if chunk]
 
 
 @torch.no_grad()

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from golf.model.state import ForwardState
 from golf.score.ledger import Ledger
 from golf.score.scorer import ScoreResult, Scoring, check_tokens, token_tensor
 from golf.score.tally import Tally
-from golf.system.distributed import World
 from golf.ttt.deadline import Deadline
 from golf.ttt.document_step import (
     ChunkGrades,
@@ -60,13 +58,10 @@ def score_documents(
     tokens, vocabulary, world = scoring.tokens, scoring.vocabulary, scoring.world
     windows = scoring.resolved_windows()
     rows = windows.batch_tokens // windows.context
-    least_chunk = min(windows.context, *(batch.chunk_tokens for batch in batches))
-    num_targets = max(document.end for batch in batches for document in batch.documents)
+    grader = _DocumentGrader(scoring, batches, learner, tilt, phases, deadline)
+    ledger, nats_N, num_targets = grader.ledger, grader.nats_N, len(grader.nats_N)
     check_tokens(tokens[: num_targets + 1], vocabulary.size)
-    nats_N = np.full(num_targets, np.nan, dtype=np.float32)
-    caps = None if phases is None else phases.caps
-    grader = _DocumentGrader(scoring, nats_N, learner, tilt, caps, deadline, least_chunk)
-    ledger, total = grader.ledger, Tally(0.0, 0, 0)
+    total = Tally(0.0, 0, 0)
     graded: list[DocumentSpan] = []
     with scoring.log.progress("score", num_targets, "tokens") as bar:
         for index, batch in enumerate(batches):
@@ -105,38 +100,11 @@ def score_documents(
         "documents": len(graded),
         "batches": len(batches),
         "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
-        **_sum_events(learner, tilt, deadline, grader.num_graded, world),
+        **grader.sum_events(tilt),
     }
     if phases is not None:
         notes["phases"] = phases.phases_done
     return ScoreResult(total, nats_N, num_targets < len(tokens) - 1, windows, ledger, notes)
-
-
-def _sum_events(
-    learner: LoraLearner | None,
-    tilt: NgramTilt | None,
-    deadline: Deadline | None,
-    num_graded: int,
-    world: World,
-) -> dict[str, Any]:
-    """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.
-
-    Adaptation stopped after as many tokens as all processes together had graded when each of them stopped,
-    or was done.
-    """
-    stopped_after = None if deadline is None else deadline.stopped_after
-    num_adapting = num_graded if stopped_after is None else stopped_after
-    own = learner.fallbacks if learner else 0, tilt.num_tilted if tilt else 0
-    sums = torch.tensor([*own, stopped_after is not None, num_adapting], dtype=torch.float64)
-    world.sum(sums)()
-    fallbacks, num_tilted, num_stopped, num_adapting = map(int, sums.tolist())
-    notes: dict[str, Any] = {"unadapted_documents": fallbacks}
-    if tilt is not None:
-        notes["tilted_tokens"] = num_tilted
-    if deadline is not None:
-        notes |= deadline.notes()
-        notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
-    return notes
 
 
 class _Chunk:
@@ -169,27 +137,30 @@ class _DocumentGrader:
     def __init__(
         self,
         scoring: Scoring,
-        nats_N: np.ndarray,
+        batches: list[DocumentBatch],
         learner: LoraLearner | None,
         tilt: NgramTilt | None,
-        caps: Tensor | None,
+        phases: PhaseTrainer | None,
         deadline: Deadline | None,
-        least_chunk: int,
     ):
         windows, self.scoring, self.device = scoring.resolved_windows(), scoring, scoring.device
         self.tokens, self.context, self.stride = scoring.tokens, windows.context, windows.stride
-        self.ledger, self.nats_N, self.num_graded = Ledger(len(self.tokens) - 1), nats_N, 0
-        self.tilt, self.caps, self.deadline = tilt, caps, deadline
-        self.learner = self._reset_learner = learner
+        num_targets = max(document.end for batch in batches for document in batch.documents)
+        self.ledger, self.num_graded = Ledger(len(self.tokens) - 1), 0
+        self.nats_N = np.full(num_targets, np.nan, dtype=np.float32)
+        self.learner = self._given_learner = learner
+        self.tilt, self.deadline = tilt, deadline
+        self.caps = None if phases is None else phases.caps
         self.steps: DocumentSteps | None = None
         """How chunks are graded while something learns; None to make each of its own length."""
         self._boost = 0.0 if tilt is None else tilt.config.boost
         self._chunks: list[_Chunk] = []
         if learner is not None and learner.recorded and can_be_fixed(scoring.model):
+            least_chunk = min(self.context, *(batch.chunk_tokens for batch in batches))
             options = self.context, least_chunk, self._boost, scoring.observe is not None
-            key = *options, caps is not None
+            key = *options, self.caps is not None
             if key not in learner.recorded_steps:
-                learner.recorded_steps[key] = DocumentSteps(scoring.model, learner, *options, caps)
+                learner.recorded_steps[key] = DocumentSteps(scoring.model, learner, *options, self.caps)
             self.steps = learner.recorded_steps[key]
         # So many documents as have recorded steps may not fit with whole windows.
         self._first_plain_chunk = self.context if self.steps is None else self.stride
@@ -200,6 +171,27 @@ class _DocumentGrader:
             self.learner = self.tilt = self.steps = None
             return True
         return False
+
+    def sum_events(self, tilt: NgramTilt | None) -> dict[str, Any]:
+        """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.
+
+        Adaptation stopped after as many tokens as all processes together had graded when each of them
+        stopped, or was done.
+        """
+        stopped_after = None if self.deadline is None else self.deadline.stopped_after
+        num_adapting = self.num_graded if stopped_after is None else stopped_after
+        fallbacks = self._given_learner.fallbacks if self._given_learner else 0
+        own = fallbacks, tilt.num_tilted if tilt else 0, stopped_after is not None, num_adapting
+        sums = torch.tensor(own, dtype=torch.float64)
+        self.scoring.world.sum(sums)()
+        fallbacks, num_tilted, num_stopped, num_adapting = map(int, sums.tolist())
+        notes: dict[str, Any] = {"unadapted_documents": fallbacks}
+        if tilt is not None:
+            notes["tilted_tokens"] = num_tilted
+        if self.deadline is not None:
+            notes |= self.deadline.notes()
+            notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
+        return notes
 
     def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
         """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
@@ -292,8 +284,8 @@ class _DocumentGrader:
         rows = np.flatnonzero(np.isnan(nats_BN).any(1))
         first, end = self._chunks[0].first, self._chunks[-1].end
         # A rest that was graded after the deadline is unadapted.
-        if len(rows) and first == 0 and self._reset_learner is not None:
-            self._reset_learner.reset_adapter(rows)
+        if len(rows) and first == 0 and self._given_learner is not None:
+            self._given_learner.reset_adapter(rows)
             self._mend(nats_BN, rows)
         for document, nats_N in zip(self._documents, nats_BN, strict=True):
             until = max(first, min(end, document.num_targets))

@@ -123,7 +123,7 @@ class LoraLearner:
     """Adapters B A x for each document, learning on their own; the model itself is frozen and shared.
 
     A new document starts with B zero, so as the model is, and with the A that the document before it in the
-    same place of its batch has left. Up to `documents_at_once` documents learn side by side, by default all
+    same place of its batch has left. Up to `at_once` documents learn side by side, by default all
     of a batch; fewer move a score in its last digits only.
 
     A learner for `recorded` steps, by default on a GPU, keeps all that changes from step to step in tensors
@@ -132,11 +132,7 @@ class LoraLearner:
     """
 
     def __init__(
-        self,
-        model: GPT,
-        config: LoraConfig,
-        documents_at_once: int | None = None,
-        recorded: bool | None = None,
+        self, model: GPT, config: LoraConfig, at_once: int | None = None, recorded: bool | None = None
     ):
         model.requires_grad_(False)
         self.config, self.matrices = config, find_matrices(model, config.projections)
@@ -153,7 +149,7 @@ class LoraLearner:
         fresh += [torch.zeros(rows * columns) for rows, columns in outputs]
         self._fresh_P = torch.cat(fresh).to(device)
         # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
-        at_once = min(documents_at_once or config.batch_documents, config.batch_documents)
+        at_once = min(at_once or config.batch_documents, config.batch_documents)
         self.recorded = device.type == "cuda" if recorded is None else recorded
         # Recorded steps have all rows in each group of documents.
         spare = -config.batch_documents % at_once if self.recorded else 0

@@ -18,10 +18,7 @@ from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig
 from golf.ttt.tilt import NgramTilt
 
 _USABLE_SHARE = 0.8
-_ACTIVATIONS_PER_CHANNEL = 24
-"""Numbers that a block keeps for its backward pass, for each position of a chunk and channel of the width."""
-_KEYS_KEPT = 3
-"""Tensors as large as a window's keys that attention keeps for it; two more have a head for each query."""
+"""Of the free memory."""
 
 
 def score_adapting(
@@ -147,15 +144,14 @@ def lora_bytes(
     every visit's attention over two windows, and what the backward pass of a chunk needs, estimated: the
     chunk's activations, and the keys and values of its window.
     """
-    weights = [matrix.weight for matrix in find_matrices(model, config.projections)]
-    adapters = sum(config.rank * sum(weight.shape) for weight in weights)
-    number_bytes = model.compute_dtype.itemsize
-    width, visits = model.config.width, len(model.plan)
-    windows_bytes = 2 * visits * windows.context * width * number_bytes
+    matrices = find_matrices(model, config.projections)
+    adapters_bytes = 4 * sum(config.rank * sum(matrix.weight.shape) for matrix in matrices)
+    width = model.config.width
     shared_width = width // model.config.num_heads * model.config.num_kv_heads
-    keys_bytes = visits * windows.context * (_KEYS_KEPT * shared_width + 2 * width) * number_bytes
-    chunk_bytes = visits * chunk_tokens * width * _ACTIVATIONS_PER_CHANNEL * number_bytes
+    # Of a position of the window two inputs, three tensors as wide as its keys and two with a head for each
+    # query; of a position of the chunk 24 numbers for each channel.
+    numbers = windows.context * (4 * width + 3 * shared_width) + 24 * chunk_tokens * width
+    passes_bytes = len(model.plan) * numbers * model.compute_dtype.itemsize
     logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
-    moments_bytes = 4 * adapters * (2 + bool(config.beta_first))
-    each = moments_bytes + windows_bytes + keys_bytes + chunk_bytes + logits_bytes
-    return 4 * adapters * config.batch_documents, each
+    moments_bytes = (2 + bool(config.beta_first)) * adapters_bytes
+    return adapters_bytes * config.batch_documents, moments_bytes + passes_bytes + logits_bytes
