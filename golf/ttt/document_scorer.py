@@ -11,7 +11,7 @@ import torch
 
 from golf.model.state import ForwardState
 from golf.score.ledger import Ledger
-from golf.score.scorer import ScoreResult, Scoring, check_tokens, token_tensor
+from golf.score.scorer import ScoreResult, Scoring, check_tokens, tally_targets, token_tensor
 from golf.score.tally import Tally
 from golf.ttt.deadline import Deadline
 from golf.ttt.document_step import (
@@ -22,14 +22,7 @@ from golf.ttt.document_step import (
     can_be_fixed,
     grade_logits,
 )
-from golf.ttt.documents import (
-    DOCUMENT_ORDER,
-    DocumentBatch,
-    DocumentGroup,
-    DocumentSpan,
-    add_documents,
-    deal_batch,
-)
+from golf.ttt.documents import DOCUMENT_ORDER, DocumentBatch, DocumentGroup, DocumentSpan, deal_batch
 from golf.ttt.lora import LoraLearner
 from golf.ttt.sgd import PhaseTrainer
 from golf.ttt.tilt import NgramTilt
@@ -55,12 +48,12 @@ def score_documents(
     Each counts for the tilt, in the one order, what the others grade, and makes every phase itself. Each asks
     a deadline of its own; after one has stopped there is no phase.
     """
-    tokens, vocabulary, world = scoring.tokens, scoring.vocabulary, scoring.world
+    tokens, world = scoring.tokens, scoring.world
     windows = scoring.resolved_windows()
     rows = windows.batch_tokens // windows.context
     grader = _DocumentGrader(scoring, batches, learner, tilt, phases, deadline)
     ledger, nats_N, num_targets = grader.ledger, grader.nats_N, len(grader.nats_N)
-    check_tokens(tokens[: num_targets + 1], vocabulary.size)
+    check_tokens(tokens[: num_targets + 1], scoring.vocabulary.size)
     total = Tally(0.0, 0, 0)
     graded: list[DocumentSpan] = []
     with scoring.log.progress("score", num_targets, "tokens") as bar:
@@ -76,7 +69,7 @@ def score_documents(
                 # While a GPU is still at the last steps.
                 tilt.finish_batch()
             grader.collect()
-            total = add_documents(total, own, nats_N, tokens, vocabulary)
+            total = grader.tally(own, total)
             note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
             bar.advance(sum(document.num_targets for document in batch.documents), note)
             graded += batch.documents
@@ -94,7 +87,7 @@ def score_documents(
         # Each has the others' as 0.
         world.sum(torch.from_numpy(nats_N))()
         # In the order of one process, so that the sum is its sum to the last bit.
-        total = add_documents(Tally(0.0, 0, 0), graded, nats_N, tokens, vocabulary)
+        total = grader.tally(graded, Tally(0.0, 0, 0))
     notes = {
         "order": DOCUMENT_ORDER,
         "documents": len(graded),
@@ -171,6 +164,13 @@ class _DocumentGrader:
             self.learner = self.tilt = self.steps = None
             return True
         return False
+
+    def tally(self, documents: Sequence[DocumentSpan], total: Tally) -> Tally:
+        """The total with graded documents added to it one after the other."""
+        for start, end in documents:
+            tokens_N1 = self.tokens[start : end + 1]
+            total += tally_targets(self.nats_N[start:end], tokens_N1, self.scoring.vocabulary)
+        return total
 
     def sum_events(self, tilt: NgramTilt | None) -> dict[str, Any]:
         """What a record says of all processes: documents given up, tokens tilted, when adapting stopped.

@@ -1,17 +1,9 @@
-"""Documents of a stream: which are graded together, in what order, how far at a time, by which process.
+"""Documents of a stream: which are graded together, in what order, how far at a time, by which process."""
 
-Shapes: N targets.
-"""
-
-from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
-
-from golf.data.vocabulary import Vocabulary
-from golf.score.scorer import tally_targets
-from golf.score.tally import Tally
 
 DOCUMENT_ORDER = "documents by length in tokens, the longest first, equal ones as they stand in the text"
 """The one order that grading and everything that adapts follow; it takes the documents' lengths as known."""
@@ -102,16 +94,3 @@ def count_shares(batches: list[DocumentBatch], at_once: int, num_processes: int)
         for process, _, documents in deal_batch(batch, at_once, num_processes):
             shares[process] += sum(document.num_targets for document in documents)
     return shares
-
-
-def add_documents(
-    total: Tally,
-    documents: Sequence[DocumentSpan],
-    nats_N: np.ndarray,
-    tokens: np.ndarray,
-    vocabulary: Vocabulary,
-) -> Tally:
-    """The tally with some documents added to it one after the other."""
-    for start, end in documents:
-        total += tally_targets(nats_N[start:end], tokens[start : end + 1], vocabulary)
-    return total

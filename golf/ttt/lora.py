@@ -58,12 +58,10 @@ class LoraConfig:
     """Documents that learn side by side."""
 
     def __post_init__(self) -> None:
-        for name in ("rank", "batch_documents"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least 1")
-        for name in ("rate", "decay", "beta_first", "beta_second"):
-            if not vars(self)[name] >= 0:
-                raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least 0")
+        least = {"rank": 1, "batch_documents": 1, "rate": 0, "decay": 0, "beta_first": 0, "beta_second": 0}
+        for name, value in least.items():
+            if not vars(self)[name] >= value:
+                raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least {value}")
         if max(self.beta_first, self.beta_second) >= 1:
             raise ValueError(f"ttt.lora's betas are {self.beta_first}, {self.beta_second}; expected below 1")
         if not self.projections or not set(self.projections) <= set(TARGETS):

@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,20 +68,15 @@ class TTTConfig:
     def __post_init__(self) -> None:
         if self.method not in ("sgd", "lora"):
             raise ValueError(f"ttt.method is {self.method!r}; expected sgd or lora")
-        for name in ("chunk_tokens", "epochs", "batch_sequences"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least 1")
+        least = {"chunk_tokens": 1, "epochs": 1, "batch_sequences": 1, "learning_rate": 0, "cap_rate": 0}
+        for name, value in least.items():
+            if not vars(self)[name] >= value:
+                raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least {value}")
+        for name in ("max_seconds", "clip_norm"):
+            if vars(self)[name] is not None and not vars(self)[name] > 0:
+                raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected more than 0")
         if list(self.phases) != sorted(set(self.phases)) or min(self.phases, default=1) < 1:
             raise ValueError(f"ttt.phases is {self.phases}; expected rising numbers of documents")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"ttt.max_seconds is {self.max_seconds}; expected more than 0")
-        if not self.cap_rate >= 0:
-            raise ValueError(f"ttt.cap_rate is {self.cap_rate}; expected at least 0")
-        if self.learning_rate < 0 or self.clip_norm <= 0:
-            raise ValueError(
-                f"ttt.learning_rate is {self.learning_rate} and ttt.clip_norm {self.clip_norm}; "
-                "expected a rate of at least 0 and a norm above 0"
-            )
 
 
 def adapted_parameters(model: GPT, frozen_blocks: int) -> list[nn.Parameter]:
@@ -129,12 +123,14 @@ class PhaseTrainer:
     def __init__(self, model: GPT, config: TTTConfig):
         self.model, self.config, self.phases_done = model, config, 0
         self._adapted = adapted_parameters(model, config.frozen_blocks)
-        self.log_caps_2 = torch.zeros(2, device=next(model.parameters()).device)
+        self.caps = torch.zeros(2, device=next(model.parameters()).device) if config.cap_rate else None
+        """`ForwardState.log_caps_2` of the model's forward passes; None if the softcap does not learn."""
 
     def restart(self) -> None:
         """Forgets all phases; whoever calls it puts the model's weights back."""
         self.phases_done = 0
-        self.log_caps_2.zero_()
+        if self.caps is not None:
+            self.caps.zero_()
 
     def due(self, num_documents: int) -> bool:
         """Whether so many graded documents call for a phase that was not done."""
@@ -143,11 +139,13 @@ class PhaseTrainer:
     def learn(self, graded: list[ScoredChunk]) -> None:
         """One phase; the model is frozen again afterwards."""
         config = self.config
-        learning, rates = [self._adapted], [config.learning_rate]
-        if config.cap_rate:
-            learning, rates = [self._adapted, [self.log_caps_2]], [config.learning_rate, config.cap_rate]
-        optimizer = torch.optim.SGD([{"params": group} for group in learning], momentum=config.momentum)
-        for parameter in chain(*learning):
+        groups: list[dict[str, Any]] = [{"params": self._adapted, "lr": config.learning_rate}]
+        if self.caps is not None:
+            groups.append({"params": [self.caps], "lr": config.cap_rate})
+        learning = [parameter for group in groups for parameter in group["params"]]
+        rates = [group["lr"] for group in groups]
+        optimizer = torch.optim.SGD(groups, momentum=config.momentum)
+        for parameter in learning:
             parameter.requires_grad_(True)
         # forward, not the compiled call: these steps are too few to pay for a graph.
         predict = partial(self.model.forward, state=ForwardState(log_caps_2=self.caps))
@@ -157,14 +155,9 @@ class PhaseTrainer:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * _cosine(step / len(batches))
                 _descend(predict, batch, optimizer, config.clip_norm)
-        for parameter in chain(*learning):
+        for parameter in learning:
             parameter.requires_grad_(False)
         self.phases_done = sum(boundary <= len(graded) for boundary in config.phases)
-
-    @property
-    def caps(self) -> Tensor | None:
-        """`ForwardState.log_caps_2` of the model's forward passes; None if the softcap does not learn."""
-        return self.log_caps_2 if self.config.cap_rate else None
 
 
 def _cosine(progress: float) -> float:
