@@ -199,7 +199,9 @@ class _DocumentGrader:
         chunk_tokens = min(chunk_tokens, self.context)
         self.collect()
         if steps is not None:
-            self._record(steps, group.place, chunk_tokens, longest)
+            steps.start(group.place, chunk_tokens, longest, self.ledger)
+            if self.deadline is not None:
+                self.deadline.leave_out()
         elif self.learner is not None:
             self.learner.start(group.place, len(documents))
         self._documents, self.past = documents, PastInputs()
@@ -218,18 +220,6 @@ class _DocumentGrader:
             left = [document for document in documents if document.num_targets > first]
             self._grade_chunk(left, first, end, event)
             first = end
-
-    def _record(self, steps: DocumentSteps, slot: int, chunk_tokens: int, longest: int) -> None:
-        """Records the steps that the group will need, and makes ready for its documents."""
-        steps.start(slot)
-        for inputs in steps.lacks(chunk_tokens, longest):
-            for _ in range(2):
-                # No document is in them, and none learns.
-                nats_BL = steps.predict(inputs, 0, learns=True).nats_BL
-                steps.learn(self.ledger.release_documents(nats_BL, (), "nothing"))
-        if self.deadline is not None:
-            self.deadline.leave_out()
-        steps.start(slot)
 
     def _grade_chunk(self, documents: Sequence[DocumentSpan], first: int, end: int, event: str) -> None:
         """Grades targets `first` to `end` of each document, and learns from them if the document goes on."""

@@ -20,7 +20,7 @@ from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.model.positions import rotary_tables
 from golf.model.state import Past, Positions
-from golf.score.ledger import ScoredDocuments
+from golf.score.ledger import Ledger, ScoredDocuments
 from golf.ttt.lora import LoraLearner
 
 _STEPS_AHEAD = 8
@@ -210,29 +210,27 @@ class DocumentSteps:
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._done: deque[torch.cuda.Event] = deque()
 
-    def start(self, slot: int) -> None:
-        """Makes ready for new documents, the first of which has place `slot` in its batch."""
+    def start(self, slot: int, num_new: int, longest: int, ledger: Ledger) -> None:
+        """Makes ready for documents of up to `longest` targets, the first in place `slot` of its batch.
+
+        Steps of all rows whose shapes are yet to be recorded are made twice, on nothing.
+        """
         self.slot = slot
         self.learner.start(slot, self.most_rows)
-        for ring_BPD in self.past.rings:
-            ring_BPD.zero_()
-
-    def lacks(self, num_new: int, longest: int) -> list[StepInputs]:
-        """Steps on nothing, to be made twice before documents of up to `longest` targets, in this order.
-
-        They have the shapes of all rows that are yet to be recorded.
-        """
         # Beyond the context all windows are alike.
         firsts = range(0, min(longest - num_new, self.context + num_new), num_new)
         windows = {len(self.window(first, num_new)[0]): first for first in firsts}
         nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
-        steps = []
         for length, first in sorted(windows.items(), reverse=True):
-            if (self.slot, self.most_rows, num_new, length) not in self.shapes:
+            if (slot, self.most_rows, num_new, length) not in self.shapes:
                 tokens_BT = np.zeros((self.most_rows, num_new + (length > num_new)), dtype=np.int64)
-                window = self.window(first, num_new)
-                steps.append(StepInputs(tokens_BT, nothing_BL, nothing_BL - 1, *window))
-        return steps
+                inputs = StepInputs(tokens_BT, nothing_BL, nothing_BL - 1, *self.window(first, num_new))
+                for _ in range(2):
+                    nats_BL = self.predict(inputs, 0, learns=True).nats_BL
+                    self.learn(ledger.release_documents(nats_BL, (), "nothing"))
+        self.learner.start(slot, self.most_rows)
+        for ring_BPD in self.past.rings:
+            ring_BPD.zero_()
 
     def rows_for(self, num_documents: int) -> int:
         """The rows of a step for so many: all, or a half, a quarter and so on of them."""
