@@ -25,12 +25,11 @@ from golf.audit.probes import (
     probe_ledger,
     probe_normalization,
 )
-from golf.data.manifest import Dataset, open_dataset
+from golf.data.manifest import open_dataset
 from golf.evaluate import EvaluateConfig, load_model, read_settings
-from golf.model.gpt import GPT
 from golf.run_folder import RunFolder, find_artifacts
 from golf.score.ledger import Ledger, LegalityError
-from golf.score.scorer import Scoring, score
+from golf.score.scorer import Scoring, score, token_tensor
 from golf.score.windows import ResolvedWindows, plan_windows
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
@@ -74,30 +73,29 @@ class AuditConfig:
 class ArtifactScorer:
     """The project's scorer of one artifact, as the probes ask for it: each call starts from its weights."""
 
-    def __init__(
-        self, model: GPT, dataset: Dataset, windows: ResolvedWindows, ttt: TTTConfig | None, chunk_tokens: int
-    ):
-        self.model, self.dataset, self.windows = model, dataset, windows
-        self.ttt, self.chunk_tokens = ttt, chunk_tokens
-        self._weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    def __init__(self, scoring: Scoring, ttt: TTTConfig | None, chunk_tokens: int):
+        self.scoring, self.ttt, self.chunk_tokens = scoring, ttt, chunk_tokens
+        weights = scoring.model.state_dict()
+        self._weights = {name: weight.detach().clone() for name, weight in weights.items()}
         self._learners: dict[Any, Any] = {}
 
     def __call__(self, tokens: np.ndarray, targets: Sequence[int]) -> Replay:
         """Scores the stream, up to the last of the wanted targets if any, and keeps their distributions."""
-        self.model.load_state_dict(self._weights)
+        self.scoring.model.load_state_dict(self._weights)
         log_probs: dict[int, np.ndarray] = {}
 
         def observe(seen_N: np.ndarray, log_probs_NV: Tensor) -> None:
             for row in np.flatnonzero(np.isin(seen_N, list(targets))):
                 log_probs[int(seen_N[row])] = log_probs_NV[row].cpu().numpy()
 
-        scoring = Scoring(self.model, tokens, self.dataset.vocabulary, self.windows, observe=observe)
+        scoring = replace(self.scoring, tokens=tokens, observe=observe)
         if self.ttt is not None and self.ttt.method == "lora":
             # To the end each time: documents cut short would be other documents, and other batches.
             result = score_adapting(scoring, self.ttt, learners=self._learners)
             return Replay(result.nats_N, log_probs, result.ledger)
-        reach = max(targets) + 1 + self.windows.stride if len(targets) else len(tokens)
-        scoring = replace(scoring, max_tokens=max(reach, self.windows.context))
+        windows = scoring.resolved_windows()
+        reach = max(targets) + 1 + windows.stride if len(targets) else len(tokens)
+        scoring = replace(scoring, max_tokens=max(reach, windows.context))
         if self.ttt is None:
             result = score(scoring, self.chunk_tokens)
         else:
@@ -106,10 +104,9 @@ class ArtifactScorer:
 
     def features(self, tokens: np.ndarray) -> np.ndarray:
         """The input of the first block (T, D): embedding, bigram and smeared previous token; T <= context."""
-        self.model.load_state_dict(self._weights)
-        device = next(self.model.parameters()).device
+        self.scoring.model.load_state_dict(self._weights)
         with torch.no_grad():
-            x_BTD = self.model.embed(torch.from_numpy(tokens.astype(np.int64))[None].to(device))
+            x_BTD = self.scoring.model.embed(token_tensor(tokens[None], self.scoring.device))
         return x_BTD[0].float().cpu().numpy()
 
 
@@ -129,16 +126,17 @@ def audit_artifact(
     if runtime.compiled:
         model.compile(dynamic=False)
     windows, ttt_config = read_settings(header, config)
-    windows = windows.resolve(model.config.context, device.type)
     clock = StageClock()
     with clock.stage("score"):
         dataset = open_dataset(data_folder)
         tokens = dataset.validation_tokens(clock)
+    scoring = Scoring(model, tokens, dataset.vocabulary, windows)
+    windows = scoring.resolved_windows()
     on_gpu, bos_id = device.type != "cpu", dataset.vocabulary.bos_id
     chunk_tokens = ttt_config.chunk_tokens if on_gpu else 2 * windows.context
     adapts, by_document = ttt or ttt_config.enabled, ttt_config.method == "lora"
     stream = choose_stream(tokens, how.chunks * chunk_tokens + 1, bos_id, how.seed)
-    probed = {"sliding windows": (stream, ArtifactScorer(model, dataset, windows, None, chunk_tokens))}
+    probed = {"sliding windows": (stream, ArtifactScorer(scoring, None, chunk_tokens))}
     if by_document:
         ttt_config = replace(
             ttt_config,
@@ -147,9 +145,9 @@ def audit_artifact(
         )
         stream = choose_documents(tokens, bos_id, windows.context, how.seed)
     if adapts:
-        scorer = ArtifactScorer(model, dataset, windows, ttt_config, chunk_tokens)
-        probed["test-time training"] = stream, scorer
-    reports, found = {"validation text": audit_data(dataset, tokens, windows)}, {}
+        probed["test-time training"] = stream, ArtifactScorer(scoring, ttt_config, chunk_tokens)
+    reports = {"validation text": audit_data(scoring, dataset.manifest.val_text_bytes)}
+    found: dict[str, dict[str, float]] = {}
     with repeatable_kernels(device):
         for name, (stream, scorer) in probed.items():
             log.info(f"probing: {name}")
@@ -229,9 +227,9 @@ def audit_scorer(
     On a GPU the tolerance follows from the difference of two replays, in nats; where time is short fewer
     targets are probed than were chosen.
     """
-    vocabulary, context = scorer.dataset.vocabulary, scorer.windows.context
-    size, bos_id = vocabulary.size, vocabulary.bos_id
-    targets = choose_targets(stream, scorer.windows, scorer.chunk_tokens, bos_id, how)
+    windows, vocabulary = scorer.scoring.resolved_windows(), scorer.scoring.vocabulary
+    size, bos_id, context = vocabulary.size, vocabulary.bos_id, windows.context
+    targets = choose_targets(stream, windows, scorer.chunk_tokens, bos_id, how)
     ledger = probe_ledger(scorer, stream)
     began = time.perf_counter()
     before = scorer(stream, targets)
@@ -272,12 +270,13 @@ def replay_noise(first: Replay, second: Replay) -> float:
     return found
 
 
-def audit_data(dataset: Dataset, tokens: np.ndarray, windows: ResolvedWindows) -> list[ProbeReport]:
+def audit_data(scoring: Scoring, stated_bytes: int) -> list[ProbeReport]:
     """Whether the plan grades every target of the validation text once, and its bytes are those of the text.
 
     That the files have the manifest's sha256 was checked as they were opened.
     """
-    vocabulary, num_targets = dataset.vocabulary, len(tokens) - 1
+    tokens, vocabulary, windows = scoring.tokens, scoring.vocabulary, scoring.resolved_windows()
+    num_targets = len(tokens) - 1
     ledger, violations = Ledger(num_targets), []
     try:
         for window in plan_windows(num_targets, windows.context, windows.stride):
@@ -285,15 +284,10 @@ def audit_data(dataset: Dataset, tokens: np.ndarray, windows: ResolvedWindows) -
         ledger.close(num_targets)
     except LegalityError as error:
         violations.append(str(error))
+    count_bytes, decode, bos_id = vocabulary.count_bytes, vocabulary.decode, vocabulary.bos_id
     return [
         ProbeReport("coverage", f"all {num_targets:,} targets, files by sha256", violations),
-        probe_bytes(
-            vocabulary.count_bytes,
-            vocabulary.decode,
-            tokens,
-            vocabulary.bos_id,
-            dataset.manifest.val_text_bytes,
-        ),
+        probe_bytes(count_bytes, decode, tokens, bos_id, stated_bytes),
     ]
 
 

@@ -224,8 +224,9 @@ def test_the_noise_of_a_gpu_sets_what_its_audit_tolerates(monkeypatch: pytest.Mo
         monkeypatch.setattr(auditing, name, note(name, seen.setdefault(name, [])))
     monkeypatch.setattr(auditing, "probe_ledger", lambda *rest: ProbeReport("ledger", "", []))
     monkeypatch.setattr(auditing, "probe_document_start", lambda *rest: ProbeReport("start", "", []))
-    noisy.dataset = SimpleNamespace(vocabulary=SimpleNamespace(size=4, bos_id=1))
-    noisy.windows, noisy.chunk_tokens, noisy.features = WindowConfig(32, 8), 64, None
+    vocabulary, windows = SimpleNamespace(size=4, bos_id=1), WindowConfig(32, 8)
+    noisy.scoring = SimpleNamespace(vocabulary=vocabulary, resolved_windows=lambda: windows)
+    noisy.chunk_tokens, noisy.features = 64, None
     stream = np.arange(200) % 3 + 1
     for on_gpu in (True, False):
         auditing.audit_scorer(noisy, stream, AuditConfig(targets=2), on_gpu, None, QUIET)
