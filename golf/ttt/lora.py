@@ -139,13 +139,12 @@ class LoraLearner:
         self._num_visits = len(model.plan)
         inputs = [(config.rank, matrix.weight.size(1)) for matrix in self.matrices]
         outputs = [(matrix.weight.size(0), config.rank) for matrix in self.matrices]
-        self._shapes = inputs + outputs
-        self._num_kept = sum(rows * columns for rows, columns in inputs)
+        self._shapes, self._sizes = inputs + outputs, [rows * columns for rows, columns in inputs + outputs]
+        self._num_kept = sum(self._sizes[: len(inputs)])
         device = next(model.parameters()).device
         draw = torch.Generator().manual_seed(_ADAPTER_SEED)
         fresh = [torch.randn(rows * columns, generator=draw) * columns**-0.5 for rows, columns in inputs]
-        fresh += [torch.zeros(rows * columns) for rows, columns in outputs]
-        self._fresh_P = torch.cat(fresh).to(device)
+        self._fresh_P = torch.cat([*fresh, torch.zeros(sum(self._sizes) - self._num_kept)]).to(device)
         # Taken once: fresh pages for hundreds of megabytes a step cost more than the arithmetic on them.
         at_once = min(at_once or config.batch_documents, config.batch_documents)
         self.recorded = device.type == "cuda" if recorded is None else recorded
@@ -162,7 +161,6 @@ class LoraLearner:
         """Not 0 for the documents that learn in recorded steps."""
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
-        self._views: dict[int, list[AdapterWeights]] = {}
         self.recorded_steps: dict[Any, Any] = {}
         """DocumentSteps that were made for it, by their options."""
 
@@ -182,35 +180,30 @@ class LoraLearner:
         self.learns_B.fill_(1)
         if self._copy_BP is not None:
             self._copy_BP[:num_documents] = self.adapters_BP
-        self._views.clear()
+        views, half = [], len(self.matrices)
+        for buffer_BP in (self.adapters_BP if self._copy_BP is None else self._copy_BP, self.gradient_BP):
+            parts = buffer_BP[:num_documents].split(self._sizes, dim=1)
+            parts = [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+            views += [parts[:half], parts[half:]]
+        self._weights = [AdapterWeights(*tensors) for tensors in zip(*views, strict=True)]
 
     def state(
         self, num_documents: int, past: Past | None = None, log_caps_2: Tensor | None = None
     ) -> ForwardState:
         """State with which row b of the model's input is predicted as adapted to document b."""
-        if num_documents not in self._views:
-            self._views[num_documents] = self._find_views(num_documents)
         # Autograd needs an input with a gradient to call the backward of _AdapterProduct.
         self._anchor = self._anchor.detach().requires_grad_(torch.is_grad_enabled())
         scale = self.config.alpha / self.config.rank
         by_visit: list[dict[str, Adapter]] = [{} for _ in range(self._num_visits)]
         head_adapter = None
-        for (name, _, visit), weights in zip(self.matrices, self._views[num_documents], strict=True):
-            adapter = partial(_AdapterProduct.apply, self._anchor, weights, scale)
+        for (name, _, visit), weights in zip(self.matrices, self._weights, strict=True):
+            own = AdapterWeights(*(tensor[:num_documents] for tensor in weights))
+            adapter = partial(_AdapterProduct.apply, self._anchor, own, scale)
             if visit is None:
                 head_adapter = adapter
             else:
                 by_visit[visit][name] = adapter
         return ForwardState(past, by_visit, head_adapter, log_caps_2)
-
-    def _find_views(self, num_documents: int) -> list[AdapterWeights]:
-        sizes, half = [rows * columns for rows, columns in self._shapes], len(self.matrices)
-        views = []
-        for buffer_BP in (self.adapters_BP if self._copy_BP is None else self._copy_BP, self.gradient_BP):
-            parts = buffer_BP[:num_documents].split(sizes, dim=1)
-            parts = [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
-            views += [parts[:half], parts[half:]]
-        return [AdapterWeights(*tensors) for tensors in zip(*views, strict=True)]
 
     def reset_adapter(self, rows: np.ndarray) -> None:
         """Puts back the untrained adapters of documents that broke, once their group has been graded."""
@@ -292,8 +285,8 @@ class _AdapterProduct(torch.autograd.Function):
         x_BTI, low_BTK = ctx.saved_tensors
         weights, dtype = ctx.weights, x_BTI.dtype
         low_gradient_BTK = torch.bmm(gradient_BTO, weights.b_BOK.to(dtype))
-        _multiply_into(weights.b_gradient_BOK, gradient_BTO.mT, low_BTK, ctx.scale)
-        _multiply_into(weights.a_gradient_BKI, low_gradient_BTK.mT, x_BTI, ctx.scale)
+        _scaled_product(gradient_BTO.mT, low_BTK, ctx.scale, weights.b_gradient_BOK)
+        _scaled_product(low_gradient_BTK.mT, x_BTI, ctx.scale, weights.a_gradient_BKI)
         x_gradient_BTI = None
         if ctx.needs_input_grad[3]:
             x_gradient_BTI = _scaled_product(low_gradient_BTK, weights.a_BKI.to(dtype), ctx.scale)
@@ -301,16 +294,12 @@ class _AdapterProduct(torch.autograd.Function):
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-    """scale x left x right in one call; with beta 0 what is added is not read, and `out` may be it."""
+    """scale x left x right, written to `out` if there is one."""
+    if out is not None and out.dtype != left.dtype:
+        return out.copy_(_scaled_product(left, right, scale))
+    # In one call; with beta 0 what is added is not read, and `out` may be it.
     added = left.new_empty(1, 1, 1) if out is None else out
     return torch.baddbmm(added, left, right, beta=0, alpha=scale, out=out)
-
-
-def _multiply_into(product: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
-    if product.dtype == left.dtype:
-        _scaled_product(left, right, scale, product)
-    else:
-        product.copy_(_scaled_product(left, right, scale))
 
 
 @cache
