@@ -37,8 +37,6 @@ def score_adapting(
     `learners` keeps what `lora` made, with its recorded steps, for further calls with the same model.
     """
     model, tokens, world = scoring.model, scoring.tokens, scoring.world
-    windows = scoring.resolved_windows()
-    scoring = replace(scoring, windows=windows)
     target_seconds = 0.0
     if max_seconds is not None:
         target_seconds, _ = world.all_reduce_any(measure_plain(scoring), False)
@@ -64,6 +62,7 @@ def score_adapting(
         if learners is not None:
             learners[key] = learner, phases
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
+    windows = scoring.resolved_windows()
     windows = replace(windows, batch_tokens=at_once * windows.context)
     return score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
 
