@@ -51,16 +51,14 @@ def score_adapting(
     share = max(count_shares(batches, at_once, world.size))
     deadline = None if max_seconds is None else Deadline(max_seconds, share, target_seconds)
     key = ttt, at_once, places
-    if learners is not None and key in learners:
-        learner, phases = learners[key]
-        learner.restart()
-        if phases is not None:
-            phases.restart()
-    else:
-        learner = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once)
+    learners = {} if learners is None else learners
+    if key not in learners:
         phases = PhaseTrainer(model, ttt) if ttt.phases else None
-        if learners is not None:
-            learners[key] = learner, phases
+        learners[key] = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once), phases
+    learner, phases = learners[key]
+    learner.restart()
+    if phases is not None:
+        phases.restart()
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
     windows = scoring.resolved_windows()
     windows = replace(windows, batch_tokens=at_once * windows.context)
@@ -71,7 +69,7 @@ def plan_lora(
     tokens: np.ndarray, bos_id: int, config: LoraConfig, max_tokens: int | None = None
 ) -> list[DocumentBatch]:
     """The batches of the first `max_tokens` targets; ValueError if there is none."""
-    num_targets = len(tokens) - 1 if max_tokens is None else min(max_tokens, len(tokens) - 1)
+    num_targets = min(len(tokens) - 1, len(tokens) if max_tokens is None else max_tokens)
     if num_targets < 1:
         raise ValueError(f"{len(tokens)} tokens, max_tokens {max_tokens}: no target to score")
     documents = split_documents(tokens, num_targets, bos_id)
