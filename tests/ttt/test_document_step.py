@@ -120,19 +120,24 @@ def test_windows_have_few_lengths_up_to_the_context() -> None:
     assert window_lengths(5) == (5,)
 
 
+def break_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter of the first document is not finite after two steps."""
+    learn = LoraLearner.learn
+
+    def breaks(self: LoraLearner, scored: ScoredDocuments) -> None:
+        learn(self, scored)
+        if self.steps_1 == 2 and self.learns_B.any():
+            self.adapters_BP[0] = float("nan")
+
+    monkeypatch.setattr(LoraLearner, "learn", breaks)
+
+
 def test_a_broken_document_is_predicted_unadapted_from_where_it_broke(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokens = toy_documents([60, 50, 40])
     base, sound = scored(tokens, True, replace(GENTLE, rate=0.0)).nats_N, scored(tokens, True).nats_N
-    learn = LoraLearner.learn
-
-    def breaks_the_first(self: LoraLearner, scored: ScoredDocuments) -> None:
-        learn(self, scored)
-        if self.steps_1 == 2 and self.learns_B.any():
-            self.adapters_BP[0] = float("nan")
-
-    monkeypatch.setattr(LoraLearner, "learn", breaks_the_first)
+    break_the_first(monkeypatch)
     result = scored(tokens, True)
     assert result.notes["unadapted_documents"] == 1
     assert np.array_equal(result.nats_N[:10], sound[:10])
@@ -140,7 +145,21 @@ def test_a_broken_document_is_predicted_unadapted_from_where_it_broke(
     assert np.array_equal(result.nats_N[60:], sound[60:])
 
 
-@pytest.mark.parametrize("stop", [1, 4, 9, 30])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_document_that_broke_before_the_deadline_is_unadapted_behind_it(
+    recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its past was mended, too: what comes behind the deadline sees inputs of the unadapted model."""
+    tokens = toy_documents([60, 50, 40])
+    base = scored(tokens, recorded, replace(GENTLE, rate=0.0), deadline=AskedOften(4)).nats_N
+    break_the_first(monkeypatch)
+    result = scored(tokens, recorded, deadline=AskedOften(4))
+    assert result.notes["unadapted_documents"] == 1
+    assert result.nats_N[10:60] == pytest.approx(base[10:60], abs=1e-5)
+    assert np.isfinite(result.nats_N).all()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 9, 30])
 def test_a_deadline_ends_recorded_steps_and_the_rest_is_graded_unadapted(stop: int) -> None:
     tokens = toy_documents([100, 90, 80, 12])
 
