@@ -1,45 +1,43 @@
 """Weights to artifact bytes that fit a limit, and back; the table of quantizers."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import torch
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, plausible_size, read_container, write_container
 from golf.pack.entropy import EntropyQuantizer
 from golf.pack.fit import parameters_that_fit
 from golf.pack.int5 import Int5Quantizer
-from golf.pack.layout import (
-    CodedTensor,
-    Fitted,
-    Shapes,
-    Weights,
-    Wrap,
-    count_elements,
-    implied_shapes,
-    require_finite,
-    require_shapes,
-)
+from golf.pack.layout import CodedTensor, Fitted, Layout, Weights, Wrap, count_elements, implied_layout
 
 
 class Quantizer(Protocol):
-    """Interface of a quantizer: weights to a payload that fits, and back.
+    """Weights to a payload that fits, and back; a new one is a class in a file and a line in QUANTIZERS.
 
-    A new one is a class in a file of its own and a line in QUANTIZERS. A payload holds no shapes: `decode`
-    gets them in the model's order, and `fit` gets the weights in the same order, as fp32 CPU tensors.
+    A payload holds no names, shapes or kinds: these are in the layout.
     """
 
     needs_calibration: bool
     """Whether runs measure a Calibration before packing; without one `calibration` is None."""
 
-    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
-        """The most precise useful artifact of at most `limit_bytes`; raises BudgetError if there is none."""
+    def fit(
+        self,
+        weights: Weights,
+        layout: Layout,
+        calibration: Calibration | None,
+        limit_bytes: int,
+        wrap: Wrap,
+    ) -> Fitted:
+        """The most precise useful artifact of fp32 CPU weights; BudgetError if none has `limit_bytes`."""
         ...
 
-    def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
-        """fp32 weights; raises ArtifactError for a payload that `fit` did not write for these shapes."""
+    def decode(self, payload: memoryview, layout: Layout) -> Weights:
+        """fp32 weights; raises ArtifactError for a payload that `fit` did not write for this layout."""
         ...
 
-    def describe(self, payload: memoryview, shapes: Shapes) -> dict[str, CodedTensor] | None:
+    def coded_tensors(self, payload: memoryview, layout: Layout) -> dict[str, CodedTensor] | None:
         """Codes and their cost by tensor, for the report; None if the payload has no such parts."""
         ...
 
@@ -68,8 +66,7 @@ class PackConfig:
             raise ValueError(f"pack scheme {self.scheme!r} is unknown; there are {', '.join(QUANTIZERS)}")
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """An artifact that fits, and the sizes of its parts."""
 
     artifact: bytes
@@ -89,17 +86,23 @@ def pack(
     `header` needs "model", the fields of ModelConfig, and is stored whole. Raises BudgetError if the least
     precise artifact does not fit, ValueError for weights that are not finite or not the model's.
     """
-    shapes = implied_shapes(header.get("model"))
-    require_shapes(weights, shapes)
-    require_finite(weights)
-    weights = {name: weights[name].detach().cpu().float().contiguous() for name in shapes}
+    layout = implied_layout(header.get("model"))
+    for name in sorted(weights.keys() ^ layout.keys()):
+        raise ValueError(f"weight {name} is {'missing' if name in layout else 'unknown to the model config'}")
+    for name, part in layout.items():
+        shape = tuple(weights[name].shape)
+        if shape != part.shape:
+            raise ValueError(f"weight {name} has shape {shape}; the config implies {part.shape}")
+        if not torch.isfinite(weights[name]).all():
+            raise ValueError(f"weight {name} has NaN or infinite values; it cannot be packed")
+    weights = {name: weights[name].detach().cpu().float().contiguous() for name in layout}
 
     def wrap(payload: bytes) -> bytes:
         return write_container({**header, "scheme": config.scheme}, payload)
 
     room_bytes = limit_bytes - config.margin_bytes
-    artifact, fitted = QUANTIZERS[config.scheme].fit(weights, calibration, room_bytes, wrap)
-    num_weights = count_elements(shapes)
+    artifact, fitted = QUANTIZERS[config.scheme].fit(weights, layout, calibration, room_bytes, wrap)
+    num_weights = count_elements(layout)
     report = {
         "scheme": config.scheme,
         **fitted,
@@ -113,16 +116,16 @@ def pack(
     return Packed(artifact, report)
 
 
-def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Shapes]:
-    """Header, quantizer, payload and shapes by tensor; raises ArtifactError for what `pack` did not write."""
+def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Layout]:
+    """Header, quantizer, payload and layout; raises ArtifactError for what `pack` did not write."""
     header, payload = read_container(data)
-    shapes = implied_shapes(header.get("model"))
-    if count_elements(shapes) > plausible_size(len(data)):
-        raise ArtifactError(f"artifact of {len(data):,} bytes claims {count_elements(shapes):,} weights")
+    layout = implied_layout(header.get("model"))
+    if count_elements(layout) > plausible_size(len(data)):
+        raise ArtifactError(f"artifact of {len(data):,} bytes claims {count_elements(layout):,} weights")
     scheme = header.get("scheme")
     if not isinstance(scheme, str) or scheme not in QUANTIZERS:
         raise ArtifactError(f"artifact's scheme is {scheme!r}; expected one of {', '.join(QUANTIZERS)}")
-    return header, QUANTIZERS[scheme], payload, shapes
+    return header, QUANTIZERS[scheme], payload, layout
 
 
 def decode_artifact(data: bytes) -> tuple[dict[str, Any], Weights]:
@@ -130,5 +133,5 @@ def decode_artifact(data: bytes) -> tuple[dict[str, Any], Weights]:
 
     Weights are the same to the last bit on every platform: integers times stored scales.
     """
-    header, quantizer, payload, shapes = open_artifact(data)
-    return header, quantizer.decode(payload, shapes)
+    header, quantizer, payload, layout = open_artifact(data)
+    return header, quantizer.decode(payload, layout)

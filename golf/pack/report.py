@@ -33,12 +33,12 @@ def describe_artifact(
     A tensor's bytes are the length of its codes under the coder's tables; its error share is in the loss's
     own metric if there is a calibration. None if the artifact's quantizer does not describe its codes.
     """
-    _, quantizer, payload, shapes = open_artifact(artifact)
-    tensors = quantizer.describe(payload, shapes)
+    _, quantizer, payload, layout = open_artifact(artifact)
+    tensors = quantizer.coded_tensors(payload, layout)
     if tensors is None:
         return None
-    decoded = quantizer.decode(payload, shapes)
-    found = sensitivities({name: weights[name] for name in tensors}, calibration)
+    decoded = quantizer.decode(payload, layout)
+    found = sensitivities(weights, layout, calibration)
     rows = [
         _describe_tensor(name, tensor, weights[name], decoded[name], found[name])
         for name, tensor in tensors.items()
@@ -96,8 +96,8 @@ def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, in
 
 def coder_input(artifact: bytes) -> tuple[bytes, bytes]:
     """Every code of an artifact as one byte (more in a tensor that needs them), and an fp16 scale per row."""
-    _, quantizer, payload, shapes = open_artifact(artifact)
-    tensors = quantizer.describe(payload, shapes) or {}
+    _, quantizer, payload, layout = open_artifact(artifact)
+    tensors = quantizer.coded_tensors(payload, layout) or {}
     codes = b"".join(tensor.codes_RC.tobytes() for tensor in tensors.values())
     scales = [tensor.step_R for tensor in tensors.values() if len(tensor.codes_RC) > 1]
     return codes, np.concatenate(scales).astype(np.float16).tobytes()

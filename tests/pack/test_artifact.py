@@ -215,15 +215,17 @@ class HalfQuantizer:
 
     needs_calibration = False
 
-    def fit(self, weights, calibration, limit_bytes, wrap):
+    def fit(self, weights, layout, calibration, limit_bytes, wrap):
         return wrap(b"".join(weight.half().numpy().tobytes() for weight in weights.values())), {"notes": []}
 
-    def decode(self, payload, shapes):
-        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-        parts = torch.from_numpy(np.frombuffer(payload, np.float16).astype(np.float32)).split(sizes)
-        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    def decode(self, payload, layout):
+        shapes = [torch.Size(part.shape) for part in layout.values()]
+        parts = torch.from_numpy(np.frombuffer(payload, np.float16).astype(np.float32)).split(
+            [shape.numel() for shape in shapes]
+        )
+        return {name: part.view(shape) for name, shape, part in zip(layout, shapes, parts, strict=True)}
 
-    def describe(self, payload, shapes):
+    def coded_tensors(self, payload, layout):
         return None
 
 
