@@ -34,8 +34,9 @@ def parameter(data: Tensor, role: Role) -> nn.Parameter:
 
 def roles_of(model: nn.Module) -> dict[str, Role]:
     """The role of every parameter by name; ValueError names one that has none."""
-    roles = {name: vars(each).get("role") for name, each in model.named_parameters()}
-    for name, role in roles.items():
-        if not isinstance(role, Role):
+    roles = {}
+    for name, each in model.named_parameters():
+        if not isinstance(role := vars(each).get("role"), Role):
             raise ValueError(f"parameter {name} has no role; make it with golf.model.roles.parameter")
+        roles[name] = role
     return roles

@@ -8,7 +8,6 @@ Shapes: R rows, C columns, N numbers.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -106,8 +105,8 @@ class EntropyQuantizer:
     def coded_tensors(self, payload: memoryview, layout: Layout) -> dict[str, CodedTensor]:
         """Codes, steps and coded bits by tensor."""
         base, tensors = read_quantized(payload, layout)
-        codes, grids = zip(*tensors.values(), strict=True)
-        measured = measure_codes(codes, [grid.contexts() for grid in grids])
+        codes = [tensor.codes_RC for tensor in tensors.values()]
+        measured = measure_codes(codes, [tensor.grid.contexts() for tensor in tensors.values()])
         return {
             name: CodedTensor(tensor.codes_RC, *tensor.grid.steps(base), *figures)
             for (name, tensor), figures in zip(tensors.items(), measured, strict=True)
@@ -116,9 +115,8 @@ class EntropyQuantizer:
 
 def encode_entropy(tensors: dict[str, QuantizedTensor], layout: Layout, base: float) -> bytes:
     """The payload of quantized tensors, in the order of the layout."""
-    codes, grids = zip(*(tensors[name] for name in layout), strict=True)
-    kinds = [part.kind for part in layout.values()]
-    means = [grid.mean_R for grid, kind in zip(grids, kinds, strict=True) if kind == "small"]
+    codes, grids = [tensors[name].codes_RC for name in layout], [tensors[name].grid for name in layout]
+    means = [tensors[name].grid.mean_R for name, part in layout.items() if part.kind == "small"]
     sections = [
         np.array([base], dtype="<f4").tobytes(),
         encode_fp16_block(np.concatenate([np.zeros(0), *means])),
@@ -145,7 +143,7 @@ def _median_and_bin(vector: np.ndarray) -> tuple[int, int]:
     return round(float(np.median(vector))), min(NUM_GRID_TABLES - 1, max(0, round(math.log2(deviation))))
 
 
-def _encode_grids(grids: Sequence[TensorGrid]) -> bytes:
+def _encode_grids(grids: list[TensorGrid]) -> bytes:
     vectors = [vector for grid in grids for vector in grid[:4]]
     medians, bins = np.array([_median_and_bin(vector) for vector in vectors]).T
     offsets = [vector - median for vector, median in zip(vectors, medians, strict=True)]
@@ -172,5 +170,5 @@ def _decode_grids(reader: PayloadReader, layout: Layout) -> list[TensorGrid]:
     grids = []
     for index, ((rows, _), small) in enumerate(zip(views, is_small, strict=True)):
         mean_R, means = (means[:rows], means[rows:]) if small else (np.zeros(rows, np.float32), means)
-        grids.append(TensorGrid(*vectors[4 * index : 4 * index + 4], mean_R))
+        grids.append(TensorGrid._make([*vectors[4 * index : 4 * index + 4], mean_R]))
     return grids
