@@ -29,26 +29,19 @@ class Visit(NamedTuple):
     """Index of the skip that is added before the block; None for none."""
 
 
-def visit_order(
-    num_layers: int, recurrence_first: int, recurrence_last: int, recurrence: int
-) -> tuple[int, ...]:
-    """Blocks in the order of their visits: first to last of the recurrence as a group, `recurrence` times."""
-    looped = tuple(range(recurrence_first, recurrence_last + 1))
-    return (*range(recurrence_first), *looped * recurrence, *range(recurrence_last + 1, num_layers))
+def plan_visits(config: ModelConfig, repeats: int) -> tuple[Visit, ...]:
+    """The visits of a forward pass that runs the group of recurrent blocks `repeats` times.
 
-
-def plan_visits(order: tuple[int, ...], skips: bool = True) -> tuple[Visit, ...]:
-    """The visits of `order` with their skips.
-
-    The outputs of the first half are skips that the second half adds, the latest first; none without `skips`.
+    The outputs of the first half are skips that the second half adds, the latest first; plain blocks have
+    none.
     """
-    num_kept = len(order) // 2 if skips else 0
-    kept = [Visit(layer, True, None) for layer in order[:num_kept]]
-    taking = [
-        Visit(layer, False, index if index < num_kept else None)
-        for index, layer in enumerate(order[num_kept:])
-    ]
-    return (*kept, *taking)
+    first, end = config.recurrence_first, config.recurrence_last + 1
+    order = [*range(first), *list(range(first, end)) * repeats, *range(end, config.num_layers)]
+    num_kept = 0 if config.plain_blocks else len(order) // 2
+    return tuple(
+        Visit(layer, place < num_kept, place - num_kept if num_kept <= place < 2 * num_kept else None)
+        for place, layer in enumerate(order)
+    )
 
 
 def join_skip(
@@ -155,7 +148,7 @@ class ParallelResidualBlock(Block):
         return (first_BLD + second_BLD) / 2 if self.is_last else (first_BLD, second_BLD)
 
 
-def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
+def build_block(config: ModelConfig, layer: int) -> nn.Module:
     """Block number `layer`."""
     if config.plain_blocks:
         return PlainBlock(config)

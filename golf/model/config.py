@@ -115,7 +115,7 @@ class ModelConfig:
             raise ValueError(f"bigram_buckets is {self.bigram_buckets}; expected at least 0")
         if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
             raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
-        if self.document_mask and self.has_attention_bias:
+        if self.document_mask and (self.attention_sinks or self.positions in ("alibi", "rotary+alibi")):
             raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")
         if self.num_experts != 1 and not 2 <= self.num_experts <= min(MAX_EXPERTS, self.mlp_hidden):
             raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MAX_EXPERTS}")
@@ -124,11 +124,6 @@ class ModelConfig:
         if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
             raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
         self._check_blocks()
-
-    @property
-    def has_attention_bias(self) -> bool:
-        """Whether attention's logits have a bias: ALiBi or sinks."""
-        return self.attention_sinks or self.positions.endswith("alibi")
 
     def _check_blocks(self) -> None:
         if not 0 <= self.recurrence_first <= self.recurrence_last < self.num_layers:

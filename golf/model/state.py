@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from golf.model.document_mask import Documents
-
 Adapter = Callable[[Tensor, Tensor], Tensor]
 """Takes the input (B, L, I) and the output (B, L, O) of a matrix; returns the output to use in its place."""
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
@@ -24,8 +22,10 @@ class Positions(NamedTuple):
     """Rotary cosines."""
     sin_TR: Tensor
     """Rotary sines."""
-    documents: Documents | None = None
-    """Which keys belong to which document; None where attention reads across documents."""
+    visible: Tensor | None = None
+    """Mask, of bool or as added, whose last L rows are those of the queries, (B, 1, ., T); None if causal."""
+    bounds_S: Tensor | None = None
+    """Cumulative lengths of the documents in the flattened batch, for the variable-length kernel."""
 
 
 class Past:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.model.gpt import GPT
-from golf.model.kernels import attention_kernels, choose_kernels, present_kernels
+from golf.model.kernels import attention_kernels, present_kernels, require_kernel
 from golf.model.positions import rotary_tables
 from golf.system.clock import StageClock
 from golf.system.device import Runtime, release_memory, synchronize, tag_compiled_code
@@ -116,8 +116,10 @@ class Trainer:
             self.config.micro_batch_tokens, self.phases, self.world.size
         )
         """Tokens of a micro-batch; `warm_up` halves it until it fits the device."""
-        self.attention = choose_kernels(self.config.attention, present_kernels(runtime.device))
+        self.attention = present_kernels(runtime.device)
         """Attention kernels in the order to try them."""
+        if self.config.attention != "auto":
+            self.attention = require_kernel(self.config.attention, self.attention)
         self.optimizers = Optimizers(model, self.optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, recipe.averaging)
         self.reports = StepReports(recipe, self.phases, model.num_visits, clock, log)
