@@ -3,13 +3,13 @@
 Shapes: B batch, T time.
 """
 
+import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,13 @@ from golf.model.kernels import attention_kernels, present_kernels, require_kerne
 from golf.model.positions import rotary_tables
 from golf.system.clock import StageClock
 from golf.system.device import Runtime, release_memory, synchronize, tag_compiled_code
-from golf.system.log import RunLog
+from golf.system.log import ProgressBar, RunLog
 from golf.train.averaging import WeightAverage
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from golf.train.config import Recipe, fit_micro_batches, halve_micro_batches
 from golf.train.objective import Objective
 from golf.train.optim import Optimizers
-from golf.train.reports import LaunchedFigures, LaunchedStep, StepReports
-from golf.train.schedule import learning_rate_scale, muon_momentum, phase_at, plan_phases
+from golf.train.schedule import Phase, forecast_run, learning_rate_scale, muon_momentum, phase_at, plan_phases
 
 Evaluate = Callable[[GPT, Callable[[Tensor, Tensor], Tensor] | None, int], float]
 """evaluate(model, grade, batch_tokens): bits per byte on held-out text. `grade` is `Trainer.grade`, or None
@@ -40,10 +39,20 @@ INLINED_READS, INLINED_OPERATIONS = 12, 60
 Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read by
 each of its users, as is what is added to it; with these the sum is written, once, in bf16.
 """
+START_OF_RUN = 0.05
+"""Share of the run in which the loss may rise above that of the first step."""
+FIRST_STEPS = 30
+"""Number of steps in which it may, too."""
+FORECAST_STEP = 6
+"""The step after which the size of the run is forecast, from the time of the steps since the first."""
 
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
+
+
+class DivergenceError(ValueError):
+    """The loss is not finite, or far above that of the first step."""
 
 
 class DeviceMemoryError(ValueError):
@@ -88,6 +97,116 @@ class BatchSource(Protocol):
         """Continues from a `state_dict`."""
 
 
+class LaunchedFigures:
+    """Scalars on their way from the device: reading them waits for the step they belong to, and no later one.
+
+    A plain `.item()` is queued behind everything launched since; a copy to pinned memory is not.
+    """
+
+    def __init__(self, *scalars: Tensor):
+        self._values = torch.stack([scalar.detach().float() for scalar in scalars])
+        self._copied: torch.cuda.Event | None = None
+        if self._values.device.type == "cuda":
+            self._values = self._values.to("cpu", non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The scalars in the order they were given."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
+
+
+class LaunchedStep(NamedTuple):
+    """A step that the device may still be working on."""
+
+    number: int
+    tokens: int
+    """Trained on so far."""
+    epoch: float
+    """How often the text has been read so far."""
+    progress: float
+    lr_scale: float
+    figures: LaunchedFigures
+    """Mean nats per token, and the gradient's norm before clipping."""
+
+
+class StepReports:
+    """Reads each step once the next one is launched, so that the device never waits.
+
+    Checks its loss, logs `train.reports` of the steps, makes the forecast. `visits` counts the blocks that a
+    forward pass visits without and with recurrence.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        phases: tuple[Phase, ...],
+        visits: tuple[int, int],
+        clock: StageClock,
+        log: RunLog,
+    ):
+        self.budget, self.config, self.clock, self.log = recipe.budget, recipe.train, clock, log
+        self.phases, self.visits = phases, visits
+        self.first_loss = math.nan
+        """The loss of the run's first step."""
+        self._pending: LaunchedStep | None = None
+        self._num_due, self._num_read = -1, 0
+        self._first_read = 0, 0.0
+
+    def launched(self, step: LaunchedStep | None, bar: ProgressBar) -> None:
+        """Reads the step before and keeps `step` for the next call; None waits for the last one.
+
+        Raises DivergenceError if the loss that is read diverged.
+        """
+        before, self._pending = self._pending, step
+        if before is None:
+            return
+        loss, gradient_norm = before.figures.read()
+        seconds = self.clock.elapsed("train")
+        self._check(loss, before)
+        self._num_read += 1
+        if self._num_read == 1:
+            self._first_read = before.tokens, seconds
+        num_due = math.floor(before.progress * self.config.reports + 1e-9)
+        if num_due > self._num_due:
+            self._num_due = num_due
+            total = self.budget.steps or max(before.number, round(before.number / max(before.progress, 1e-9)))
+            speed = before.tokens / seconds
+            self.log.event(
+                "step",
+                step=f"{before.number}/{total}",
+                train_loss=round(loss, 5),
+                grad_norm=round(gradient_norm, 4),
+                lr_scale=round(before.lr_scale, 4),
+                tokens=before.tokens,
+                tokens_per_second=round(speed),
+                train_seconds=round(seconds, 2),
+            )
+            bar.move_to(before.progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
+        if self._num_read == FORECAST_STEP:
+            tokens, earlier = self._first_read
+            token_seconds = (seconds - earlier) / (before.tokens - tokens)
+            phase = phase_at(before.progress, self.phases)
+            run = forecast_run(self.phases, self.visits, phase, token_seconds, self.budget)
+            epochs = round(run.tokens * before.epoch / before.tokens, 3)
+            size = {"steps": run.steps, "tokens": run.tokens, "epochs": epochs}
+            self.log.event("forecast", **size, train_seconds=round(run.seconds))
+
+    def _check(self, loss: float, step: LaunchedStep) -> None:
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        early = step.progress <= START_OF_RUN or step.number <= FIRST_STEPS
+        limit = math.inf if early else self.config.divergence_nats
+        # Written so that NaN and infinity fail it, too.
+        if not loss < self.first_loss + limit:
+            raise DivergenceError(
+                f"the run has diverged: the loss is {loss:.4g} nats at step {step.number}, from "
+                f"{self.first_loss:.4g} at the start; the last good checkpoint is kept"
+            )
+
+
 class Trainer:
     """A model in training: `train` is the loop, `step` one optimizer step.
 
@@ -106,16 +225,16 @@ class Trainer:
         clock: StageClock,
         log: RunLog,
     ):
-        self.config, self.optim, self.schedule = recipe.train, recipe.optim, recipe.schedule
-        loops = model.config.recurrence > 1
-        self.phases = plan_phases(model.config.context, self.config.batch_tokens, loops, self.schedule)
+        self.config = recipe.train
+        self.optim, self.schedule = recipe.optim, recipe.schedule
+        self.loops = model.config.recurrence > 1
+        self.phases = plan_phases(model.config.context, self.config.batch_tokens, self.loops, self.schedule)
         self.config.check(self.phases)
         self.model, self.batches, self.budget, self.evaluate = model, batches, recipe.budget, evaluate
         self.runtime, self.world, self.clock, self.log = runtime, runtime.world, clock, log
-        self.micro_batch_tokens = fit_micro_batches(
-            self.config.micro_batch_tokens, self.phases, self.world.size
-        )
-        """Tokens of a micro-batch; `warm_up` halves it until it fits the device."""
+        tokens = self.config.micro_batch_tokens
+        self.micro_batch_tokens = fit_micro_batches(tokens, self.phases, self.world.size)
+        """`warm_up` halves it until it fits the device."""
         self.attention = present_kernels(runtime.device)
         """Attention kernels in the order to try them."""
         if self.config.attention != "auto":
@@ -123,11 +242,8 @@ class Trainer:
         self.optimizers = Optimizers(model, self.optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, recipe.averaging)
         self.reports = StepReports(recipe, self.phases, model.num_visits, clock, log)
-        self.steps = 0
-        self.tokens = 0
-        """Trained on so far."""
-        self._seconds = clock.elapsed("train")
-        self._step_seconds = 0.0
+        self.steps = self.tokens = 0
+        self._seconds, self._step_seconds = clock.elapsed("train"), 0.0
         self._stop_requested = self._stopping = False
         self.objective = Objective(self.config)
         self._nats = self.objective.nats
@@ -146,7 +262,8 @@ class Trainer:
 
         Raises DivergenceError, the last good checkpoint kept, and Interrupted after Ctrl-C, with a fresh one.
         """
-        with self._stop_after_step_on_sigint():
+        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
+        try:
             with (
                 self.clock.stage("train"),
                 self.log.progress("train", 1.0, "of the run") as bar,
@@ -171,17 +288,19 @@ class Trainer:
 
                     if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
                         # The last step's loss is checked first: a diverged state is never saved.
-                        self.reports.catch_up(bar)
+                        self.reports.launched(None, bar)
                         synchronize(self.runtime.device)
                         with self.clock.paused():
                             self._save(checkpoint_path)
                         last_save = self._seconds
                     if self._stopping:
                         raise Interrupted(f"stopped at step {self.steps}")
-                self.reports.catch_up(bar)
+                self.reports.launched(None, bar)
                 synchronize(self.runtime.device)
-            self.model.looping = self.model.config.recurrence > 1
+            self.model.looping = self.loops
             self._save(checkpoint_path)
+        finally:
+            signal.signal(signal.SIGINT, earlier_handler)
 
     def step(self) -> LaunchedStep:
         """One optimizer step; its loss stays on the device, so that the host does not wait for it."""
@@ -190,7 +309,7 @@ class Trainer:
         lr_scale = learning_rate_scale(progress, self.schedule)
         self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
         self.model.looping = phase.looping
-        self.objective.set_progress(progress)
+        self.objective.regularizing = progress < self.config.sigreg_until
 
         # Gradient accumulation: the mean over the step's micro-batches, of which each process has its share.
         num_micro_batches = phase.batch_tokens // self.micro_batch_tokens
@@ -246,7 +365,7 @@ class Trainer:
 
     def can_grade(self, context: int) -> bool:
         """Whether training has compiled a graph for windows of this length, the model as it is."""
-        is_plain = not self.config.sigreg_weight and not len(self.model.future)
+        is_plain = not self.config.sigreg_weight and not self.model.config.future_tokens
         return self.runtime.compiled and is_plain and (context, self.model.looping) in self.kinds
 
     def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -259,19 +378,17 @@ class Trainer:
 
         Returns the name of the best, its weights on the CPU, and the held-out bits per byte of each.
         """
-        wanted = self.average.config.output
         outputs = {
             name: {key: weight.clone() for key, weight in weights.items()}
             for name, weights in self.average.outputs().items()
-            if wanted in ("auto", name)
+            if self.average.config.output in ("auto", name)
         }
         held_out = {}
         for name, weights in outputs.items():
             self.model.load_state_dict(weights)
             held_out[name] = self.held_out_bpb()
         best = min(held_out, key=held_out.__getitem__)
-        figures = {f"held_out_bpb_{name}": bpb for name, bpb in held_out.items()}
-        self.log.event("average", output=best, **figures)
+        self.log.event("average", output=best, **{f"held_out_bpb_{name}": held_out[name] for name in outputs})
         return best, {key: weight.cpu().contiguous() for key, weight in outputs[best].items()}, held_out
 
     def warm_up(self) -> None:
@@ -300,11 +417,11 @@ class Trainer:
     def _warm_up_each_kind(self) -> bool:
         """Whether micro-batches of all kinds fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
-        sigreg_ends = self.config.sigreg_weight and self.config.sigreg_until < 1
-        points = [0.0, self.config.sigreg_until] if sigreg_ends else [0.0]
-        for (context, looping), progress in product(self.kinds, points):
-            self.model.looping = looping
-            self.objective.set_progress(progress)
+        regularizing = [True]
+        if self.config.sigreg_weight and self.config.sigreg_until < 1:
+            regularizing.append(False)
+        for (context, looping), is_on in product(self.kinds, regularizing):
+            self.model.looping, self.objective.regularizing = looping, is_on
             shape = (self.micro_batch_tokens // context, context)
             # Two tensors, as in training: a graph compiled for one that is both would not serve there.
             inputs_BT, targets_BT = (
@@ -338,18 +455,9 @@ class Trainer:
             return self.steps >= self.budget.steps
         assert self.budget.seconds is not None
         # With recurrence, a longer context or a larger batch the next steps cost more than the mean.
-        next_step = max(self._seconds / self.steps, self._step_seconds) if self.steps else 0.0
-        return (
-            self.steps > 0 and self._seconds + next_step > self.budget.seconds - self.config.reserve_seconds
-        )
-
-    @contextmanager
-    def _stop_after_step_on_sigint(self) -> Iterator[None]:
-        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, earlier_handler)
+        next_step = max(self._seconds / max(1, self.steps), self._step_seconds)
+        limit = self.budget.seconds - self.config.reserve_seconds
+        return self.steps > 0 and self._seconds + next_step > limit
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         # torchrun passes on a signal that every process of the terminal has received already.

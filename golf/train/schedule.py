@@ -109,12 +109,9 @@ def grown(full: int, points: tuple[float, ...], progress: float) -> int:
 
 def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleConfig) -> tuple[Phase, ...]:
     """The phases of a run in order; `loops` says whether the model has recurrent blocks."""
-    points = {
-        0.0,
-        *config.context_growth,
-        *config.batch_growth,
-        *([config.recurrence_start] if loops else []),
-    }
+    points = {0.0, *config.context_growth, *config.batch_growth}
+    if loops:
+        points.add(config.recurrence_start)
     return tuple(
         Phase(
             start,
@@ -149,15 +146,14 @@ def forecast_run(
 ) -> Forecast:
     """Extrapolates `token_seconds`, the seconds per token in the phase `measured`, to the whole budget.
 
-    The cost of a token is taken as proportional to the blocks it visits in a forward pass, `visits` without
-    and with recurrence; the cost of attention at longer contexts is left out.
+    A token's cost is proportional to its visits of blocks, `visits` without and with recurrence; that of
+    attention at longer contexts is left out.
     """
-    total_steps = total_tokens = total_seconds = 0.0
+    steps = tokens = seconds = 0.0
     for phase, end in zip(phases, [*[later.start for later in phases[1:]], 1.0], strict=True):
-        share = end - phase.start
         step_seconds = token_seconds * phase.batch_tokens * visits[phase.looping] / visits[measured.looping]
-        phase_steps = share * (budget.steps or (budget.seconds or 0.0) / step_seconds)
-        total_steps += phase_steps
-        total_tokens += phase_steps * phase.batch_tokens
-        total_seconds += phase_steps * step_seconds
-    return Forecast(round(total_steps), round(total_tokens), total_seconds)
+        own = (end - phase.start) * (budget.steps or (budget.seconds or 0.0) / step_seconds)
+        steps += own
+        tokens += own * phase.batch_tokens
+        seconds += own * step_seconds
+    return Forecast(round(steps), round(tokens), seconds)
