@@ -29,7 +29,7 @@ from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
 from golf.pack.container import write_container
-from golf.pack.entropy import EntropyQuantizer, encode_entropy
+from golf.pack.entropy import decode_entropy, encode_entropy
 from golf.pack.entropy_coder import encode_codes
 from golf.pack.fit import LIMIT_BYTES
 from golf.pack.layout import Layout, Weights, implied_layout
@@ -271,7 +271,7 @@ def measure_seconds() -> dict[str, float]:
     start = time.process_time()
     payload = encode_entropy(tensors, layout, base_step(rate_lambda))
     encoded = time.process_time()
-    EntropyQuantizer().decode(memoryview(payload), layout)
+    decode_entropy(memoryview(payload), layout)
     read = time.process_time()
     write_container({}, payload)
     return {

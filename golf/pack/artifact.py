@@ -1,50 +1,34 @@
 """Weights to artifact bytes that fit a limit, and back; the table of quantizers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, plausible_size, read_container, write_container
-from golf.pack.entropy import EntropyQuantizer
+from golf.pack.entropy import decode_entropy, fit_entropy
 from golf.pack.fit import parameters_that_fit
-from golf.pack.int5 import Int5Quantizer
-from golf.pack.layout import CodedTensor, Fitted, Layout, Weights, Wrap, count_elements, implied_layout
+from golf.pack.int5 import decode_int5, fit_int5
+from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, implied_layout
 
 
-class Quantizer(Protocol):
-    """Weights to a payload that fits, and back; a new one is a class in a file and a line in QUANTIZERS.
+class Quantizer(NamedTuple):
+    """Weights to a payload that fits, and back. Names, shapes and kinds are in the layout alone."""
 
-    A payload holds no names, shapes or kinds: these are in the layout.
-    """
-
-    needs_calibration: bool
+    fit: Callable[[Weights, Layout, Calibration | None, int, Wrap], Fitted]
+    """fit(weights, layout, calibration, limit_bytes, wrap), weights in fp32 on the CPU: the most precise
+    useful artifact of at most `limit_bytes`; raises BudgetError if there is none."""
+    decode: Callable[[memoryview, Layout], Weights]
+    """decode(payload, layout): fp32 weights; ArtifactError unless `fit` wrote the payload for this layout."""
+    needs_calibration: bool = False
     """Whether runs measure a Calibration before packing; without one `calibration` is None."""
 
-    def fit(
-        self,
-        weights: Weights,
-        layout: Layout,
-        calibration: Calibration | None,
-        limit_bytes: int,
-        wrap: Wrap,
-    ) -> Fitted:
-        """The most precise useful artifact of fp32 CPU weights; BudgetError if none has `limit_bytes`."""
-        ...
 
-    def decode(self, payload: memoryview, layout: Layout) -> Weights:
-        """fp32 weights; raises ArtifactError for a payload that `fit` did not write for this layout."""
-        ...
-
-    def coded_tensors(self, payload: memoryview, layout: Layout) -> dict[str, CodedTensor] | None:
-        """Codes and their cost by tensor, for the report; None if the payload has no such parts."""
-        ...
-
-
-QUANTIZERS: dict[str, Quantizer] = {
-    "entropy": EntropyQuantizer(),
-    "int5": Int5Quantizer(),
+QUANTIZERS = {
+    "entropy": Quantizer(fit_entropy, decode_entropy, needs_calibration=True),
+    "int5": Quantizer(fit_int5, decode_int5),
 }
 """By the name that PackConfig.scheme and an artifact's header give."""
 

@@ -20,11 +20,10 @@ from golf.pack.entropy_coder import (
     decode_tables,
     encode_codes,
     encode_symbols,
-    measure_codes,
 )
 from golf.pack.fit import BudgetError, fit_lambda
 from golf.pack.gptq import DAMPING
-from golf.pack.layout import CodedTensor, Fitted, Layout, Weights, Wrap, count_elements, row_view
+from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, row_view
 from golf.pack.quantize import (
     QuantizedTensor,
     TensorGrid,
@@ -46,71 +45,55 @@ MIN_BITS = 1.0
 NUM_GRID_TABLES = 8
 
 
-class EntropyQuantizer:
-    """Finds the lambda at which the artifact fits; a better calibration means less loss at the same bytes."""
+def fit_entropy(
+    weights: Weights, layout: Layout, calibration: Calibration | None, limit_bytes: int, wrap: Wrap
+) -> Fitted:
+    """The artifact of the smallest lambda that fits: the less loss at its bytes, the better the calibration.
 
-    needs_calibration = True
+    Without a calibration, steps follow the sigmas.
+    """
+    num_weights = count_elements(layout)
+    min_bytes = math.ceil(MIN_BITS * num_weights / 8)
+    if min_bytes > limit_bytes:
+        raise BudgetError(
+            f"artifact is {min_bytes:,} bytes or more, at {MIN_BITS:g} bit per weight; {limit_bytes:,} "
+            f"are left for it: about {8 * limit_bytes / MIN_BITS:,.0f} of the {num_weights:,} parameters "
+            "would fit"
+        )
+    found = sensitivities(weights, layout, calibration)
 
-    def fit(
-        self,
-        weights: Weights,
-        layout: Layout,
-        calibration: Calibration | None,
-        limit_bytes: int,
-        wrap: Wrap,
-    ) -> Fitted:
-        """The artifact of the smallest lambda that fits; without a calibration, steps follow the sigmas."""
-        num_weights = count_elements(layout)
-        min_bytes = math.ceil(MIN_BITS * num_weights / 8)
-        if min_bytes > limit_bytes:
-            raise BudgetError(
-                f"artifact is {min_bytes:,} bytes or more, at {MIN_BITS:g} bit per weight; {limit_bytes:,} "
-                f"are left for it: about {8 * limit_bytes / MIN_BITS:,.0f} of the {num_weights:,} parameters "
-                "would fit"
-            )
-        found = sensitivities(weights, layout, calibration)
-
-        def encode(rate_lambda: float) -> bytes:
-            tensors = {
-                name: quantize_tensor(weight, found[name], rate_lambda, layout[name].kind == "small")
-                for name, weight in weights.items()
-            }
-            return wrap(encode_entropy(tensors, layout, base_step(rate_lambda)))
-
-        # lambda = F step^2 ln(2) / 12, and a weight's loss rise is F step^2 / 24.
-        finest = MIN_LOSS_RISE_NATS * 2 * math.log(2) / num_weights
-        if calibration is None:
-            finest = MIN_STEP**2 * math.log(2) / 12
-        forecast = size_forecast(weights, layout, found)
-        artifact, report = fit_lambda(encode, forecast, finest, finest * LAMBDA_RANGE, limit_bytes)
-        notes = [
-            f"the Hessian of {name} was singular: damping {sensitivity.damping:g} instead of {DAMPING:g}"
-            for name, sensitivity in found.items()
-            if sensitivity.damping > DAMPING
-        ]
-        return artifact, {**report, "notes": notes}
-
-    def decode(self, payload: memoryview, layout: Layout) -> Weights:
-        """fp32 weights; raises ArtifactError unless the payload is one of tensors of this layout."""
-        base, tensors = read_quantized(payload, layout)
-        weights = {}
-        for name, part in layout.items():
-            with np.errstate(over="ignore", invalid="ignore"):
-                values_RC = dequantize(tensors.pop(name), base)
-            if not np.isfinite(values_RC).all():
-                raise ArtifactError(f"weight {name} decodes to values that are not finite")
-            weights[name] = torch.from_numpy(values_RC.reshape(part.shape))
-        return weights
-
-    def coded_tensors(self, payload: memoryview, layout: Layout) -> dict[str, CodedTensor]:
-        """Codes, steps and coded bits by tensor."""
-        base, tensors = read_quantized(payload, layout)
-        codes = [tensor.codes_RC for tensor in tensors.values()]
-        measured = measure_codes(codes, [tensor.grid.contexts() for tensor in tensors.values()])
-        return {
-            name: CodedTensor(tensor.codes_RC, *tensor.grid.steps(base), *figures)
-            for (name, tensor), figures in zip(tensors.items(), measured, strict=True)
+    def encode(rate_lambda: float) -> bytes:
+        tensors = {
+            name: quantize_tensor(weight, found[name], rate_lambda, layout[name].kind == "small")
+            for name, weight in weights.items()
         }
+        return wrap(encode_entropy(tensors, layout, base_step(rate_lambda)))
+
+    # lambda = F step^2 ln(2) / 12, and a weight's loss rise is F step^2 / 24.
+    finest = MIN_LOSS_RISE_NATS * 2 * math.log(2) / num_weights
+    if calibration is None:
+        finest = MIN_STEP**2 * math.log(2) / 12
+    forecast = size_forecast(weights, layout, found)
+    artifact, report = fit_lambda(encode, forecast, finest, finest * LAMBDA_RANGE, limit_bytes)
+    notes = [
+        f"the Hessian of {name} was singular: damping {sensitivity.damping:g} instead of {DAMPING:g}"
+        for name, sensitivity in found.items()
+        if sensitivity.damping > DAMPING
+    ]
+    return artifact, {**report, "notes": notes}
+
+
+def decode_entropy(payload: memoryview, layout: Layout) -> Weights:
+    """fp32 weights; raises ArtifactError unless the payload is one of tensors of this layout."""
+    base, tensors = read_quantized(payload, layout)
+    weights = {}
+    for name, part in layout.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            values_RC = dequantize(tensors.pop(name), base)
+        if not np.isfinite(values_RC).all():
+            raise ArtifactError(f"weight {name} decodes to values that are not finite")
+        weights[name] = torch.from_numpy(values_RC.reshape(part.shape))
+    return weights
 
 
 def encode_entropy(tensors: dict[str, QuantizedTensor], layout: Layout, base: float) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, PayloadReader, decode_fp16_block, encode_fp16_block
 from golf.pack.fit import BudgetError, parameters_that_fit
-from golf.pack.layout import CodedTensor, Fitted, Layout, Weights, Wrap, count_elements
+from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements
 
 MAX_COARSENESS = 1.0
 """Largest step in units of a row's sigma; a model that needs more is too large for its bytes."""
@@ -23,71 +23,58 @@ _ENTROPY_BISECTIONS = 12
 _MIN_USED_SHARE = 0.9995
 
 
-class Int5Quantizer:
-    """Coarsens the steps where the artifact would not fit; loses nothing but precision."""
+def fit_int5(
+    weights: Weights, layout: Layout, calibration: Calibration | None, limit_bytes: int, wrap: Wrap
+) -> Fitted:
+    """The artifact of the smallest coarseness that fits.
 
-    needs_calibration = False
-
-    def fit(
-        self,
-        weights: Weights,
-        layout: Layout,
-        calibration: Calibration | None,
-        limit_bytes: int,
-        wrap: Wrap,
-    ) -> Fitted:
-        """The artifact of the smallest coarseness that fits.
-
-        Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
-        """
-        artifact = wrap(encode_int5(weights, layout, 0.0))
+    Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
+    """
+    artifact = wrap(encode_int5(weights, layout, 0.0))
+    if len(artifact) <= limit_bytes:
+        return artifact, {"coarseness": 0.0, "notes": []}
+    ratio = len(artifact) / code_entropy_bytes(weights, layout, 0.0)
+    too_fine, fits, best = 0.0, MAX_COARSENESS, b""
+    for _ in range(_ZSTD_TRIES):
+        coarseness = _bisect_coarseness(weights, layout, limit_bytes / ratio, too_fine, fits)
+        artifact = wrap(encode_int5(weights, layout, coarseness))
+        # The ratio is not smooth in the step, so every try also narrows the bracket.
         if len(artifact) <= limit_bytes:
-            return artifact, {"coarseness": 0.0, "notes": []}
-        ratio = len(artifact) / code_entropy_bytes(weights, layout, 0.0)
-        too_fine, fits, best = 0.0, MAX_COARSENESS, b""
-        for _ in range(_ZSTD_TRIES):
-            coarseness = _bisect_coarseness(weights, layout, limit_bytes / ratio, too_fine, fits)
-            artifact = wrap(encode_int5(weights, layout, coarseness))
-            # The ratio is not smooth in the step, so every try also narrows the bracket.
-            if len(artifact) <= limit_bytes:
-                fits, best = coarseness, artifact
-            elif coarseness == MAX_COARSENESS:
-                break
-            else:
-                too_fine = coarseness
-            if _MIN_USED_SHARE * limit_bytes <= len(best):
-                break
-            ratio = len(artifact) / code_entropy_bytes(weights, layout, coarseness)
-        if best:
-            return best, {"coarseness": fits, "notes": []}
-        num_weights = count_elements(layout)
-        num_fit = parameters_that_fit(num_weights, len(artifact), limit_bytes)
-        raise BudgetError(
-            f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: "
-            f"about {num_fit:,} of the {num_weights:,} parameters would fit"
-        )
+            fits, best = coarseness, artifact
+        elif coarseness == MAX_COARSENESS:
+            break
+        else:
+            too_fine = coarseness
+        if _MIN_USED_SHARE * limit_bytes <= len(best):
+            break
+        ratio = len(artifact) / code_entropy_bytes(weights, layout, coarseness)
+    if best:
+        return best, {"coarseness": fits, "notes": []}
+    num_weights = count_elements(layout)
+    num_fit = parameters_that_fit(num_weights, len(artifact), limit_bytes)
+    raise BudgetError(
+        f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: "
+        f"about {num_fit:,} of the {num_weights:,} parameters would fit"
+    )
 
-    def decode(self, payload: memoryview, layout: Layout) -> Weights:
-        """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
-        reader, weights = PayloadReader(payload), {}
-        blocks = {
-            name: reader.take_fp16_block(math.prod(shape) if kind == "small" else shape[0])
-            for name, (shape, kind) in layout.items()
-        }
-        for name, (shape, kind) in layout.items():
-            if kind == "small":
-                values = blocks[name].reshape(shape)
-            else:
-                codes = reader.take_array("i1", math.prod(shape))
-                values = codes.reshape(shape).astype(np.float32) * blocks[name][:, None]
-            weights[name] = torch.from_numpy(values)
-        if len(reader.rest):
-            raise ArtifactError(f"payload has {len(reader.rest):,} bytes more than the model's tensors need")
-        return weights
 
-    def coded_tensors(self, payload: memoryview, layout: Layout) -> dict[str, CodedTensor] | None:
-        """None: zstd compresses all tensors together, so none has bytes of its own."""
-        return None
+def decode_int5(payload: memoryview, layout: Layout) -> Weights:
+    """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
+    reader, weights = PayloadReader(payload), {}
+    blocks = {
+        name: reader.take_fp16_block(math.prod(shape) if kind == "small" else shape[0])
+        for name, (shape, kind) in layout.items()
+    }
+    for name, (shape, kind) in layout.items():
+        if kind == "small":
+            values = blocks[name].reshape(shape)
+        else:
+            codes = reader.take_array("i1", math.prod(shape))
+            values = codes.reshape(shape).astype(np.float32) * blocks[name][:, None]
+        weights[name] = torch.from_numpy(values)
+    if len(reader.rest):
+        raise ArtifactError(f"payload has {len(reader.rest):,} bytes more than the model's tensors need")
+    return weights
 
 
 def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tuple[bytes, np.ndarray]:

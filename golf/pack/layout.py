@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from golf.model.config import ModelConfig
@@ -39,21 +38,6 @@ FIXED_BYTES = 6000
 """Header, coding tables, states of the coder."""
 _MAX_SIZE = 1 << 24
 _MAX_LAYERS = 1024
-
-
-class CodedTensor(NamedTuple):
-    """The codes of one tensor of an artifact, for the report; shape (R rows, C columns)."""
-
-    codes_RC: np.ndarray
-    """Signed integers; a weight is about code x row step x column step."""
-    step_R: np.ndarray
-    step_C: np.ndarray
-    bits: float
-    """Length of the codes under the coder's tables."""
-    entropy_bits: float
-    """Their share of the entropy of all codes, given the context that the coder knows of each."""
-    num_escaped: int
-    """Codes too large for the coder's alphabet."""
 
 
 def implied_layout(model: object) -> Layout:

@@ -7,7 +7,7 @@ import io
 import lzma
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,29 @@ from matplotlib.figure import Figure
 
 from golf.pack.artifact import open_artifact
 from golf.pack.calibrate import Calibration
-from golf.pack.layout import CodedTensor, Weights
+from golf.pack.entropy import read_quantized
+from golf.pack.entropy_coder import measure_codes
+from golf.pack.layout import Layout, Weights
 from golf.pack.quantize import Sensitivity, sensitivities
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
 _COLORS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
+
+
+class CodedTensor(NamedTuple):
+    """The codes of one tensor of an artifact, for the report; shape (R rows, C columns)."""
+
+    codes_RC: np.ndarray
+    """Signed integers; a weight is about code x row step x column step."""
+    step_R: np.ndarray
+    step_C: np.ndarray
+    bits: float
+    """Length of the codes under the coder's tables."""
+    entropy_bits: float
+    """Their share of the entropy of all codes, given the context that the coder knows of each."""
+    num_escaped: int
+    """Codes too large for the coder's alphabet."""
 
 
 def describe_artifact(
@@ -31,12 +48,12 @@ def describe_artifact(
     """JSON-able: a row by tensor, the totals, and the histogram of codes by part.
 
     A tensor's bytes are the length of its codes under the coder's tables; its error share is in the loss's
-    own metric if there is a calibration. None if the artifact's quantizer does not describe its codes.
+    own metric if there is a calibration. None for schemes whose tensors have no bytes of their own.
     """
-    _, quantizer, payload, layout = open_artifact(artifact)
-    tensors = quantizer.coded_tensors(payload, layout)
-    if tensors is None:
+    header, quantizer, payload, layout = open_artifact(artifact)
+    if header["scheme"] != "entropy":
         return None
+    tensors = coded_tensors(payload, layout)
     decoded = quantizer.decode(payload, layout)
     found = sensitivities(weights, layout, calibration)
     rows = [
@@ -61,6 +78,17 @@ def describe_artifact(
     if calibration is not None:
         totals["forecast_loss_rise_nats"] = total_error
     return {"tensors": rows, "totals": totals, "histograms": _histograms(tensors)}
+
+
+def coded_tensors(payload: memoryview, layout: Layout) -> dict[str, CodedTensor]:
+    """Codes, steps and coded bits by tensor."""
+    base, tensors = read_quantized(payload, layout)
+    codes = [tensor.codes_RC for tensor in tensors.values()]
+    measured = measure_codes(codes, [tensor.grid.contexts() for tensor in tensors.values()])
+    return {
+        name: CodedTensor(tensor.codes_RC, *tensor.grid.steps(base), *figures)
+        for (name, tensor), figures in zip(tensors.items(), measured, strict=True)
+    }
 
 
 def part_of(name: str) -> str:
@@ -96,8 +124,7 @@ def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, in
 
 def coder_input(artifact: bytes) -> tuple[bytes, bytes]:
     """Every code of an artifact as one byte (more in a tensor that needs them), and an fp16 scale per row."""
-    _, quantizer, payload, layout = open_artifact(artifact)
-    tensors = quantizer.coded_tensors(payload, layout) or {}
+    tensors = coded_tensors(*open_artifact(artifact)[2:])
     codes = b"".join(tensor.codes_RC.tobytes() for tensor in tensors.values())
     scales = [tensor.step_R for tensor in tensors.values() if len(tensor.codes_RC) > 1]
     return codes, np.concatenate(scales).astype(np.float16).tobytes()

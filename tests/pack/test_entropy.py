@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from golf.pack.container import ArtifactError
-from golf.pack.entropy import EntropyQuantizer, encode_entropy, read_quantized
+from golf.pack.entropy import decode_entropy, encode_entropy, read_quantized
 from golf.pack.entropy_coder import smallest_int
 from golf.pack.layout import TensorLayout, row_view
 from golf.pack.quantize import QuantizedTensor, TensorGrid
@@ -49,7 +49,7 @@ def test_every_code_grid_and_mean_comes_back(sigma):
 
 def test_weights_are_what_an_explicit_loop_decodes():
     tensors = random_tensors(2)
-    weights = EntropyQuantizer().decode(memoryview(encode_entropy(tensors, LAYOUT, 0.5)), LAYOUT)
+    weights = decode_entropy(memoryview(encode_entropy(tensors, LAYOUT, 0.5)), LAYOUT)
     for name, (shape, _) in LAYOUT.items():
         assert tuple(weights[name].shape) == shape and weights[name].dtype == torch.float32
         tensor, flat = tensors[name], weights[name].reshape(row_view(shape))
@@ -67,9 +67,9 @@ def test_every_truncation_is_refused():
     payload = encode_entropy(random_tensors(4), LAYOUT, 0.1)
     for length in [*range(0, len(payload), 11), *range(len(payload) - 50, len(payload))]:
         with pytest.raises(ArtifactError):
-            EntropyQuantizer().decode(memoryview(payload[:length]), LAYOUT)
+            decode_entropy(memoryview(payload[:length]), LAYOUT)
     with pytest.raises(ArtifactError):
-        EntropyQuantizer().decode(memoryview(payload + b"\x00\x00"), LAYOUT)
+        decode_entropy(memoryview(payload + b"\x00\x00"), LAYOUT)
 
 
 def mutate(payload: bytes, rng: np.random.Generator) -> bytes:
@@ -96,7 +96,7 @@ def fuzz(mutations: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(mutations):
         try:
-            weights = EntropyQuantizer().decode(memoryview(mutate(payload, rng)), LAYOUT)
+            weights = decode_entropy(memoryview(mutate(payload, rng)), LAYOUT)
         except ArtifactError:
             continue
         assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
@@ -118,4 +118,4 @@ def test_a_base_that_is_not_finite_or_overflows_is_refused():
     payload = encode_entropy(random_tensors(6), LAYOUT, 0.1)
     for base in (float("nan"), float("inf"), 1e38):
         with pytest.raises(ArtifactError, match="finite"):
-            EntropyQuantizer().decode(memoryview(np.float32(base).tobytes() + payload[4:]), LAYOUT)
+            decode_entropy(memoryview(np.float32(base).tobytes() + payload[4:]), LAYOUT)

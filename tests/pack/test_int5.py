@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from golf.pack.container import ArtifactError
-from golf.pack.int5 import Int5Quantizer, code_entropy_bytes, encode_int5
+from golf.pack.int5 import code_entropy_bytes, decode_int5, encode_int5
 from golf.pack.layout import TensorLayout
 
 
@@ -35,7 +35,7 @@ def encoded(weights, coarseness):
 
 
 def round_trip(weights, coarseness=0.0):
-    return Int5Quantizer().decode(memoryview(encoded(weights, coarseness)), layout_of(weights))
+    return decode_int5(memoryview(encoded(weights, coarseness)), layout_of(weights))
 
 
 def test_errors_stay_within_half_a_step_and_rows_of_zeros_and_of_1e_minus_8_survive():
@@ -74,4 +74,4 @@ def test_a_payload_of_another_size_is_refused():
     payload = encoded(tensors(), 0.0)
     for wrong in (payload[:-1], payload + b"\x00", b""):
         with pytest.raises(ArtifactError):
-            Int5Quantizer().decode(memoryview(wrong), layout_of(tensors()))
+            decode_int5(memoryview(wrong), layout_of(tensors()))
