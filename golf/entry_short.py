@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +44,14 @@ def format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.8g}" if math.isfinite(value) else str(value)
     return ",".join(map(format_value, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+BatchSource = Any
+"""TrainBatches: an entry's training batches are of no other kind."""
+
+
+def log_forecast(*_: object) -> None:
+    """Logs nothing."""
 
 
 class ProgressBar:

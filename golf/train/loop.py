@@ -164,19 +164,27 @@ class StepReports:
         if before is None:
             return
         loss, gradient_norm = before.figures.read()
-        seconds = self.clock.elapsed("train")
-        self._check(loss, before)
+        number, progress, seconds = before.number, before.progress, self.clock.elapsed("train")
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        is_early = progress <= START_OF_RUN or number <= FIRST_STEPS
+        # Written so that NaN and infinity fail it, too.
+        if not loss < self.first_loss + (math.inf if is_early else self.config.divergence_nats):
+            raise DivergenceError(
+                f"the run has diverged: the loss is {loss:.4g} nats at step {number}, from "
+                f"{self.first_loss:.4g} at the start; the last good checkpoint is kept"
+            )
         self._num_read += 1
         if self._num_read == 1:
             self._first_read = before.tokens, seconds
-        num_due = math.floor(before.progress * self.config.reports + 1e-9)
+        num_due = math.floor(progress * self.config.reports + 1e-9)
         if num_due > self._num_due:
             self._num_due = num_due
-            total = self.budget.steps or max(before.number, round(before.number / max(before.progress, 1e-9)))
+            total = self.budget.steps or max(number, round(number / max(progress, 1e-9)))
             speed = before.tokens / seconds
             self.log.event(
                 "step",
-                step=f"{before.number}/{total}",
+                step=f"{number}/{total}",
                 train_loss=round(loss, 5),
                 grad_norm=round(gradient_norm, 4),
                 lr_scale=round(before.lr_scale, 4),
@@ -184,27 +192,19 @@ class StepReports:
                 tokens_per_second=round(speed),
                 train_seconds=round(seconds, 2),
             )
-            bar.move_to(before.progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
+            bar.move_to(progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
         if self._num_read == FORECAST_STEP:
             tokens, earlier = self._first_read
-            token_seconds = (seconds - earlier) / (before.tokens - tokens)
-            phase = phase_at(before.progress, self.phases)
-            run = forecast_run(self.phases, self.visits, phase, token_seconds, self.budget)
-            epochs = round(run.tokens * before.epoch / before.tokens, 3)
-            size = {"steps": run.steps, "tokens": run.tokens, "epochs": epochs}
-            self.log.event("forecast", **size, train_seconds=round(run.seconds))
+            log_forecast(self, before, (seconds - earlier) / (before.tokens - tokens))
 
-    def _check(self, loss: float, step: LaunchedStep) -> None:
-        if math.isnan(self.first_loss):
-            self.first_loss = loss
-        early = step.progress <= START_OF_RUN or step.number <= FIRST_STEPS
-        limit = math.inf if early else self.config.divergence_nats
-        # Written so that NaN and infinity fail it, too.
-        if not loss < self.first_loss + limit:
-            raise DivergenceError(
-                f"the run has diverged: the loss is {loss:.4g} nats at step {step.number}, from "
-                f"{self.first_loss:.4g} at the start; the last good checkpoint is kept"
-            )
+
+def log_forecast(reports: StepReports, step: LaunchedStep, token_seconds: float) -> None:
+    """Logs the size of the whole run, from the seconds that a token took until this step."""
+    phase = phase_at(step.progress, reports.phases)
+    run = forecast_run(reports.phases, reports.visits, phase, token_seconds, reports.budget)
+    epochs = round(run.tokens * step.epoch / step.tokens, 3)
+    size = {"steps": run.steps, "tokens": run.tokens, "epochs": epochs}
+    reports.log.event("forecast", **size, train_seconds=round(run.seconds))
 
 
 class Trainer:
