@@ -9,7 +9,6 @@ import torch
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, plausible_size, read_container, write_container
 from golf.pack.entropy import decode_entropy, fit_entropy
-from golf.pack.fit import parameters_that_fit
 from golf.pack.int5 import decode_int5, fit_int5
 from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, implied_layout
 
@@ -95,7 +94,7 @@ def pack(
         "spare_bytes": limit_bytes - len(artifact),
         "num_weights": num_weights,
         "bits_per_weight": 8 * len(artifact) / num_weights,
-        "num_weights_that_fit": parameters_that_fit(num_weights, len(artifact), limit_bytes),
+        "num_weights_that_fit": num_weights * limit_bytes // len(artifact),
     }
     return Packed(artifact, report)
 

@@ -64,14 +64,10 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ArtifactError(f"artifact is {len(data)} bytes; even an empty one has more than {start}")
     magic, version, codec, body_bytes = _PREAMBLE.unpack_from(data)
     if (magic, codec) != (ARTIFACT_MAGIC, ARTIFACT_CODEC):
-        raise ArtifactError(
-            f"artifact starts with {magic!r} {codec!r}; expected {ARTIFACT_MAGIC!r} {ARTIFACT_CODEC!r}"
-        )
+        raise ArtifactError(f"artifact starts with {magic!r}, codec {codec!r}; expected {ARTIFACT_MAGIC!r}")
     if version != ARTIFACT_VERSION:
-        raise ArtifactError(
-            f"artifact is of version {version}; expected {ARTIFACT_VERSION}: "
-            "the train_gpt.py of its own entry reads it"
-        )
+        expected = f"expected {ARTIFACT_VERSION}: the train_gpt.py of its own entry reads it"
+        raise ArtifactError(f"artifact is of version {version}; {expected}")
     frame = memoryview(data)[start:]
     if container_checksum(data[: _PREAMBLE.size], frame) != data[_PREAMBLE.size : start]:
         raise ArtifactError("artifact is damaged or cut off: its checksum does not match its bytes")
@@ -93,9 +89,7 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
 
 def container_checksum(preamble: bytes, frame: bytes | memoryview) -> bytes:
     """The checksum between them."""
-    digest = hashlib.sha256(preamble)
-    digest.update(frame)
-    return digest.digest()[:_CHECKSUM_BYTES]
+    return hashlib.sha256(b"".join([preamble, frame])).digest()[:_CHECKSUM_BYTES]
 
 
 class PayloadReader:

@@ -25,11 +25,6 @@ def bytes_for_artifact(code_bytes: int, limit_bytes: int = LIMIT_BYTES) -> int:
     return limit_bytes - code_bytes
 
 
-def parameters_that_fit(num_parameters: int, artifact_bytes: int, limit_bytes: int) -> int:
-    """Number of parameters that fill `limit_bytes` at this artifact's bytes per parameter."""
-    return num_parameters * limit_bytes // max(1, artifact_bytes)
-
-
 def fit_lambda(
     encode: Callable[[float], bytes],
     forecast: Callable[[float], float],

@@ -12,7 +12,7 @@ import torch
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, PayloadReader, decode_fp16_block, encode_fp16_block
-from golf.pack.fit import BudgetError, parameters_that_fit
+from golf.pack.fit import BudgetError
 from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements
 
 MAX_COARSENESS = 1.0
@@ -30,14 +30,16 @@ def fit_int5(
 
     Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
     """
-    artifact = wrap(encode_int5(weights, layout, 0.0))
+    payload, entropy_bytes = encode_int5(weights, layout, 0.0)
+    artifact = wrap(payload)
     if len(artifact) <= limit_bytes:
         return artifact, {"coarseness": 0.0, "notes": []}
-    ratio = len(artifact) / code_entropy_bytes(weights, layout, 0.0)
     too_fine, fits, best = 0.0, MAX_COARSENESS, b""
     for _ in range(_ZSTD_TRIES):
-        coarseness = _bisect_coarseness(weights, layout, limit_bytes / ratio, too_fine, fits)
-        artifact = wrap(encode_int5(weights, layout, coarseness))
+        wanted_bytes = limit_bytes / (len(artifact) / entropy_bytes)
+        coarseness = _bisect_coarseness(weights, layout, wanted_bytes, too_fine, fits)
+        payload, entropy_bytes = encode_int5(weights, layout, coarseness)
+        artifact = wrap(payload)
         # The ratio is not smooth in the step, so every try also narrows the bracket.
         if len(artifact) <= limit_bytes:
             fits, best = coarseness, artifact
@@ -47,14 +49,12 @@ def fit_int5(
             too_fine = coarseness
         if _MIN_USED_SHARE * limit_bytes <= len(best):
             break
-        ratio = len(artifact) / code_entropy_bytes(weights, layout, coarseness)
     if best:
         return best, {"coarseness": fits, "notes": []}
     num_weights = count_elements(layout)
-    num_fit = parameters_that_fit(num_weights, len(artifact), limit_bytes)
     raise BudgetError(
-        f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: "
-        f"about {num_fit:,} of the {num_weights:,} parameters would fit"
+        f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: about "
+        f"{num_weights * limit_bytes // len(artifact):,} of the {num_weights:,} parameters would fit"
     )
 
 
@@ -92,9 +92,9 @@ def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tu
     return scales, np.rint(weight_RC / divisor_R1).astype(np.int8)
 
 
-def encode_int5(weights: Weights, layout: Layout, coarseness: float) -> bytes:
-    """The payload: every fp16 block first, then every code."""
-    blocks, codes = [], []
+def encode_int5(weights: Weights, layout: Layout, coarseness: float) -> tuple[bytes, float]:
+    """The payload, every fp16 block first, then every code; and the order-0 entropy of the codes in bytes."""
+    blocks, codes, bits = [], [], 0.0
     for name, (_, kind) in layout.items():
         if kind == "small":
             blocks.append(encode_fp16_block(weights[name].numpy()))
@@ -102,32 +102,21 @@ def encode_int5(weights: Weights, layout: Layout, coarseness: float) -> bytes:
             scales, codes_RC = quantize_rows(weights[name].numpy(), MAX_CODE[kind], coarseness)
             blocks.append(scales)
             codes.append(codes_RC.tobytes())
-    return b"".join(blocks + codes)
-
-
-def code_entropy_bytes(weights: Weights, layout: Layout, coarseness: float) -> float:
-    """Order-0 entropy of each tensor's codes at this coarseness, summed, in bytes."""
-    bits = 0.0
-    for name, (_, kind) in layout.items():
-        if kind != "small":
-            _, codes_RC = quantize_rows(weights[name].numpy(), MAX_CODE[kind], coarseness)
             counts = np.bincount(codes_RC.reshape(-1).view(np.uint8))
             counts = counts[counts > 0]
             bits += float(np.sum(counts * np.log2(counts.sum() / counts)))
-    return bits / 8
+    return b"".join(blocks + codes), bits / 8
 
 
 def _bisect_coarseness(
     weights: Weights, layout: Layout, entropy_bytes: float, too_fine: float, fits: float
 ) -> float:
     """Smallest coarseness whose codes' entropy is at most `entropy_bytes`, strictly inside the bracket."""
-    if fits == MAX_COARSENESS and code_entropy_bytes(weights, layout, fits) > entropy_bytes:
+    if fits == MAX_COARSENESS and encode_int5(weights, layout, fits)[1] > entropy_bytes:
         return MAX_COARSENESS
     low, high = too_fine, fits
     for _ in range(_ENTROPY_BISECTIONS):
         middle = (low + high) / 2
-        if code_entropy_bytes(weights, layout, middle) > entropy_bytes:
-            low = middle
-        else:
-            high = middle
+        is_too_fine = encode_int5(weights, layout, middle)[1] > entropy_bytes
+        low, high = (middle, high) if is_too_fine else (low, middle)
     return high if high < fits else (too_fine + fits) / 2
