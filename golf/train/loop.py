@@ -25,20 +25,19 @@ from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpo
 from golf.train.config import Recipe, fit_micro_batches, halve_micro_batches
 from golf.train.objective import Objective
 from golf.train.optim import Optimizers
-from golf.train.schedule import Phase, forecast_run, learning_rate_scale, muon_momentum, phase_at, plan_phases
+from golf.train.schedule import (
+    Phases,
+    forecast_run,
+    learning_rate_scale,
+    muon_momentum,
+    phase_at,
+    plan_phases,
+)
 
 Evaluate = Callable[[GPT, Callable[[Tensor, Tensor], Tensor] | None, int], float]
 """evaluate(model, grade, batch_tokens): bits per byte on held-out text. `grade` is `Trainer.grade`, or None
 where training compiled no graph that can be used; forward passes of `batch_tokens` fit the device."""
 
-MAX_GRAPHS = 64
-"""Far more than a run has kinds of steps; torch's own limit is 8."""
-INLINED_READS, INLINED_OPERATIONS = 12, 60
-"""Up to how many reads and operations Inductor computes a value where it is used, instead of writing it out.
-
-Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read by
-each of its users, as is what is added to it; with these the sum is written, once, in bf16.
-"""
 START_OF_RUN = 0.05
 """Share of the run in which the loss may rise above that of the first step."""
 FIRST_STEPS = 30
@@ -61,10 +60,13 @@ class DeviceMemoryError(ValueError):
 
 def prepare_compiler() -> None:
     """Configures torch.compile for training, in this process."""
-    # Every kind of step is a graph of one function, and one more than the limit is an error.
-    torch._dynamo.config.recompile_limit = MAX_GRAPHS
-    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS  # pyright: ignore[reportAttributeAccessIssue]
-    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS  # pyright: ignore[reportAttributeAccessIssue]
+    # Every kind of step is a graph of one function, and one more than the limit, by default 8, is an error.
+    torch._dynamo.config.recompile_limit = 64
+    # Up to how many reads and operations Inductor computes a value where it is used, instead of writing it
+    # out. Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32
+    # and read by each of its users, as is what is added to it; with these the sum is written once, in bf16.
+    torch._inductor.config.realize_acc_reads_threshold = 12  # pyright: ignore[reportAttributeAccessIssue]
+    torch._inductor.config.realize_opcount_threshold = 60  # pyright: ignore[reportAttributeAccessIssue]
     # Else cosine and sine are computed anew for each element of every query and key, in each forward pass.
     torch.compiler.assume_constant_result(rotary_tables)
 
@@ -125,7 +127,6 @@ class LaunchedStep(NamedTuple):
     tokens: int
     """Trained on so far."""
     epoch: float
-    """How often the text has been read so far."""
     progress: float
     lr_scale: float
     figures: LaunchedFigures
@@ -140,12 +141,7 @@ class StepReports:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        phases: tuple[Phase, ...],
-        visits: tuple[int, int],
-        clock: StageClock,
-        log: RunLog,
+        self, recipe: Recipe, phases: Phases, visits: tuple[int, int], clock: StageClock, log: RunLog
     ):
         self.budget, self.config, self.clock, self.log = recipe.budget, recipe.train, clock, log
         self.phases, self.visits = phases, visits
@@ -232,8 +228,7 @@ class Trainer:
         self.config.check(self.phases)
         self.model, self.batches, self.budget, self.evaluate = model, batches, recipe.budget, evaluate
         self.runtime, self.world, self.clock, self.log = runtime, runtime.world, clock, log
-        tokens = self.config.micro_batch_tokens
-        self.micro_batch_tokens = fit_micro_batches(tokens, self.phases, self.world.size)
+        self.micro_batch_tokens = fit_micro_batches(self.config, self.phases, self.world.size)
         """`warm_up` halves it until it fits the device."""
         self.attention = present_kernels(runtime.device)
         """Attention kernels in the order to try them."""
@@ -349,7 +344,7 @@ class Trainer:
         return inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
 
     def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The training loss of a micro-batch, a scalar: mean nats per token, with all terms' gradient."""
+        """Mean nats per token of a micro-batch, with all terms' gradient."""
         # The mean is outside the compiled graph, so that `grade` runs the same graph.
         return self._nats(model, inputs_BT, targets_BT).mean()
 
@@ -400,13 +395,13 @@ class Trainer:
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
         generators = self._generators()
         while not self._warm_up_each_kind():
-            tokens, half = self.micro_batch_tokens, halve_micro_batches(self.micro_batch_tokens, self.phases)
+            tokens = self.micro_batch_tokens
+            self.micro_batch_tokens = half = halve_micro_batches(tokens, self.phases)
             if not half:
                 raise DeviceMemoryError(f"a micro-batch of {tokens:,} tokens exceeds the device's memory")
             self.log.info(
                 f"micro-batches of {tokens:,} tokens exceed the device's memory; halved to {half:,}"
             )
-            self.micro_batch_tokens = half
             # Graphs of the larger micro-batches would count against the number that are kept.
             torch.compiler.reset()
         with torch.no_grad():

@@ -102,12 +102,15 @@ class Phase(NamedTuple):
     """Whether the recurrent blocks are repeated."""
 
 
+Phases = tuple[Phase, ...]
+
+
 def grown(full: int, points: tuple[float, ...], progress: float) -> int:
     """A size that grows by equal parts: one of 1 + len(points) parts of `full`, one more at each point."""
     return full * (1 + sum(point <= progress for point in points)) // (1 + len(points))
 
 
-def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleConfig) -> tuple[Phase, ...]:
+def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleConfig) -> Phases:
     """The phases of a run in order; `loops` says whether the model has recurrent blocks."""
     points = {0.0, *config.context_growth, *config.batch_growth}
     if loops:
@@ -124,7 +127,7 @@ def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleCo
     )
 
 
-def phase_at(progress: float, phases: tuple[Phase, ...]) -> Phase:
+def phase_at(progress: float, phases: Phases) -> Phase:
     """The phase that `progress` lies in."""
     return [phase for phase in phases if phase.start <= progress][-1]
 
@@ -138,11 +141,7 @@ class Forecast(NamedTuple):
 
 
 def forecast_run(
-    phases: tuple[Phase, ...],
-    visits: tuple[int, int],
-    measured: Phase,
-    token_seconds: float,
-    budget: Budget,
+    phases: Phases, visits: tuple[int, int], measured: Phase, token_seconds: float, budget: Budget
 ) -> Forecast:
     """Extrapolates `token_seconds`, the seconds per token in the phase `measured`, to the whole budget.
 
