@@ -22,7 +22,6 @@ class Visit(NamedTuple):
     """One run of one block; depth recurrence (openai/parameter-golf #1204, #1394) runs some several times."""
 
     layer: int
-    """Which block."""
     keeps: bool
     """Whether its output is a U-net skip for a later visit."""
     skip: int | None
@@ -32,8 +31,7 @@ class Visit(NamedTuple):
 def plan_visits(config: ModelConfig, repeats: int) -> tuple[Visit, ...]:
     """The visits of a forward pass that runs the group of recurrent blocks `repeats` times.
 
-    The outputs of the first half are skips that the second half adds, the latest first; plain blocks have
-    none.
+    The outputs of the first half are skips that the second half adds; plain blocks have none.
     """
     first, end = config.recurrence_first, config.recurrence_last + 1
     order = [*range(first), *list(range(first, end)) * repeats, *range(end, config.num_layers)]
@@ -129,22 +127,18 @@ class ParallelResidualBlock(Block):
     ) -> Tensor | Streams:
         """Both streams, or their mean, at the last `state.num_last` positions."""
         dtype = embedding_BTD.dtype
-        first_BLD, second_BLD = (stream_BTD[:, -state.num_last :] for stream_BTD in streams)
+        lanes = [stream_BTD[:, -state.num_last :] for stream_BTD in streams]
         mixed_BTD = self._mixed(streams[0], embedding_BTD)
         attended_BLD = self.attention(self.attention_norm(mixed_BTD) * self.ln_scale, state)
-        fed_BLD = self.feedforward(self.feedforward_norm(second_BLD) * self.ln_scale, state.adapters)
+        fed_BLD = self.feedforward(self.feedforward_norm(lanes[1]) * self.ln_scale, state.adapters)
         # (2, D): what each sublayer writes into each stream.
         from_attention = (self.lane_write[0, :, None] * self.attention_scale).to(dtype)
         from_feedforward = (self.lane_write[1, :, None] * self.feedforward_scale).to(dtype)
         keep_2 = self.lane_keep.to(dtype)
-        first_BLD, second_BLD = (
-            torch.addcmul(
-                torch.addcmul(keep_2[lane] * stream_BLD, from_attention[lane], attended_BLD),
-                from_feedforward[lane],
-                fed_BLD,
-            )
-            for lane, stream_BLD in enumerate((first_BLD, second_BLD))
-        )
+        for lane, stream_BLD in enumerate(lanes):
+            kept_BLD = torch.addcmul(keep_2[lane] * stream_BLD, from_attention[lane], attended_BLD)
+            lanes[lane] = torch.addcmul(kept_BLD, from_feedforward[lane], fed_BLD)
+        first_BLD, second_BLD = lanes
         return (first_BLD + second_BLD) / 2 if self.is_last else (first_BLD, second_BLD)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golf.model.kernels import repeat_heads
+from golf.model.kernels import causal_mask, repeat_heads
 
 _SLOT_TOKENS = 64
 _MIN_SLOTS = 16
@@ -67,7 +67,6 @@ def visible_keys(inputs_BT: Tensor, bos_id: int, num_queries: int) -> Tensor:
     What comes before a row's first BOS is a document too.
     """
     numbers_BT = (inputs_BT == bos_id).cumsum(1)
-    keys_T = torch.arange(inputs_BT.size(1), device=inputs_BT.device)
-    causal_LT = keys_T[None, :] <= keys_T[len(keys_T) - num_queries :, None]
-    same_BLT = numbers_BT[:, len(keys_T) - num_queries :, None] == numbers_BT[:, None, :]
-    return (same_BLT & causal_LT)[:, None]
+    length = inputs_BT.size(1)
+    same_BLT = numbers_BT[:, length - num_queries :, None] == numbers_BT[:, None, :]
+    return (same_BLT & causal_mask(num_queries, length, inputs_BT.device))[:, None]

@@ -34,17 +34,18 @@ AttentionKernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def causal_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """Attention of the last L queries over all T keys, each reading itself and the keys before it.
-
-    With fewer queries than keys the mask is explicit: the causal flag of torch's kernels aligns the first
-    query with the first key, which would hide most of the context from every query.
-    """
+    """Attention of the last L queries over all T keys, each reading itself and the keys before it."""
     num_queries, num_keys = q_BHLE.size(2), k_BKTE.size(2)
     if num_queries == num_keys:
         return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
-    keys_T = torch.arange(num_keys, device=q_BHLE.device)
-    visible_LT = keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
-    return masked_attention(q_BHLE, k_BKTE, v_BKTE, visible_LT)
+    # The causal flag of torch's kernels would align the first query with the first key.
+    return masked_attention(q_BHLE, k_BKTE, v_BKTE, causal_mask(num_queries, num_keys, q_BHLE.device))
+
+
+def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """Whether each of the last L positions may see each of T, (L, T)."""
+    keys_T = torch.arange(num_keys, device=device)
+    return keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
 
 
 def repeating_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:

@@ -16,12 +16,10 @@ NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 
 
 class Positions(NamedTuple):
-    """Positions of the keys that attention reads."""
+    """Positions of the keys that attention reads: rotary cosines and sines, and a mask."""
 
     cos_TR: Tensor
-    """Rotary cosines."""
     sin_TR: Tensor
-    """Rotary sines."""
     visible: Tensor | None = None
     """Mask, of bool or as added, whose last L rows are those of the queries, (B, 1, ., T); None if causal."""
     bounds_S: Tensor | None = None
@@ -57,11 +55,9 @@ class ForwardState:
     """Optional argument of `GPT.forward`."""
 
     past: Past | None = None
-    """Earlier positions."""
     adapters: Sequence[Mapping[str, Adapter]] = ()
     """Adapters by visit, then by the name of the matrix (`Linear.adapter`); () for none."""
     head_adapter: Adapter | None = None
-    """Adapter of the output matrix."""
     log_caps_2: Tensor | None = None
     """Logarithms of factors on the softcap, for positive and for negative logits; None for one fixed cap."""
 
@@ -74,8 +70,5 @@ class VisitState(NamedTuple):
     num_last: int
     """Positions to compute, the last ones."""
     positions: Positions
-    """Positions of the keys."""
     past: Past | None = None
-    """Earlier positions."""
     adapters: Mapping[str, Adapter] = NO_ADAPTERS
-    """Adapters of this visit's matrices."""

@@ -169,10 +169,7 @@ def count_symbols(symbols_N: np.ndarray, tables_N: np.ndarray, num_tables: int) 
 
 
 def _count_contexts(contexts: list[np.ndarray]) -> np.ndarray:
-    return sum(
-        (np.bincount(contexts_RC.reshape(-1), minlength=NUM_CONTEXTS) for contexts_RC in contexts),
-        start=np.zeros(NUM_CONTEXTS, dtype=np.int64),
-    )
+    return np.sum([np.bincount(each.reshape(-1), minlength=NUM_CONTEXTS) for each in contexts], axis=0)
 
 
 def _tables_of_codes(table_of_context: np.ndarray, contexts: list[np.ndarray]) -> np.ndarray:
@@ -313,7 +310,5 @@ def decode_tables(reader: PayloadReader) -> np.ndarray:
                 frequency = frequency & 0x7F | reader.take(1)[0] << 7
             frequencies_A[symbol - ALPHABET // 2] = frequency
         if frequencies_A.sum() != 1 << PRECISION_BITS:
-            raise ArtifactError(
-                f"a coding table has {frequencies_A.sum()} slots; expected {1 << PRECISION_BITS}"
-            )
+            raise ArtifactError(f"a coding table has {frequencies_A.sum()} slots; expected 4,096")
     return frequencies_KA
