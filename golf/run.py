@@ -252,7 +252,7 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
         weights = load_weights(folder.weights)
         # Factorizing and rounding happen where the calibration is.
         needed = needs_calibration(run.config)
-        calibration = load_calibration(folder.path).to(run.runtime.device) if needed else None
+        calibration = load_calibration(folder.path).moved_to(run.runtime.device) if needed else None
         room_bytes = bytes_for_artifact(len(script), LIMIT_BYTES)
         packed = pack(weights, run.header, run.config.pack, room_bytes, calibration)
     write_bytes(folder.artifact, packed.artifact)

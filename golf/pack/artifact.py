@@ -53,8 +53,25 @@ class Packed(NamedTuple):
     """An artifact that fits, and the sizes of its parts."""
 
     artifact: bytes
-    report: dict[str, Any]
-    """JSON-able: sizes, the quantizer's own figures, and how many parameters would fit."""
+    scheme: str
+    fitted: dict[str, Any]
+    """The quantizer's own figures."""
+    num_weights: int
+    limit_bytes: int
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """JSON-able: sizes, the quantizer's figures, and how many parameters would fit."""
+        return {
+            "scheme": self.scheme,
+            **self.fitted,
+            "artifact_bytes": len(self.artifact),
+            "limit_bytes": self.limit_bytes,
+            "spare_bytes": self.limit_bytes - len(self.artifact),
+            "num_weights": self.num_weights,
+            "bits_per_weight": 8 * len(self.artifact) / self.num_weights,
+            "num_weights_that_fit": self.num_weights * self.limit_bytes // len(self.artifact),
+        }
 
 
 def pack(
@@ -85,18 +102,7 @@ def pack(
 
     room_bytes = limit_bytes - config.margin_bytes
     artifact, fitted = QUANTIZERS[config.scheme].fit(weights, layout, calibration, room_bytes, wrap)
-    num_weights = count_elements(layout)
-    report = {
-        "scheme": config.scheme,
-        **fitted,
-        "artifact_bytes": len(artifact),
-        "limit_bytes": limit_bytes,
-        "spare_bytes": limit_bytes - len(artifact),
-        "num_weights": num_weights,
-        "bits_per_weight": 8 * len(artifact) / num_weights,
-        "num_weights_that_fit": num_weights * limit_bytes // len(artifact),
-    }
-    return Packed(artifact, report)
+    return Packed(artifact, config.scheme, fitted, count_elements(layout), limit_bytes)
 
 
 def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Layout]:

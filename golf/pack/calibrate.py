@@ -47,7 +47,7 @@ class Calibration:
         """Mean second derivative of a token's loss by row, in nats per unit of weight squared, (R,)."""
         return self.squares_R[name] / self.num_tokens
 
-    def to(self, device: torch.device) -> "Calibration":
+    def moved_to(self, device: torch.device) -> "Calibration":
         """The same sums on another device, where the rounding will then run."""
         return Calibration.from_tensors({name: sums.to(device) for name, sums in self.tensors().items()})
 

@@ -136,15 +136,12 @@ class LaunchedStep(NamedTuple):
 class StepReports:
     """Reads each step once the next one is launched, so that the device never waits.
 
-    Checks its loss, logs `train.reports` of the steps, makes the forecast. `visits` counts the blocks that a
-    forward pass visits without and with recurrence.
+    Checks its loss, logs `train.reports` of the steps, makes the forecast.
     """
 
-    def __init__(
-        self, recipe: Recipe, phases: Phases, visits: tuple[int, int], clock: StageClock, log: RunLog
-    ):
+    def __init__(self, recipe: Recipe, phases: Phases, model: GPT, clock: StageClock, log: RunLog):
         self.budget, self.config, self.clock, self.log = recipe.budget, recipe.train, clock, log
-        self.phases, self.visits = phases, visits
+        self.phases, self.model = phases, model
         self.first_loss = math.nan
         """The loss of the run's first step."""
         self._pending: LaunchedStep | None = None
@@ -197,7 +194,7 @@ class StepReports:
 def log_forecast(reports: StepReports, step: LaunchedStep, token_seconds: float) -> None:
     """Logs the size of the whole run, from the seconds that a token took until this step."""
     phase = phase_at(step.progress, reports.phases)
-    run = forecast_run(reports.phases, reports.visits, phase, token_seconds, reports.budget)
+    run = forecast_run(reports.phases, reports.model.num_visits, phase, token_seconds, reports.budget)
     epochs = round(run.tokens * step.epoch / step.tokens, 3)
     size = {"steps": run.steps, "tokens": run.tokens, "epochs": epochs}
     reports.log.event("forecast", **size, train_seconds=round(run.seconds))
@@ -236,7 +233,7 @@ class Trainer:
             self.attention = require_kernel(self.config.attention, self.attention)
         self.optimizers = Optimizers(model, self.optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, recipe.averaging)
-        self.reports = StepReports(recipe, self.phases, model.num_visits, clock, log)
+        self.reports = StepReports(recipe, self.phases, model, clock, log)
         self.steps = self.tokens = 0
         self._seconds, self._step_seconds = clock.elapsed("train"), 0.0
         self._stop_requested = self._stopping = False

@@ -247,7 +247,7 @@ def test_a_calibration_on_a_gpu_packs_as_one_on_the_cpu_does():
     model = network()
     weights, found = weights_of(model), calibrated(model)
     on_cpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found)
-    on_gpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found.to(torch.device("cuda")))
+    on_gpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found.moved_to(torch.device("cuda")))
     assert len(on_gpu.artifact) == pytest.approx(len(on_cpu.artifact), rel=0.01)
     back, expected = (decode_artifact(packed.artifact)[1] for packed in (on_gpu, on_cpu))
     for name, weight in weights.items():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def make_reports(log: RunLog) -> StepReports:
     phases = plan_phases(16, 64, False, ScheduleConfig())
     config = TrainConfig(batch_tokens=64, micro_batch_tokens=64, reports=5)
     recipe = Recipe(Budget(steps=NUM_STEPS), config)
-    return StepReports(recipe, phases, (2, 2), StageClock({"train": 1.0}), log)
+    return StepReports(recipe, phases, SimpleNamespace(num_visits=(2, 2)), StageClock({"train": 1.0}), log)
 
 
 def make_step(number: int, figures: LaunchedFigures | float) -> LaunchedStep:
