@@ -40,8 +40,6 @@ MIN_STEP = 1 / 16
 """Without one, it is that of this step, as a share of a matrix's sigma."""
 LAMBDA_RANGE = 2.0**40
 """The largest lambda over the smallest."""
-MIN_BITS = 1.0
-"""Bits per weight below which a model is too large for its bytes."""
 NUM_GRID_TABLES = 8
 
 
@@ -53,12 +51,10 @@ def fit_entropy(
     Without a calibration, steps follow the sigmas.
     """
     num_weights = count_elements(layout)
-    min_bytes = math.ceil(MIN_BITS * num_weights / 8)
-    if min_bytes > limit_bytes:
+    if num_weights > 8 * limit_bytes:
         raise BudgetError(
-            f"artifact is {min_bytes:,} bytes or more, at {MIN_BITS:g} bit per weight; {limit_bytes:,} "
-            f"are left for it: about {8 * limit_bytes / MIN_BITS:,.0f} of the {num_weights:,} parameters "
-            "would fit"
+            f"artifact is {num_weights // 8:,} bytes or more, at 1 bit per weight; {limit_bytes:,} are left "
+            f"for it: about {8 * limit_bytes:,} of the {num_weights:,} parameters would fit"
         )
     found = sensitivities(weights, layout, calibration)
 
@@ -119,11 +115,11 @@ def read_quantized(payload: memoryview, layout: Layout) -> tuple[float, dict[str
 
 
 def _median_and_bin(vector: np.ndarray) -> tuple[int, int]:
-    """A vector's median, and its table: log2 of its standard deviation."""
+    """A vector's median, and its table: log2 of its standard deviation, from 0."""
     if not vector.size:
         return 0, 0
-    deviation = max(float(np.std(vector)), 1.0)
-    return round(float(np.median(vector))), min(NUM_GRID_TABLES - 1, max(0, round(math.log2(deviation))))
+    table = round(math.log2(max(float(np.std(vector)), 1.0)))
+    return round(float(np.median(vector))), min(NUM_GRID_TABLES - 1, table)
 
 
 def _encode_grids(grids: list[TensorGrid]) -> bytes:

@@ -24,10 +24,6 @@ _MIN_RIDGE_GROUP = -5
 _MAX_RIDGE_GROUP = 4
 
 
-class SingularHessianError(ValueError):
-    """A Hessian that no damping makes positive definite."""
-
-
 class Factors(NamedTuple):
     """One matrix's Hessian, ready for rounding; columns in act-order, an inverse factor per group of rows."""
 
@@ -83,7 +79,7 @@ def factorize(
     """Factors of a Hessian of mean diagonal 1; while it is singular the damping is multiplied by ten.
 
     `ridge_R` is step^2 / (12 sigma^2) of each row, for a column of relative sigma and step 1; RATE_SHARE of
-    it is used. Raises SingularHessianError beyond MAX_DAMPING.
+    it is used. Raises ValueError beyond MAX_DAMPING.
     """
     order_C = hessian_CC.diagonal().double().argsort(descending=True, stable=True)
     group_R, ridge_G = ridge_groups(RATE_SHARE * ridge_R)
@@ -95,7 +91,7 @@ def factorize(
         if len(factored) == len(inverses):
             return Factors(order_C, group_R, torch.stack(factored), ridge_GC, damping)
         damping *= 10
-    raise SingularHessianError(f"Hessian of {len(hessian_CC)} columns is singular at damping {MAX_DAMPING:g}")
+    raise ValueError(f"Hessian of {len(hessian_CC)} columns is singular at damping {MAX_DAMPING:g}")
 
 
 def round_with_feedback(

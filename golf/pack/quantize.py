@@ -38,15 +38,9 @@ DEFAULT_FISHER = {"matrix": 1.0, "embedding": 16.0, "small": 1e9}
 MAX_FISHER = 1e60
 """Keeps steps within fp32: a tensor of weights below 1e-30 becomes zero."""
 POWERS_OF_TWO = (
-    1.0,
-    1.0905077326652577,
-    1.189207115002721,
-    1.2968395546510096,
-    1.4142135623730951,
-    1.5422108254079407,
-    1.681792830507429,
-    1.8340080864093424,
-)
+    1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096,
+    1.4142135623730951, 1.5422108254079407, 1.681792830507429, 1.8340080864093424,
+)  # fmt: skip
 """2 ** (k / 8), k = 0 to 7, as constants: pow differs between platforms."""
 _MAX_NOISE = 1e9
 _SIGMA_ROUNDS = 4

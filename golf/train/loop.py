@@ -326,10 +326,7 @@ class Trainer:
         return LaunchedStep(self.steps, self.tokens, self.batches.epoch, self.progress, lr_scale, figures)
 
     def next_micro_batch(self, context: int) -> tuple[Tensor, Tensor]:
-        """This process's next inputs_BT and targets_BT, on the device; those of the others are skipped.
-
-        Drawing takes less than a millisecond, and the device still works on the step before meanwhile.
-        """
+        """This process's next inputs_BT and targets_BT, on the device; those of the others are skipped."""
         num_sequences, rank = self.micro_batch_tokens // context, self.world.rank
         self.batches.skip(rank * num_sequences, context)
         inputs_BT, targets_BT = self.batches.next(num_sequences, context)

@@ -32,19 +32,15 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 """Optimizers by name. A new one is a file with a `torch.optim.Optimizer`, and a line here.
 
-It is called with a list of parameters and, by keyword, those settings that its signature names: lr,
-weight_decay, momentum, row_normalize, newton_schulz, adam_beta1, adam_beta2, adam_eps, compute_dtype, world,
-and the entries of `OptimConfig.options`. The schedule scales "lr" in its param_groups, and sets
+It is called with a list of parameters and, by keyword, those settings that its signature names, of the ones
+that `Optimizers` lists and `OptimConfig.options`. The schedule scales "lr" in its param_groups, and sets
 "momentum" where they have it.
 """
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer, learning rate and decay of each group of parameters.
-
-    Decay is decoupled and scales with the learning rate.
-    """
+    """Optimizer, learning rate and decay (decoupled, times the learning rate) of each group of parameters."""
 
     matrix: str = "muon"
     """Optimizer of the matrices: muon, adamw, or another name of OPTIMIZERS."""
@@ -203,9 +199,7 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict`; ValueError if it is of other groups, as before groups had names."""
         if set(state) != set(self.by_group):
-            raise ValueError(
-                f"its optimizers are {', '.join(state)}; expected {', '.join(self.by_group)} (a run of an "
-                "earlier version cannot be resumed)"
-            )
+            found = f"its optimizers are {', '.join(state)}; expected {', '.join(self.by_group)}"
+            raise ValueError(f"{found} (a run of an earlier version cannot be resumed)")
         for kind, optimizer in self.by_group.items():
             optimizer.load_state_dict(state[kind])

@@ -5,7 +5,6 @@ import torch
 
 from golf.pack.gptq import (
     DAMPING,
-    SingularHessianError,
     column_steps,
     factorize,
     inverse_factor,
@@ -132,5 +131,5 @@ def test_a_singular_hessian_gets_more_damping_and_says_so():
     hessian = torch.eye(4)
     hessian[0, 1] = hessian[1, 0] = 1.02
     assert factorize(hessian, torch.zeros(1), torch.ones(4)).damping > DAMPING
-    with pytest.raises(SingularHessianError):
+    with pytest.raises(ValueError, match="singular"):
         factorize(torch.full((3, 3), float("nan")), torch.zeros(1), torch.ones(3))
