@@ -231,7 +231,7 @@ def measure_gptq(
 ) -> dict[str, float]:
     """One step per tensor by its mean sensitivity, at one lambda: rounded to nearest, and by GPTQ."""
     matrices = large(weights, layout)
-    found = sensitivities(matrices, layout, calibration)
+    found = sensitivities(matrices, calibration)
     num_weights = sum(weight.numel() for weight in matrices.values())
     one_step = {
         name: each._replace(
@@ -264,7 +264,7 @@ def measure_seconds() -> dict[str, float]:
     """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, decoding it to weights."""
     model = dataclasses.asdict(ModelConfig())
     layout, weights = implied_layout(model), _random_weights(model)
-    found = sensitivities(weights, layout, None)
+    found = one_step_each(weights)
     rate_lambda = math.log(2) / 12 * 0.4**2
     tensors = quantize_all(weights, found, rate_lambda)
     del weights

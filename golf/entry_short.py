@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from golf.pack.calibrate import Calibration
 from golf.system.device import DeviceError, Runtime, cpu_has_bfloat16, gpu_has_bfloat16, keep_compiled_code
 from golf.system.distributed import World
 
@@ -52,6 +53,11 @@ BatchSource = Any
 
 def log_forecast(*_: object) -> None:
     """Logs nothing."""
+
+
+def flat_calibration(*_: object) -> Calibration:
+    """ValueError: an entry's weights are packed by a measured calibration alone."""
+    raise ValueError("packing needs a calibration")
 
 
 class ProgressBar:

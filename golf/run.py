@@ -225,7 +225,7 @@ def calibrate_stage(folder: RunFolder, run: RunContext) -> Calibrated | None:
             )
             model = exported_model(run.config, weights, runtime.compute_dtype, runtime.device)
             calibration = calibrate(model, batches)
-            save_weights(folder.calibration, calibration.tensors())
+            save_weights(folder.calibration, calibration.to_tensors())
         calibrated = Calibrated(calibration.num_tokens, run.clock.seconds)
         write_json(folder.calibrating, asdict(calibrated))
     # Averaging and calibration read training text, so the rules count them as training.

@@ -49,9 +49,9 @@ class Calibration:
 
     def moved_to(self, device: torch.device) -> "Calibration":
         """The same sums on another device, where the rounding will then run."""
-        return Calibration.from_tensors({name: sums.to(device) for name, sums in self.tensors().items()})
+        return Calibration.from_tensors({name: sums.to(device) for name, sums in self.to_tensors().items()})
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """Everything as CPU tensors by name, for a file."""
         stored = {f"moments_CC/{name}": sums for name, sums in self.moments_CC.items()}
         stored |= {f"squares_R/{name}": sums for name, sums in self.squares_R.items()}
@@ -60,7 +60,7 @@ class Calibration:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Calibration":
-        """The inverse of `tensors`."""
+        """The inverse of `to_tensors`."""
         parts = {"moments_CC": {}, "squares_R": {}, "num_tokens": {}}
         for key, value in tensors.items():
             part, _, name = key.partition("/")

@@ -25,19 +25,17 @@ from golf.pack.fit import BudgetError, fit_lambda
 from golf.pack.gptq import DAMPING
 from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, row_view
 from golf.pack.quantize import (
+    MIN_LOSS_RISE_NATS,
     QuantizedTensor,
     TensorGrid,
     base_step,
     dequantize,
+    flat_calibration,
     quantize_tensor,
     sensitivities,
     size_forecast,
 )
 
-MIN_LOSS_RISE_NATS = 2e-5
-"""With a calibration, the smallest lambda is that of this forecast rise of a token's loss."""
-MIN_STEP = 1 / 16
-"""Without one, it is that of this step, as a share of a matrix's sigma."""
 LAMBDA_RANGE = 2.0**40
 """The largest lambda over the smallest."""
 NUM_GRID_TABLES = 8
@@ -56,7 +54,7 @@ def fit_entropy(
             f"artifact is {num_weights // 8:,} bytes or more, at 1 bit per weight; {limit_bytes:,} are left "
             f"for it: about {8 * limit_bytes:,} of the {num_weights:,} parameters would fit"
         )
-    found = sensitivities(weights, layout, calibration)
+    found = sensitivities(weights, calibration or flat_calibration(weights, layout))
 
     def encode(rate_lambda: float) -> bytes:
         tensors = {
@@ -67,8 +65,6 @@ def fit_entropy(
 
     # lambda = F step^2 ln(2) / 12, and a weight's loss rise is F step^2 / 24.
     finest = MIN_LOSS_RISE_NATS * 2 * math.log(2) / num_weights
-    if calibration is None:
-        finest = MIN_STEP**2 * math.log(2) / 12
     forecast = size_forecast(weights, layout, found)
     artifact, report = fit_lambda(encode, forecast, finest, finest * LAMBDA_RANGE, limit_bytes)
     notes = [

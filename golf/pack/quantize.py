@@ -23,7 +23,7 @@ from golf.pack.calibrate import Calibration
 from golf.pack.container import decode_fp16_block, encode_fp16_block
 from golf.pack.entropy_coder import NUM_CONTEXTS, smallest_int
 from golf.pack.gptq import column_steps, factorize, round_with_feedback
-from golf.pack.layout import Layout, Weights, row_view
+from golf.pack.layout import Layout, Weights, count_elements, row_view
 
 FIRST_CONTEXT = -22
 """Context j stands for sigma / step near 2 ** ((j + FIRST_CONTEXT) / 8): 0.15 to 9,000."""
@@ -33,6 +33,10 @@ FINEST_SMALL_CONTEXT = 78
 """The same for small tensors: sigma / step 128."""
 FISHER_FLOOR = 0.002
 """Share of a tensor's mean fisher added to each row, so that rows without a calibration token still count."""
+MIN_LOSS_RISE_NATS = 2e-5
+"""The smallest lambda is that of this forecast rise of a token's loss."""
+MIN_STEP = 1 / 16
+"""Without a measured calibration, that of this step, as a share of a matrix's sigma."""
 DEFAULT_FISHER = {"matrix": 1.0, "embedding": 16.0, "small": 1e9}
 """Without calibration: fisher times mean squared weight."""
 MAX_FISHER = 1e60
@@ -109,21 +113,28 @@ def dequantize(tensor: QuantizedTensor, base: float) -> np.ndarray:
     return values_RC
 
 
-def sensitivities(
-    weights: Weights, layout: Layout, calibration: Calibration | None
-) -> dict[str, Sensitivity]:
-    """From a calibration; without one, steps are a share of each tensor's sigma, fine in small tensors."""
+def flat_calibration(weights: Weights, layout: Layout) -> Calibration:
+    """In place of a measured one: steps are a share of each tensor's sigma, fine in small tensors.
+
+    Scaled so that the smallest lambda is that of a matrix's step of MIN_STEP sigmas.
+    """
+    scale = 24 * MIN_LOSS_RISE_NATS / (MIN_STEP**2 * max(1, count_elements(layout)))
+    calibration = Calibration(num_tokens=1)
+    for name, weight in weights.items():
+        power = float(weight.double().square().mean()) if weight.numel() else 1.0
+        fisher = min(MAX_FISHER, DEFAULT_FISHER[layout[name].kind] / max(power, 1e-300))
+        rows = row_view(tuple(weight.shape))[0]
+        calibration.squares_R[name] = torch.full((rows,), scale * fisher, dtype=torch.float64)
+    return calibration
+
+
+def sensitivities(weights: Weights, calibration: Calibration) -> dict[str, Sensitivity]:
+    """Sensitivity of each tensor."""
     found = {}
     for name, weight in weights.items():
         rows, columns = row_view(tuple(weight.shape))
-        hessian_CC, damping = None, 0.0
-        if calibration is None:
-            power = float(weight.double().square().mean()) if weight.numel() else 1.0
-            fisher = min(MAX_FISHER, DEFAULT_FISHER[layout[name].kind] / max(power, 1e-300))
-            fisher_R = torch.full((rows,), fisher, dtype=torch.float64)
-        else:
-            fisher_R, hessian_CC = calibration.fisher(name).double(), calibration.hessian(name)
-            fisher_R = fisher_R + max(FISHER_FLOOR * float(fisher_R.mean()) if rows else 0.0, 1e-30)
+        fisher_R, hessian_CC, damping = calibration.fisher(name).double(), calibration.hessian(name), 0.0
+        fisher_R = fisher_R + max(FISHER_FLOOR * float(fisher_R.mean()) if rows else 0.0, 1e-30)
         step_C = fisher_R.new_ones(columns)
         if hessian_CC is not None:
             step_C, damping = column_steps(hessian_CC)

@@ -20,7 +20,7 @@ from golf.pack.calibrate import Calibration
 from golf.pack.entropy import read_quantized
 from golf.pack.entropy_coder import measure_codes
 from golf.pack.layout import Weights
-from golf.pack.quantize import Sensitivity, sensitivities
+from golf.pack.quantize import Sensitivity, flat_calibration, sensitivities
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
@@ -44,7 +44,7 @@ def describe_artifact(
     codes = [tensor.codes_RC for tensor in tensors.values()]
     measured = measure_codes(codes, [tensor.grid.contexts() for tensor in tensors.values()])
     decoded = quantizer.decode(payload, layout)
-    found = sensitivities(weights, layout, calibration)
+    found = sensitivities(weights, calibration or flat_calibration(weights, layout))
     rows: list[dict[str, Any]] = []
     by_part: dict[str, float] = {}
     counts: dict[str, np.ndarray] = {}
