@@ -32,12 +32,15 @@ from golf.pack.container import write_container
 from golf.pack.entropy import decode_entropy, encode_entropy
 from golf.pack.entropy_coder import encode_codes
 from golf.pack.fit import LIMIT_BYTES
-from golf.pack.layout import Layout, Weights, implied_layout
+from golf.pack.layout import Layout, Weights, count_elements, implied_layout
 from golf.pack.quantize import (
+    MIN_LOSS_RISE_NATS,
+    MIN_STEP,
     QuantizedTensor,
     Sensitivity,
     base_step,
     dequantize,
+    flat_calibration,
     quantize_tensor,
     sensitivities,
 )
@@ -264,8 +267,9 @@ def measure_seconds() -> dict[str, float]:
     """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, decoding it to weights."""
     model = dataclasses.asdict(ModelConfig())
     layout, weights = implied_layout(model), _random_weights(model)
-    found = one_step_each(weights)
-    rate_lambda = math.log(2) / 12 * 0.4**2
+    found = sensitivities(weights, flat_calibration(weights, layout))
+    # A matrix's step is 0.4 sigmas.
+    rate_lambda = MIN_LOSS_RISE_NATS * 2 * math.log(2) / count_elements(layout) * (0.4 / MIN_STEP) ** 2
     tensors = quantize_all(weights, found, rate_lambda)
     del weights
     start = time.process_time()
