@@ -151,7 +151,7 @@ class GPT(nn.Module):
         tables = rotary_tables(length, rotary_dims, config.rotary_base, inputs_BT.device)
         if not config.document_mask:
             return Positions(*tables)
-        if inputs_BT.device.type == "cpu" or self.compute_dtype == torch.float32:
+        if inputs_BT.device.type != "cuda" or self.compute_dtype == torch.float32:
             return Positions(*tables, visible_keys(inputs_BT, config.bos_id, num_queries))
         # The kernel takes bounds, but only where all positions are queries.
         num_masked = num_last if num_queries == length else num_queries
