@@ -18,7 +18,7 @@ from torch import Tensor
 from golf.entry.finalize import charged_script
 from golf.pack.artifact import QUANTIZERS, PackConfig, pack
 from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
-from golf.pack.layout import artifact_bytes_at, bits_that_fit, count_elements, implied_shapes
+from golf.pack.layout import artifact_bytes_at, bits_that_fit, count_elements, implied_layout
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report
 from golf.presets import PRESETS
 from golf.run import load_calibration
@@ -136,11 +136,11 @@ def print_report(report: dict[str, Any], others: dict[str, int | None], log: Run
 def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
     """Prints the size of a preset's weights at several precisions; returns the figures."""
     config = PRESETS[preset].config
-    shapes = implied_shapes(config_to_dict(config.model))
+    layout = implied_layout(config_to_dict(config.model))
     code_bytes = len(charged_script(config, "packed", RunLog(quiet=True)))
     room_bytes = bytes_for_artifact(code_bytes, limit_bytes)
-    num_weights, fitting = count_elements(shapes), bits_that_fit(shapes, room_bytes)
-    sizes = {bits: code_bytes + artifact_bytes_at(shapes, bits) for bits in ESTIMATED_BITS}
+    num_weights, fitting = count_elements(layout), bits_that_fit(layout, room_bytes)
+    sizes = {bits: code_bytes + artifact_bytes_at(layout, bits) for bits in ESTIMATED_BITS}
     log.table(
         f"preset {preset}: {num_weights:,} weights, {code_bytes:,} bytes of code (packed)",
         ("bits per weight", "total bytes", "of the limit"),

@@ -29,15 +29,18 @@ from golf.model.loss import token_nats
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
 from golf.pack.container import write_container
-from golf.pack.entropy import EntropyQuantizer, encode_entropy
+from golf.pack.entropy import decode_entropy, encode_entropy
 from golf.pack.entropy_coder import encode_codes
 from golf.pack.fit import LIMIT_BYTES
-from golf.pack.layout import Weights, implied_shapes, tensor_kind
+from golf.pack.layout import Layout, Weights, count_elements, implied_layout
 from golf.pack.quantize import (
+    MIN_LOSS_RISE_NATS,
+    MIN_STEP,
     QuantizedTensor,
     Sensitivity,
     base_step,
     dequantize,
+    flat_calibration,
     quantize_tensor,
     sensitivities,
 )
@@ -112,11 +115,9 @@ class Judge:
         return Loss(gap, Tally(divergence, count, self.num_bytes).bits_per_byte)
 
 
-def large(weights: Weights) -> Weights:
+def large(weights: Weights, layout: Layout) -> Weights:
     """The matrices and tables."""
-    return {
-        name: weight for name, weight in weights.items() if tensor_kind(name, tuple(weight.shape)) != "small"
-    }
+    return {name: weights[name] for name, part in layout.items() if part.kind != "small"}
 
 
 def one_step_each(weights: Weights) -> dict[str, Sensitivity]:
@@ -141,8 +142,7 @@ def quantize_all(
 def decoded(tensors: dict[str, QuantizedTensor], rate_lambda: float) -> Weights:
     """The weights that the codes stand for."""
     return {
-        name: torch.from_numpy(dequantize(tensor.codes_RC, tensor.grid, base_step(rate_lambda)))
-        for name, tensor in tensors.items()
+        name: torch.from_numpy(dequantize(tensor, base_step(rate_lambda))) for name, tensor in tensors.items()
     }
 
 
@@ -165,16 +165,17 @@ def zstd_bytes_at_equal_error(weights: Weights, ours: Weights) -> int:
 
 def measure_coder(weights: Weights, header: dict[str, Any], bits: float) -> dict[str, float]:
     """The coder on one step per tensor, rounded to nearest, at about `bits` per weight."""
-    weights = large(weights)
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    layout = implied_layout(header["model"])
+    weights = large(weights, layout)
+    layout = {name: layout[name] for name in weights}
     num_weights = sum(weight.numel() for weight in weights.values())
     found, rate_lambda = one_step_each(weights), 1e-2
     for _ in range(4):
         tensors = quantize_all(weights, found, rate_lambda)
-        payload = encode_entropy(tensors, shapes, base_step(rate_lambda))
+        payload = encode_entropy(tensors, layout, base_step(rate_lambda))
         rate_lambda *= 4 ** (8 * len(payload) / num_weights - bits)
     tensors = quantize_all(weights, found, rate_lambda)
-    whole = write_container(header, encode_entropy(tensors, shapes, base_step(rate_lambda)))
+    whole = write_container(header, encode_entropy(tensors, layout, base_step(rate_lambda)))
     entropy, coded = context_entropy_and_coded_bits(tensors)
     zstd = zstd_bytes_at_equal_error(weights, decoded(tensors, rate_lambda))
     return {
@@ -229,21 +230,20 @@ def measure_gaps(
 
 
 def measure_gptq(
-    weights: Weights, calibration: Calibration, judge: Judge, wanted_bits: float
+    weights: Weights, layout: Layout, calibration: Calibration, judge: Judge, wanted_bits: float
 ) -> dict[str, float]:
     """One step per tensor by its mean sensitivity, at one lambda: rounded to nearest, and by GPTQ."""
-    matrices = large(weights)
+    matrices = large(weights, layout)
     found = sensitivities(matrices, calibration)
     num_weights = sum(weight.numel() for weight in matrices.values())
     one_step = {
-        name: dataclasses.replace(
-            each,
+        name: each._replace(
             fisher_R=torch.full_like(each.fisher_R, float(each.fisher_R.mean())),
             log2_step_C=torch.zeros_like(each.log2_step_C),
         )
         for name, each in found.items()
     }
-    nearest = {name: dataclasses.replace(each, hessian_CC=None) for name, each in one_step.items()}
+    nearest = {name: each._replace(hessian_CC=None) for name, each in one_step.items()}
     rate_lambda = 1e-9
     for _ in range(6):
         entropy, _ = context_entropy_and_coded_bits(quantize_all(matrices, nearest, rate_lambda))
@@ -266,15 +266,16 @@ def measure_gptq(
 def measure_seconds() -> dict[str, float]:
     """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, decoding it to weights."""
     model = dataclasses.asdict(ModelConfig())
-    shapes, weights = implied_shapes(model), _random_weights(model)
-    found = sensitivities(weights, None)
-    rate_lambda = math.log(2) / 12 * 0.4**2
+    layout, weights = implied_layout(model), _random_weights(model)
+    found = sensitivities(weights, flat_calibration(weights, layout))
+    # A matrix's step is 0.4 sigmas.
+    rate_lambda = MIN_LOSS_RISE_NATS * 2 * math.log(2) / count_elements(layout) * (0.4 / MIN_STEP) ** 2
     tensors = quantize_all(weights, found, rate_lambda)
     del weights
     start = time.process_time()
-    payload = encode_entropy(tensors, shapes, base_step(rate_lambda))
+    payload = encode_entropy(tensors, layout, base_step(rate_lambda))
     encoded = time.process_time()
-    EntropyQuantizer().decode(memoryview(payload), shapes)
+    decode_entropy(memoryview(payload), layout)
     read = time.process_time()
     write_container({}, payload)
     return {
@@ -293,8 +294,8 @@ def measure_memory() -> dict[str, float]:
 
 def _random_weights(model: dict[str, Any]) -> Weights:
     generator = torch.Generator().manual_seed(0)
-    shapes = implied_shapes(model)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    layout = implied_layout(model)
+    return {name: torch.randn(part.shape, generator=generator) for name, part in layout.items()}
 
 
 def _peaks_of_the_seed() -> dict[str, float]:
@@ -351,7 +352,7 @@ def main() -> None:
     )
     figures: dict[str, Any] = measure_coder(weights, header, options.bits)
     figures |= measure_gaps(weights, header, calibration, judge)
-    figures |= measure_gptq(weights, calibration, judge, options.gptq_bits)
+    figures |= measure_gptq(weights, implied_layout(header["model"]), calibration, judge, options.gptq_bits)
     figures |= measure_seconds()
     figures |= measure_memory()
     figures["quant_gap_share_of_int5"] = (

@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from golf.pack.calibrate import Calibration
 from golf.system.device import DeviceError, Runtime, cpu_has_bfloat16, gpu_has_bfloat16, keep_compiled_code
 from golf.system.distributed import World
 
@@ -43,6 +45,19 @@ def format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.8g}" if math.isfinite(value) else str(value)
     return ",".join(map(format_value, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+BatchSource = Any
+"""TrainBatches: an entry's training batches are of no other kind."""
+
+
+def log_forecast(*_: object) -> None:
+    """Logs nothing."""
+
+
+def flat_calibration(*_: object) -> Calibration:
+    """ValueError: an entry's weights are packed by a measured calibration alone."""
+    raise ValueError("packing needs a calibration")
 
 
 class ProgressBar:

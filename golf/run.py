@@ -225,7 +225,7 @@ def calibrate_stage(folder: RunFolder, run: RunContext) -> Calibrated | None:
             )
             model = exported_model(run.config, weights, runtime.compute_dtype, runtime.device)
             calibration = calibrate(model, batches)
-            save_weights(folder.calibration, calibration.tensors())
+            save_weights(folder.calibration, calibration.to_tensors())
         calibrated = Calibrated(calibration.num_tokens, run.clock.seconds)
         write_json(folder.calibrating, asdict(calibrated))
     # Averaging and calibration read training text, so the rules count them as training.
@@ -252,7 +252,7 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
         weights = load_weights(folder.weights)
         # Factorizing and rounding happen where the calibration is.
         needed = needs_calibration(run.config)
-        calibration = load_calibration(folder.path).to(run.runtime.device) if needed else None
+        calibration = load_calibration(folder.path).moved_to(run.runtime.device) if needed else None
         room_bytes = bytes_for_artifact(len(script), LIMIT_BYTES)
         packed = pack(weights, run.header, run.config.pack, room_bytes, calibration)
     write_bytes(folder.artifact, packed.artifact)

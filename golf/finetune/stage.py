@@ -389,7 +389,7 @@ def _pack_weights(
     calibration = None
     if QUANTIZERS[config.pack.scheme].needs_calibration:
         calibration = calibrate(opened.model, _calibration_batches(opened, given, config))
-        save_weights(run.calibration, calibration.tensors())
+        save_weights(run.calibration, calibration.to_tensors())
     scored = {name: config_from_dict(kind, header.get(name, {})) for name, kind in ENTRY_PARTS.items()}
     code = charged_script(RunConfig(**scored, pack=config.pack), "packed", log)
     write_bytes(run.script, code)

@@ -23,7 +23,7 @@ from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.lab.study import Study
 from golf.model.gpt import GPT
-from golf.pack.layout import artifact_bytes_at, implied_shapes
+from golf.pack.layout import artifact_bytes_at, implied_layout
 from golf.results import Averaging, Training
 from golf.run import LiveTrainer, RunContext, average_stage, train_stage
 from golf.run_folder import RunFolder
@@ -203,7 +203,7 @@ def measure_trial(folder: Path, trial: dict[str, Any]) -> dict[str, Any]:
         "train_seconds": training.seconds["train"],
         "steps": training.steps,
         "parameters": training.model_parameters,
-        "artifact_bytes": artifact_bytes_at(implied_shapes(asdict(exported)), STATED_BITS),
+        "artifact_bytes": artifact_bytes_at(implied_layout(asdict(exported)), STATED_BITS),
         "curve": held_out_curve(RunFolder(folder).events),
         "environment": environment(run.runtime.device),
     }

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.model.config import ModelConfig
-from golf.model.document_mask import VarlenKernel, document_attention
-from golf.model.kernels import causal_attention
+from golf.model.document_mask import VarlenKernel
+from golf.model.kernels import causal_attention, masked_attention, repeat_heads
 from golf.model.layers import GATE_INPUTS, Linear, rms_norm
 from golf.model.positions import rotate
 from golf.model.roles import SCALAR, parameter
@@ -40,28 +40,24 @@ class BiasedAttention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        alibi = config.positions.endswith("alibi")
-        self.slopes = alibi_slopes(config.num_heads) if alibi else [0.0] * config.num_heads
+        has_alibi = config.positions in ("alibi", "rotary+alibi")
+        self.slopes = alibi_slopes(config.num_heads) if has_alibi else [0.0] * config.num_heads
         self.sinks = parameter(torch.zeros(config.num_heads), SCALAR) if config.attention_sinks else None
 
     def forward(self, q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
         """Outputs of the last L of T positions, (B, H, L, E)."""
-        num_heads, group = q_BHLE.size(1), q_BHLE.size(1) // k_BKTE.size(1)
-        bias_HLT = self._bias(num_heads, q_BHLE.size(2), k_BKTE.size(2), q_BHLE)
+        num_queries, num_keys = q_BHLE.size(2), k_BKTE.size(2)
+        keys_T = torch.arange(num_keys, device=q_BHLE.device)
+        distance_LT = keys_T[num_keys - num_queries :, None] - keys_T[None, :]
+        bias_HLT = -torch.tensor(self.slopes, device=q_BHLE.device)[:, None, None] * distance_LT
+        bias_HLT = bias_HLT.masked_fill(distance_LT < 0, -math.inf).to(q_BHLE.dtype)
         # Heads are repeated, since no fused kernel takes both a bias and shared keys.
-        k_BHTE, v_BHTE = (x_BKTE.repeat_interleave(group, dim=1) for x_BKTE in (k_BKTE, v_BKTE))
+        k_BHTE, v_BHTE = repeat_heads(q_BHLE, k_BKTE, v_BKTE)
         if self.sinks is not None:
             k_BHTE, v_BHTE = (F.pad(x_BHTE, (0, 0, 1, 0)) for x_BHTE in (k_BHTE, v_BHTE))
-            sinks_HL1 = self.sinks.to(bias_HLT.dtype)[:, None, None].expand(-1, q_BHLE.size(2), 1)
+            sinks_HL1 = self.sinks.to(bias_HLT.dtype)[:, None, None].expand(-1, num_queries, 1)
             bias_HLT = torch.cat((sinks_HL1, bias_HLT), dim=-1)
         return F.scaled_dot_product_attention(q_BHLE, k_BHTE, v_BHTE, attn_mask=bias_HLT[None])
-
-    def _bias(self, num_heads: int, num_queries: int, num_keys: int, like: Tensor) -> Tensor:
-        keys_T = torch.arange(num_keys, device=like.device)
-        distance_LT = keys_T[num_keys - num_queries :, None] - keys_T[None, :]
-        slopes_H = torch.tensor(self.slopes, device=like.device)
-        bias_HLT = -slopes_H[:, None, None] * distance_LT
-        return bias_HLT.masked_fill(distance_LT < 0, -math.inf).to(like.dtype)
 
 
 def exclusive_self_attention(y_BLHE: Tensor, v_BLKE: Tensor) -> Tensor:
@@ -113,9 +109,10 @@ class Attention(nn.Module):
             self.gates = HeadGates(config.num_heads, config.attention_gate)
         if config.attention_gate_dense:
             self.dense_gate = Linear(width, width, init="zero")
-        if config.has_attention_bias:
+        if config.attention_sinks or config.positions in ("alibi", "rotary+alibi"):
             self.biased = BiasedAttention(config)
-        self.varlen = VarlenKernel() if config.document_mask else None
+        if config.document_mask:
+            self.varlen = VarlenKernel()
 
     def forward(self, x_BLD: Tensor, state: VisitState) -> Tensor:
         """Output of the last `state.num_last` positions, shape (B, num_last, D)."""
@@ -130,13 +127,15 @@ class Attention(nn.Module):
             q_BLHE, k_BTKE = rms_norm(q_BLHE) * gain_BLH1, rms_norm(k_BTKE)
         if state.past is not None:
             k_BTKE, v_BTKE = state.past.keys_values(state.visit, k_BTKE, v_BTKE)
-        cos_TR, sin_TR, documents = state.positions
+        cos_TR, sin_TR, visible, bounds_S = state.positions
         q_BLHE = rotate(q_BLHE, cos_TR[-num_last:], sin_TR[-num_last:])
         k_BTKE = rotate(k_BTKE, cos_TR, sin_TR)
         heads = q_BLHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
-        if documents is not None:
-            y_BHLE = document_attention(*heads, documents, self.varlen)
-        elif config.has_attention_bias:
+        if config.document_mask and bounds_S is not None and num_last == k_BTKE.size(1):
+            y_BHLE = self.varlen(*heads, bounds_S)
+        elif visible is not None:
+            y_BHLE = masked_attention(*heads, visible[:, :, -num_last:])
+        elif config.attention_sinks or config.positions in ("alibi", "rotary+alibi"):
             y_BHLE = self.biased(*heads)
         else:
             y_BHLE = self.kernel(*heads)

@@ -22,33 +22,24 @@ class Visit(NamedTuple):
     """One run of one block; depth recurrence (openai/parameter-golf #1204, #1394) runs some several times."""
 
     layer: int
-    """Which block."""
     keeps: bool
     """Whether its output is a U-net skip for a later visit."""
     skip: int | None
     """Index of the skip that is added before the block; None for none."""
 
 
-def visit_order(
-    num_layers: int, recurrence_first: int, recurrence_last: int, recurrence: int
-) -> tuple[int, ...]:
-    """Blocks in the order of their visits: first to last of the recurrence as a group, `recurrence` times."""
-    looped = tuple(range(recurrence_first, recurrence_last + 1))
-    return (*range(recurrence_first), *looped * recurrence, *range(recurrence_last + 1, num_layers))
+def plan_visits(config: ModelConfig, repeats: int) -> tuple[Visit, ...]:
+    """The visits of a forward pass that runs the group of recurrent blocks `repeats` times.
 
-
-def plan_visits(order: tuple[int, ...], skips: bool = True) -> tuple[Visit, ...]:
-    """The visits of `order` with their skips.
-
-    The outputs of the first half are skips that the second half adds, the latest first; none without `skips`.
+    The outputs of the first half are skips that the second half adds; plain blocks have none.
     """
-    num_kept = len(order) // 2 if skips else 0
-    kept = [Visit(layer, True, None) for layer in order[:num_kept]]
-    taking = [
-        Visit(layer, False, index if index < num_kept else None)
-        for index, layer in enumerate(order[num_kept:])
-    ]
-    return (*kept, *taking)
+    first, end = config.recurrence_first, config.recurrence_last + 1
+    order = [*range(first), *list(range(first, end)) * repeats, *range(end, config.num_layers)]
+    num_kept = 0 if config.plain_blocks else len(order) // 2
+    return tuple(
+        Visit(layer, place < num_kept, place - num_kept if num_kept <= place < 2 * num_kept else None)
+        for place, layer in enumerate(order)
+    )
 
 
 def join_skip(
@@ -136,26 +127,22 @@ class ParallelResidualBlock(Block):
     ) -> Tensor | Streams:
         """Both streams, or their mean, at the last `state.num_last` positions."""
         dtype = embedding_BTD.dtype
-        first_BLD, second_BLD = (stream_BTD[:, -state.num_last :] for stream_BTD in streams)
+        lanes = [stream_BTD[:, -state.num_last :] for stream_BTD in streams]
         mixed_BTD = self._mixed(streams[0], embedding_BTD)
         attended_BLD = self.attention(self.attention_norm(mixed_BTD) * self.ln_scale, state)
-        fed_BLD = self.feedforward(self.feedforward_norm(second_BLD) * self.ln_scale, state.adapters)
+        fed_BLD = self.feedforward(self.feedforward_norm(lanes[1]) * self.ln_scale, state.adapters)
         # (2, D): what each sublayer writes into each stream.
         from_attention = (self.lane_write[0, :, None] * self.attention_scale).to(dtype)
         from_feedforward = (self.lane_write[1, :, None] * self.feedforward_scale).to(dtype)
         keep_2 = self.lane_keep.to(dtype)
-        first_BLD, second_BLD = (
-            torch.addcmul(
-                torch.addcmul(keep_2[lane] * stream_BLD, from_attention[lane], attended_BLD),
-                from_feedforward[lane],
-                fed_BLD,
-            )
-            for lane, stream_BLD in enumerate((first_BLD, second_BLD))
-        )
+        for lane, stream_BLD in enumerate(lanes):
+            kept_BLD = torch.addcmul(keep_2[lane] * stream_BLD, from_attention[lane], attended_BLD)
+            lanes[lane] = torch.addcmul(kept_BLD, from_feedforward[lane], fed_BLD)
+        first_BLD, second_BLD = lanes
         return (first_BLD + second_BLD) / 2 if self.is_last else (first_BLD, second_BLD)
 
 
-def build_block(config: ModelConfig, layer: int) -> Block | PlainBlock:
+def build_block(config: ModelConfig, layer: int) -> nn.Module:
     """Block number `layer`."""
     if config.plain_blocks:
         return PlainBlock(config)

@@ -109,39 +109,27 @@ class ModelConfig:
                 f"{self.width // self.num_heads}"
             )
         for name in ("vocab_size", "num_layers", "mlp_hidden", "context", "bigram_width"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"{name} is {vars(self)[name]}; expected at least 1")
-        if self.bigram_buckets < 0:
-            raise ValueError(f"bigram_buckets is {self.bigram_buckets}; expected at least 0")
-        if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
-            raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
-        if self.document_mask and self.has_attention_bias:
-            raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")
-        if self.num_experts != 1 and not 2 <= self.num_experts <= min(MAX_EXPERTS, self.mlp_hidden):
-            raise ValueError(f"num_experts is {self.num_experts}; expected 1, or 2 to {MAX_EXPERTS}")
-        if not 0 <= self.future_tokens <= MAX_RECURRENCE:
-            raise ValueError(f"future_tokens is {self.future_tokens}; expected 0 to {MAX_RECURRENCE}")
-        if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
-            raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
-        self._check_blocks()
-
-    @property
-    def has_attention_bias(self) -> bool:
-        """Whether attention's logits have a bias: ALiBi or sinks."""
-        return self.attention_sinks or self.positions.endswith("alibi")
-
-    def _check_blocks(self) -> None:
-        if not 0 <= self.recurrence_first <= self.recurrence_last < self.num_layers:
-            raise ValueError(
-                f"recurrence_first {self.recurrence_first} and recurrence_last {self.recurrence_last} "
-                f"must be blocks in this order; there are {self.num_layers}"
-            )
-        if not 1 <= self.recurrence <= MAX_RECURRENCE:
-            raise ValueError(f"recurrence is {self.recurrence}; expected 1 to {MAX_RECURRENCE}")
+            self._require(name, 1)
+        self._require("bigram_buckets", 0)
+        self._require("future_tokens", 0, MAX_RECURRENCE)
+        self._require("recurrence", 1, MAX_RECURRENCE)
+        self._require("recurrence_last", 0, self.num_layers - 1)
+        self._require("recurrence_first", 0, self.recurrence_last)
+        # The blocks of the second half after the recurrence.
         looped = self.recurrence_last if self.recurrence > 1 else -1
         max_parallel = self.num_layers - max(self.num_layers // 2, looped + 1)
-        if not 0 <= self.parallel_residual_blocks <= max_parallel:
-            raise ValueError(
-                f"parallel_residual_blocks is {self.parallel_residual_blocks}; expected 0 to {max_parallel}, "
-                "the blocks of the second half after the recurrence"
-            )
+        self._require("parallel_residual_blocks", 0, max_parallel)
+        if self.num_experts != 1:
+            self._require("num_experts", 2, min(MAX_EXPERTS, self.mlp_hidden))
+        if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
+            raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
+        if self.document_mask and (self.attention_sinks or self.positions in ("alibi", "rotary+alibi")):
+            raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")
+        if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
+            raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
+
+    def _require(self, name: str, least: int, most: int | None = None) -> None:
+        value = vars(self)[name]
+        if value < least or (most is not None and value > most):
+            expected = f"at least {least}" if most is None else f"{least} to {most}"
+            raise ValueError(f"{name} is {value}; expected {expected}")

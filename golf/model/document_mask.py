@@ -6,34 +6,15 @@ K key/value heads, E head width.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from golf.model.kernels import masked_attention, repeat_heads
+from golf.model.kernels import causal_mask, repeat_heads
 
 _SLOT_TOKENS = 64
 _MIN_SLOTS = 16
-
-
-class Documents(NamedTuple):
-    """Which positions of a batch belong together; what comes before a row's first BOS is a document too."""
-
-    numbers_BT: Tensor
-    """The document of each position, counted in its row."""
-    visible_B1TT: Tensor | None
-    """Whether a query (third dimension) sees a key: the same document, not later. None for `bounds_S`."""
-    bounds_S: Tensor | None
-    """Cumulative lengths of the documents in the flattened batch, for the variable-length kernel."""
-
-
-def find_documents(inputs_BT: Tensor, bos_id: int, packed: bool) -> Documents:
-    """The documents of a batch, each starting at its BOS; bounds for the kernel if `packed`, else a mask."""
-    numbers_BT = (inputs_BT == bos_id).cumsum(1)
-    if packed:
-        return Documents(numbers_BT, None, document_bounds(inputs_BT, bos_id))
-    return Documents(numbers_BT, _visible(numbers_BT, inputs_BT.size(1)), None)
 
 
 def document_bounds(inputs_BT: Tensor, bos_id: int) -> Tensor:
@@ -67,11 +48,8 @@ class VarlenKernel:
         self._kernel: Callable[..., Any] = varlen_attn
         known = inspect.signature(varlen_attn).parameters
         self._shares_keys = "enable_gqa" in known
-        self._options: dict[str, Any] = (
-            {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-        )
-        if self._shares_keys:
-            self._options["enable_gqa"] = True
+        self._options: dict[str, Any] = {"enable_gqa": True} if self._shares_keys else {}
+        self._options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
 
     def __call__(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, bounds_S: Tensor) -> Tensor:
         """Outputs of all positions, (B, H, T, E)."""
@@ -83,26 +61,12 @@ class VarlenKernel:
         return y_NHE.unflatten(0, (-1, length)).transpose(1, 2)
 
 
-def document_attention(
-    q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, documents: Documents, varlen: VarlenKernel | None
-) -> Tensor:
-    """Causal attention inside documents, outputs of the last L of T positions, (B, H, L, E).
+def visible_keys(inputs_BT: Tensor, bos_id: int, num_queries: int) -> Tensor:
+    """Whether each of the last L positions sees each of the T: same document, not later. (B, 1, L, T).
 
-    By the variable-length kernel where there are bounds and L = T, else by a mask.
+    What comes before a row's first BOS is a document too.
     """
-    num_queries = q_BHLE.size(2)
-    if varlen is not None and documents.bounds_S is not None and num_queries == k_BKTE.size(2):
-        return varlen(q_BHLE, k_BKTE, v_BKTE, documents.bounds_S)
-    visible = documents.visible_B1TT
-    if visible is None:
-        visible = _visible(documents.numbers_BT, num_queries)
-    return masked_attention(q_BHLE, k_BKTE, v_BKTE, visible[:, :, -num_queries:])
-
-
-def _visible(numbers_BT: Tensor, num_queries: int) -> Tensor:
-    """Whether each of the last L positions sees each of the T, (B, 1, L, T)."""
-    length = numbers_BT.size(1)
-    keys_T = torch.arange(length, device=numbers_BT.device)
-    causal_LT = keys_T[None, :] <= keys_T[length - num_queries :, None]
+    numbers_BT = (inputs_BT == bos_id).cumsum(1)
+    length = inputs_BT.size(1)
     same_BLT = numbers_BT[:, length - num_queries :, None] == numbers_BT[:, None, :]
-    return (same_BLT & causal_LT)[:, None]
+    return (same_BLT & causal_mask(num_queries, length, inputs_BT.device))[:, None]

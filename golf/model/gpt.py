@@ -6,9 +6,9 @@ Shapes: B batch, T time, L last positions, D width, V vocabulary, S skips.
 import torch
 from torch import Tensor, nn
 
-from golf.model.blocks import Visit, build_block, join_skip, plan_visits, visit_order
+from golf.model.blocks import Visit, build_block, join_skip, plan_visits
 from golf.model.config import ModelConfig
-from golf.model.document_mask import find_documents
+from golf.model.document_mask import document_bounds, visible_keys
 from golf.model.embeddings import BigramHash
 from golf.model.kinds import ATTENTIONS, FEEDFORWARDS, NORMS, SMEARS
 from golf.model.layers import Embedding, Linear, TiedHead, rms_norm
@@ -34,13 +34,7 @@ class GPT(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.looping = config.recurrence > 1
-        self._plans = [
-            plan_visits(
-                visit_order(config.num_layers, config.recurrence_first, config.recurrence_last, visits),
-                skips=not config.plain_blocks,
-            )
-            for visits in (1, config.recurrence)
-        ]
+        self._plans = [plan_visits(config, repeats) for repeats in (1, config.recurrence)]
         self.embedding = Embedding(config.vocab_size, config.width)
         if config.positions == "learned":
             self.positions = Embedding(config.context, config.width)
@@ -88,7 +82,7 @@ class GPT(nn.Module):
                     nn.init.zeros_(module.weight)
                 else:
                     gain = (2 * config.num_layers) ** -0.5 if module.init == "output" else 1.0
-                    nn.init.orthogonal_(module.weight, gain=gain)
+                    nn.init.orthogonal_(module.weight, gain)
 
     def forward(
         self, inputs_BT: Tensor, num_last: int | None = None, state: ForwardState | None = None
@@ -115,7 +109,9 @@ class GPT(nn.Module):
         stream = embedding_BTD = self.embed(inputs_BT, past)
         length = embedding_BTD.size(1)
         num_last = length if num_last is None else min(num_last, length)
-        positions = (None if past is None else past.positions()) or self._positions(inputs_BT)
+        positions = None if past is None else past.positions()
+        if positions is None:
+            positions = self._positions(inputs_BT, length, num_last)
         skips: list[Tensor] = []
         for index, visit in enumerate(plan):
             if visit.layer == config.num_layers - config.parallel_residual_blocks:
@@ -148,15 +144,19 @@ class GPT(nn.Module):
             x_BTD = self.smear(x_BTD, inputs_BT)
         return x_BTD if past is None else x_BTD[:, -past.num_new :]
 
-    def _positions(self, inputs_BT: Tensor) -> Positions:
-        """Positions of a window that begins with the inputs."""
-        config = self.config
-        rotary_dims = config.rotary_dims if config.positions.startswith("rotary") else 0
-        tables = rotary_tables(inputs_BT.size(1), rotary_dims, config.rotary_base, inputs_BT.device)
+    def _positions(self, inputs_BT: Tensor, num_queries: int, num_last: int) -> Positions:
+        """Positions of a window that begins with the inputs, for queries of its last positions."""
+        config, length = self.config, inputs_BT.size(1)
+        rotary_dims = config.rotary_dims if config.positions in ("rotary", "rotary+alibi") else 0
+        tables = rotary_tables(length, rotary_dims, config.rotary_base, inputs_BT.device)
         if not config.document_mask:
             return Positions(*tables)
-        packed = inputs_BT.device.type == "cuda" and self.compute_dtype != torch.float32
-        return Positions(*tables, find_documents(inputs_BT, config.bos_id, packed))
+        if inputs_BT.device.type != "cuda" or self.compute_dtype == torch.float32:
+            return Positions(*tables, visible_keys(inputs_BT, config.bos_id, num_queries))
+        # The kernel takes bounds, but only where all positions are queries.
+        num_masked = num_last if num_queries == length else num_queries
+        visible = None if num_masked == length else visible_keys(inputs_BT, config.bos_id, num_masked)
+        return Positions(*tables, visible, document_bounds(inputs_BT, config.bos_id))
 
 
 def distance_from_orthogonal(model: GPT) -> float:

@@ -3,7 +3,7 @@
 Shapes: B batch, T time, L last (graded) positions, H query heads, K key/value heads, E head width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,17 +34,18 @@ AttentionKernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def causal_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """Attention of the last L queries over all T keys, each reading itself and the keys before it.
-
-    With fewer queries than keys the mask is explicit: the causal flag of torch's kernels aligns the first
-    query with the first key, which would hide most of the context from every query.
-    """
+    """Attention of the last L queries over all T keys, each reading itself and the keys before it."""
     num_queries, num_keys = q_BHLE.size(2), k_BKTE.size(2)
     if num_queries == num_keys:
         return F.scaled_dot_product_attention(q_BHLE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
-    keys_T = torch.arange(num_keys, device=q_BHLE.device)
-    visible_LT = keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
-    return masked_attention(q_BHLE, k_BKTE, v_BKTE, visible_LT)
+    # The causal flag of torch's kernels would align the first query with the first key.
+    return masked_attention(q_BHLE, k_BKTE, v_BKTE, causal_mask(num_queries, num_keys, q_BHLE.device))
+
+
+def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """Whether each of the last L positions may see each of T, (L, T)."""
+    keys_T = torch.arange(num_keys, device=device)
+    return keys_T[None, :] <= keys_T[num_keys - num_queries :, None]
 
 
 def repeating_attention(q_BHLE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
@@ -88,40 +89,31 @@ def repeat_heads(q_BHLE: Tensor, *shared_BKTE: Tensor) -> tuple[Tensor, ...]:
     return tuple(x_BKTE.repeat_interleave(group, dim=1) for x_BKTE in shared_BKTE)
 
 
-def kernel_order(
-    capability: tuple[int, int] | None, has_flash_3: bool, cudnn_version: int = MIN_CUDNN
-) -> list[str]:
-    """The kernels of a GPU of that capability, or of a CPU (None), in the order to try them.
+def kernel_order(capability: tuple[int, int], has_flash_3: bool, cudnn_version: int) -> tuple[str, ...]:
+    """The kernels of a GPU of that capability, in the order to try them.
 
     On Hopper cuDNN's are 1.7 to 2.3 times as fast as torch's flash kernels for training shapes, on Ampere and
     Blackwell slower (transformers #48163); FlashAttention 3 is written for Hopper. GPUs before Ampere have
     neither torch's flash kernels nor cuDNN's.
     """
-    if capability is None:
-        return ["flash", "math"]
     if capability[0] < 8:
-        return ["efficient", "math"]
+        return "efficient", "math"
     hopper = capability[0] == 9
-    fastest = ["cudnn", "flash"] if hopper and cudnn_version >= MIN_CUDNN else ["flash", "cudnn"]
-    return ["fa3"] * (hopper and has_flash_3) + [*fastest, "efficient", "math"]
+    fastest = ("cudnn", "flash") if hopper and cudnn_version >= MIN_CUDNN else ("flash", "cudnn")
+    return *(("fa3",) if hopper and has_flash_3 else ()), *fastest, "efficient", "math"
 
 
-def present_kernels(device: torch.device) -> list[str]:
+def present_kernels(device: torch.device) -> tuple[str, ...]:
     """The kernels that this machine has, in the order to try them."""
     if device.type != "cuda":
-        return kernel_order(None, False)
+        return "flash", "math"
     has_flash_3 = find_spec("flash_attn_interface") is not None
     version = torch.backends.cudnn.version() or 0
     return kernel_order(torch.cuda.get_device_capability(device), has_flash_3, version)
 
 
-def choose_kernels(asked: str, present: list[str]) -> tuple[str, ...]:
-    """The kernels to try in turn: all that are present for `auto`, else the one that was asked for.
-
-    KernelError, with those that are there, if it is none of them.
-    """
-    if asked == "auto":
-        return tuple(present)
+def require_kernel(asked: str, present: Sequence[str]) -> tuple[str]:
+    """The kernel that was asked for; KernelError, with those that are there, if it is none of them."""
     if asked not in present:
         raise KernelError(
             f"attention kernels {asked!r} were asked for; this machine has {', '.join(present)}"
@@ -152,12 +144,12 @@ def attention_kernels(model: nn.Module, names: tuple[str, ...]) -> Iterator[None
     """
     kernel = attention_kernel(names)
     attentions: list[Any] = [module for module in model.modules() if "kernel" in vars(module)]
-    before = [module.kernel for module in attentions]
+    before = [(module, module.kernel) for module in attentions]
     for module in attentions:
         module.kernel = kernel
     try:
         with sdpa_kernels(names):
             yield
     finally:
-        for module, earlier in zip(attentions, before, strict=True):
+        for module, earlier in before:
             module.kernel = earlier

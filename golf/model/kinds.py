@@ -1,12 +1,14 @@
 """The kinds of each part of the network by name: a new kind is a file with its class, and a line here."""
 
+from functools import partial
+
 from torch import nn
 
 from golf.model.attention import Attention, ModulatedAttention
 from golf.model.config import ModelConfig
 from golf.model.embeddings import SmearAdd, SmearGate
 from golf.model.feedforward import Experts, FeedForward, GELUFeedForward, SwiGLUFeedForward, XIELUFeedForward
-from golf.model.layers import LayerNorm, RMSNorm, RMSNormGain
+from golf.model.layers import LayerNorm, RMSNormGain
 
 ATTENTIONS = {
     "gqa": Attention,
@@ -21,7 +23,7 @@ FEEDFORWARDS = {
 }
 """Feed-forward sublayers (`ModelConfig.feedforward`): constructors of (config, hidden units)."""
 NORMS = {
-    "rms": RMSNorm,
+    "rms": partial(nn.RMSNorm, elementwise_affine=False),
     "rms-gain": RMSNormGain,
     "layer": LayerNorm,
 }

@@ -70,17 +70,6 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-class RMSNorm(nn.Module):
-    """RMS norm without weights."""
-
-    def __init__(self, width: int):
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Over the last dimension."""
-        return rms_norm(x)
-
-
 class RMSNormGain(nn.Module):
     """RMS norm times a learned gain per channel, initially 1."""
 

@@ -1,11 +1,11 @@
-"""Roles of parameters: which optimizer group trains one, and how the packer codes it.
-
-A role is declared where the parameter is made. `GPT` refuses a parameter without one.
-"""
+"""Roles of parameters, each declared where the parameter is made; `GPT` refuses a parameter without one."""
 
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
+
+TensorKind = Literal["matrix", "embedding", "small"]
+"""How a tensor is packed: as a matrix of the blocks, as another matrix or table, as a small tensor."""
 
 
 class Role(NamedTuple):
@@ -13,8 +13,7 @@ class Role(NamedTuple):
 
     group: Literal["matrix", "embedding", "scalar"]
     """Optimizer group: hidden matrices, tables that tokens look up, and all others."""
-    kind: Literal["matrix", "embedding", "small"]
-    """How it is packed: matrices of the blocks, other matrices and tables, and small tensors (fp16)."""
+    kind: TensorKind
 
 
 MATRIX = Role("matrix", "matrix")
@@ -37,8 +36,7 @@ def roles_of(model: nn.Module) -> dict[str, Role]:
     """The role of every parameter by name; ValueError names one that has none."""
     roles = {}
     for name, each in model.named_parameters():
-        role = vars(each).get("role")
-        if not isinstance(role, Role):
+        if not isinstance(role := vars(each).get("role"), Role):
             raise ValueError(f"parameter {name} has no role; make it with golf.model.roles.parameter")
         roles[name] = role
     return roles

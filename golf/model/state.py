@@ -10,22 +10,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from golf.model.document_mask import Documents
-
 Adapter = Callable[[Tensor, Tensor], Tensor]
 """Takes the input (B, L, I) and the output (B, L, O) of a matrix; returns the output to use in its place."""
 NO_ADAPTERS: Mapping[str, Adapter] = MappingProxyType({})
 
 
 class Positions(NamedTuple):
-    """Positions of the keys that attention reads."""
+    """Positions of the keys that attention reads: rotary cosines and sines, and a mask."""
 
     cos_TR: Tensor
-    """Rotary cosines."""
     sin_TR: Tensor
-    """Rotary sines."""
-    documents: Documents | None = None
-    """Which keys belong to which document; None where attention reads across documents."""
+    visible: Tensor | None = None
+    """Mask, of bool or as added, whose last L rows are those of the queries, (B, 1, ., T); None if causal."""
+    bounds_S: Tensor | None = None
+    """Cumulative lengths of the documents in the flattened batch, for the variable-length kernel."""
 
 
 class Past:
@@ -57,11 +55,9 @@ class ForwardState:
     """Optional argument of `GPT.forward`."""
 
     past: Past | None = None
-    """Earlier positions."""
     adapters: Sequence[Mapping[str, Adapter]] = ()
     """Adapters by visit, then by the name of the matrix (`Linear.adapter`); () for none."""
     head_adapter: Adapter | None = None
-    """Adapter of the output matrix."""
     log_caps_2: Tensor | None = None
     """Logarithms of factors on the softcap, for positive and for negative logits; None for one fixed cap."""
 
@@ -74,8 +70,5 @@ class VisitState(NamedTuple):
     num_last: int
     """Positions to compute, the last ones."""
     positions: Positions
-    """Positions of the keys."""
     past: Past | None = None
-    """Earlier positions."""
     adapters: Mapping[str, Adapter] = NO_ADAPTERS
-    """Adapters of this visit's matrices."""

@@ -1,52 +1,33 @@
 """Weights to artifact bytes that fit a limit, and back; the table of quantizers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
+
+import torch
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, plausible_size, read_container, write_container
-from golf.pack.entropy import EntropyQuantizer
-from golf.pack.fit import parameters_that_fit
-from golf.pack.int5 import Int5Quantizer
-from golf.pack.layout import (
-    CodedTensor,
-    Fitted,
-    Shapes,
-    Weights,
-    Wrap,
-    count_elements,
-    implied_shapes,
-    require_finite,
-    require_shapes,
-)
+from golf.pack.entropy import decode_entropy, fit_entropy
+from golf.pack.int5 import decode_int5, fit_int5
+from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, implied_layout
 
 
-class Quantizer(Protocol):
-    """Interface of a quantizer: weights to a payload that fits, and back.
+class Quantizer(NamedTuple):
+    """Weights to a payload that fits, and back. Names, shapes and kinds are in the layout alone."""
 
-    A new one is a class in a file of its own and a line in QUANTIZERS. A payload holds no shapes: `decode`
-    gets them in the model's order, and `fit` gets the weights in the same order, as fp32 CPU tensors.
-    """
-
-    needs_calibration: bool
+    fit: Callable[[Weights, Layout, Calibration | None, int, Wrap], Fitted]
+    """fit(weights, layout, calibration, limit_bytes, wrap), weights in fp32 on the CPU: the most precise
+    useful artifact of at most `limit_bytes`; raises BudgetError if there is none."""
+    decode: Callable[[memoryview, Layout], Weights]
+    """decode(payload, layout): fp32 weights; ArtifactError unless `fit` wrote the payload for this layout."""
+    needs_calibration: bool = False
     """Whether runs measure a Calibration before packing; without one `calibration` is None."""
 
-    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
-        """The most precise useful artifact of at most `limit_bytes`; raises BudgetError if there is none."""
-        ...
 
-    def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
-        """fp32 weights; raises ArtifactError for a payload that `fit` did not write for these shapes."""
-        ...
-
-    def describe(self, payload: memoryview, shapes: Shapes) -> dict[str, CodedTensor] | None:
-        """Codes and their cost by tensor, for the report; None if the payload has no such parts."""
-        ...
-
-
-QUANTIZERS: dict[str, Quantizer] = {
-    "entropy": EntropyQuantizer(),
-    "int5": Int5Quantizer(),
+QUANTIZERS = {
+    "entropy": Quantizer(fit_entropy, decode_entropy, needs_calibration=True),
+    "int5": Quantizer(fit_int5, decode_int5),
 }
 """By the name that PackConfig.scheme and an artifact's header give."""
 
@@ -68,13 +49,29 @@ class PackConfig:
             raise ValueError(f"pack scheme {self.scheme!r} is unknown; there are {', '.join(QUANTIZERS)}")
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """An artifact that fits, and the sizes of its parts."""
 
     artifact: bytes
-    report: dict[str, Any]
-    """JSON-able: sizes, the quantizer's own figures, and how many parameters would fit."""
+    scheme: str
+    fitted: dict[str, Any]
+    """The quantizer's own figures."""
+    num_weights: int
+    limit_bytes: int
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """JSON-able: sizes, the quantizer's figures, and how many parameters would fit."""
+        return {
+            "scheme": self.scheme,
+            **self.fitted,
+            "artifact_bytes": len(self.artifact),
+            "limit_bytes": self.limit_bytes,
+            "spare_bytes": self.limit_bytes - len(self.artifact),
+            "num_weights": self.num_weights,
+            "bits_per_weight": 8 * len(self.artifact) / self.num_weights,
+            "num_weights_that_fit": self.num_weights * self.limit_bytes // len(self.artifact),
+        }
 
 
 def pack(
@@ -89,40 +86,35 @@ def pack(
     `header` needs "model", the fields of ModelConfig, and is stored whole. Raises BudgetError if the least
     precise artifact does not fit, ValueError for weights that are not finite or not the model's.
     """
-    shapes = implied_shapes(header.get("model"))
-    require_shapes(weights, shapes)
-    require_finite(weights)
-    weights = {name: weights[name].detach().cpu().float().contiguous() for name in shapes}
+    layout = implied_layout(header.get("model"))
+    for name in sorted(weights.keys() ^ layout.keys()):
+        raise ValueError(f"weight {name} is {'missing' if name in layout else 'unknown to the model config'}")
+    for name, part in layout.items():
+        shape = tuple(weights[name].shape)
+        if shape != part.shape:
+            raise ValueError(f"weight {name} has shape {shape}; the config implies {part.shape}")
+        if not torch.isfinite(weights[name]).all():
+            raise ValueError(f"weight {name} has NaN or infinite values; it cannot be packed")
+    weights = {name: weights[name].detach().cpu().float().contiguous() for name in layout}
 
     def wrap(payload: bytes) -> bytes:
         return write_container({**header, "scheme": config.scheme}, payload)
 
     room_bytes = limit_bytes - config.margin_bytes
-    artifact, fitted = QUANTIZERS[config.scheme].fit(weights, calibration, room_bytes, wrap)
-    num_weights = count_elements(shapes)
-    report = {
-        "scheme": config.scheme,
-        **fitted,
-        "artifact_bytes": len(artifact),
-        "limit_bytes": limit_bytes,
-        "spare_bytes": limit_bytes - len(artifact),
-        "num_weights": num_weights,
-        "bits_per_weight": 8 * len(artifact) / num_weights,
-        "num_weights_that_fit": parameters_that_fit(num_weights, len(artifact), limit_bytes),
-    }
-    return Packed(artifact, report)
+    artifact, fitted = QUANTIZERS[config.scheme].fit(weights, layout, calibration, room_bytes, wrap)
+    return Packed(artifact, config.scheme, fitted, count_elements(layout), limit_bytes)
 
 
-def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Shapes]:
-    """Header, quantizer, payload and shapes by tensor; raises ArtifactError for what `pack` did not write."""
+def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Layout]:
+    """Header, quantizer, payload and layout; raises ArtifactError for what `pack` did not write."""
     header, payload = read_container(data)
-    shapes = implied_shapes(header.get("model"))
-    if count_elements(shapes) > plausible_size(len(data)):
-        raise ArtifactError(f"artifact of {len(data):,} bytes claims {count_elements(shapes):,} weights")
+    layout = implied_layout(header.get("model"))
+    if count_elements(layout) > plausible_size(len(data)):
+        raise ArtifactError(f"artifact of {len(data):,} bytes claims {count_elements(layout):,} weights")
     scheme = header.get("scheme")
     if not isinstance(scheme, str) or scheme not in QUANTIZERS:
         raise ArtifactError(f"artifact's scheme is {scheme!r}; expected one of {', '.join(QUANTIZERS)}")
-    return header, QUANTIZERS[scheme], payload, shapes
+    return header, QUANTIZERS[scheme], payload, layout
 
 
 def decode_artifact(data: bytes) -> tuple[dict[str, Any], Weights]:
@@ -130,5 +122,5 @@ def decode_artifact(data: bytes) -> tuple[dict[str, Any], Weights]:
 
     Weights are the same to the last bit on every platform: integers times stored scales.
     """
-    header, quantizer, payload, shapes = open_artifact(data)
-    return header, quantizer.decode(payload, shapes)
+    header, quantizer, payload, layout = open_artifact(data)
+    return header, quantizer.decode(payload, layout)

@@ -47,26 +47,25 @@ class Calibration:
         """Mean second derivative of a token's loss by row, in nats per unit of weight squared, (R,)."""
         return self.squares_R[name] / self.num_tokens
 
-    def to(self, device: torch.device) -> "Calibration":
+    def moved_to(self, device: torch.device) -> "Calibration":
         """The same sums on another device, where the rounding will then run."""
-        return Calibration.from_tensors({name: sums.to(device) for name, sums in self.tensors().items()})
+        return Calibration.from_tensors({name: sums.to(device) for name, sums in self.to_tensors().items()})
 
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """Everything as CPU tensors by name, for a file."""
-        stored = {"num_tokens": torch.tensor(self.num_tokens)}
-        for kind, sums in (("moments_CC", self.moments_CC), ("squares_R", self.squares_R)):
-            stored |= {f"{kind}/{name}": value.cpu().contiguous() for name, value in sums.items()}
-        return stored
+        stored = {f"moments_CC/{name}": sums for name, sums in self.moments_CC.items()}
+        stored |= {f"squares_R/{name}": sums for name, sums in self.squares_R.items()}
+        stored["num_tokens"] = torch.tensor(self.num_tokens)
+        return {name: sums.cpu().contiguous() for name, sums in stored.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Calibration":
-        """The inverse of `tensors`."""
-        calibration = cls(int(tensors["num_tokens"]))
+        """The inverse of `to_tensors`."""
+        parts = {"moments_CC": {}, "squares_R": {}, "num_tokens": {}}
         for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            if name:
-                vars(calibration)[kind][name] = value
-        return calibration
+            part, _, name = key.partition("/")
+            parts[part][name] = value
+        return cls(int(parts["num_tokens"][""]), parts["moments_CC"], parts["squares_R"])
 
     def add_uses(self, name: str, x_NC: Tensor, gradient_NR: Tensor) -> None:
         """Adds a matrix product's inputs and the summed loss's gradient by its outputs."""

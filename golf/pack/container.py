@@ -24,7 +24,6 @@ MAX_EXPANSION = 32
 """Maximum number of codes, or of body bytes, per byte of the file: a quarter of a bit per weight."""
 EXPANSION_FLOOR = 1 << 20
 """Added to that bound, so that tiny models with few distinct codes pass it."""
-MAX_HEADER_BYTES = 1 << 20
 
 _PREAMBLE = struct.Struct("<4sB4sQ")
 _CHECKSUM_BYTES = 8
@@ -45,12 +44,14 @@ def write_container(header: dict[str, Any], payload: bytes) -> bytes:
     """The file's bytes, a function of header and payload alone."""
     # Canonical JSON: sorted keys, no spaces, ASCII; raises ValueError for NaN and infinity.
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-    if len(text) > MAX_HEADER_BYTES:
-        raise ValueError(f"header is {len(text):,} bytes; at most {MAX_HEADER_BYTES:,} are allowed")
     body = encode_count(len(text)) + text + payload
-    frame = _compress_body(body)
+    # Tables of 5 MB instead of the level's 290: codes have no distant repeats, so the size is the same.
+    window = min(20, max(10, len(body).bit_length()))
+    tables = {"window_log": window, "hash_log": min(18, window), "chain_log": min(18, window)}
+    parameters = zstandard.ZstdCompressionParameters.from_level(ZSTD_LEVEL, source_size=len(body), **tables)
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(body)
     preamble = _PREAMBLE.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, ARTIFACT_CODEC, len(body))
-    data = preamble + _container_checksum(preamble, frame) + frame
+    data = preamble + container_checksum(preamble, frame) + frame
     if len(body) > plausible_size(len(data)):
         raise ValueError(f"weights carry too little: {len(body):,} bytes of codes became {len(data):,} bytes")
     return data
@@ -62,68 +63,33 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
     if len(data) < start:
         raise ArtifactError(f"artifact is {len(data)} bytes; even an empty one has more than {start}")
     magic, version, codec, body_bytes = _PREAMBLE.unpack_from(data)
-    if magic != ARTIFACT_MAGIC:
-        raise ArtifactError(f"artifact starts with {magic!r}; expected {ARTIFACT_MAGIC!r}")
+    if (magic, codec) != (ARTIFACT_MAGIC, ARTIFACT_CODEC):
+        raise ArtifactError(f"artifact starts with {magic!r}, codec {codec!r}; expected {ARTIFACT_MAGIC!r}")
     if version != ARTIFACT_VERSION:
-        raise ArtifactError(
-            f"artifact is of version {version}; expected {ARTIFACT_VERSION}: "
-            "the train_gpt.py of its own entry reads it"
-        )
-    if codec != ARTIFACT_CODEC:
-        raise ArtifactError(f"artifact's codec is {codec!r}; expected {ARTIFACT_CODEC!r}")
+        expected = f"expected {ARTIFACT_VERSION}: the train_gpt.py of its own entry reads it"
+        raise ArtifactError(f"artifact is of version {version}; {expected}")
     frame = memoryview(data)[start:]
-    if _container_checksum(data[: _PREAMBLE.size], frame) != data[_PREAMBLE.size : start]:
+    if container_checksum(data[: _PREAMBLE.size], frame) != data[_PREAMBLE.size : start]:
         raise ArtifactError("artifact is damaged or cut off: its checksum does not match its bytes")
-    body = _decompress_body(frame, body_bytes, plausible_size(len(data)))
-    return _split_body(body)
-
-
-def _container_checksum(preamble: bytes, frame: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(preamble)
-    digest.update(frame)
-    return digest.digest()[:_CHECKSUM_BYTES]
-
-
-def _compress_body(body: bytes) -> bytes:
-    """Level 22 with tables of 5 MB instead of 290: codes have no distant repeats, so the size is the same."""
-    window = min(20, max(10, len(body).bit_length()))
-    tables = {"window_log": window, "hash_log": min(18, window), "chain_log": min(18, window)}
-    parameters = zstandard.ZstdCompressionParameters.from_level(ZSTD_LEVEL, source_size=len(body), **tables)
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(body)
-
-
-def _decompress_body(frame: memoryview, body_bytes: int, max_bytes: int) -> bytes:
-    if body_bytes > max_bytes:
-        raise ArtifactError(f"artifact claims {body_bytes:,} bytes; its size allows {max_bytes:,}")
     try:
         # zstd allocates the size that the frame states, so it is checked before decompression.
-        claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed != body_bytes:
-            raise ArtifactError(f"zstd frame claims {claimed:,} bytes; the artifact {body_bytes:,}")
+        claimed, allowed = zstandard.get_frame_parameters(frame).content_size, plausible_size(len(data))
+        if not claimed == body_bytes <= allowed:
+            raise ArtifactError(f"its frame claims {claimed:,} bytes, it {body_bytes:,}; allowed {allowed:,}")
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ArtifactError(f"artifact's zstd frame cannot be read: {error}") from error
-    return body
-
-
-def _split_body(body: bytes) -> tuple[dict[str, Any], memoryview]:
-    reader = PayloadReader(memoryview(body))
-    length = reader.take_count()
-    if length > MAX_HEADER_BYTES:
-        raise ArtifactError(
-            f"artifact's header claims {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
-        )
-    try:
-        header = json.loads(bytes(reader.take(length)), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"artifact's header is not JSON: {error}") from error
+        reader = PayloadReader(memoryview(body))
+        # int refuses NaN and infinity.
+        header = json.loads(bytes(reader.take(reader.take_count())), parse_constant=int)
+    except (zstandard.ZstdError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"artifact cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise ArtifactError(f"artifact's header is a {type(header).__name__}; expected an object")
     return header, reader.rest
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not allowed")
+def container_checksum(preamble: bytes, frame: bytes | memoryview) -> bytes:
+    """The checksum between them."""
+    return hashlib.sha256(b"".join([preamble, frame])).digest()[:_CHECKSUM_BYTES]
 
 
 class PayloadReader:
@@ -154,7 +120,7 @@ class PayloadReader:
 
 def encode_count(count: int) -> bytes:
     """A count, u32, as written in front of a section."""
-    return np.array([count], dtype="<u4").tobytes()
+    return struct.pack("<I", count)
 
 
 def encode_fp16_block(values: np.ndarray, round_up: bool = False) -> bytes:

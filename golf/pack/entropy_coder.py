@@ -28,7 +28,8 @@ ESCAPE = -128
 ESCAPE_BITS = 32
 FINEST_CODED_CONTEXT = 47
 """Codes of finer contexts give up their lowest bits, one per octave: these are uniform and stored raw."""
-MAX_RAW_BITS = -((FINEST_CODED_CONTEXT - NUM_CONTEXTS + 1) // 8)
+RAW_BITS = np.maximum(0, -((FINEST_CODED_CONTEXT - np.arange(NUM_CONTEXTS)) // 8)).astype(np.uint8)
+"""Number of low bits stored raw, by context."""
 CODES_PER_TABLE = 8192
 """Contexts with fewer codes share a table with their neighbors: a table costs more than it saves them."""
 MAX_LANES = 1024
@@ -50,18 +51,10 @@ def smallest_int(codes: np.ndarray) -> np.ndarray:
 def encode_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> bytes:
     """The codes of all tensors, each (R, C) with uint8 contexts of the same shape."""
     table_of_context = share_tables(_count_contexts(contexts))
-    num_codes = sum(codes_RC.size for codes_RC in codes)
-    symbols_N, tables_N = np.empty(num_codes, np.uint8), np.empty(num_codes, np.uint8)
-    escapes, low, begin = [], [], 0
-    for codes_RC, contexts_RC in zip(codes, contexts, strict=True):
-        own = slice(begin, begin + codes_RC.size)
-        symbols_N[own], own_escapes, own_low = split_codes(codes_RC, contexts_RC)
-        tables_N[own] = table_of_context[contexts_RC.reshape(-1)]
-        escapes.append(own_escapes)
-        low.append(own_low)
-        begin = own.stop
+    symbols, escapes, low = zip(*map(split_codes, codes, contexts), strict=True)
     listed = np.concatenate(escapes)
-    tables, stream = encode_symbols(symbols_N, tables_N, int(table_of_context.max()) + 1)
+    tables_N = _tables_of_codes(table_of_context, contexts)
+    tables, stream = encode_symbols(np.concatenate(symbols), tables_N, int(table_of_context.max()) + 1)
     sections = [table_of_context.tobytes(), tables, encode_count(len(listed)), listed.tobytes(), *low, stream]
     return b"".join(sections)
 
@@ -70,32 +63,22 @@ def decode_codes(reader: PayloadReader, contexts: list[np.ndarray]) -> list[np.n
     """The codes by tensor; raises ArtifactError unless the rest of the payload is exactly theirs."""
     table_of_context = reader.take_array("u1", NUM_CONTEXTS)
     frequencies_KA = decode_tables(reader)
-    if table_of_context.max() >= len(frequencies_KA):
-        raise ArtifactError(
-            f"a context points to coding table {table_of_context.max()} of {len(frequencies_KA)}"
-        )
     escapes = reader.take_array("<i4", reader.take_count())
-    low = [reader.take(sum(_low_sizes(contexts_RC))) for contexts_RC in contexts]
-    tables_N = np.concatenate([table_of_context[contexts_RC.reshape(-1)] for contexts_RC in contexts])
-    symbols_N = decode_rans(reader.rest, tables_N, frequencies_KA, choose_lanes(len(tables_N)))
-    if (marked := int(np.count_nonzero(symbols_N.view(np.int8) == ESCAPE))) != len(escapes):
-        raise ArtifactError(f"{marked} codes are marked as escaped; {len(escapes)} are listed")
-    del tables_N
-    codes = []
-    for contexts_RC, own_low in zip(contexts, low, strict=True):
-        symbols_RC = symbols_N[: contexts_RC.size].reshape(contexts_RC.shape)
-        symbols_N = symbols_N[contexts_RC.size :]
-        num_escaped = int(np.count_nonzero(symbols_RC.view(np.int8) == ESCAPE))
-        codes.append(join_codes(symbols_RC, contexts_RC, escapes[:num_escaped], own_low))
-        escapes = escapes[num_escaped:]
-    return codes
+    low = [take_low_bits(reader, contexts_RC) for contexts_RC in contexts]
+    symbols_N = decode_rans(reader.rest, _tables_of_codes(table_of_context, contexts), frequencies_KA)
+    sizes = [contexts_RC.size for contexts_RC in contexts]
+    symbols = np.split(symbols_N, np.cumsum(sizes)[:-1])
+    num_escaped = [int(np.count_nonzero(own_N.view(np.int8) == ESCAPE)) for own_N in symbols]
+    if sum(num_escaped) != len(escapes):
+        raise ArtifactError(f"{sum(num_escaped)} codes are marked as escaped; {len(escapes)} are listed")
+    listed = np.split(escapes, np.cumsum(num_escaped)[:-1])
+    return [join_codes(*tensor) for tensor in zip(symbols, contexts, listed, low, strict=True)]
 
 
 def encode_symbols(symbols_N: np.ndarray, tables_N: np.ndarray, num_tables: int) -> tuple[bytes, bytes]:
     """Tables made for these symbols, and the rANS stream under them; symbols and tables are uint8."""
     frequencies_KA = normalize_counts(count_symbols(symbols_N, tables_N, num_tables))
-    stream = encode_rans(symbols_N, tables_N, frequencies_KA, choose_lanes(len(symbols_N)))
-    return encode_tables(frequencies_KA), stream
+    return encode_tables(frequencies_KA), encode_rans(symbols_N, tables_N, frequencies_KA)
 
 
 def measure_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> list[tuple[float, float, int]]:
@@ -115,44 +98,49 @@ def measure_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> list[t
     entropy_KA = np.log2(np.maximum(total_KA.sum(1, keepdims=True), 1) / np.maximum(total_KA, 1))
     measured = []
     for counts_KA, contexts_RC in zip(counts, contexts, strict=True):
-        raw = int(raw_bits()[contexts_RC].sum())
+        raw = int(RAW_BITS[contexts_RC].sum())
         bits, entropy = (raw + float(np.sum(counts_KA * cost_KA)) for cost_KA in (coded_KA, entropy_KA))
         measured.append((bits, entropy, int(counts_KA[:, ESCAPE].sum())))
     return measured
 
 
-def raw_bits() -> np.ndarray:
-    """Number of low bits stored raw, by context, uint8."""
-    return np.maximum(0, -((FINEST_CODED_CONTEXT - np.arange(NUM_CONTEXTS)) // 8)).astype(np.uint8)
-
-
 def split_codes(codes_RC: np.ndarray, contexts_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
     """Symbols uint8 (N,), escapes int32, and raw low bits: of codes that give up one first, then two."""
-    raw_RC = raw_bits()[contexts_RC]
+    raw_RC = RAW_BITS[contexts_RC]
     upper_RC = codes_RC >> raw_RC
     escaped_RC = np.abs(upper_RC) > 127
     symbols_N = np.where(escaped_RC, ESCAPE, upper_RC).astype(np.int8).view(np.uint8).reshape(-1)
-    low = b"".join(_pack_bits(codes_RC[raw_RC == count], count) for count in range(1, MAX_RAW_BITS + 1))
-    return symbols_N, upper_RC[escaped_RC].astype("<i4"), low
+    low = []
+    for count in range(1, RAW_BITS.max() + 1):
+        # Of each code its lowest bits, least significant first, one code after the other.
+        bits = codes_RC[raw_RC == count, None] >> np.arange(count, dtype=codes_RC.dtype) & 1
+        low.append(np.packbits(bits.astype(np.uint8)).tobytes())
+    return symbols_N, upper_RC[escaped_RC].astype("<i4"), b"".join(low)
+
+
+def take_low_bits(reader: PayloadReader, contexts_RC: np.ndarray) -> list[np.ndarray]:
+    """Values of the raw low bits: of codes that give up one, of those that give up two, and so on."""
+    counts = np.bincount(RAW_BITS, _count_contexts([contexts_RC])).astype(int).tolist()
+    low = []
+    for count, length in enumerate(counts[1:], start=1):
+        data = reader.take_array("u1", (count * length + 7) // 8)
+        low.append(np.unpackbits(data, count=count * length).reshape(length, count) @ (1 << np.arange(count)))
+    return low
 
 
 def join_codes(
-    symbols_RC: np.ndarray, contexts_RC: np.ndarray, escapes: np.ndarray, low: bytes | memoryview
+    symbols_N: np.ndarray, contexts_RC: np.ndarray, escapes: np.ndarray, low: list[np.ndarray]
 ) -> np.ndarray:
     """The inverse of `split_codes`, as the smallest integer type."""
-    codes_RC = symbols_RC.view(np.int8)
-    if not len(escapes) and not len(low):
+    codes_RC = symbols_N.view(np.int8).reshape(contexts_RC.shape)
+    if not len(escapes) and not any(map(len, low)):
         return codes_RC
-    raw_RC = raw_bits()[contexts_RC]
+    raw_RC = RAW_BITS[contexts_RC]
     codes_RC = codes_RC.astype(np.int64)
     codes_RC[codes_RC == ESCAPE] = escapes
     codes_RC <<= raw_RC
-    begin = 0
-    for count, size in enumerate(_low_sizes(contexts_RC), start=1):
-        chosen_RC = raw_RC == count
-        num_codes = int(np.count_nonzero(chosen_RC))
-        codes_RC[chosen_RC] |= _unpack_bits(low[begin : begin + size], count, num_codes)
-        begin += size
+    for count, values in enumerate(low, start=1):
+        codes_RC[raw_RC == count] |= values
     return smallest_int(codes_RC)
 
 
@@ -181,27 +169,11 @@ def count_symbols(symbols_N: np.ndarray, tables_N: np.ndarray, num_tables: int) 
 
 
 def _count_contexts(contexts: list[np.ndarray]) -> np.ndarray:
-    counts = np.zeros(NUM_CONTEXTS, dtype=np.int64)
-    for contexts_RC in contexts:
-        counts += np.bincount(contexts_RC.reshape(-1), minlength=NUM_CONTEXTS)
-    return counts
+    return np.sum([np.bincount(each.reshape(-1), minlength=NUM_CONTEXTS) for each in contexts], axis=0)
 
 
-def _low_sizes(contexts_RC: np.ndarray) -> list[int]:
-    """Bytes of the low bits of codes that give up 1, 2, ... of them."""
-    counts = np.bincount(raw_bits(), _count_contexts([contexts_RC]), minlength=MAX_RAW_BITS + 1)
-    return [(count * int(codes) + 7) // 8 for count, codes in enumerate(counts)][1:]
-
-
-def _pack_bits(values: np.ndarray, count: int) -> bytes:
-    """The lowest `count` bits of each value, one value after the other, least significant bit first."""
-    bits = [(values >> place & 1).astype(np.uint8) for place in range(count)]
-    return np.packbits(np.stack(bits, axis=1)).tobytes()
-
-
-def _unpack_bits(data: bytes | memoryview, count: int, length: int) -> np.ndarray:
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count * length).reshape(length, count)
-    return bits @ (1 << np.arange(count, dtype=np.int64))
+def _tables_of_codes(table_of_context: np.ndarray, contexts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([table_of_context[contexts_RC.reshape(-1)] for contexts_RC in contexts])
 
 
 def choose_lanes(num_symbols: int) -> int:
@@ -219,8 +191,7 @@ def normalize_counts(counts_KA: np.ndarray) -> np.ndarray:
     frequencies_KA = np.zeros(counts_KA.shape, dtype=np.int64)
     for table, counts_A in enumerate(counts_KA):
         used = np.flatnonzero(counts_A)
-        if not len(used):
-            used = np.array([0])
+        used = used if len(used) else np.array([0])
         counts = np.maximum(counts_A[used], 1)
         share = counts * (total / counts.sum())
         frequencies = np.maximum(1, np.rint(share)).astype(np.int64)
@@ -235,11 +206,14 @@ def normalize_counts(counts_KA: np.ndarray) -> np.ndarray:
     return frequencies_KA
 
 
-def encode_rans(symbols_N: np.ndarray, tables_N: np.ndarray, frequencies_KA: np.ndarray, lanes: int) -> bytes:
+def encode_rans(
+    symbols_N: np.ndarray, tables_N: np.ndarray, frequencies_KA: np.ndarray, lanes: int | None = None
+) -> bytes:
     """States of the lanes, then the words, little-endian.
 
     Symbols and tables are uint8; every symbol must have a frequency above 0 in its table.
     """
+    lanes = lanes or choose_lanes(len(symbols_N))
     starts_KA = np.cumsum(frequencies_KA, axis=1) - frequencies_KA
     # One uint32 per table and symbol: first slot << 16 | frequency.
     packed = (starts_KA.astype(np.uint32) << _WORD_BITS | frequencies_KA.astype(np.uint32)).reshape(-1)
@@ -269,12 +243,21 @@ def encode_rans(symbols_N: np.ndarray, tables_N: np.ndarray, frequencies_KA: np.
 
 
 def decode_rans(
-    data: bytes | memoryview, tables_N: np.ndarray, frequencies_KA: np.ndarray, lanes: int
+    data: bytes | memoryview, tables_N: np.ndarray, frequencies_KA: np.ndarray, lanes: int | None = None
 ) -> np.ndarray:
     """The symbols, uint8; raises ArtifactError unless the data is what `encode_rans` returned for them."""
-    if not 1 <= lanes <= MAX_LANES or len(data) < 4 * lanes or len(data) % 2:
+    lanes = lanes or choose_lanes(len(tables_N))
+    if len(data) < 4 * lanes or len(data) % 2:
         raise ArtifactError(f"coded stream of {len(data):,} bytes cannot have {lanes} lanes")
-    slots = _slot_table(frequencies_KA)
+    if tables_N.max(initial=0) >= len(frequencies_KA):
+        raise ArtifactError(f"codes are under coding table {tables_N.max()} of {len(frequencies_KA)}")
+    # By table and slot: symbol << 24 | (frequency - 1) << 12 | place of the slot within its symbol.
+    flat = frequencies_KA.reshape(-1)
+    first = (np.cumsum(frequencies_KA, axis=1) - frequencies_KA).reshape(-1)
+    symbols = np.tile(np.arange(ALPHABET), len(frequencies_KA))
+    fixed = symbols << 24 | np.maximum(flat - 1, 0) << PRECISION_BITS
+    slots = np.tile(np.arange(1 << PRECISION_BITS), len(frequencies_KA))
+    slots = (np.repeat(fixed - first, flat) + slots).astype(np.uint32)
     states_L = np.frombuffer(data, dtype="<u4", count=lanes).astype(np.uint32)
     words = np.frombuffer(data, dtype="<u2", offset=4 * lanes)
     bits, mask = np.uint32(PRECISION_BITS), np.uint32((1 << PRECISION_BITS) - 1)
@@ -302,16 +285,6 @@ def decode_rans(
     return symbols_N
 
 
-def _slot_table(frequencies_KA: np.ndarray) -> np.ndarray:
-    """By table and slot: symbol << 24 | (frequency - 1) << 12 | place of the slot within its symbol."""
-    flat = frequencies_KA.reshape(-1).astype(np.int64)
-    starts = (np.cumsum(frequencies_KA, axis=1) - frequencies_KA).reshape(-1)
-    symbols = np.tile(np.arange(ALPHABET), len(frequencies_KA))
-    fixed = symbols << 24 | np.maximum(flat - 1, 0) << PRECISION_BITS
-    slots = np.tile(np.arange(1 << PRECISION_BITS), len(frequencies_KA))
-    return (np.repeat(fixed - starts, flat) + slots).astype(np.uint32)
-
-
 def encode_tables(frequencies_KA: np.ndarray) -> bytes:
     """K, then by table the first and last used symbol (signed) and the frequencies, 7 bits per byte."""
     parts = [bytes([len(frequencies_KA)])]
@@ -321,9 +294,8 @@ def encode_tables(frequencies_KA: np.ndarray) -> bytes:
         used = np.flatnonzero(signed)
         parts.append(bytes([used[0], used[-1]]))
         for frequency in signed[used[0] : used[-1] + 1].tolist():
-            parts.append(
-                bytes([frequency & 0x7F | 0x80, frequency >> 7] if frequency > 0x7F else [frequency])
-            )
+            is_long = frequency > 0x7F
+            parts.append(bytes([frequency & 0x7F | 0x80, frequency >> 7] if is_long else [frequency]))
     return b"".join(parts)
 
 
@@ -338,7 +310,5 @@ def decode_tables(reader: PayloadReader) -> np.ndarray:
                 frequency = frequency & 0x7F | reader.take(1)[0] << 7
             frequencies_A[symbol - ALPHABET // 2] = frequency
         if frequencies_A.sum() != 1 << PRECISION_BITS:
-            raise ArtifactError(
-                f"a coding table has {frequencies_A.sum()} slots; expected {1 << PRECISION_BITS}"
-            )
+            raise ArtifactError(f"a coding table has {frequencies_A.sum()} slots; expected 4,096")
     return frequencies_KA

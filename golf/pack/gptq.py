@@ -9,7 +9,7 @@ error costs the same. The remaining error is white: its four largest singular di
 Shapes: G groups of rows with the same ridge, R rows, C columns, B columns of a block.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +24,7 @@ _MIN_RIDGE_GROUP = -5
 _MAX_RIDGE_GROUP = 4
 
 
-class SingularHessianError(ValueError):
-    """A Hessian that no damping makes positive definite."""
-
-
-@dataclass(frozen=True)
-class Factors:
+class Factors(NamedTuple):
     """One matrix's Hessian, ready for rounding; columns in act-order, an inverse factor per group of rows."""
 
     order_C: Tensor
@@ -84,66 +79,52 @@ def factorize(
     """Factors of a Hessian of mean diagonal 1; while it is singular the damping is multiplied by ten.
 
     `ridge_R` is step^2 / (12 sigma^2) of each row, for a column of relative sigma and step 1; RATE_SHARE of
-    it is used. Raises SingularHessianError beyond MAX_DAMPING.
+    it is used. Raises ValueError beyond MAX_DAMPING.
     """
-    hessian_CC = hessian_CC.double()
-    order_C = hessian_CC.diagonal().argsort(descending=True, stable=True)
+    order_C = hessian_CC.diagonal().double().argsort(descending=True, stable=True)
     group_R, ridge_G = ridge_groups(RATE_SHARE * ridge_R)
     ridge_GC = (ridge_G[:, None] / relative_sigma_C.double().square())[:, order_C]
-    ordered_CC = hessian_CC[order_C][:, order_C]
+    hessian_CC = hessian_CC.double()[order_C][:, order_C]
     while damping <= MAX_DAMPING:
-        inverses = [inverse_factor(ordered_CC + torch.diag(damping + ridge_C)) for ridge_C in ridge_GC]
+        inverses = [inverse_factor(hessian_CC + torch.diag(damping + ridge_C)) for ridge_C in ridge_GC]
         factored = [inverse for inverse in inverses if inverse is not None]
         if len(factored) == len(inverses):
             return Factors(order_C, group_R, torch.stack(factored), ridge_GC, damping)
         damping *= 10
-    raise SingularHessianError(f"Hessian of {len(hessian_CC)} columns is singular at damping {MAX_DAMPING:g}")
-
-
-def shrink_target(weight_RC: Tensor, factors: Factors) -> Tensor:
-    """The real-valued minimum of error plus rate, float64 (R, C), columns in act-order.
-
-    (w - q) H (w - q)^T + q D q^T with D the ridge is minimal at q = w - w D (H + D)^-1.
-    """
-    target_RC = weight_RC.double()[:, factors.order_C]
-    for group, (inverse_CC, ridge_C) in enumerate(zip(factors.inverse_GCC, factors.ridge_GC, strict=True)):
-        rows = factors.group_R == group
-        part_RC = target_RC[rows]
-        target_RC[rows] = part_RC - (part_RC * ridge_C) @ inverse_CC.T @ inverse_CC
-    return target_RC
+    raise ValueError(f"Hessian of {len(hessian_CC)} columns is singular at damping {MAX_DAMPING:g}")
 
 
 def round_with_feedback(
-    target_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors
+    weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors
 ) -> tuple[Tensor, Tensor]:
-    """Codes, and the values they were rounded from, fp32 (R, C), columns in their original order.
+    """Codes, and the values they were rounded from, fp32 (R, C).
 
-    `target_RC` is in act-order and overwritten; steps are in the original order. Each column's rounding error
-    is compensated in the columns after it, so that the output changes least.
+    Each column's rounding error is compensated in the columns after it, so that the output changes least.
     """
-    target_RC = target_RC.float()
-    step_C = step_C[factors.order_C]
+    target_RC, step_C = weight_RC.double()[:, factors.order_C], step_C[factors.order_C]
+    rows_of_group = [factors.group_R == group for group in range(len(factors.inverse_GCC))]
+    # The real-valued minimum of error plus rate: (w - q) H (w - q)^T + q D q^T, with D the ridge, is minimal
+    # at q = w - w D (H + D)^-1.
+    for rows, inverse_CC, ridge_C in zip(rows_of_group, factors.inverse_GCC, factors.ridge_GC, strict=True):
+        part_RC = target_RC[rows]
+        target_RC[rows] = part_RC - (part_RC * ridge_C) @ inverse_CC.T @ inverse_CC
+    target_RC, inverse_GCC = target_RC.float(), factors.inverse_GCC.float()
     codes_RC = torch.empty_like(target_RC)
-    inverse_GCC, group_R = factors.inverse_GCC.float(), factors.group_R
-    one_group = len(inverse_GCC) == 1
-    num_columns = target_RC.shape[1]
-    for begin in range(0, num_columns, _BLOCK_COLUMNS):
-        end = min(begin + _BLOCK_COLUMNS, num_columns)
-        block_RB = target_RC[:, begin:end]
-        inverse_GBB = inverse_GCC[:, begin:end, begin:end]
+    for begin in range(0, target_RC.shape[1], _BLOCK_COLUMNS):
+        end = begin + _BLOCK_COLUMNS
+        block_RB, inverse_GBB = target_RC[:, begin:end], inverse_GCC[:, begin:end, begin:end]
         errors_RB = torch.empty_like(block_RB)
-        for column in range(end - begin):
+        for column in range(block_RB.shape[1]):
             step_R1 = step_R * step_C[begin + column]
             codes_RC[:, begin + column] = (block_RB[:, column] / step_R1).round()
             error_R = block_RB[:, column] - codes_RC[:, begin + column] * step_R1
             # With column c fixed at error e, the other columns' optimal change is -e U_cj / U_cc for j > c.
             row_GB = inverse_GBB[:, column, column:]
-            row_GB = row_GB[:1] if one_group else row_GB[group_R]
+            row_GB = row_GB[factors.group_R] if len(row_GB) > 1 else row_GB
             errors_RB[:, column] = error_R / row_GB[:, 0]
             block_RB[:, column + 1 :] -= errors_RB[:, column, None] * row_GB[:, 1:]
         # The columns after the block get the feedback of all its columns in one matrix product (R,B) @ (B,C).
-        for group, inverse_CC in enumerate(inverse_GCC):
-            rows = slice(None) if one_group else group_R == group
+        for rows, inverse_CC in zip(rows_of_group, inverse_GCC, strict=True):
             target_RC[rows, end:] -= errors_RB[rows] @ inverse_CC[begin:end, end:]
     original_C = factors.order_C.argsort()
     return codes_RC[:, original_C], target_RC[:, original_C]

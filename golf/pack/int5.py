@@ -12,75 +12,69 @@ import torch
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, PayloadReader, decode_fp16_block, encode_fp16_block
-from golf.pack.fit import BudgetError, parameters_that_fit
-from golf.pack.layout import CodedTensor, Fitted, Shapes, TensorKind, Weights, Wrap, tensor_kind
+from golf.pack.fit import BudgetError
+from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements
 
 MAX_COARSENESS = 1.0
 """Largest step in units of a row's sigma; a model that needs more is too large for its bytes."""
-MAX_CODE: dict[TensorKind, int] = {"matrix": 15, "embedding": 127}
+MAX_CODE = {"matrix": 15, "embedding": 127}
 _ZSTD_TRIES = 6
 _ENTROPY_BISECTIONS = 12
 _MIN_USED_SHARE = 0.9995
 
 
-class Int5Quantizer:
-    """Coarsens the steps where the artifact would not fit; loses nothing but precision."""
+def fit_int5(
+    weights: Weights, layout: Layout, calibration: Calibration | None, limit_bytes: int, wrap: Wrap
+) -> Fitted:
+    """The artifact of the smallest coarseness that fits.
 
-    needs_calibration = False
-
-    def fit(self, weights: Weights, calibration: Calibration | None, limit_bytes: int, wrap: Wrap) -> Fitted:
-        """The artifact of the smallest coarseness that fits.
-
-        Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
-        """
-        artifact = wrap(encode_int5(weights, 0.0))
+    Coarseness is bisected on the codes' entropy; its ratio to real bytes is corrected with every try.
+    """
+    payload, entropy_bytes = encode_int5(weights, layout, 0.0)
+    artifact = wrap(payload)
+    if len(artifact) <= limit_bytes:
+        return artifact, {"coarseness": 0.0, "notes": []}
+    too_fine, fits, best = 0.0, MAX_COARSENESS, b""
+    for _ in range(_ZSTD_TRIES):
+        wanted_bytes = limit_bytes / (len(artifact) / entropy_bytes)
+        coarseness = _bisect_coarseness(weights, layout, wanted_bytes, too_fine, fits)
+        payload, entropy_bytes = encode_int5(weights, layout, coarseness)
+        artifact = wrap(payload)
+        # The ratio is not smooth in the step, so every try also narrows the bracket.
         if len(artifact) <= limit_bytes:
-            return artifact, {"coarseness": 0.0, "notes": []}
-        ratio = len(artifact) / code_entropy_bytes(weights, 0.0)
-        too_fine, fits, best = 0.0, MAX_COARSENESS, b""
-        for _ in range(_ZSTD_TRIES):
-            coarseness = _bisect_coarseness(weights, limit_bytes / ratio, too_fine, fits)
-            artifact = wrap(encode_int5(weights, coarseness))
-            # The ratio is not smooth in the step, so every try also narrows the bracket.
-            if len(artifact) <= limit_bytes:
-                fits, best = coarseness, artifact
-            elif coarseness == MAX_COARSENESS:
-                break
-            else:
-                too_fine = coarseness
-            if _MIN_USED_SHARE * limit_bytes <= len(best):
-                break
-            ratio = len(artifact) / code_entropy_bytes(weights, coarseness)
-        if best:
-            return best, {"coarseness": fits, "notes": []}
-        num_weights = sum(tensor.numel() for tensor in weights.values())
-        num_fit = parameters_that_fit(num_weights, len(artifact), limit_bytes)
-        raise BudgetError(
-            f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: "
-            f"about {num_fit:,} of the {num_weights:,} parameters would fit"
-        )
+            fits, best = coarseness, artifact
+        elif coarseness == MAX_COARSENESS:
+            break
+        else:
+            too_fine = coarseness
+        if _MIN_USED_SHARE * limit_bytes <= len(best):
+            break
+    if best:
+        return best, {"coarseness": fits, "notes": []}
+    num_weights = count_elements(layout)
+    raise BudgetError(
+        f"artifact is {len(artifact):,} bytes at the coarsest step; {limit_bytes:,} are left for it: about "
+        f"{num_weights * limit_bytes // len(artifact):,} of the {num_weights:,} parameters would fit"
+    )
 
-    def decode(self, payload: memoryview, shapes: Shapes) -> Weights:
-        """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
-        reader = PayloadReader(payload)
-        kinds = {name: tensor_kind(name, shape) for name, shape in shapes.items()}
-        blocks, weights = {}, {}
-        for name, shape in shapes.items():
-            count = math.prod(shape) if kinds[name] == "small" else shape[0]
-            blocks[name] = reader.take_fp16_block(count)
-        for name, shape in shapes.items():
-            values = blocks[name].reshape(shape) if kinds[name] == "small" else blocks[name][:, None]
-            if kinds[name] != "small":
-                codes = reader.take_array("i1", math.prod(shape))
-                values = codes.reshape(shape).astype(np.float32) * values
-            weights[name] = torch.from_numpy(values)
-        if len(reader.rest):
-            raise ArtifactError(f"payload has {len(reader.rest):,} bytes more than the model's tensors need")
-        return weights
 
-    def describe(self, payload: memoryview, shapes: Shapes) -> dict[str, CodedTensor] | None:
-        """None: zstd compresses all tensors together, so none has bytes of its own."""
-        return None
+def decode_int5(payload: memoryview, layout: Layout) -> Weights:
+    """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
+    reader, weights = PayloadReader(payload), {}
+    blocks = {
+        name: reader.take_fp16_block(math.prod(shape) if kind == "small" else shape[0])
+        for name, (shape, kind) in layout.items()
+    }
+    for name, (shape, kind) in layout.items():
+        if kind == "small":
+            values = blocks[name].reshape(shape)
+        else:
+            codes = reader.take_array("i1", math.prod(shape))
+            values = codes.reshape(shape).astype(np.float32) * blocks[name][:, None]
+        weights[name] = torch.from_numpy(values)
+    if len(reader.rest):
+        raise ArtifactError(f"payload has {len(reader.rest):,} bytes more than the model's tensors need")
+    return weights
 
 
 def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tuple[bytes, np.ndarray]:
@@ -98,42 +92,31 @@ def quantize_rows(weight_RC: np.ndarray, max_code: int, coarseness: float) -> tu
     return scales, np.rint(weight_RC / divisor_R1).astype(np.int8)
 
 
-def encode_int5(weights: Weights, coarseness: float) -> bytes:
-    """The payload: every fp16 block first, then every code."""
-    blocks, codes = [], []
-    for name, tensor in weights.items():
-        kind, array = tensor_kind(name, tuple(tensor.shape)), tensor.numpy()
+def encode_int5(weights: Weights, layout: Layout, coarseness: float) -> tuple[bytes, float]:
+    """The payload, every fp16 block first, then every code; and the order-0 entropy of the codes in bytes."""
+    blocks, codes, bits = [], [], 0.0
+    for name, (_, kind) in layout.items():
         if kind == "small":
-            blocks.append(encode_fp16_block(array))
+            blocks.append(encode_fp16_block(weights[name].numpy()))
         else:
-            scales, codes_RC = quantize_rows(array, MAX_CODE[kind], coarseness)
+            scales, codes_RC = quantize_rows(weights[name].numpy(), MAX_CODE[kind], coarseness)
             blocks.append(scales)
             codes.append(codes_RC.tobytes())
-    return b"".join(blocks + codes)
-
-
-def code_entropy_bytes(weights: Weights, coarseness: float) -> float:
-    """Order-0 entropy of each tensor's codes at this coarseness, summed, in bytes."""
-    bits = 0.0
-    for name, tensor in weights.items():
-        kind = tensor_kind(name, tuple(tensor.shape))
-        if kind != "small":
-            _, codes_RC = quantize_rows(tensor.numpy(), MAX_CODE[kind], coarseness)
             counts = np.bincount(codes_RC.reshape(-1).view(np.uint8))
             counts = counts[counts > 0]
             bits += float(np.sum(counts * np.log2(counts.sum() / counts)))
-    return bits / 8
+    return b"".join(blocks + codes), bits / 8
 
 
-def _bisect_coarseness(weights: Weights, entropy_bytes: float, too_fine: float, fits: float) -> float:
+def _bisect_coarseness(
+    weights: Weights, layout: Layout, entropy_bytes: float, too_fine: float, fits: float
+) -> float:
     """Smallest coarseness whose codes' entropy is at most `entropy_bytes`, strictly inside the bracket."""
-    if fits == MAX_COARSENESS and code_entropy_bytes(weights, fits) > entropy_bytes:
+    if fits == MAX_COARSENESS and encode_int5(weights, layout, fits)[1] > entropy_bytes:
         return MAX_COARSENESS
     low, high = too_fine, fits
     for _ in range(_ENTROPY_BISECTIONS):
         middle = (low + high) / 2
-        if code_entropy_bytes(weights, middle) > entropy_bytes:
-            low = middle
-        else:
-            high = middle
+        is_too_fine = encode_int5(weights, layout, middle)[1] > entropy_bytes
+        low, high = (middle, high) if is_too_fine else (low, middle)
     return high if high < fits else (too_fine + fits) / 2

@@ -2,26 +2,34 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
-from golf.model.roles import roles_of
+from golf.model.roles import TensorKind, roles_of
 from golf.pack.container import ArtifactError
 from golf.system.stored import config_from_dict
 
+
+class TensorLayout(NamedTuple):
+    """How one tensor is packed."""
+
+    shape: tuple[int, ...]
+    kind: TensorKind
+    """That of its role; a tensor that is no matrix, or has a side below MIN_SIDE, is small."""
+
+
 Weights = dict[str, torch.Tensor]
-Shapes = dict[str, tuple[int, ...]]
-TensorKind = Literal["matrix", "embedding", "small"]
+Layout = dict[str, TensorLayout]
+"""By name, in the model's own order."""
 Wrap = Callable[[bytes], bytes]
 """From a quantizer's payload to the bytes of the artifact."""
 Fitted = tuple[bytes, dict[str, Any]]
 """An artifact's bytes and its quantizer's report, JSON-able, with `notes`: a list of lines for the user."""
 
+MIN_SIDE = 16
 SMALL_BITS = 9.0
 """Bits per element of a small tensor, which nearly always has the finest step."""
 LINE_BITS = 8.0
@@ -30,27 +38,10 @@ FIXED_BYTES = 6000
 """Header, coding tables, states of the coder."""
 _MAX_SIZE = 1 << 24
 _MAX_LAYERS = 1024
-_MIN_SIDE = 16
 
 
-@dataclass(frozen=True)
-class CodedTensor:
-    """The codes of one tensor of an artifact, as a quantizer describes them; shape (R rows, C columns)."""
-
-    codes_RC: np.ndarray
-    """Signed integers; a weight is about code x row step x column step."""
-    step_R: np.ndarray
-    step_C: np.ndarray
-    bits: float
-    """Length of the codes under the coder's tables."""
-    entropy_bits: float
-    """Their share of the entropy of all codes, given the context that the coder knows of each."""
-    num_escaped: int
-    """Codes too large for the coder's alphabet."""
-
-
-def implied_shapes(model: object) -> Shapes:
-    """Shape by name, in the model's own order, of the network that `model` (ModelConfig's fields) describes.
+def implied_layout(model: object) -> Layout:
+    """The layout of the network that `model` (ModelConfig's fields) describes.
 
     Raises ArtifactError if it describes none, or one with an implausible size.
     """
@@ -65,18 +56,17 @@ def implied_shapes(model: object) -> Shapes:
             network = GPT(config_from_dict(ModelConfig, model))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(f"header's model describes no network: {error}") from error
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    for name, role in roles_of(network).items():
-        # A matrix with a side below _MIN_SIDE is packed as small; nothing else may differ from its role.
-        kind = tensor_kind(name, shapes[name])
-        if kind not in ("small", role.kind):
-            raise ArtifactError(f"{name} has the role of a {role.kind} tensor; it would be packed as {kind}")
-    return shapes
+    layout, roles = {}, roles_of(network)
+    for name, parameter in network.named_parameters():
+        shape = tuple(parameter.shape)
+        is_large = len(shape) == 2 and min(shape) >= MIN_SIDE
+        layout[name] = TensorLayout(shape, roles[name].kind if is_large else "small")
+    return layout
 
 
-def count_elements(shapes: Shapes) -> int:
+def count_elements(layout: Layout) -> int:
     """Number of weights."""
-    return sum(math.prod(shape) for shape in shapes.values())
+    return sum(math.prod(part.shape) for part in layout.values())
 
 
 def row_view(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -84,46 +74,21 @@ def row_view(shape: tuple[int, ...]) -> tuple[int, int]:
     return (1, math.prod(shape)) if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
 
 
-def tensor_kind(name: str, shape: tuple[int, ...]) -> TensorKind:
-    """Matrices of the blocks, other tables and matrices, and the small rest (gains, scales, mixes)."""
-    if len(shape) != 2 or min(shape) < _MIN_SIDE:
-        return "small"
-    return "matrix" if name.startswith("blocks.") else "embedding"
-
-
-def require_finite(weights: Weights) -> None:
-    """Raises ValueError with the name of the first tensor that has a NaN or an infinity."""
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"weight {name} has NaN or infinite values; it cannot be packed")
-
-
-def require_shapes(weights: Weights, shapes: Shapes) -> None:
-    """Raises ValueError with the first difference between weights and the shapes of their config."""
-    for name in sorted(weights.keys() ^ shapes.keys()):
-        raise ValueError(f"weight {name} is {'missing' if name in shapes else 'unknown to the model config'}")
-    for name, shape in shapes.items():
-        if tuple(weights[name].shape) != shape:
-            raise ValueError(
-                f"weight {name} has shape {tuple(weights[name].shape)}; the config implies {shape}"
-            )
-
-
-def artifact_bytes_at(shapes: Shapes, bits: float) -> int:
+def artifact_bytes_at(layout: Layout, bits: float) -> int:
     """Estimated bytes of an artifact (entropy) whose matrices and tables average `bits` per weight."""
-    num_large, side_bits = _size_parts(shapes)
+    num_large, side_bits = _size_parts(layout)
     return FIXED_BYTES + round((bits * num_large + side_bits) / 8)
 
 
-def bits_that_fit(shapes: Shapes, limit_bytes: int) -> float:
+def bits_that_fit(layout: Layout, limit_bytes: int) -> float:
     """Bits per weight of the matrices and tables that fill an artifact of `limit_bytes`."""
-    num_large, side_bits = _size_parts(shapes)
+    num_large, side_bits = _size_parts(layout)
     return (8 * (limit_bytes - FIXED_BYTES) - side_bits) / max(1, num_large)
 
 
-def _size_parts(shapes: Shapes) -> tuple[int, float]:
+def _size_parts(layout: Layout) -> tuple[int, float]:
     """Number of weights in matrices and tables, and bits of everything else but FIXED_BYTES."""
-    large = {name: shape for name, shape in shapes.items() if tensor_kind(name, shape) != "small"}
-    num_lines = sum(sum(row_view(shape)) for shape in large.values())
+    large = {name: part for name, part in layout.items() if part.kind != "small"}
+    num_lines = sum(sum(row_view(part.shape)) for part in large.values())
     num_large = count_elements(large)
-    return num_large, SMALL_BITS * (count_elements(shapes) - num_large) + LINE_BITS * num_lines
+    return num_large, SMALL_BITS * (count_elements(layout) - num_large) + LINE_BITS * num_lines

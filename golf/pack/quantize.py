@@ -13,7 +13,7 @@ Shapes: R rows, C columns of a tensor seen as a matrix.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor
 from golf.pack.calibrate import Calibration
 from golf.pack.container import decode_fp16_block, encode_fp16_block
 from golf.pack.entropy_coder import NUM_CONTEXTS, smallest_int
-from golf.pack.gptq import column_steps, factorize, round_with_feedback, shrink_target
-from golf.pack.layout import TensorKind, Weights, row_view, tensor_kind
+from golf.pack.gptq import column_steps, factorize, round_with_feedback
+from golf.pack.layout import Layout, Weights, count_elements, row_view
 
 FIRST_CONTEXT = -22
 """Context j stands for sigma / step near 2 ** ((j + FIRST_CONTEXT) / 8): 0.15 to 9,000."""
@@ -33,28 +33,25 @@ FINEST_SMALL_CONTEXT = 78
 """The same for small tensors: sigma / step 128."""
 FISHER_FLOOR = 0.002
 """Share of a tensor's mean fisher added to each row, so that rows without a calibration token still count."""
-DEFAULT_FISHER: dict[TensorKind, float] = {"matrix": 1.0, "embedding": 16.0, "small": 1e9}
+MIN_LOSS_RISE_NATS = 2e-5
+"""The smallest lambda is that of this forecast rise of a token's loss."""
+MIN_STEP = 1 / 16
+"""Without a measured calibration, that of this step, as a share of a matrix's sigma."""
+DEFAULT_FISHER = {"matrix": 1.0, "embedding": 16.0, "small": 1e9}
 """Without calibration: fisher times mean squared weight."""
 MAX_FISHER = 1e60
 """Keeps steps within fp32: a tensor of weights below 1e-30 becomes zero."""
 POWERS_OF_TWO = (
-    1.0,
-    1.0905077326652577,
-    1.189207115002721,
-    1.2968395546510096,
-    1.4142135623730951,
-    1.5422108254079407,
-    1.681792830507429,
-    1.8340080864093424,
-)
+    1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096,
+    1.4142135623730951, 1.5422108254079407, 1.681792830507429, 1.8340080864093424,
+)  # fmt: skip
 """2 ** (k / 8), k = 0 to 7, as constants: pow differs between platforms."""
 _MAX_NOISE = 1e9
 _SIGMA_ROUNDS = 4
 _MAX_OFFSET = 127
 
 
-@dataclass(frozen=True)
-class TensorGrid:
+class TensorGrid(NamedTuple):
     """Steps and sigmas of one tensor: integers, log2 in steps of 1/8; the rows' are relative to the base."""
 
     row_step_R: np.ndarray
@@ -67,13 +64,11 @@ class TensorGrid:
     def contexts(self) -> np.ndarray:
         """Context of each code, log2(sigma / step) in steps of 1/8, uint8 (R, C)."""
         # int16 is far more than a sound exponent needs, and two of them add up without overflow.
-        row_R, column_C = (
-            np.clip(exponents, -16_000, 16_000).astype(np.int16)
-            for exponents in (
-                self.row_sigma_R - self.row_step_R - FIRST_CONTEXT,
-                self.column_sigma_C - self.column_step_C,
-            )
+        exponents = (
+            self.row_sigma_R - self.row_step_R - FIRST_CONTEXT,
+            self.column_sigma_C - self.column_step_C,
         )
+        row_R, column_C = (np.clip(each, -16_000, 16_000).astype(np.int16) for each in exponents)
         return np.clip(row_R[:, None] + column_C[None, :], 0, NUM_CONTEXTS - 1).astype(np.uint8)
 
     def steps(self, base: float) -> tuple[np.ndarray, np.ndarray]:
@@ -81,8 +76,7 @@ class TensorGrid:
         return exact_powers(self.row_step_R, base), exact_powers(self.column_step_C, 1.0)
 
 
-@dataclass(frozen=True)
-class QuantizedTensor:
+class QuantizedTensor(NamedTuple):
     """A tensor as integer codes on a grid."""
 
     codes_RC: np.ndarray
@@ -90,8 +84,7 @@ class QuantizedTensor:
     grid: TensorGrid
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(NamedTuple):
     """Cost of a tensor's error E in nats per token: sum over rows of fisher_R x E_R H E_R^T / 2."""
 
     fisher_R: Tensor
@@ -110,34 +103,42 @@ def exact_powers(exponents: np.ndarray, base: float) -> np.ndarray:
     return np.ldexp(np.float64(base) * np.array(POWERS_OF_TWO)[rest], octaves).astype(np.float32)
 
 
-def dequantize(codes_RC: np.ndarray, grid: TensorGrid, base: float) -> np.ndarray:
+def dequantize(tensor: QuantizedTensor, base: float) -> np.ndarray:
     """The weights, fp32 (R, C)."""
-    row_R, column_C = grid.steps(base)
-    values_RC = codes_RC.astype(np.float32)
+    row_R, column_C = tensor.grid.steps(base)
+    values_RC = tensor.codes_RC.astype(np.float32)
     values_RC *= row_R[:, None]
     values_RC *= column_C
-    values_RC += grid.mean_R[:, None]
+    values_RC += tensor.grid.mean_R[:, None]
     return values_RC
 
 
-def sensitivities(weights: Weights, calibration: Calibration | None) -> dict[str, Sensitivity]:
-    """From a calibration; without one, steps are a share of each tensor's sigma, fine in small tensors."""
+def flat_calibration(weights: Weights, layout: Layout) -> Calibration:
+    """In place of a measured one: steps are a share of each tensor's sigma, fine in small tensors.
+
+    Scaled so that the smallest lambda is that of a matrix's step of MIN_STEP sigmas.
+    """
+    scale = 24 * MIN_LOSS_RISE_NATS / (MIN_STEP**2 * max(1, count_elements(layout)))
+    calibration = Calibration(num_tokens=1)
+    for name, weight in weights.items():
+        power = float(weight.double().square().mean()) if weight.numel() else 1.0
+        fisher = min(MAX_FISHER, DEFAULT_FISHER[layout[name].kind] / max(power, 1e-300))
+        rows = row_view(tuple(weight.shape))[0]
+        calibration.squares_R[name] = torch.full((rows,), scale * fisher, dtype=torch.float64)
+    return calibration
+
+
+def sensitivities(weights: Weights, calibration: Calibration) -> dict[str, Sensitivity]:
+    """Sensitivity of each tensor."""
     found = {}
     for name, weight in weights.items():
         rows, columns = row_view(tuple(weight.shape))
-        if calibration is not None:
-            fisher_R = calibration.fisher(name).double()
-            floor = FISHER_FLOOR * float(fisher_R.mean()) if rows else 0.0
-            hessian_CC = calibration.hessian(name)
-            step_C, damping = fisher_R.new_ones(columns), 0.0
-            if hessian_CC is not None:
-                step_C, damping = column_steps(hessian_CC)
-            found[name] = Sensitivity(fisher_R + max(floor, 1e-30), hessian_CC, step_C.log2(), damping)
-        else:
-            power = float(weight.double().square().mean()) if weight.numel() else 1.0
-            fisher = DEFAULT_FISHER[tensor_kind(name, tuple(weight.shape))] / max(power, 1e-300)
-            fisher_R = torch.full((rows,), min(MAX_FISHER, fisher), dtype=torch.float64)
-            found[name] = Sensitivity(fisher_R, None, torch.zeros(columns, dtype=torch.float64), 0.0)
+        fisher_R, hessian_CC, damping = calibration.fisher(name).double(), calibration.hessian(name), 0.0
+        fisher_R = fisher_R + max(FISHER_FLOOR * float(fisher_R.mean()) if rows else 0.0, 1e-30)
+        step_C = fisher_R.new_ones(columns)
+        if hessian_CC is not None:
+            step_C, damping = column_steps(hessian_CC)
+        found[name] = Sensitivity(fisher_R, hessian_CC, step_C.log2(), damping)
     return found
 
 
@@ -146,12 +147,14 @@ def base_step(rate_lambda: float) -> float:
     return float(np.float32(math.sqrt(12 * rate_lambda / math.log(2))))
 
 
-def size_forecast(weights: Weights, found: dict[str, Sensitivity]) -> Callable[[float], float]:
+def size_forecast(
+    weights: Weights, layout: Layout, found: dict[str, Sensitivity]
+) -> Callable[[float], float]:
     """Bytes of all codes as a function of lambda, from the rows' sigmas and steps; within a few percent.
 
     Codes of a Gaussian have about log2(1 + 2 pi e (sigma / step)^2) / 2 bits, exact at high rates.
     """
-    levels, caps, counts = [], [], []
+    parts = []
     for name, weight in weights.items():
         if not weight.numel():
             continue
@@ -160,12 +163,9 @@ def size_forecast(weights: Weights, found: dict[str, Sensitivity]) -> Callable[[
         sigma_R = rows_RC.square().mean(1).clamp_min(1e-300).log2() / 2
         level_R = sigma_R + found[name].fisher_R.cpu().log2() / 2
         level_R -= float(found[name].log2_step_C.mean())
-        small = tensor_kind(name, tuple(weight.shape)) == "small"
-        finest = FINEST_SMALL_CONTEXT if small else FINEST_CONTEXT
-        levels.append(level_R.numpy())
-        caps.append(np.full(len(rows_RC), (FIRST_CONTEXT + finest) / 8))
-        counts.append(np.full(len(rows_RC), rows_RC.shape[1]))
-    level_N, cap_N, count_N = (np.concatenate(parts) for parts in (levels, caps, counts))
+        finest = FINEST_SMALL_CONTEXT if layout[name].kind == "small" else FINEST_CONTEXT
+        parts.append(np.broadcast_arrays(level_R.numpy(), (FIRST_CONTEXT + finest) / 8, rows_RC.shape[1]))
+    level_N, cap_N, count_N = map(np.concatenate, zip(*parts, strict=True))
 
     def forecast(rate_lambda: float) -> float:
         level = np.minimum(level_N - math.log2(base_step(rate_lambda)), cap_N)
@@ -198,8 +198,8 @@ def quantize_tensor(
     rows, columns = weight_RC.shape
     mean_R = np.zeros(rows, dtype=np.float32)
     if not weight_RC.numel():
-        row_zeros, column_zeros = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
-        grid = TensorGrid(row_zeros, row_zeros, column_zeros, column_zeros, mean_R)
+        row_R, column_C = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
+        grid = TensorGrid(row_R, row_R, column_C, column_C, mean_R)
         return QuantizedTensor(np.zeros((rows, columns), np.int8), grid)
     if small:
         mean_R = decode_fp16_block(encode_fp16_block(weight_RC.double().mean(1).numpy()))
@@ -225,7 +225,7 @@ def quantize_tensor(
         codes_RC = (target_RC / step_R[:, None] / step_C).round()
     else:
         factors = factorize(hessian_CC, noise_R, sigma_C.exp2(), sensitivity.damping)
-        codes_RC, target_RC = round_with_feedback(shrink_target(weight_RC, factors), step_R, step_C, factors)
+        codes_RC, target_RC = round_with_feedback(weight_RC, step_R, step_C, factors)
     # The coder's contexts follow the sigma of what was rounded, which is smaller than that of the weights.
     sigma_R, sigma_C = log2_sigma(target_RC)
     row_sigma = np.clip(_round_log2(sigma_R - log2_base), row_step - 64, row_step + 144)

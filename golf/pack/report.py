@@ -17,11 +17,15 @@ from matplotlib.figure import Figure
 
 from golf.pack.artifact import open_artifact
 from golf.pack.calibrate import Calibration
-from golf.pack.layout import CodedTensor, Weights
-from golf.pack.quantize import Sensitivity, sensitivities
+from golf.pack.entropy import read_quantized
+from golf.pack.entropy_coder import measure_codes
+from golf.pack.layout import Weights
+from golf.pack.quantize import Sensitivity, flat_calibration, sensitivities
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
+FIRST_CODE = -128
+"""Of a histogram's 256; codes beyond its ends count as its ends."""
 _COLORS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
 
 
@@ -31,36 +35,65 @@ def describe_artifact(
     """JSON-able: a row by tensor, the totals, and the histogram of codes by part.
 
     A tensor's bytes are the length of its codes under the coder's tables; its error share is in the loss's
-    own metric if there is a calibration. None if the artifact's quantizer does not describe its codes.
+    own metric if there is a calibration. None for schemes whose tensors have no bytes of their own.
     """
-    _, quantizer, payload, shapes = open_artifact(artifact)
-    tensors = quantizer.describe(payload, shapes)
-    if tensors is None:
+    header, quantizer, payload, layout = open_artifact(artifact)
+    if header["scheme"] != "entropy":
         return None
-    decoded = quantizer.decode(payload, shapes)
-    found = sensitivities({name: weights[name] for name in tensors}, calibration)
-    rows = [
-        _describe_tensor(name, tensor, weights[name], decoded[name], found[name])
-        for name, tensor in tensors.items()
-    ]
-    total_error = sum(row["forecast_loss_rise_nats"] for row in rows)
+    base, tensors = read_quantized(payload, layout)
+    codes = [tensor.codes_RC for tensor in tensors.values()]
+    measured = measure_codes(codes, [tensor.grid.contexts() for tensor in tensors.values()])
+    decoded = quantizer.decode(payload, layout)
+    found = sensitivities(weights, calibration or flat_calibration(weights, layout))
+    rows: list[dict[str, Any]] = []
     by_part: dict[str, float] = {}
+    counts: dict[str, np.ndarray] = {}
+    for (name, tensor), (bits, _, num_escaped) in zip(tensors.items(), measured, strict=True):
+        codes_RC, part = tensor.codes_RC, part_of(name)
+        error_RC = (weights[name] - decoded[name]).reshape(codes_RC.shape).double()
+        rise = loss_rise(error_RC, found[name])
+        steps = map(np.median, tensor.grid.steps(base)) if codes_RC.size else [0.0]
+        row = {
+            "name": name,
+            "shape": list(weights[name].shape),
+            "median_step": float(np.prod(list(steps))),
+            "bits_per_weight": bits / max(1, codes_RC.size),
+            "bytes": bits / 8,
+            "squared_error": float((error_RC**2).sum()),
+            "forecast_loss_rise_nats": rise,
+            "saturation": num_escaped / max(1, codes_RC.size),
+            "levels": len(np.unique(codes_RC)),
+        }
+        rows.append(row)
+        by_part[part] = by_part.get(part, 0.0) + row["bytes"]
+        shifted = np.clip(codes_RC.astype(np.int64), FIRST_CODE, 127).reshape(-1) - FIRST_CODE
+        counts[part] = counts.get(part, 0) + np.bincount(shifted, minlength=256)
+    total_error = sum(row["forecast_loss_rise_nats"] for row in rows)
     for row in rows:
         row["error_share"] = row["forecast_loss_rise_nats"] / total_error if total_error else 0.0
-        part = part_of(row["name"])
-        by_part[part] = by_part.get(part, 0.0) + row["bytes"]
         if calibration is None:
             del row["forecast_loss_rise_nats"]
-    totals = {
+    totals: dict[str, Any] = {
         "artifact_bytes": len(artifact),
-        "num_weights": sum(tensor.codes_RC.size for tensor in tensors.values()),
-        "context_entropy_bytes": sum(tensor.entropy_bits for tensor in tensors.values()) / 8,
-        "tensor_entropy_bytes": sum(_entropy_bits(tensor.codes_RC) for tensor in tensors.values()) / 8,
+        "num_weights": sum(codes_RC.size for codes_RC in codes),
+        "context_entropy_bytes": sum(entropy_bits for _, entropy_bits, _ in measured) / 8,
+        "tensor_entropy_bytes": sum(map(_entropy_bits, codes)) / 8,
         "bytes_by_part": {**by_part, "header, grids, tables": len(artifact) - sum(by_part.values())},
     }
     if calibration is not None:
         totals["forecast_loss_rise_nats"] = total_error
-    return {"tensors": rows, "totals": totals, "histograms": _histograms(tensors)}
+    histograms = {part: {"first_code": FIRST_CODE, "counts": own.tolist()} for part, own in counts.items()}
+    return {"tensors": rows, "totals": totals, "histograms": histograms}
+
+
+def loss_rise(error_RC: torch.Tensor, sensitivity: Sensitivity) -> float:
+    """Forecast of the loss's rise by an error, in nats per token: 1/2 x sum of fisher_R x E H E^T."""
+    if not error_RC.numel():
+        return 0.0
+    curved_RC = error_RC
+    if sensitivity.hessian_CC is not None:
+        curved_RC = error_RC @ sensitivity.hessian_CC.double().cpu()
+    return float(sensitivity.fisher_R.cpu() @ (curved_RC * error_RC).sum(1)) / 2
 
 
 def part_of(name: str) -> str:
@@ -96,10 +129,9 @@ def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, in
 
 def coder_input(artifact: bytes) -> tuple[bytes, bytes]:
     """Every code of an artifact as one byte (more in a tensor that needs them), and an fp16 scale per row."""
-    _, quantizer, payload, shapes = open_artifact(artifact)
-    tensors = quantizer.describe(payload, shapes) or {}
+    base, tensors = read_quantized(*open_artifact(artifact)[2:])
     codes = b"".join(tensor.codes_RC.tobytes() for tensor in tensors.values())
-    scales = [tensor.step_R for tensor in tensors.values() if len(tensor.codes_RC) > 1]
+    scales = [tensor.grid.steps(base)[0] for tensor in tensors.values() if len(tensor.codes_RC) > 1]
     return codes, np.concatenate(scales).astype(np.float16).tobytes()
 
 
@@ -130,36 +162,3 @@ def _entropy_bits(codes_RC: np.ndarray) -> float:
     """Entropy of order 0 of one tensor's codes, all together."""
     counts = np.unique(codes_RC, return_counts=True)[1]
     return float(np.sum(counts * np.log2(counts.sum() / counts)))
-
-
-def _describe_tensor(
-    name: str, tensor: CodedTensor, weight: torch.Tensor, decoded: torch.Tensor, sensitivity: Sensitivity
-) -> dict[str, Any]:
-    codes_RC = tensor.codes_RC
-    error_RC = (weight - decoded).reshape(codes_RC.shape).double()
-    curved_RC = error_RC
-    if sensitivity.hessian_CC is not None:
-        curved_RC = error_RC @ sensitivity.hessian_CC.double().cpu()
-    # 1/2 x sum over rows of fisher_R x E H E^T.
-    rise = float(sensitivity.fisher_R.cpu() @ (curved_RC * error_RC).sum(1)) / 2 if error_RC.numel() else 0.0
-    return {
-        "name": name,
-        "shape": list(weight.shape),
-        "median_step": float(np.median(tensor.step_R) * np.median(tensor.step_C)) if codes_RC.size else 0.0,
-        "bits_per_weight": tensor.bits / max(1, codes_RC.size),
-        "bytes": tensor.bits / 8,
-        "squared_error": float((error_RC**2).sum()),
-        "forecast_loss_rise_nats": rise,
-        "saturation": tensor.num_escaped / max(1, codes_RC.size),
-        "levels": len(np.unique(codes_RC)),
-    }
-
-
-def _histograms(tensors: dict[str, CodedTensor]) -> dict[str, dict[str, Any]]:
-    counts: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        signed = np.bincount(
-            np.clip(tensor.codes_RC.astype(np.int64), -128, 127).reshape(-1) + 128, minlength=256
-        )
-        counts[part_of(name)] = counts.get(part_of(name), np.zeros(256, np.int64)) + signed
-    return {part: {"first_code": -128, "counts": count.tolist()} for part, count in counts.items()}

@@ -6,7 +6,7 @@ Shapes: B batch, T tokens read, N new tokens, K key/value heads, E head width, V
 import torch
 from torch import Tensor
 
-from golf.model.document_mask import Documents
+from golf.model.document_mask import visible_keys
 from golf.model.gpt import GPT
 from golf.model.positions import rotary_tables
 from golf.model.state import ForwardState, Past, Positions
@@ -43,8 +43,8 @@ class KeyValueCache(Past):
         cos_TR, sin_TR = (table[: self.num_read] for table in self._tables)
         if not self.model.config.document_mask:
             return Positions(cos_TR, sin_TR)
-        numbers_BT = (self._tokens_BT == self.model.config.bos_id).cumsum(1)
-        return Positions(cos_TR, sin_TR, Documents(numbers_BT, None, None))
+        visible = visible_keys(self._tokens_BT, self.model.config.bos_id, self.num_new)
+        return Positions(cos_TR, sin_TR, visible)
 
     def keys_values(self, visit: int, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple[Tensor, Tensor]:
         """Stores the new keys and values; returns those of all tokens."""

@@ -47,18 +47,17 @@ class WeightAverage:
         self._names = [name for name, _ in model.named_parameters()]
         self._weights = [parameter.detach() for parameter in model.parameters()]
         wanted = AVERAGES if config.output == "auto" else (config.output,)
-        self._sums: dict[str, list[Tensor]] = {
-            name: self._copies() for name in ("swa", "ema+swa") if name in wanted
-        }
-        self._ema = self._copies() if {"ema", "ema+swa"} & set(wanted) else None
-        self._num_samples = 0
-        self._progress = 0.0
-        self._next_sample = config.swa_start
+        self._sums = {name: self._copies() for name in ("swa", "ema+swa") if name in wanted}
+        self._ema = self._copies() if {"ema", "ema+swa"} & set(wanted) else []
+        self._num_samples, self._progress, self._next_sample = 0, 0.0, config.swa_start
+
+    def _copies(self) -> list[Tensor]:
+        return [weight.clone() for weight in self._weights]
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
         """Adds the weights as they are at `progress` (0 to 1) of the run; call once after each step."""
-        if self._ema is not None:
+        if self._ema:
             # ema += (1 - e^(-dt / window)) (weights - ema): steps that take longer weigh more.
             share = -math.expm1((self._progress - progress) / self.config.ema_window)
             torch._foreach_lerp_(self._ema, self._weights, share)  # pyright: ignore[reportPrivateImportUsage]
@@ -68,7 +67,6 @@ class WeightAverage:
             self._next_sample = progress + self.config.swa_every
             for name, mean in self._sums.items():
                 sampled = self._weights if name == "swa" else self._ema
-                assert sampled is not None
                 # mean_n = mean_(n-1) + (x_n - mean_(n-1)) / n: the first sample replaces the initial copy.
                 torch._foreach_lerp_(mean, sampled, 1.0 / self._num_samples)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -78,10 +76,10 @@ class WeightAverage:
         A mean without a sample (the run ended before `swa_start`) is left out.
         """
         found = {"last": self._weights}
-        if self._ema is not None and self.config.output in ("auto", "ema"):
+        if self.config.output in ("auto", "ema"):
             found["ema"] = self._ema
         if self._num_samples:
-            found.update(self._sums)
+            found |= self._sums
         return {name: dict(zip(self._names, weights, strict=True)) for name, weights in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,16 +92,12 @@ class WeightAverage:
             "next_sample": self._next_sample,
         }
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the averages of a run with the same averaging config."""
-        with torch.no_grad():
-            if self._ema is not None:
-                torch._foreach_copy_(self._ema, state["ema"])  # pyright: ignore[reportPrivateImportUsage]
-            for name, mean in self._sums.items():
-                torch._foreach_copy_(mean, state["sums"][name])  # pyright: ignore[reportPrivateImportUsage]
-        self._num_samples = state["num_samples"]
-        self._progress = state["progress"]
+        stored = {"ema": state["ema"], **state["sums"]}
+        for name, own in {"ema": self._ema, **self._sums}.items():
+            if own:
+                torch._foreach_copy_(own, stored[name])  # pyright: ignore[reportPrivateImportUsage]
+        self._num_samples, self._progress = state["num_samples"], state["progress"]
         self._next_sample = state["next_sample"]
-
-    def _copies(self) -> list[Tensor]:
-        return [weight.clone() for weight in self._weights]

@@ -24,11 +24,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; CheckpointError if it is missing or damaged."""
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__})") from error
 
 
@@ -40,9 +38,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Reads weights that `save_weights` wrote; CheckpointError if they are missing or damaged."""
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path}")
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"weights {path} cannot be read: {error}") from error

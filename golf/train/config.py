@@ -6,7 +6,7 @@ from typing import Literal
 
 from golf.train.averaging import AveragingConfig
 from golf.train.optim import OptimConfig
-from golf.train.schedule import Budget, Phase, ScheduleConfig
+from golf.train.schedule import Budget, Phases, ScheduleConfig
 
 
 def shards_to_read(budget: Budget, batch_tokens: int) -> int:
@@ -57,7 +57,7 @@ class TrainConfig:
             if vars(self)[name] < 0:
                 raise ValueError(f"train.{name} is {vars(self)[name]}; expected at least 0")
 
-    def check(self, phases: tuple[Phase, ...]) -> None:
+    def check(self, phases: Phases) -> None:
         """Raises ValueError unless steps are whole micro-batches, and those whole sequences, everywhere."""
         for phase in phases:
             whole = phase.context > 0 and self.micro_batch_tokens % phase.context == 0
@@ -69,24 +69,21 @@ class TrainConfig:
                 )
 
 
-def fit_micro_batches(micro_batch_tokens: int, phases: tuple[Phase, ...], num_processes: int) -> int:
-    """Tokens of a micro-batch, halved until every step is equally many of them for each process.
-
-    ValueError if there is no such size.
-    """
-    tokens = micro_batch_tokens
+def fit_micro_batches(config: TrainConfig, phases: Phases, num_processes: int) -> int:
+    """Tokens of a micro-batch, halved until every process has equally many; ValueError if that cannot be."""
+    tokens = config.micro_batch_tokens
     while any(phase.batch_tokens % (tokens * num_processes) for phase in phases):
         tokens = halve_micro_batches(tokens, phases)
         if not tokens:
             batches = ", ".join(str(size) for size in sorted({phase.batch_tokens for phase in phases}))
             raise ValueError(
                 f"steps of {batches} tokens cannot be shared by {num_processes} processes in micro-batches "
-                f"of whole sequences; train.micro_batch_tokens is {micro_batch_tokens}"
+                f"of whole sequences; train.micro_batch_tokens is {config.micro_batch_tokens}"
             )
     return tokens
 
 
-def halve_micro_batches(tokens: int, phases: tuple[Phase, ...]) -> int:
+def halve_micro_batches(tokens: int, phases: Phases) -> int:
     """Half the tokens of a micro-batch; 0 if that is no whole number of sequences in some phase."""
     return 0 if tokens % 2 or any(tokens // 2 % phase.context for phase in phases) else tokens // 2
 

@@ -3,47 +3,55 @@
 Shapes: B batch, T time.
 """
 
+import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from golf.model.gpt import GPT
-from golf.model.kernels import attention_kernels, choose_kernels, present_kernels
+from golf.model.kernels import attention_kernels, present_kernels, require_kernel
 from golf.model.positions import rotary_tables
 from golf.system.clock import StageClock
 from golf.system.device import Runtime, release_memory, synchronize, tag_compiled_code
-from golf.system.log import RunLog
+from golf.system.log import ProgressBar, RunLog
 from golf.train.averaging import WeightAverage
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from golf.train.config import Recipe, fit_micro_batches, halve_micro_batches
 from golf.train.objective import Objective
 from golf.train.optim import Optimizers
-from golf.train.reports import LaunchedFigures, LaunchedStep, StepReports
-from golf.train.schedule import learning_rate_scale, muon_momentum, phase_at, plan_phases
+from golf.train.schedule import (
+    Phases,
+    forecast_run,
+    learning_rate_scale,
+    muon_momentum,
+    phase_at,
+    plan_phases,
+)
 
 Evaluate = Callable[[GPT, Callable[[Tensor, Tensor], Tensor] | None, int], float]
 """evaluate(model, grade, batch_tokens): bits per byte on held-out text. `grade` is `Trainer.grade`, or None
 where training compiled no graph that can be used; forward passes of `batch_tokens` fit the device."""
 
-MAX_GRAPHS = 64
-"""Far more than a run has kinds of steps; torch's own limit is 8."""
-INLINED_READS, INLINED_OPERATIONS = 12, 60
-"""Up to how many reads and operations Inductor computes a value where it is used, instead of writing it out.
-
-Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32 and read by
-each of its users, as is what is added to it; with these the sum is written, once, in bf16.
-"""
+START_OF_RUN = 0.05
+"""Share of the run in which the loss may rise above that of the first step."""
+FIRST_STEPS = 30
+"""Number of steps in which it may, too."""
+FORECAST_STEP = 6
+"""The step after which the size of the run is forecast, from the time of the steps since the first."""
 
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
+
+
+class DivergenceError(ValueError):
+    """The loss is not finite, or far above that of the first step."""
 
 
 class DeviceMemoryError(ValueError):
@@ -52,10 +60,13 @@ class DeviceMemoryError(ValueError):
 
 def prepare_compiler() -> None:
     """Configures torch.compile for training, in this process."""
-    # Every kind of step is a graph of one function, and one more than the limit is an error.
-    torch._dynamo.config.recompile_limit = MAX_GRAPHS
-    torch._inductor.config.realize_acc_reads_threshold = INLINED_READS  # pyright: ignore[reportAttributeAccessIssue]
-    torch._inductor.config.realize_opcount_threshold = INLINED_OPERATIONS  # pyright: ignore[reportAttributeAccessIssue]
+    # Every kind of step is a graph of one function, and one more than the limit, by default 8, is an error.
+    torch._dynamo.config.recompile_limit = 64
+    # Up to how many reads and operations Inductor computes a value where it is used, instead of writing it
+    # out. Its own limits, 8 and 30, fall in the middle of a norm's gradient, which is then written in fp32
+    # and read by each of its users, as is what is added to it; with these the sum is written once, in bf16.
+    torch._inductor.config.realize_acc_reads_threshold = 12  # pyright: ignore[reportAttributeAccessIssue]
+    torch._inductor.config.realize_opcount_threshold = 60  # pyright: ignore[reportAttributeAccessIssue]
     # Else cosine and sine are computed anew for each element of every query and key, in each forward pass.
     torch.compiler.assume_constant_result(rotary_tables)
 
@@ -88,6 +99,107 @@ class BatchSource(Protocol):
         """Continues from a `state_dict`."""
 
 
+class LaunchedFigures:
+    """Scalars on their way from the device: reading them waits for the step they belong to, and no later one.
+
+    A plain `.item()` is queued behind everything launched since; a copy to pinned memory is not.
+    """
+
+    def __init__(self, *scalars: Tensor):
+        self._values = torch.stack([scalar.detach().float() for scalar in scalars])
+        self._copied: torch.cuda.Event | None = None
+        if self._values.device.type == "cuda":
+            self._values = self._values.to("cpu", non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The scalars in the order they were given."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
+
+
+class LaunchedStep(NamedTuple):
+    """A step that the device may still be working on."""
+
+    number: int
+    tokens: int
+    """Trained on so far."""
+    epoch: float
+    progress: float
+    lr_scale: float
+    figures: LaunchedFigures
+    """Mean nats per token, and the gradient's norm before clipping."""
+
+
+class StepReports:
+    """Reads each step once the next one is launched, so that the device never waits.
+
+    Checks its loss, logs `train.reports` of the steps, makes the forecast.
+    """
+
+    def __init__(self, recipe: Recipe, phases: Phases, model: GPT, clock: StageClock, log: RunLog):
+        self.budget, self.config, self.clock, self.log = recipe.budget, recipe.train, clock, log
+        self.phases, self.model = phases, model
+        self.first_loss = math.nan
+        """The loss of the run's first step."""
+        self._pending: LaunchedStep | None = None
+        self._num_due, self._num_read = -1, 0
+        self._first_read = 0, 0.0
+
+    def launched(self, step: LaunchedStep | None, bar: ProgressBar) -> None:
+        """Reads the step before and keeps `step` for the next call; None waits for the last one.
+
+        Raises DivergenceError if the loss that is read diverged.
+        """
+        before, self._pending = self._pending, step
+        if before is None:
+            return
+        loss, gradient_norm = before.figures.read()
+        number, progress, seconds = before.number, before.progress, self.clock.elapsed("train")
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        is_early = progress <= START_OF_RUN or number <= FIRST_STEPS
+        # Written so that NaN and infinity fail it, too.
+        if not loss < self.first_loss + (math.inf if is_early else self.config.divergence_nats):
+            raise DivergenceError(
+                f"the run has diverged: the loss is {loss:.4g} nats at step {number}, from "
+                f"{self.first_loss:.4g} at the start; the last good checkpoint is kept"
+            )
+        self._num_read += 1
+        if self._num_read == 1:
+            self._first_read = before.tokens, seconds
+        num_due = math.floor(progress * self.config.reports + 1e-9)
+        if num_due > self._num_due:
+            self._num_due = num_due
+            total = self.budget.steps or max(number, round(number / max(progress, 1e-9)))
+            speed = before.tokens / seconds
+            self.log.event(
+                "step",
+                step=f"{number}/{total}",
+                train_loss=round(loss, 5),
+                grad_norm=round(gradient_norm, 4),
+                lr_scale=round(before.lr_scale, 4),
+                tokens=before.tokens,
+                tokens_per_second=round(speed),
+                train_seconds=round(seconds, 2),
+            )
+            bar.move_to(progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
+        if self._num_read == FORECAST_STEP:
+            tokens, earlier = self._first_read
+            log_forecast(self, before, (seconds - earlier) / (before.tokens - tokens))
+
+
+def log_forecast(reports: StepReports, step: LaunchedStep, token_seconds: float) -> None:
+    """Logs the size of the whole run, from the seconds that a token took until this step."""
+    phase = phase_at(step.progress, reports.phases)
+    run = forecast_run(reports.phases, reports.model.num_visits, phase, token_seconds, reports.budget)
+    epochs = round(run.tokens * step.epoch / step.tokens, 3)
+    size = {"steps": run.steps, "tokens": run.tokens, "epochs": epochs}
+    reports.log.event("forecast", **size, train_seconds=round(run.seconds))
+
+
 class Trainer:
     """A model in training: `train` is the loop, `step` one optimizer step.
 
@@ -106,26 +218,24 @@ class Trainer:
         clock: StageClock,
         log: RunLog,
     ):
-        self.config, self.optim, self.schedule = recipe.train, recipe.optim, recipe.schedule
-        loops = model.config.recurrence > 1
-        self.phases = plan_phases(model.config.context, self.config.batch_tokens, loops, self.schedule)
+        self.config = recipe.train
+        self.optim, self.schedule = recipe.optim, recipe.schedule
+        self.loops = model.config.recurrence > 1
+        self.phases = plan_phases(model.config.context, self.config.batch_tokens, self.loops, self.schedule)
         self.config.check(self.phases)
         self.model, self.batches, self.budget, self.evaluate = model, batches, recipe.budget, evaluate
         self.runtime, self.world, self.clock, self.log = runtime, runtime.world, clock, log
-        self.micro_batch_tokens = fit_micro_batches(
-            self.config.micro_batch_tokens, self.phases, self.world.size
-        )
-        """Tokens of a micro-batch; `warm_up` halves it until it fits the device."""
-        self.attention = choose_kernels(self.config.attention, present_kernels(runtime.device))
+        self.micro_batch_tokens = fit_micro_batches(self.config, self.phases, self.world.size)
+        """`warm_up` halves it until it fits the device."""
+        self.attention = present_kernels(runtime.device)
         """Attention kernels in the order to try them."""
+        if self.config.attention != "auto":
+            self.attention = require_kernel(self.config.attention, self.attention)
         self.optimizers = Optimizers(model, self.optim, runtime.compute_dtype, self.world)
         self.average = WeightAverage(model, recipe.averaging)
-        self.reports = StepReports(recipe, self.phases, model.num_visits, clock, log)
-        self.steps = 0
-        self.tokens = 0
-        """Trained on so far."""
-        self._seconds = clock.elapsed("train")
-        self._step_seconds = 0.0
+        self.reports = StepReports(recipe, self.phases, model, clock, log)
+        self.steps = self.tokens = 0
+        self._seconds, self._step_seconds = clock.elapsed("train"), 0.0
         self._stop_requested = self._stopping = False
         self.objective = Objective(self.config)
         self._nats = self.objective.nats
@@ -144,7 +254,8 @@ class Trainer:
 
         Raises DivergenceError, the last good checkpoint kept, and Interrupted after Ctrl-C, with a fresh one.
         """
-        with self._stop_after_step_on_sigint():
+        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
+        try:
             with (
                 self.clock.stage("train"),
                 self.log.progress("train", 1.0, "of the run") as bar,
@@ -169,17 +280,19 @@ class Trainer:
 
                     if self._stopping or self._seconds - last_save > self.config.checkpoint_seconds:
                         # The last step's loss is checked first: a diverged state is never saved.
-                        self.reports.catch_up(bar)
+                        self.reports.launched(None, bar)
                         synchronize(self.runtime.device)
                         with self.clock.paused():
                             self._save(checkpoint_path)
                         last_save = self._seconds
                     if self._stopping:
                         raise Interrupted(f"stopped at step {self.steps}")
-                self.reports.catch_up(bar)
+                self.reports.launched(None, bar)
                 synchronize(self.runtime.device)
-            self.model.looping = self.model.config.recurrence > 1
+            self.model.looping = self.loops
             self._save(checkpoint_path)
+        finally:
+            signal.signal(signal.SIGINT, earlier_handler)
 
     def step(self) -> LaunchedStep:
         """One optimizer step; its loss stays on the device, so that the host does not wait for it."""
@@ -188,7 +301,7 @@ class Trainer:
         lr_scale = learning_rate_scale(progress, self.schedule)
         self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
         self.model.looping = phase.looping
-        self.objective.set_progress(progress)
+        self.objective.regularizing = progress < self.config.sigreg_until
 
         # Gradient accumulation: the mean over the step's micro-batches, of which each process has its share.
         num_micro_batches = phase.batch_tokens // self.micro_batch_tokens
@@ -213,10 +326,7 @@ class Trainer:
         return LaunchedStep(self.steps, self.tokens, self.batches.epoch, self.progress, lr_scale, figures)
 
     def next_micro_batch(self, context: int) -> tuple[Tensor, Tensor]:
-        """This process's next inputs_BT and targets_BT, on the device; those of the others are skipped.
-
-        Drawing takes less than a millisecond, and the device still works on the step before meanwhile.
-        """
+        """This process's next inputs_BT and targets_BT, on the device; those of the others are skipped."""
         num_sequences, rank = self.micro_batch_tokens // context, self.world.rank
         self.batches.skip(rank * num_sequences, context)
         inputs_BT, targets_BT = self.batches.next(num_sequences, context)
@@ -228,7 +338,7 @@ class Trainer:
         return inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
 
     def loss(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The training loss of a micro-batch, a scalar: mean nats per token, with all terms' gradient."""
+        """Mean nats per token of a micro-batch, with all terms' gradient."""
         # The mean is outside the compiled graph, so that `grade` runs the same graph.
         return self._nats(model, inputs_BT, targets_BT).mean()
 
@@ -244,7 +354,7 @@ class Trainer:
 
     def can_grade(self, context: int) -> bool:
         """Whether training has compiled a graph for windows of this length, the model as it is."""
-        is_plain = not self.config.sigreg_weight and not len(self.model.future)
+        is_plain = not self.config.sigreg_weight and not self.model.config.future_tokens
         return self.runtime.compiled and is_plain and (context, self.model.looping) in self.kinds
 
     def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -257,19 +367,17 @@ class Trainer:
 
         Returns the name of the best, its weights on the CPU, and the held-out bits per byte of each.
         """
-        wanted = self.average.config.output
         outputs = {
             name: {key: weight.clone() for key, weight in weights.items()}
             for name, weights in self.average.outputs().items()
-            if wanted in ("auto", name)
+            if self.average.config.output in ("auto", name)
         }
         held_out = {}
         for name, weights in outputs.items():
             self.model.load_state_dict(weights)
             held_out[name] = self.held_out_bpb()
         best = min(held_out, key=held_out.__getitem__)
-        figures = {f"held_out_bpb_{name}": bpb for name, bpb in held_out.items()}
-        self.log.event("average", output=best, **figures)
+        self.log.event("average", output=best, **{f"held_out_bpb_{name}": held_out[name] for name in outputs})
         return best, {key: weight.cpu().contiguous() for key, weight in outputs[best].items()}, held_out
 
     def warm_up(self) -> None:
@@ -281,13 +389,13 @@ class Trainer:
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
         generators = self._generators()
         while not self._warm_up_each_kind():
-            tokens, half = self.micro_batch_tokens, halve_micro_batches(self.micro_batch_tokens, self.phases)
+            tokens = self.micro_batch_tokens
+            self.micro_batch_tokens = half = halve_micro_batches(tokens, self.phases)
             if not half:
                 raise DeviceMemoryError(f"a micro-batch of {tokens:,} tokens exceeds the device's memory")
             self.log.info(
                 f"micro-batches of {tokens:,} tokens exceed the device's memory; halved to {half:,}"
             )
-            self.micro_batch_tokens = half
             # Graphs of the larger micro-batches would count against the number that are kept.
             torch.compiler.reset()
         with torch.no_grad():
@@ -298,11 +406,11 @@ class Trainer:
     def _warm_up_each_kind(self) -> bool:
         """Whether micro-batches of all kinds fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
-        sigreg_ends = self.config.sigreg_weight and self.config.sigreg_until < 1
-        points = [0.0, self.config.sigreg_until] if sigreg_ends else [0.0]
-        for (context, looping), progress in product(self.kinds, points):
-            self.model.looping = looping
-            self.objective.set_progress(progress)
+        regularizing = [True]
+        if self.config.sigreg_weight and self.config.sigreg_until < 1:
+            regularizing.append(False)
+        for (context, looping), is_on in product(self.kinds, regularizing):
+            self.model.looping, self.objective.regularizing = looping, is_on
             shape = (self.micro_batch_tokens // context, context)
             # Two tensors, as in training: a graph compiled for one that is both would not serve there.
             inputs_BT, targets_BT = (
@@ -336,18 +444,9 @@ class Trainer:
             return self.steps >= self.budget.steps
         assert self.budget.seconds is not None
         # With recurrence, a longer context or a larger batch the next steps cost more than the mean.
-        next_step = max(self._seconds / self.steps, self._step_seconds) if self.steps else 0.0
-        return (
-            self.steps > 0 and self._seconds + next_step > self.budget.seconds - self.config.reserve_seconds
-        )
-
-    @contextmanager
-    def _stop_after_step_on_sigint(self) -> Iterator[None]:
-        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, earlier_handler)
+        next_step = max(self._seconds / max(1, self.steps), self._step_seconds)
+        limit = self.budget.seconds - self.config.reserve_seconds
+        return self.steps > 0 and self._seconds + next_step > limit
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         # torchrun passes on a signal that every process of the terminal has received already.

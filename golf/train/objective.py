@@ -55,21 +55,17 @@ class Objective:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        self.regularizing = config.sigreg_weight > 0.0
-
-    def set_progress(self, progress: float) -> None:
-        """Ends SIGReg once `progress` has reached the config's `sigreg_until`."""
-        self.regularizing = self.config.sigreg_weight > 0.0 and progress < self.config.sigreg_until
+        self.regularizing = True
 
     def nats(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Nats of each target, fp32, (B, T); the gradient of their mean is that of the sum of all terms."""
         x_BTD = model.last_stream(inputs_BT)
         nats_BT = token_nats(model.read_out(x_BTD), targets_BT)
         # term - term.detach() is 0 with the gradient of term: the logged loss stays the next token's.
-        if len(model.future):
+        if model.config.future_tokens:
             term = self.config.future_weight * future_nats(model, x_BTD, targets_BT)
             nats_BT = nats_BT + (term - term.detach())
-        if self.regularizing:
+        if self.config.sigreg_weight and self.regularizing:
             term = self.config.sigreg_weight * sigreg(x_BTD.flatten(0, 1), self.config.sigreg_real_only)
             nats_BT = nats_BT + (term - term.detach())
         return nats_BT

@@ -23,8 +23,7 @@ def build_adamw(
     adam_eps: float,
 ) -> torch.optim.AdamW:
     """torch's AdamW, one fused kernel for all parameters."""
-    betas = (adam_beta1, adam_beta2)
-    return torch.optim.AdamW(parameters, lr, betas, adam_eps, weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, lr, (adam_beta1, adam_beta2), adam_eps, weight_decay, fused=True)
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -33,19 +32,15 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 """Optimizers by name. A new one is a file with a `torch.optim.Optimizer`, and a line here.
 
-It is called with a list of parameters and, by keyword, those settings that its signature names: lr,
-weight_decay, momentum, row_normalize, newton_schulz, adam_beta1, adam_beta2, adam_eps, compute_dtype, world,
-and the entries of `OptimConfig.options`. The schedule scales "lr" in its param_groups, and sets
+It is called with a list of parameters and, by keyword, those settings that its signature names, of the ones
+that `Optimizers` lists and `OptimConfig.options`. The schedule scales "lr" in its param_groups, and sets
 "momentum" where they have it.
 """
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer, learning rate and decay of each group of parameters.
-
-    Decay is decoupled and scales with the learning rate.
-    """
+    """Optimizer, learning rate and decay (decoupled, times the learning rate) of each group of parameters."""
 
     matrix: str = "muon"
     """Optimizer of the matrices: muon, adamw, or another name of OPTIMIZERS."""
@@ -88,10 +83,10 @@ class OptimConfig:
             if name not in OPTIMIZERS:
                 raise ValueError(f"optimizer {name!r} is unknown; there are {', '.join(OPTIMIZERS)}")
         used = dict.fromkeys((self.matrix, self.embedding, self.scalar))
-        own = {key for name in used for key in inspect.signature(OPTIMIZERS[name]).parameters}
-        own -= vars(self).keys() | {"lr", "weight_decay", "compute_dtype", "world"}
-        if unknown := sorted(parse_options(self.options).keys() - own):
-            raise ValueError(f"optim.options: {unknown[0]!r} is no option of {', '.join(used)}")
+        known = {key for name in used for key in inspect.signature(OPTIMIZERS[name]).parameters}
+        shared = vars(self).keys() | {"lr", "weight_decay", "compute_dtype", "world"}
+        for name in sorted(parse_options(self.options).keys() - (known - shared)):
+            raise ValueError(f"optim.options: {name!r} is no option of {', '.join(used)}")
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
@@ -111,9 +106,8 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Parameters by the optimizer group of their role."""
     groups: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "scalar": []}
-    roles = roles_of(model)
-    for name, parameter in model.named_parameters():
-        groups[roles[name].group].append(parameter)
+    for name, role in roles_of(model).items():
+        groups[role.group].append(model.get_parameter(name))
     return groups
 
 
@@ -131,7 +125,7 @@ class Optimizers:
             "embedding": (config.embedding, config.embedding_lr, config.embedding_weight_decay),
             "scalar": (config.scalar, config.scalar_lr, config.scalar_weight_decay),
         }
-        settings = parse_options(config.options) | {
+        settings: dict[str, Any] = {
             "momentum": config.momentum,
             "row_normalize": config.row_normalize,
             "newton_schulz": config.newton_schulz,
@@ -141,13 +135,13 @@ class Optimizers:
             "compute_dtype": compute_dtype,
             "world": self.world,
         }
+        if config.options:
+            settings |= parse_options(config.options)
         for kind, parameters in split_parameters(model).items():
-            if not parameters:
-                continue
-            name, lr, weight_decay = chosen[kind]
-            given = settings | {"lr": lr, "weight_decay": weight_decay}
-            taken = inspect.signature(OPTIMIZERS[name]).parameters.keys() & given.keys()
-            self.by_group[kind] = OPTIMIZERS[name](parameters, **{key: given[key] for key in taken})
+            if parameters:
+                name, settings["lr"], settings["weight_decay"] = chosen[kind]
+                taken = inspect.signature(OPTIMIZERS[name]).parameters.keys() & settings.keys()
+                self.by_group[kind] = OPTIMIZERS[name](parameters, **{key: settings[key] for key in taken})
         for group in self.param_groups:
             group["initial_lr"] = group["lr"]
 
@@ -176,15 +170,15 @@ class Optimizers:
         """
         if self.world.size == 1:
             return
-        gradients = []
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
+        ]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self.world.sum(flat)()
         sums = flat.split([gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [s.view_as(g) for s, g in zip(sums, gradients, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
+        for parameter, sum_N in zip(self.parameters, sums, strict=True):
+            parameter.grad = sum_N.view_as(parameter)
 
     def step(self) -> Tensor:
         """Clips the norm of the whole gradient, updates every parameter, returns the norm before clipping."""
@@ -205,9 +199,7 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict`; ValueError if it is of other groups, as before groups had names."""
         if set(state) != set(self.by_group):
-            raise ValueError(
-                f"its optimizers are {', '.join(state)}; expected {', '.join(self.by_group)} (a run of an "
-                "earlier version cannot be resumed)"
-            )
+            found = f"its optimizers are {', '.join(state)}; expected {', '.join(self.by_group)}"
+            raise ValueError(f"{found} (a run of an earlier version cannot be resumed)")
         for kind, optimizer in self.by_group.items():
             optimizer.load_state_dict(state[kind])

@@ -102,19 +102,19 @@ class Phase(NamedTuple):
     """Whether the recurrent blocks are repeated."""
 
 
+Phases = tuple[Phase, ...]
+
+
 def grown(full: int, points: tuple[float, ...], progress: float) -> int:
     """A size that grows by equal parts: one of 1 + len(points) parts of `full`, one more at each point."""
     return full * (1 + sum(point <= progress for point in points)) // (1 + len(points))
 
 
-def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleConfig) -> tuple[Phase, ...]:
+def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleConfig) -> Phases:
     """The phases of a run in order; `loops` says whether the model has recurrent blocks."""
-    points = {
-        0.0,
-        *config.context_growth,
-        *config.batch_growth,
-        *([config.recurrence_start] if loops else []),
-    }
+    points = {0.0, *config.context_growth, *config.batch_growth}
+    if loops:
+        points.add(config.recurrence_start)
     return tuple(
         Phase(
             start,
@@ -127,7 +127,7 @@ def plan_phases(context: int, batch_tokens: int, loops: bool, config: ScheduleCo
     )
 
 
-def phase_at(progress: float, phases: tuple[Phase, ...]) -> Phase:
+def phase_at(progress: float, phases: Phases) -> Phase:
     """The phase that `progress` lies in."""
     return [phase for phase in phases if phase.start <= progress][-1]
 
@@ -141,23 +141,18 @@ class Forecast(NamedTuple):
 
 
 def forecast_run(
-    phases: tuple[Phase, ...],
-    visits: tuple[int, int],
-    measured: Phase,
-    token_seconds: float,
-    budget: Budget,
+    phases: Phases, visits: tuple[int, int], measured: Phase, token_seconds: float, budget: Budget
 ) -> Forecast:
     """Extrapolates `token_seconds`, the seconds per token in the phase `measured`, to the whole budget.
 
-    The cost of a token is taken as proportional to the blocks it visits in a forward pass, `visits` without
-    and with recurrence; the cost of attention at longer contexts is left out.
+    A token's cost is proportional to its visits of blocks, `visits` without and with recurrence; that of
+    attention at longer contexts is left out.
     """
-    total_steps = total_tokens = total_seconds = 0.0
+    steps = tokens = seconds = 0.0
     for phase, end in zip(phases, [*[later.start for later in phases[1:]], 1.0], strict=True):
-        share = end - phase.start
         step_seconds = token_seconds * phase.batch_tokens * visits[phase.looping] / visits[measured.looping]
-        phase_steps = share * (budget.steps or (budget.seconds or 0.0) / step_seconds)
-        total_steps += phase_steps
-        total_tokens += phase_steps * phase.batch_tokens
-        total_seconds += phase_steps * step_seconds
-    return Forecast(round(total_steps), round(total_tokens), total_seconds)
+        own = (end - phase.start) * (budget.steps or (budget.seconds or 0.0) / step_seconds)
+        steps += own
+        tokens += own * phase.batch_tokens
+        seconds += own * step_seconds
+    return Forecast(round(steps), round(tokens), seconds)

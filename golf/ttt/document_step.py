@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.model.document_mask import Documents
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.model.positions import rotary_tables
@@ -86,13 +85,12 @@ class FixedPast(Past):
         self._num_documents, self._num_past, self.num_new = num_documents, len(positions_T) - num_new, num_new
         self._places_K = places_K
         cos_TR, sin_TR = (table[positions_T.clamp(min=0)] for table in self._tables)
-        documents = None
+        mask_LT = None
         if self._num_past:
             visible_LT = (positions_T >= 0) & (positions_T <= positions_T[self._num_past :, None])
             mask_LT = torch.zeros(visible_LT.shape, dtype=self.rings[0].dtype, device=visible_LT.device)
             mask_LT = mask_LT.masked_fill(~visible_LT, -math.inf)
-            documents = Documents(positions_T[None], mask_LT[None, None], None)
-        self._positions = Positions(cos_TR, sin_TR, documents)
+        self._positions = Positions(cos_TR, sin_TR, None if mask_LT is None else mask_LT[None, None])
         return self
 
     def positions(self) -> Positions:
@@ -117,7 +115,7 @@ class FixedPast(Past):
 def can_be_fixed(model: GPT) -> bool:
     """Whether FixedPast works for the network: nothing may depend on the place that a position has."""
     config = model.config
-    return config.positions != "learned" and config.num_experts == 1 and not config.has_attention_bias
+    return config.positions in ("rotary", "none") and config.num_experts == 1 and not config.attention_sinks
 
 
 def window_lengths(context: int) -> tuple[int, ...]:

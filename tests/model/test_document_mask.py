@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from golf.model.config import ModelConfig
-from golf.model.document_mask import VarlenKernel, document_attention, document_bounds, find_documents
+from golf.model.document_mask import VarlenKernel, document_bounds, visible_keys
 from golf.model.gpt import GPT
+from golf.model.kernels import masked_attention
 from golf.model.loss import token_nats
 
 BOS = 1
@@ -128,13 +129,13 @@ def test_attention_by_bounds_is_attention_by_mask(length: int, monkeypatch: pyte
     q = torch.randn(3, 4, length, 8)
     k, v = torch.randn(2, 3, 2, length, 8)
     kernel = VarlenKernel()
-    by_mask = document_attention(q, k, v, find_documents(tokens, BOS, packed=False), kernel)
+    by_mask = masked_attention(q, k, v, visible_keys(tokens, BOS, length))
     for shares_keys in (True, False):
         monkeypatch.setattr(kernel, "_kernel", plain)
         monkeypatch.setattr(kernel, "_shares_keys", shares_keys)
-        by_bounds = document_attention(q, k, v, find_documents(tokens, BOS, packed=True), kernel)
+        by_bounds = kernel(q, k, v, document_bounds(tokens, BOS))
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=0)
-    fewer = document_attention(q[:, :, -1:], k, v, find_documents(tokens, BOS, packed=True), kernel)
+    fewer = masked_attention(q[:, :, -1:], k, v, visible_keys(tokens, BOS, 1))
     torch.testing.assert_close(fewer, by_mask[:, :, -1:], atol=1e-5, rtol=0)
 
 
@@ -151,7 +152,6 @@ def test_the_kernel_agrees_with_the_mask_on_a_gpu():
     q = torch.randn(4, 8, 256, 64, device="cuda", dtype=torch.bfloat16)
     k, v = torch.randn(2, 4, 4, 256, 64, device="cuda", dtype=torch.bfloat16)
     kernel = VarlenKernel()
-    by_mask = find_documents(tokens, BOS, packed=False)
-    exact = document_attention(q.double(), k.double(), v.double(), by_mask, kernel)
-    packed = document_attention(q, k, v, find_documents(tokens, BOS, packed=True), kernel)
+    exact = masked_attention(q.double(), k.double(), v.double(), visible_keys(tokens, BOS, 256))
+    packed = kernel(q, k, v, document_bounds(tokens, BOS))
     torch.testing.assert_close(packed.double(), exact, atol=2e-2, rtol=0)

@@ -8,7 +8,7 @@ import torch
 
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
-from golf.pack.artifact import QUANTIZERS, PackConfig, decode_artifact, pack
+from golf.pack.artifact import QUANTIZERS, PackConfig, Quantizer, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container, write_container
 from golf.pack.fit import MIN_BAND_BYTES, BudgetError
@@ -210,25 +210,21 @@ def test_an_unknown_quantizer_is_refused_with_the_list_of_those_that_exist():
             decode_artifact(write_container({**header, "scheme": scheme}, bytes(payload)))
 
 
-class HalfQuantizer:
+def fit_half(weights, layout, calibration, limit_bytes, wrap):
     """fp16 values: the smallest quantizer there can be."""
+    return wrap(b"".join(weight.half().numpy().tobytes() for weight in weights.values())), {"notes": []}
 
-    needs_calibration = False
 
-    def fit(self, weights, calibration, limit_bytes, wrap):
-        return wrap(b"".join(weight.half().numpy().tobytes() for weight in weights.values())), {"notes": []}
-
-    def decode(self, payload, shapes):
-        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-        parts = torch.from_numpy(np.frombuffer(payload, np.float16).astype(np.float32)).split(sizes)
-        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-    def describe(self, payload, shapes):
-        return None
+def decode_half(payload, layout):
+    shapes = [torch.Size(part.shape) for part in layout.values()]
+    parts = torch.from_numpy(np.frombuffer(payload, np.float16).astype(np.float32)).split(
+        [shape.numel() for shape in shapes]
+    )
+    return {name: part.view(shape) for name, shape, part in zip(layout, shapes, parts, strict=True)}
 
 
 def test_a_quantizer_is_added_by_one_line_in_the_table(monkeypatch):
-    monkeypatch.setitem(QUANTIZERS, "half", HalfQuantizer())
+    monkeypatch.setitem(QUANTIZERS, "half", Quantizer(fit_half, decode_half))
     weights = weights_of(network())
     packed = pack(weights, header_of(TINY), PackConfig(scheme="half"), 10**6)
     header, back = decode_artifact(packed.artifact)
@@ -251,7 +247,7 @@ def test_a_calibration_on_a_gpu_packs_as_one_on_the_cpu_does():
     model = network()
     weights, found = weights_of(model), calibrated(model)
     on_cpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found)
-    on_gpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found.to(torch.device("cuda")))
+    on_gpu = pack(weights, header_of(TINY), PackConfig(), 10**6, found.moved_to(torch.device("cuda")))
     assert len(on_gpu.artifact) == pytest.approx(len(on_cpu.artifact), rel=0.01)
     back, expected = (decode_artifact(packed.artifact)[1] for packed in (on_gpu, on_cpu))
     for name, weight in weights.items():

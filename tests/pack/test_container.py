@@ -9,7 +9,7 @@ from golf.pack.container import (
     ARTIFACT_MAGIC,
     ARTIFACT_VERSION,
     ArtifactError,
-    _container_checksum,
+    container_checksum,
     decode_fp16_block,
     encode_fp16_block,
     read_container,
@@ -24,7 +24,7 @@ def forged(body: bytes, claimed: int | None = None, frame: bytes | None = None) 
     frame = zstandard.ZstdCompressor().compress(body) if frame is None else frame
     size = len(body) if claimed is None else claimed
     preamble = struct.pack("<4sB4sQ", ARTIFACT_MAGIC, ARTIFACT_VERSION, ARTIFACT_CODEC, size)
-    return preamble + _container_checksum(preamble, frame) + frame
+    return preamble + container_checksum(preamble, frame) + frame
 
 
 def test_header_and_payload_come_back():

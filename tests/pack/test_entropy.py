@@ -5,29 +5,29 @@ import pytest
 import torch
 
 from golf.pack.container import ArtifactError
-from golf.pack.entropy import EntropyQuantizer, encode_entropy, read_quantized
+from golf.pack.entropy import decode_entropy, encode_entropy, read_quantized
 from golf.pack.entropy_coder import smallest_int
-from golf.pack.layout import row_view, tensor_kind
+from golf.pack.layout import TensorLayout, row_view
 from golf.pack.quantize import QuantizedTensor, TensorGrid
 
-SHAPES = {
-    "blocks.0.up": (37, 41),
-    "blocks.0.column": (30, 1),
-    "blocks.0.empty": (0, 20),
-    "blocks.0.nothing": (20, 0),
-    "embedding": (50, 16),
-    "gain": (9,),
-    "scale": (),
+LAYOUT = {
+    "blocks.0.up": TensorLayout((37, 41), "matrix"),
+    "blocks.0.column": TensorLayout((30, 1), "small"),
+    "blocks.0.empty": TensorLayout((0, 20), "small"),
+    "blocks.0.nothing": TensorLayout((20, 0), "small"),
+    "embedding": TensorLayout((50, 16), "embedding"),
+    "gain": TensorLayout((9,), "small"),
+    "scale": TensorLayout((), "small"),
 }
 
 
 def random_tensors(seed: int, sigma: float = 3.0) -> dict[str, QuantizedTensor]:
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in SHAPES.items():
+    for name, (shape, kind) in LAYOUT.items():
         rows, columns = row_view(shape)
         lengths = (rows, rows, columns, columns)
-        mean = rng.standard_normal(rows) if tensor_kind(name, shape) == "small" else np.zeros(rows)
+        mean = rng.standard_normal(rows) if kind == "small" else np.zeros(rows)
         vectors = [rng.integers(-9, 9, length) for length in lengths]
         grid = TensorGrid(*vectors, mean.astype(np.float16).astype(np.float32))
         codes = np.rint(rng.standard_normal((rows, columns)) * sigma).astype(np.int64)
@@ -38,7 +38,7 @@ def random_tensors(seed: int, sigma: float = 3.0) -> dict[str, QuantizedTensor]:
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 5.0, 300.0, 1e5])
 def test_every_code_grid_and_mean_comes_back(sigma):
     tensors = random_tensors(1, sigma)
-    base, back = read_quantized(memoryview(encode_entropy(tensors, SHAPES, 0.03125)), SHAPES)
+    base, back = read_quantized(memoryview(encode_entropy(tensors, LAYOUT, 0.03125)), LAYOUT)
     assert base == 0.03125
     for name, tensor in tensors.items():
         assert np.array_equal(back[name].codes_RC, tensor.codes_RC)
@@ -49,8 +49,8 @@ def test_every_code_grid_and_mean_comes_back(sigma):
 
 def test_weights_are_what_an_explicit_loop_decodes():
     tensors = random_tensors(2)
-    weights = EntropyQuantizer().decode(memoryview(encode_entropy(tensors, SHAPES, 0.5)), SHAPES)
-    for name, shape in SHAPES.items():
+    weights = decode_entropy(memoryview(encode_entropy(tensors, LAYOUT, 0.5)), LAYOUT)
+    for name, (shape, _) in LAYOUT.items():
         assert tuple(weights[name].shape) == shape and weights[name].dtype == torch.float32
         tensor, flat = tensors[name], weights[name].reshape(row_view(shape))
         for row, column in np.ndindex(*row_view(shape)):
@@ -60,16 +60,16 @@ def test_weights_are_what_an_explicit_loop_decodes():
 
 
 def test_encoding_twice_gives_the_same_bytes():
-    assert encode_entropy(random_tensors(3), SHAPES, 0.1) == encode_entropy(random_tensors(3), SHAPES, 0.1)
+    assert encode_entropy(random_tensors(3), LAYOUT, 0.1) == encode_entropy(random_tensors(3), LAYOUT, 0.1)
 
 
 def test_every_truncation_is_refused():
-    payload = encode_entropy(random_tensors(4), SHAPES, 0.1)
+    payload = encode_entropy(random_tensors(4), LAYOUT, 0.1)
     for length in [*range(0, len(payload), 11), *range(len(payload) - 50, len(payload))]:
         with pytest.raises(ArtifactError):
-            EntropyQuantizer().decode(memoryview(payload[:length]), SHAPES)
+            decode_entropy(memoryview(payload[:length]), LAYOUT)
     with pytest.raises(ArtifactError):
-        EntropyQuantizer().decode(memoryview(payload + b"\x00\x00"), SHAPES)
+        decode_entropy(memoryview(payload + b"\x00\x00"), LAYOUT)
 
 
 def mutate(payload: bytes, rng: np.random.Generator) -> bytes:
@@ -92,14 +92,16 @@ def mutate(payload: bytes, rng: np.random.Generator) -> bytes:
 
 def fuzz(mutations: int) -> None:
     """Behind the checksum's back: the payload itself is hostile."""
-    payload = encode_entropy(random_tensors(5, sigma=60.0), SHAPES, 0.1)
+    payload = encode_entropy(random_tensors(5, sigma=60.0), LAYOUT, 0.1)
     rng = np.random.default_rng(0)
     for _ in range(mutations):
         try:
-            weights = EntropyQuantizer().decode(memoryview(mutate(payload, rng)), SHAPES)
+            weights = decode_entropy(memoryview(mutate(payload, rng)), LAYOUT)
         except ArtifactError:
             continue
-        assert {name: tuple(weight.shape) for name, weight in weights.items()} == SHAPES
+        assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
+            name: part.shape for name, part in LAYOUT.items()
+        }
         assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
@@ -113,7 +115,7 @@ def test_twenty_thousand_mutated_payloads_are_refused_or_decode_to_finite_weight
 
 
 def test_a_base_that_is_not_finite_or_overflows_is_refused():
-    payload = encode_entropy(random_tensors(6), SHAPES, 0.1)
+    payload = encode_entropy(random_tensors(6), LAYOUT, 0.1)
     for base in (float("nan"), float("inf"), 1e38):
         with pytest.raises(ArtifactError, match="finite"):
-            EntropyQuantizer().decode(memoryview(np.float32(base).tobytes() + payload[4:]), SHAPES)
+            decode_entropy(memoryview(np.float32(base).tobytes() + payload[4:]), LAYOUT)

@@ -8,6 +8,7 @@ from golf.pack.entropy_coder import (
     FINEST_CODED_CONTEXT,
     NUM_CONTEXTS,
     PRECISION_BITS,
+    RAW_BITS,
     choose_lanes,
     count_symbols,
     decode_codes,
@@ -19,10 +20,10 @@ from golf.pack.entropy_coder import (
     join_codes,
     measure_codes,
     normalize_counts,
-    raw_bits,
     share_tables,
     smallest_int,
     split_codes,
+    take_low_bits,
 )
 from golf.pack.quantize import FIRST_CONTEXT
 
@@ -74,8 +75,10 @@ def test_splitting_codes_leaves_symbols_of_a_byte_and_low_bits():
     contexts = rng.integers(0, NUM_CONTEXTS, (50, 60)).astype(np.uint8)
     symbols, escapes, low = split_codes(codes, contexts)
     assert symbols.dtype == np.uint8
-    assert 0 <= 8 * len(low) - raw_bits()[contexts].sum() < 8 * raw_bits().max()
-    assert np.array_equal(join_codes(symbols.reshape(50, 60), contexts, escapes, low), codes)
+    assert 0 <= 8 * len(low) - RAW_BITS[contexts].sum() < 8 * RAW_BITS.max()
+    reader = PayloadReader(memoryview(low))
+    assert np.array_equal(join_codes(symbols, contexts, escapes, take_low_bits(reader, contexts)), codes)
+    assert not len(reader.rest)
 
 
 def test_finer_contexts_cost_one_bit_an_octave_more():
@@ -96,10 +99,9 @@ def test_finer_contexts_cost_one_bit_an_octave_more():
 
 
 def test_only_contexts_beyond_the_finest_coded_one_have_raw_bits():
-    bits = raw_bits()
-    assert bits[: FINEST_CODED_CONTEXT + 1].max() == 0
-    assert bits[FINEST_CODED_CONTEXT + 1] == bits[FINEST_CODED_CONTEXT + 8] == 1
-    assert bits[FINEST_CODED_CONTEXT + 9] == 2
+    assert RAW_BITS[: FINEST_CODED_CONTEXT + 1].max() == 0
+    assert RAW_BITS[FINEST_CODED_CONTEXT + 1] == RAW_BITS[FINEST_CODED_CONTEXT + 8] == 1
+    assert RAW_BITS[FINEST_CODED_CONTEXT + 9] == 2
 
 
 def test_symbols_are_counted_by_table():
@@ -113,7 +115,7 @@ def test_a_context_without_a_table_and_a_wrong_list_of_escapes_are_refused():
     codes, contexts = codes_of_contexts(rng, [30] * 20, 20, scale=60.0)
     data = bytearray(encode_codes([codes], [contexts]))
     with pytest.raises(ArtifactError, match="coding table 9 of 1"):
-        decode_codes(PayloadReader(memoryview(bytes([9]) + data[1:])), [contexts])
+        decode_codes(PayloadReader(memoryview(bytes([9]) * NUM_CONTEXTS + data[NUM_CONTEXTS:])), [contexts])
     _, escapes, _ = split_codes(codes, contexts)
     assert len(escapes)
     listed = data.index(np.uint32(len(escapes)).tobytes() + escapes.tobytes())

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from golf.pack.fit import MIN_BAND_BYTES, fit_lambda
+from golf.pack.fit import MIN_BAND_BYTES, BudgetError, fit_lambda
 
 FINEST, COARSEST = 2.0**-40, 2.0**-4
 
@@ -30,30 +30,31 @@ def test_the_size_lands_in_the_band_in_a_few_tries(sigma, bits):
     num_weights = 300_000
     encode, forecast = sizes(num_weights, sigma, noise=1e-5)
     limit = int(bits * num_weights / 8)
-    fit = fit_lambda(encode, forecast, FINEST, COARSEST, limit)
-    assert fit.outcome == "band" and fit.tries <= 6
-    assert limit - MIN_BAND_BYTES <= len(fit.artifact) <= limit
+    artifact, report = fit_lambda(encode, forecast, FINEST, COARSEST, limit)
+    assert report["fit"] == "band" and report["fit_tries"] <= 6
+    assert limit - MIN_BAND_BYTES <= len(artifact) <= limit
 
 
 def test_a_trembling_size_never_passes_the_limit():
     for seed in range(20):
         encode, forecast = sizes(50_000, 1.0, noise=2e-3, seed=seed)
-        fit = fit_lambda(encode, forecast, FINEST, COARSEST, 20_000)
-        assert 0.99 * 20_000 < len(fit.artifact) <= 20_000
+        artifact, _ = fit_lambda(encode, forecast, FINEST, COARSEST, 20_000)
+        assert 0.99 * 20_000 < len(artifact) <= 20_000
 
 
 def test_far_below_the_limit_the_finest_useful_grid_is_taken():
     encode, forecast = sizes(20_000, 1.0, noise=0.0)
-    fit = fit_lambda(encode, forecast, FINEST, COARSEST, 10**6)
-    assert fit.outcome == "finest" and fit.rate_lambda == FINEST and fit.tries == 1
+    _, report = fit_lambda(encode, forecast, FINEST, COARSEST, 10**6)
+    assert report == {"lambda_nats_per_bit": FINEST, "fit": "finest", "fit_tries": 1}
 
 
 def test_a_finest_grid_that_only_just_fits_is_taken():
     encode, forecast = sizes(20_000, 1.0, noise=0.0)
     exact = len(encode(FINEST))
-    assert len(fit_lambda(encode, forecast, FINEST, COARSEST, exact).artifact) == exact
+    assert len(fit_lambda(encode, forecast, FINEST, COARSEST, exact)[0]) == exact
 
 
-def test_nothing_is_returned_when_the_coarsest_grid_is_too_big():
+def test_a_coarsest_grid_that_is_too_big_is_an_error():
     encode, forecast = sizes(200_000, 1.0, noise=0.0)
-    assert fit_lambda(encode, forecast, FINEST, COARSEST, 400) is None
+    with pytest.raises(BudgetError, match="no lambda"):
+        fit_lambda(encode, forecast, FINEST, COARSEST, 400)

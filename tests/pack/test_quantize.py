@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from golf.pack.calibrate import Calibration
-from golf.pack.layout import row_view
+from golf.pack.layout import TensorLayout, row_view
 from golf.pack.quantize import (
     FINEST_CONTEXT,
     FINEST_SMALL_CONTEXT,
     POWERS_OF_TWO,
+    QuantizedTensor,
     Sensitivity,
     TensorGrid,
     base_step,
@@ -28,7 +29,7 @@ def plain_sensitivity(weight, fisher=1.0):
 
 def decoded(weight, sensitivity, rate_lambda, small=False):
     tensor = quantize_tensor(weight, sensitivity, rate_lambda, small)
-    values = dequantize(tensor.codes_RC, tensor.grid, base_step(rate_lambda))
+    values = dequantize(tensor, base_step(rate_lambda))
     return torch.from_numpy(values).reshape(weight.shape), tensor
 
 
@@ -108,8 +109,11 @@ def test_where_errors_are_free_a_row_shrinks_to_nothing():
 
 def test_the_forecast_is_close_to_the_entropy_of_the_codes():
     weights = {"blocks.0.a": gaussian(300, 200), "blocks.0.b": gaussian(200, 300) * 0.1}
-    found = sensitivities(weights, None)
-    forecast = size_forecast(weights, found)
+    layout = {name: TensorLayout(tuple(weight.shape), "matrix") for name, weight in weights.items()}
+    found = {
+        name: plain_sensitivity(weight, 1 / float(weight.square().mean())) for name, weight in weights.items()
+    }
+    forecast = size_forecast(weights, layout, found)
     for rate_lambda in (1e-4, 1e-3, 1e-2):
         bits = 0.0
         for name, weight in weights.items():
@@ -141,7 +145,7 @@ def test_weights_are_mean_plus_code_times_both_steps():
     rng = np.random.default_rng(0)
     grid = random_grid(rng, 5, 7)
     codes = rng.integers(-20, 20, (5, 7))
-    weights = dequantize(codes, grid, 0.01)
+    weights = dequantize(QuantizedTensor(codes, grid), 0.01)
     for row in range(5):
         for column in range(7):
             step = 0.01 * 2 ** ((grid.row_step_R[row] + grid.column_step_C[column]) / 8)

@@ -17,7 +17,7 @@ def run_folder(tmp_path):
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     header = {"model": dataclasses.asdict(TINY), "compute_dtype": "float32", "tokenizer_sha256": "0" * 64}
     save_weights(tmp_path / "weights.safetensors", weights)
-    save_weights(tmp_path / "calibration.safetensors", calibrate(model, tiny_batches(2)).tensors())
+    save_weights(tmp_path / "calibration.safetensors", calibrate(model, tiny_batches(2)).to_tensors())
     (tmp_path / "config.json").write_text(json.dumps({"header": header}))
     (tmp_path / "train_gpt.py").write_text("#" * 1000)
     return tmp_path

@@ -8,7 +8,7 @@ from test_calibrate import TINY, tiny_batches, tiny_model
 
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import calibrate
-from golf.pack.layout import artifact_bytes_at, bits_that_fit, implied_shapes
+from golf.pack.layout import artifact_bytes_at, bits_that_fit, implied_layout
 from golf.pack.report import coder_input, compare_coders, describe_artifact, draw_report, part_of
 from golf.system.log import RunLog
 
@@ -85,20 +85,20 @@ def test_the_picture_is_a_png(packed, tmp_path):
 
 
 def test_every_weight_belongs_to_a_part():
-    names = {part_of(name) for name in implied_shapes(dataclasses.asdict(TINY))}
+    names = {part_of(name) for name in implied_layout(dataclasses.asdict(TINY))}
     assert names == {"attention", "feedforward", "embeddings", "small tensors"}
 
 
 def test_the_estimate_from_shapes_is_close_to_the_artifact():
     config = dataclasses.replace(TINY, width=64, mlp_hidden=200, vocab_size=300, num_layers=3)
     torch.manual_seed(0)
-    shapes = implied_shapes(dataclasses.asdict(config))
-    weights = {name: torch.randn(shape) for name, shape in shapes.items()}
+    layout = implied_layout(dataclasses.asdict(config))
+    weights = {name: torch.randn(part.shape) for name, part in layout.items()}
     for bits in (3.0, 4.5):
-        limit = artifact_bytes_at(shapes, bits)
+        limit = artifact_bytes_at(layout, bits)
         packed = pack(weights, {"model": dataclasses.asdict(config)}, PackConfig(), limit)
-        large = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2 and min(shape) >= 16)
+        large = sum(math.prod(shape) for shape, kind in layout.values() if kind != "small")
         report = describe_artifact(packed.artifact, weights, None)
         coded = 8 * sum(row["bytes"] for row in report["tensors"] if part_of(row["name"]) != "small tensors")
         assert coded / large == pytest.approx(bits, rel=0.15)
-        assert bits_that_fit(shapes, limit) == pytest.approx(bits, rel=1e-3)
+        assert bits_that_fit(layout, limit) == pytest.approx(bits, rel=1e-3)

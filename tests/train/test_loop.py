@@ -22,9 +22,8 @@ from golf.system.distributed import World
 from golf.system.log import RunLog
 from golf.train.checkpoint import CheckpointError
 from golf.train.config import Recipe, TrainConfig
-from golf.train.loop import DeviceMemoryError, Interrupted, Trainer
+from golf.train.loop import DeviceMemoryError, DivergenceError, Interrupted, Trainer
 from golf.train.optim import OptimConfig
-from golf.train.reports import DivergenceError
 from golf.train.schedule import Budget, ScheduleConfig
 
 MODEL = ModelConfig(32, 2, 16, 2, 1, 24, 16, rotary_dims=4, bigram_buckets=16, bigram_width=4)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from golf.system.clock import StageClock
 from golf.system.log import ProgressBar, RunLog
 from golf.train.config import Recipe, TrainConfig
-from golf.train.reports import FORECAST_STEP, DivergenceError, LaunchedFigures, LaunchedStep, StepReports
+from golf.train.loop import FORECAST_STEP, DivergenceError, LaunchedFigures, LaunchedStep, StepReports
 from golf.train.schedule import Budget, ScheduleConfig, plan_phases
 
 NUM_STEPS = 10
@@ -41,7 +42,7 @@ def make_reports(log: RunLog) -> StepReports:
     phases = plan_phases(16, 64, False, ScheduleConfig())
     config = TrainConfig(batch_tokens=64, micro_batch_tokens=64, reports=5)
     recipe = Recipe(Budget(steps=NUM_STEPS), config)
-    return StepReports(recipe, phases, (2, 2), StageClock({"train": 1.0}), log)
+    return StepReports(recipe, phases, SimpleNamespace(num_visits=(2, 2)), StageClock({"train": 1.0}), log)
 
 
 def make_step(number: int, figures: LaunchedFigures | float) -> LaunchedStep:
@@ -55,8 +56,8 @@ def test_each_loss_is_read_once_when_the_next_step_is_launched():
     for number in range(1, NUM_STEPS + 1):
         reports.launched(make_step(number, WatchedFigures(number, reads)), SilentBar())
         assert reads == list(range(1, number))
-    reports.catch_up(SilentBar())
-    reports.catch_up(SilentBar())
+    reports.launched(None, SilentBar())
+    reports.launched(None, SilentBar())
     assert reads == list(range(1, NUM_STEPS + 1))
 
 
@@ -65,7 +66,7 @@ def test_reports_carry_their_own_steps_loss_and_come_as_often_as_asked(tmp_path:
     reports = make_reports(log)
     for number in range(1, NUM_STEPS + 1):
         reports.launched(make_step(number, number / 10), SilentBar())
-    reports.catch_up(SilentBar())
+    reports.launched(None, SilentBar())
     events = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["event"] == "step"]
     assert [event["step"] for event in steps] == ["1/10", "2/10", "4/10", "6/10", "8/10", "10/10"]
@@ -81,7 +82,7 @@ def read_loss(loss: float, progress: float, number: int) -> None:
     reports = make_reports(RunLog(quiet=True))
     reports.launched(make_step(1, 1.0), SilentBar())
     reports.launched(make_step(number, loss)._replace(progress=progress), SilentBar())
-    reports.catch_up(SilentBar())
+    reports.launched(None, SilentBar())
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 3.5])
