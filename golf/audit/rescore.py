@@ -279,7 +279,7 @@ def audit_data(dataset: Dataset, tokens: np.ndarray, windows: ResolvedWindows) -
         ProbeReport("coverage", f"all {num_targets:,} targets, files by sha256", violations),
         probe_bytes(
             vocabulary.count_bytes,
-            vocabulary.decode,
+            vocabulary.decode_tokens,
             tokens,
             vocabulary.bos_id,
             dataset.manifest.val_text_bytes,

@@ -8,11 +8,11 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from golf.data.bytefiles import write_byte_files
-from golf.data.manifest import MANIFEST_NAME, DataError, Manifest
+from golf.data.manifest import MANIFEST_NAME, Manifest
+from golf.data.shards import DataError
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import encode_documents, text_digest
-from golf.prepare.shards import TextOrigin, check_shards, full_disk_as_data_error
+from golf.prepare.shards import TextOrigin, check_shards, full_disk_as_data_error, write_byte_files
 from golf.prepare.split import GivenValidation, SplitConfig, Splitter
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.prepare.totals import VALIDATION_DOCUMENTS, compare_with_published

@@ -22,7 +22,8 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
-from golf.data.manifest import MANIFEST_NAME, DataError, Manifest, sha256_of_file
+from golf.data.manifest import MANIFEST_NAME, Manifest, sha256_of_file
+from golf.data.shards import DataError
 from golf.prepare.shards import TextOrigin, full_disk_as_data_error, manifest_of_published
 from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.system.log import ProgressBar, RunLog

@@ -67,7 +67,7 @@ def encode_documents(
 
 def _encode_document(text: str, vocabulary: Vocabulary) -> EncodedDocument:
     text = text.strip()
-    tokens = np.array([vocabulary.bos_id, *vocabulary.encode(text)], dtype=np.uint16)
+    tokens = np.array([vocabulary.bos_id, *vocabulary.encode_text(text)], dtype=np.uint16)
     return EncodedDocument(text_digest(text), len(text.encode("utf-8", "replace")), tokens)
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from golf.data.manifest import DataError, Manifest, sha256_of_file
+from golf.data.manifest import Manifest, sha256_of_file
+from golf.data.shards import DataError
 from golf.prepare.build import TextStream, build_dataset, require_empty
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
@@ -196,7 +197,7 @@ def given_validation(config: TextConfig) -> GivenValidation:
 
 
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
-    """Makes the dataset of the options; raises DataError, ShardError or VocabularyError if that fails."""
+    """Makes the dataset of the options; raises DataError if that fails."""
     _refuse_foreign_options(options)
     if options.source == "docs":
         return prepare_docs(options.data, options.vocab_size or DOCS_VOCAB_SIZE, log)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.data.manifest import DataError
-from golf.data.shards import check_token_ids, read_shard, write_shard
+from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import EncodedDocument, encode_documents, text_digest
 from golf.prepare.shards import check_encoded_with, iterate_documents
@@ -57,7 +56,7 @@ class GivenValidation:
         if self.tokenizer is None:
             return []
         vocabulary = Vocabulary.load(self.tokenizer)
-        return [vocabulary.decode(document[1:]) for document in self._documents(vocabulary)]
+        return [vocabulary.decode_tokens(document[1:]) for document in self._documents(vocabulary)]
 
     def describe(self, num_documents: int, num_bytes: int, num_left_out: int) -> str:
         """The note for the manifest; `num_bytes` is the size of the split as encoded here."""
@@ -143,7 +142,7 @@ class Splitter:
         shutil.copyfile(path, copy)
         self.val_paths.append(copy)
         for document in iterate_documents(read_shard(copy), self._vocabulary.bos_id):
-            self._given.add(text_digest(self._vocabulary.decode(document[1:])))
+            self._given.add(text_digest(self._vocabulary.decode_tokens(document[1:])))
 
     def take_validation(self, texts: Iterable[str], num_threads: int | None) -> None:
         """Encodes a given validation split in its order and excludes its documents from training."""

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from golf.data.manifest import DataError
+from golf.data.shards import DataError
 from golf.prepare.build import TextStream
 
 FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")

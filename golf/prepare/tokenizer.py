@@ -9,7 +9,7 @@ from typing import Literal
 import sentencepiece
 
 from golf.data.caseops import ALLCAPS_MARK, CAPNEXT_MARK, CASE_MARKS, TITLE_MARK, mark_case
-from golf.data.manifest import DataError
+from golf.data.shards import DataError
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
 
 SAMPLE_BYTES = 8_000_000

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from data_samples import sample_text
 
-from golf.data.manifest import DataError, Manifest, open_dataset
-from golf.data.shards import read_shard, write_shard
+from golf.data.manifest import Manifest, open_dataset
+from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare import build, tokenizer
 from golf.prepare.build import TextStream, build_dataset
@@ -40,7 +40,7 @@ def documents_of(folder: Path, split: str) -> list[str]:
     dataset = open_dataset(folder)
     paths = sorted(folder.glob(f"fineweb_{split}_*.bin"))
     return [
-        dataset.vocabulary.decode(document[1:])
+        dataset.vocabulary.decode_tokens(document[1:])
         for path in paths
         for document in iterate_documents(read_shard(path), dataset.vocabulary.bos_id)
     ]
@@ -128,7 +128,7 @@ def test_a_document_in_both_parts_is_an_error_that_names_it(tmp_path: Path, tiny
     split = SplitConfig(val_fraction=0.5)
     for seed in range(1000, 1100):
         pair = [sample_text(seed), sample_text(seed) + "\x01"]
-        assert vocabulary.encode(pair[0]) == vocabulary.encode(pair[1])
+        assert vocabulary.encode_text(pair[0]) == vocabulary.encode_text(pair[1])
         in_val = [text_digest(text)[0] < 128 for text in pair]
         if in_val[0] != in_val[1]:
             break
@@ -146,7 +146,9 @@ def official(tmp_path: Path, tiny_model_path: Path) -> Path:
     vocabulary = Vocabulary.load(tiny_model_path)
     path = tmp_path / "published" / "val.bin"
     path.parent.mkdir()
-    write_shard(path, np.array([token for text in TEXTS[:30] for token in (1, *vocabulary.encode(text))]))
+    write_shard(
+        path, np.array([token for text in TEXTS[:30] for token in (1, *vocabulary.encode_text(text))])
+    )
     return path
 
 

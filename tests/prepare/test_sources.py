@@ -8,7 +8,8 @@ import pytest
 import zstandard
 from data_samples import SHARED, sample_text
 
-from golf.data.manifest import DataError, open_dataset
+from golf.data.manifest import open_dataset
+from golf.data.shards import DataError
 from golf.prepare import sources as prepare_module
 from golf.prepare.__main__ import main
 from golf.prepare.challenge import EXPORTS, ChallengeConfig
