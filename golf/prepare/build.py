@@ -12,27 +12,18 @@ from golf.data.manifest import MANIFEST_NAME, Manifest
 from golf.data.shards import DataError
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import encode_documents, text_digest
-from golf.prepare.shards import TextOrigin, check_shards, full_disk_as_data_error, write_byte_files
+from golf.prepare.shards import (
+    VALIDATION_DOCUMENTS,
+    TextOrigin,
+    check_shards,
+    compare_with_published,
+    full_disk_as_data_error,
+    write_byte_files,
+)
 from golf.prepare.split import GivenValidation, SplitConfig, Splitter
+from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
-from golf.prepare.totals import VALIDATION_DOCUMENTS, compare_with_published
 from golf.system.log import RunLog
-
-
-class TextStream:
-    """An iterator of documents that knows its position in the source, of `total` in `unit`."""
-
-    def __init__(self, texts: Iterator[tuple[str, float]], total: float, unit: str):
-        """Each of `texts` comes with the position after it."""
-        self._texts = texts
-        self.total = total
-        self.unit = unit
-        self.position = 0.0
-
-    def __iter__(self) -> Iterator[str]:
-        for text, position in self._texts:
-            self.position = position
-            yield text
 
 
 def build_dataset(
@@ -72,12 +63,7 @@ def build_dataset(
         else:
             model.write_bytes(tokenizer.read(tokenizer.model))
         vocabulary = Vocabulary.load(model)
-        splitter = Splitter(staging, split, vocabulary)
-        if val_texts:
-            splitter.take_validation(val_texts, num_threads)
-        else:
-            for path in given.shards:
-                splitter.take_shard(path)
+        splitter = Splitter(staging, split, vocabulary, val_texts, given.shards, num_threads)
         with log.progress("encoding", stream.total, stream.unit) as bar:
             for document in encode_documents(texts, vocabulary, num_threads):
                 splitter.add(document)

@@ -24,8 +24,13 @@ from huggingface_hub.utils import build_hf_headers
 
 from golf.data.manifest import MANIFEST_NAME, Manifest, sha256_of_file
 from golf.data.shards import DataError
-from golf.prepare.shards import TextOrigin, full_disk_as_data_error, manifest_of_published
-from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
+from golf.prepare.shards import (
+    DOCUMENTS_NAME,
+    VALIDATION_DOCUMENTS,
+    TextOrigin,
+    full_disk_as_data_error,
+    manifest_of_published,
+)
 from golf.system.log import ProgressBar, RunLog
 
 EXPORTS = {1024: "willdepueoai/parameter-golf", 8192: "kevclark/parameter-golf"}
@@ -115,8 +120,7 @@ class HubCommit:
 
     def __init__(self, config: ChallengeConfig):
         """Asks the hub for the commit of `config.revision`."""
-        self._repository = config.repository
-        self._endpoint = config.endpoint
+        self._repository, self._endpoint = config.repository, config.endpoint
         self._api = HfApi(endpoint=config.endpoint)
         source = f"dataset {config.repository}"
         with _hub_errors(f"{source}: the hub does not answer; text of another source needs no network"):
@@ -159,8 +163,7 @@ class HubCommit:
                     expected_size=remote.size,
                     tqdm_class=progress,  # type: ignore[arg-type]
                 )
-        found = difference_from_hub(part, remote)
-        if found:
+        if found := difference_from_hub(part, remote):
             part.unlink()
             raise DataError(f"{remote.path}: {found}; the download was thrown away, run the command again")
         os.replace(part, path)
@@ -219,15 +222,13 @@ def _fetch(hub: HubCommit, remote: RepoFile, folder: Path, staging: Path, bar: P
     name = PurePosixPath(remote.path).name
     present, path = folder / name, staging / name
     if present.exists():
-        found = difference_from_hub(present, remote)
-        if found:
+        if found := difference_from_hub(present, remote):
             raise DataError(f"{present}: {found}; remove it to have the published file instead")
-        bar.advance(remote.size / 1e6)
-        return present
-    if path.exists() and difference_from_hub(path, remote) is None:
-        bar.advance(remote.size / 1e6)
-    else:
+        path = present
+    elif not path.exists() or difference_from_hub(path, remote):
         hub.download(remote, path, bar)
+        return path
+    bar.advance(remote.size / 1e6)
     return path
 
 

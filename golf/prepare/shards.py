@@ -18,14 +18,20 @@ from golf.data.manifest import (
     find_byte_file,
     sha256_of_file,
 )
+from golf.data.reference import CANONICAL_BYTES, COUNT_TOLERANCE, SEQUENCE_TOKENS, published_tokens
 from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.tokenizer import check_tokenizer
+from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer
 from golf.system.files import atomic_write
 from golf.system.log import ProgressBar, RunLog
 
 OVERLAP_DOCUMENTS = 4
 """Consecutive validation documents among the training documents that count as an overlap, not as repeats."""
+
+DOCUMENTS_NAME = "docs_selected.jsonl"
+"""The challenge's published documents."""
+VALIDATION_DOCUMENTS = 50_000
+"""The first so many of them are validation; openai/parameter-golf #2127 trained on 40,000 of them."""
 
 _CHUNK_TOKENS = 4_000_000
 
@@ -74,15 +80,11 @@ def manifest_of_published(
     vocabulary = Vocabulary.load(tokenizer)
     check_tokenizer(vocabulary, str(tokenizer))
     byte_notes = adopt_byte_files(val, vocabulary) if vocabulary.case_ops else ()
-    for line in byte_notes:
-        log.info(line)
     manifest, shared = check_shards(val, train, vocabulary, tokenizer.name, origin, log)
-    log.info(
-        f"{manifest.repeated_documents} documents are exact repeats, {len(shared)} of them of validation "
-        "documents"
-    )
-    for line in shared[:3]:
-        log.info(f"in training: {line}")
+    repeats = f"{manifest.repeated_documents} documents are exact repeats"
+    repeats += f", {len(shared)} of them of validation documents"
+    for line in (*byte_notes, repeats, *(f"in training: {line}" for line in shared[:3])):
+        log.info(line)
     note = f"{len(shared)} training documents are exact repeats of validation documents, as published"
     return replace(manifest, notes=(*manifest.notes, note, *byte_notes))
 
@@ -239,6 +241,25 @@ def _count_bytes(tokens: np.ndarray, before: int, vocabulary: Vocabulary) -> np.
     return vocabulary.count_bytes(np.concatenate([[before], tokens[:-1]]), tokens)
 
 
+def compare_with_published(manifest: Manifest, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """A line on the tokens and one on the bytes of the challenge's validation split, agreeing or not."""
+    scored = (manifest.num_tokens("val") - 1) // SEQUENCE_TOKENS * SEQUENCE_TOKENS
+    found = f"validation: {scored:,} tokens in whole sequences of {SEQUENCE_TOKENS:,}"
+    published = published_tokens(vocabulary.size, manifest.case_ops)
+    fused = any(vocabulary.piece(token) == FUSED_MARKS[0] for token in range(vocabulary.size))
+    kind = f"{vocabulary.size:,} pieces{' with CaseOps' if manifest.case_ops else ''}"
+    if published is None or fused:
+        tokens = f"{found}; no total is published for {kind}{', fused' if fused else ''}"
+    elif scored == published:
+        tokens = f"{found}, as published for {kind}"
+    else:
+        tokens = f"MISMATCH: {found}; {published:,} are published for {kind}: another tokenizer or other text"
+    size = f"validation: {manifest.val_text_bytes:,} bytes"
+    if abs(manifest.val_text_bytes - CANONICAL_BYTES) <= COUNT_TOLERANCE:
+        return tokens, f"{size}, the published 151.08 million"
+    return tokens, f"MISMATCH: {size}; the published total is 151.08 million: other documents"
+
+
 @contextmanager
 def full_disk_as_data_error(message: str) -> Iterator[None]:
     """Turns the errors of a full disk or an exhausted quota into a DataError with `message`."""
@@ -268,11 +289,9 @@ class _Repeats:
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
         self._number_of_digest: dict[bytes, int] = {}
-        self._num_documents = 0
-        self._num_val = 0
+        self._num_documents = self._num_val = self.num_repeated = 0
         self._run: list[int] = []
         """Consecutive validation documents that the last training documents are."""
-        self.num_repeated = 0
         self.shared: list[str] = []
 
     def add(self, document: np.ndarray, split: str) -> None:
@@ -286,14 +305,15 @@ class _Repeats:
         self.num_repeated += first != number
         if split == "val":
             self._num_val += 1
-        elif first >= self._num_val:
-            self._run = []
-        else:
-            words = self._vocabulary.decode_tokens(document[1:40])[:60]
-            self.shared.append(f"document {number} is document {first} of validation ({words!r})")
-            self._run = [*self._run, first] if self._run and first == self._run[-1] + 1 else [first]
-            if len(self._run) >= min(OVERLAP_DOCUMENTS, self._num_val):
-                raise DataError(
-                    f"training documents {number - len(self._run) + 1} to {number} are validation documents "
-                    f"{self._run[0]} to {first}: the document ranges overlap"
-                )
+            return
+        follows = self._run and first == self._run[-1] + 1
+        self._run = [*(self._run if follows else []), first] if first < self._num_val else []
+        if not self._run:
+            return
+        words = self._vocabulary.decode_tokens(document[1:40])[:60]
+        self.shared.append(f"document {number} is document {first} of validation ({words!r})")
+        if len(self._run) >= min(OVERLAP_DOCUMENTS, self._num_val):
+            raise DataError(
+                f"training documents {number - len(self._run) + 1} to {number} are validation documents "
+                f"{self._run[0]} to {first}: the document ranges overlap"
+            )

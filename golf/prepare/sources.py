@@ -10,7 +10,7 @@ import tyro
 
 from golf.data.manifest import Manifest, sha256_of_file
 from golf.data.shards import DataError
-from golf.prepare.build import TextStream, build_dataset, require_empty
+from golf.prepare.build import build_dataset, require_empty
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
     ENCODE_SECONDS_PER_MB,
@@ -21,11 +21,10 @@ from golf.prepare.challenge import (
 )
 from golf.prepare.docs import read_docs
 from golf.prepare.encode import text_digest
-from golf.prepare.shards import TextOrigin, adopt_shards
+from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.text import FINEWEB, stream_dataset, stream_files
+from golf.prepare.text import FINEWEB, TextStream, stream_dataset, stream_files
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
-from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.system.log import RunLog
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)

@@ -10,10 +10,11 @@ from golf.data.manifest import Manifest, open_dataset
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare import build, tokenizer
-from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.build import build_dataset
 from golf.prepare.encode import text_digest
 from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.clock import StageClock
 from golf.system.log import RunLog

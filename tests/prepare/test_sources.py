@@ -14,8 +14,8 @@ from golf.prepare import sources as prepare_module
 from golf.prepare.__main__ import main
 from golf.prepare.challenge import EXPORTS, ChallengeConfig
 from golf.prepare.docs import DocsText
+from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.prepare.sources import prepare_default
-from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.system.log import RunLog
 
 ROOT = Path(__file__).parents[2]

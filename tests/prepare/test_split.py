@@ -7,10 +7,11 @@ from data_samples import SHARED, sample_text
 from golf.data.manifest import Manifest, open_dataset
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.sources import TextConfig, given_validation
 from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.log import RunLog
 
