@@ -1,6 +1,5 @@
 """From documents to a dataset folder: tokenizer, split, shards, manifest; complete, or absent."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +17,12 @@ from golf.prepare.shards import (
     check_shards,
     compare_with_published,
     full_disk_as_data_error,
+    move_into,
     write_byte_files,
 )
 from golf.prepare.split import GivenValidation, SplitConfig, Splitter
 from golf.prepare.text import TextStream
-from golf.prepare.tokenizer import TokenizerChoice
+from golf.prepare.tokenizer import TokenizerChoice, train_tokenizer
 from golf.system.log import RunLog
 
 
@@ -54,12 +54,10 @@ def build_dataset(
             texts = chain(sample, texts)
             excluded = set(map(text_digest, val_texts))
             is_drawn = not val_texts and not given.shards
-            trained = (
-                text
-                for text, digest in ((text, text_digest(text)) for text in sample)
-                if digest not in excluded and not (is_drawn and split.is_val(digest))
-            )
-            model.write_bytes(tokenizer.train(trained))
+            digests = ((text, text_digest(text)) for text in sample)
+            trained = (t for t, d in digests if d not in excluded and not (is_drawn and split.is_val(d)))
+            choice = (tokenizer.vocab_size, tokenizer.case_ops, tokenizer.sample_bytes)
+            model.write_bytes(train_tokenizer(trained, *choice))
         else:
             model.write_bytes(tokenizer.read(tokenizer.model))
         vocabulary = Vocabulary.load(model)
@@ -98,9 +96,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(staging)
             staging.mkdir(parents=True)
             yield staging
-            if folder.exists():
-                folder.rmdir()
-            os.rename(staging, folder)
+            move_into(folder, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

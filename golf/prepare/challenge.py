@@ -30,6 +30,7 @@ from golf.prepare.shards import (
     TextOrigin,
     full_disk_as_data_error,
     manifest_of_published,
+    move_into,
 )
 from golf.system.log import ProgressBar, RunLog
 
@@ -93,25 +94,15 @@ def fetch_challenge(folder: Path, config: ChallengeConfig, log: RunLog) -> Manif
         with log.progress("downloading", sum(remote.size for remote in remotes) / 1e6, "MB") as bar:
             paths = [_fetch(hub, remote, folder, staging, bar) for remote in remotes]
         val, train = ([path for path in paths if f"fineweb_{s}_" in path.name] for s in ("val", "train"))
-        origin = TextOrigin(
-            name,
-            "FineWeb documents, selected and tokenized for the Parameter Golf challenge: dataset "
-            f"{config.repository} on the Hugging Face hub",
-            "ODC-By 1.0",
-            hub.sha,
-        )
+        source = "FineWeb documents, selected and tokenized for the Parameter Golf challenge: dataset "
+        source += f"{config.repository} on the Hugging Face hub"
+        origin = TextOrigin(name, source, "ODC-By 1.0", hub.sha)
         manifest = manifest_of_published(val, train, paths[0], origin, log)
         counted, stated = manifest.num_tokens("val"), stats.get("tokens_val")
         if stated not in (None, counted):
             raise DataError(f"{name}: {counted} tokens of validation; the export's manifest says {stated}")
-        if folder.exists():
-            for path in paths:
-                os.replace(path, folder / path.name)
-            manifest.save(folder)
-            shutil.rmtree(staging)
-        else:
-            manifest.save(staging)
-            os.rename(staging, folder)
+        manifest.save(staging)
+        move_into(folder, staging)
     return manifest
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -258,6 +259,16 @@ def compare_with_published(manifest: Manifest, vocabulary: Vocabulary) -> tuple[
     if abs(manifest.val_text_bytes - CANONICAL_BYTES) <= COUNT_TOLERANCE:
         return tokens, f"{size}, the published 151.08 million"
     return tokens, f"MISMATCH: {size}; the published total is 151.08 million: other documents"
+
+
+def move_into(folder: Path, staging: Path) -> None:
+    """Makes the finished folder `staging` the dataset `folder`, which may be a mount point or a link."""
+    if not folder.exists():
+        os.rename(staging, folder)
+        return
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
+        shutil.move(path, folder / path.name)
+    staging.rmdir()
 
 
 @contextmanager

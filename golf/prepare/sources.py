@@ -216,11 +216,8 @@ def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
 def _refuse_foreign_options(options: PrepareOptions) -> None:
     """Raises DataError for an option that the source does not use."""
     readers = {
-        "tokenizer": ("text", "shards"),
+        **dict.fromkeys(("tokenizer", "name", "origin", "licence"), ("text", "shards")),
         "vocab_size": ("docs", "text"),
-        "name": ("text", "shards"),
-        "origin": ("text", "shards"),
-        "licence": ("text", "shards"),
         "text": ("text",),
         "challenge": ("challenge",),
     }
@@ -229,7 +226,6 @@ def _refuse_foreign_options(options: PrepareOptions) -> None:
         given, default = vars(options)[option], defaults[option]
         if options.source not in sources and given != default:
             if dataclasses.is_dataclass(given):
-                changed = [name for name, value in vars(given).items() if value != vars(default)[name]]
-                option = changed[0]
+                option = next(name for name, value in vars(given).items() if value != vars(default)[name])
             flag = "--" + option.replace("_", "-")
             raise DataError(f"{flag} is for source {' or '.join(sources)}; the source is {options.source}")

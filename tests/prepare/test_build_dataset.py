@@ -241,7 +241,15 @@ def test_a_trained_tokenizer_sees_no_validation_text(tmp_path: Path, monkeypatch
         seen.extend(texts)
         return train(seen, *more)
 
-    monkeypatch.setattr(tokenizer, "train_tokenizer", spy)
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
     make(tmp_path / "a", 400)
     assert sorted(seen) == sorted(documents_of(tmp_path / "a", "train"))
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["vocab_size"] == 400
+
+
+def test_a_link_to_an_empty_folder_may_be_the_dataset_folder(tmp_path: Path, tiny_model_path: Path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    make(tmp_path / "link", tiny_model_path)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "manifest.json").is_file()
+    assert len(open_dataset(tmp_path / "link").train_shards()) == 1

@@ -78,7 +78,7 @@ def test_a_trained_tokenizer_sees_no_given_validation_text(
         seen.extend(texts)
         return tiny_model_path.read_bytes()
 
-    monkeypatch.setattr("golf.prepare.tokenizer.train_tokenizer", spy)
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
     given = GivenValidation(first_documents=30)
     make(tmp_path / "a", TokenizerChoice(vocab_size=400), [*TEXTS, TEXTS[0]], given)
     assert sorted(seen) == sorted(TEXTS[30:])
