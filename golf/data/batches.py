@@ -37,10 +37,7 @@ class TrainBatches:
         return self._epochs_before + self._state["position"] / max(1, len(self._order))
 
     def next(self, num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next batch, B = `num_sequences` and T = `context`: inputs_BT and targets_BT, int64 on the CPU.
-
-        A batch may cross the end of an epoch. Another `context` than in the last call starts a new epoch.
-        """
+        """The next inputs_BT and targets_BT, int64 on the CPU; another `context` starts a new epoch."""
         windows = np.empty((num_sequences, context + 1), dtype=np.uint16)
         for window in windows:
             sequence = self._next_sequence(context)

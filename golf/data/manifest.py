@@ -19,7 +19,7 @@ MANIFEST_FORMAT = "golf-dataset-1"
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One shard of a dataset, its split train or val; `num_documents` start in it.
+    """One shard of a dataset, of split train or val, in which `num_documents` start.
 
     Documents are numbered through all shards, validation first; one that an end cuts is in both shards.
     """
@@ -45,14 +45,12 @@ class Manifest:
     revision: str
     """The exact source: a hub commit, package versions, the sha256 of a file."""
     tokenizer: str
-    """Name of the .model file in the folder."""
     tokenizer_sha256: str
     vocab_size: int
     files: tuple[ShardFile, ...]
     val_text_bytes: int
     train_text_bytes: int
     repeated_documents: int
-    """Dropped from text encoded here, still present in published shards."""
     notes: tuple[str, ...]
     case_ops: bool = False
     """Whether the text is in CaseOps form; each validation shard then has a byte file."""
@@ -125,9 +123,12 @@ class Dataset:
         for file in (file for file in self.manifest.files if file.split == "val"):
             path = self.folder / file.name
             shards.append(self.open_shard(file))
-            require_sha256(path, file.sha256)
+            parts = {path: file.sha256}
             if self.manifest.case_ops:
-                require_sha256(find_byte_file(path), file.bytes_sha256)
+                parts[find_byte_file(path)] = file.bytes_sha256
+            for part, stated in parts.items():
+                if (found := sha256_of_file(part)) != stated:
+                    raise DataError(f"{part}: sha256 {found}; the manifest says {stated}")
             check_token_ids(shards[-1], self.vocabulary.size, file.name)
         if not shards:
             raise DataError(f"{self.folder}: has no validation shards")
@@ -145,10 +146,7 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Opens a dataset folder whose tokenizer and shard sizes are those of its manifest, in constant time.
-
-    Raises DataError. Training shards may be absent, as for scoring alone.
-    """
+    """Opens a folder whose tokenizer and shard sizes are the manifest's; training shards may be absent."""
     manifest = Manifest.load(folder)
     vocabulary = Vocabulary.load(folder / manifest.tokenizer)
     found = (vocabulary.sha256, vocabulary.size, vocabulary.case_ops)
@@ -176,10 +174,3 @@ def sha256_of_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_sha256(path: Path, expected: str) -> None:
-    """Raises DataError unless the file has the hash that its manifest states."""
-    found = sha256_of_file(path)
-    if found != expected:
-        raise DataError(f"{path}: sha256 {found}; the manifest says {expected}")

@@ -6,8 +6,8 @@ import numpy as np
 
 from golf.system.files import atomic_write
 
-SHARD_MAGIC = 20240520
-SHARD_VERSION = 1
+SHARD_START = (20240520, 1)
+"""Magic number and version."""
 SHARD_HEADER_BYTES = 256 * 4
 
 
@@ -22,7 +22,7 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
     if tokens.dtype != np.uint16 and (int(tokens.min()) < 0 or int(tokens.max()) >= 2**16):
         raise DataError(f"{path}: token ids {tokens.min()} to {tokens.max()}; a shard holds 0 to 65535")
     header = np.zeros(256, dtype="<i4")
-    header[:3] = SHARD_MAGIC, SHARD_VERSION, len(tokens)
+    header[:3] = *SHARD_START, len(tokens)
     with atomic_write(path) as partial, open(partial, "wb") as file:
         file.write(header.tobytes())
         file.write(np.ascontiguousarray(tokens, dtype="<u2").data)
@@ -37,10 +37,9 @@ def read_shard(path: Path) -> np.ndarray:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if size < SHARD_HEADER_BYTES:
         raise DataError(f"{path}: {size} bytes; a shard's header alone is {SHARD_HEADER_BYTES}")
-    magic, version, count = map(int, header[:3])
-    if (magic, version) != (SHARD_MAGIC, SHARD_VERSION):
-        found = f"starts with {magic}, version {version}"
-        raise DataError(f"{path}: {found}; a shard starts with {SHARD_MAGIC}, version {SHARD_VERSION}")
+    *start, count = map(int, header[:3])
+    if tuple(start) != SHARD_START:
+        raise DataError(f"{path}: starts with {start}; a shard starts with {SHARD_START}, magic and version")
     expected = SHARD_HEADER_BYTES + 2 * count
     if count < 1 or size != expected:
         raise DataError(f"{path}: {size} bytes; its header says {count} tokens, which is {expected} bytes")

@@ -33,11 +33,11 @@ CORRUPTIONS = {
     "cut header": (lambda data: data[:1000], "1000 bytes; a shard's header alone is 1024"),
     "magic": (
         lambda data: b"\1\2\3\4" + data[4:],
-        "starts with 67305985, version 1; a shard",
+        r"starts with \[67305985, 1\]; a shard starts with \(20240520, 1\)",
     ),
     "version": (
         lambda data: data[:4] + b"\2\0\0\0" + data[8:],
-        "version 2; a shard starts with 20240520",
+        r"starts with \[20240520, 2\]; a shard",
     ),
     "one byte less": (lambda data: data[:-1], "1033 bytes; its header says 5 tokens, which is 1034 bytes"),
     "one token more": (lambda data: data + b"\0\0", "1036 bytes; its header says 5 tokens"),
