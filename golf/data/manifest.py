@@ -32,7 +32,6 @@ class ShardFile:
     first_document: int
     last_document: int
     bytes_sha256: str = ""
-    """Of the byte file of a CaseOps validation shard."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import numpy as np
 from golf.system.files import atomic_write
 
 SHARD_START = (20240520, 1)
-"""Magic number and version."""
 SHARD_HEADER_BYTES = 256 * 4
 
 
