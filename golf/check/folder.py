@@ -37,7 +37,7 @@ def read_record(path: Path) -> Record:
             record.problems.append(warning("many-files", text))
             break
         record.files.append(entry)
-    for entry in sorted(record.files, key=lambda e: (e.name.count("/"), e.name)):
+    for entry in sorted(record.files, key=lambda e: (not _is_readme(e), e.name.count("/"), e.name)):
         _take(record, entry)
     _find_submission(record)
     record.track = _track(record)
@@ -78,6 +78,10 @@ def _walk(record: Record) -> Iterator[Entry]:
                 _warn(record, "odd-file", "is neither a file nor a folder; it was not opened", inside)
 
 
+def _is_readme(entry: Entry) -> bool:
+    return PurePosixPath(entry.name).name.lower().startswith("readme")
+
+
 def _take(record: Record, entry: Entry) -> None:
     name = PurePosixPath(entry.name).name.lower()
     is_requirements = name.startswith("requirements")
@@ -95,7 +99,7 @@ def _take(record: Record, entry: Entry) -> None:
             _warn(record, "file-too-large", text, entry.name)
     elif is_log:
         _take_log(record, entry)
-    elif entry.suffix in (".py", ".md") or name.startswith("readme") or is_requirements:
+    elif entry.suffix in (".py", ".md") or _is_readme(entry) or is_requirements:
         data = _read(record, entry, 0, entry.num_bytes)
         if data is None:
             return
@@ -104,7 +108,7 @@ def _take(record: Record, entry: Entry) -> None:
             record.scripts.append(read_script(entry.name, data))
         elif is_requirements and entry.suffix != ".md":
             record.requirements[entry.name] = decode(data)
-        elif record.readme is None or (name.startswith("readme") and not record.has_readme):
+        elif record.readme is None:
             record.readme = (entry.name, decode(data))
 
 

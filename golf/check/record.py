@@ -77,11 +77,6 @@ class Record:
     """Of logs and scripts."""
 
     @property
-    def has_readme(self) -> bool:
-        """Whether `readme` is called so, and not another text about the record."""
-        return self.readme is not None and PurePosixPath(self.readme[0]).name.lower().startswith("readme")
-
-    @property
     def script(self) -> Script | None:
         """The script that trains: train_gpt.py, else the only Python file."""
         named = [s for s in self.scripts if PurePosixPath(s.file).name == "train_gpt.py"]

@@ -174,8 +174,7 @@ def _decompressions(data: bytes, with_brotli: bool) -> Iterator[tuple[str, bytes
 
 def _bounded_brotli(data: bytes) -> bytes:
     brotli = importlib.import_module("brotli")
-    decompressor = brotli.Decompressor()
-    source = bytearray()
+    decompressor, source = brotli.Decompressor(), bytearray()
     try:
         for start in range(0, len(data), 16):
             source += decompressor.process(data[start : start + 16])

@@ -12,13 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.data.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    ShardFile,
-    find_byte_file,
-    sha256_of_file,
-)
+from golf.data.manifest import MANIFEST_NAME, Manifest, ShardFile, find_byte_file, sha256_of_file
 from golf.data.reference import CANONICAL_BYTES, COUNT_TOLERANCE, SEQUENCE_TOKENS, published_tokens
 from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary

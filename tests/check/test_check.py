@@ -596,6 +596,6 @@ def test_a_placeholder_and_a_warning_of_a_library_state_nothing(tmp_path: Path) 
 
 def test_escape_codes_of_a_log_are_shown_escaped(tmp_path: Path) -> None:
     folder = make_record(tmp_path)
-    rewrite_logs(folder, before=["Total submission size: 17000000 bytes\x1b[1A OK"], train_ms=601_153)
+    rewrite_logs(folder, before=["Traceback (most recent call last):\x1b[1A\x1b[2K"])
     text = render(check_folder(folder))
-    assert "\x1b" not in text
+    assert "\x1b" not in text and r"Traceback (most recent call last):\x1b[1A" in text

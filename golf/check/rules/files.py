@@ -79,15 +79,20 @@ def further_figures(record: Record) -> Iterable[Finding]:
 def present(record: Record) -> Iterable[Finding]:
     """The log that the script wrote, train_gpt.py and README.md have to be there, and nothing large.
 
-    A folder with neither a README nor any code is taken for an extract (logs and JSON alone).
+    A folder with neither a README nor any code is taken for an extract (logs and JSON alone). Copies of one log
+    count once.
     """
     if not record.logs:
         tables = [entry.name for entry in record.files if entry.suffix in (".tsv", ".csv")]
         hint = f"; {tables[0]} is a table, not what a script printed" if tables else ""
         yield error("no-log", f"no log of a run{hint}")
+    kept = {fingerprint(log): log for log in record.distinct_logs}
     for log in record.logs:
+        twin = kept.get(fingerprint(log), log)
         if not log.has_content:
             yield info("log-empty", "nothing of a training run was recognised in it", Quote(log.file))
+        elif log.scores and twin is not log and seed_of(twin) == seed_of(log):
+            yield info("log-copy", f"is a copy of {twin.file}; counted once", Quote(log.file))
     if not record.scripts and record.readme is None:
         yield info("no-script-no-readme", "neither a script nor a README: nothing about code was checked")
     elif not record.scripts:
@@ -100,15 +105,6 @@ def present(record: Record) -> Iterable[Finding]:
     for entry in record.files:
         if entry.num_bytes > MAX_COMMITTED_BYTES and entry.suffix not in (".log", ".txt", ".png"):
             yield info("large-file", f"{entry.num_bytes:,} bytes are committed", Quote(entry.name))
-
-
-def copied_logs(record: Record) -> Iterable[Finding]:
-    """Copies of one log count once."""
-    kept = {fingerprint(log): log for log in record.distinct_logs}
-    for log in record.logs:
-        twin = kept.get(fingerprint(log))
-        if log.scores and twin is not None and twin is not log and seed_of(twin) == seed_of(log):
-            yield info("log-copy", f"is a copy of {twin.file}; counted once", Quote(log.file))
 
 
 def parses(record: Record) -> Iterable[Finding]:
@@ -212,7 +208,6 @@ RULES = (
     submission_complete,
     further_figures,
     present,
-    copied_logs,
     parses,
     imports_present,
     code_size,
