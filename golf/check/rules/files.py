@@ -79,8 +79,8 @@ def further_figures(record: Record) -> Iterable[Finding]:
 def present(record: Record) -> Iterable[Finding]:
     """The log that the script wrote, train_gpt.py and README.md have to be there, and nothing large.
 
-    A folder with neither a README nor any code is taken for an extract (logs and JSON alone). Copies of one log
-    count once.
+    A folder with neither a README nor any code is taken for an extract (logs and JSON alone). Copies of
+    one log count once.
     """
     if not record.logs:
         tables = [entry.name for entry in record.files if entry.suffix in (".tsv", ".csv")]
