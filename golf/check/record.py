@@ -98,6 +98,9 @@ class Record:
         seeds = [seed_of(log) for log in complete]
         claimed = self.submission.seeds if self.submission else ()
         named = [log for log in complete if seed_of(log) in claimed]
+        # Of several logs of one seed, the one that is named after it.
+        after_seed = {named_seed(log) for log in named}
+        named = [log for log in named if named_seed(log) is not None or seed_of(log) not in after_seed]
         if len(claimed) > 1 and len({seed_of(log) for log in named}) == len(named) > 0:
             return named
         figure = self.figure("val_bpb")

@@ -94,9 +94,9 @@ def check_shards(
 ) -> tuple[Manifest, list[str]]:
     """The manifest of shards, all of which are read; and a line for each training document in validation.
 
-    `tokenizer` is the file name for the manifest. Raises DataError for a damaged shard, a token id outside the
-    vocabulary, a split that does not start with BOS or was encoded with another tokenizer, two equal files,
-    and training that repeats a range of validation documents.
+    `tokenizer` is the file name for the manifest. Raises DataError for a damaged shard, a token id outside
+    the vocabulary, a split that does not start with BOS or was encoded with another tokenizer, two equal
+    files, and training that repeats a range of validation documents.
     """
     files: list[ShardFile] = []
     path_of_hash: dict[str, Path] = {}

@@ -599,3 +599,10 @@ def test_escape_codes_of_a_log_are_shown_escaped(tmp_path: Path) -> None:
     rewrite_logs(folder, before=["Traceback (most recent call last):\x1b[1A\x1b[2K"])
     text = render(check_folder(folder))
     assert "\x1b" not in text and r"Traceback (most recent call last):\x1b[1A" in text
+
+
+def test_a_second_log_of_a_seed_hides_no_other_seed(tmp_path: Path) -> None:
+    folder = make_record(tmp_path)
+    change_seed(42, model_bytes=16_400_000)(folder)
+    (folder / "train_other.log").write_text(log_text(999, 1.2, MODEL_BYTES[999]))
+    assert {"error size-over-limit", "info other-runs"} <= found(folder)
