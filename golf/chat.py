@@ -71,12 +71,12 @@ class TextStream:
         """The text that the token adds."""
         if token not in self._silent:
             self._tokens.append(token)
-        text = self._vocabulary.decode(self._tokens)
+        text = self._vocabulary.decode_tokens(self._tokens)
         return self._show(text.rstrip("\N{REPLACEMENT CHARACTER}"))
 
     def finish(self) -> str:
         """The text that was held back."""
-        return self._show(self._vocabulary.decode(self._tokens))
+        return self._show(self._vocabulary.decode_tokens(self._tokens))
 
     def _show(self, text: str) -> str:
         if not text.startswith(self._shown):
@@ -111,7 +111,7 @@ class ChatSession:
         """The tokens to continue: the conversation and this prompt; ChatError if the prompt is too long."""
         vocabulary = self.opened.vocabulary
         if self.template is None:
-            tokens = [vocabulary.bos_id, *vocabulary.encode(text)]
+            tokens = [vocabulary.bos_id, *vocabulary.encode_text(text)]
             if len(tokens) > self.room:
                 raise ChatError(f"the prompt has {len(tokens)} tokens; expected at most {self.room}")
             return tokens

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from golf.config import RunConfig
-from golf.data.batches import TrainBatches
+from golf.data.batches import ShuffledDocuments, TrainBatches
 from golf.data.manifest import MANIFEST_NAME, Dataset, sha256_of_file
 from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT, distance_from_orthogonal
@@ -364,9 +364,9 @@ def artifact_header(config: RunConfig, dtype: torch.dtype, tokenizer_sha256: str
 
 def build_batches(config: RunConfig, dataset: Dataset) -> TrainBatches:
     """The training batches, from their start."""
-    train, shards = config.train, dataset.train_shards()
-    size = dataset.vocabulary.size
-    return TrainBatches(shards, config.seed, train.held_out_tokens, size, train.shuffle_documents)
+    kind = ShuffledDocuments if config.train.shuffle_documents else TrainBatches
+    shards, size = dataset.train_shards(), dataset.vocabulary.size
+    return kind(shards, config.seed, config.train.held_out_tokens, size)
 
 
 def build_trainer(

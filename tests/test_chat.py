@@ -36,7 +36,7 @@ def session_of(folder, name: str, **options) -> ChatSession:
 def test_pieces_of_the_stream_make_the_whole_text(folder):
     vocabulary = Vocabulary.load(folder / "tiny.model")
     text = "the naïve 你好 🙂 of Zürich"
-    tokens = vocabulary.encode(text)
+    tokens = vocabulary.encode_text(text)
     stream = TextStream(vocabulary, frozenset({5}))
     pieces = [stream.add(token) for token in [5, *tokens, 5]]
     assert "".join(pieces) + stream.finish() == text
@@ -54,7 +54,7 @@ def test_a_greedy_session_writes_the_likeliest_tokens(folder):
     for _ in range(5):
         with torch.no_grad():
             wanted.append(int(session.opened.model(torch.tensor([wanted]))[0, -1].argmax()))
-    assert said == session.opened.vocabulary.decode(wanted[len(text) :])
+    assert said == session.opened.vocabulary.decode_tokens(wanted[len(text) :])
 
 
 def test_the_same_seed_says_the_same(folder):

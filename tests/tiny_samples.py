@@ -59,7 +59,7 @@ def write_tiny_dataset(folder: Path, tokenizer: bytes, num_documents: int = 12) 
     }
     files = []
     for split, documents in splits.items():
-        tokens = [token for text in documents for token in (vocabulary.bos_id, *vocabulary.encode(text))]
+        tokens = [token for text in documents for token in (vocabulary.bos_id, *vocabulary.encode_text(text))]
         path = folder / f"fineweb_{split}_000000.bin"
         write_shard(path, np.array(tokens, dtype=np.uint16))
         first = 0 if split == "val" else num_documents

@@ -284,7 +284,7 @@ def audit_data(scoring: Scoring, stated_bytes: int) -> list[ProbeReport]:
         ledger.close(num_targets)
     except LegalityError as error:
         violations.append(str(error))
-    count_bytes, decode, bos_id = vocabulary.count_bytes, vocabulary.decode, vocabulary.bos_id
+    count_bytes, decode, bos_id = vocabulary.count_bytes, vocabulary.decode_tokens, vocabulary.bos_id
     return [
         ProbeReport("coverage", f"all {num_targets:,} targets, files by sha256", violations),
         probe_bytes(count_bytes, decode, tokens, bos_id, stated_bytes),

@@ -2,22 +2,26 @@
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from golf.check.claims import Record, seed_of
 from golf.check.findings import LEVELS, Finding, info
-from golf.check.folder import Track, read_folder
-from golf.check.rules import files, scores, seeds, sizes, times
+from golf.check.folder import read_record
+from golf.check.record import Record, Track, seed_of
+from golf.check.rules import files, limits, scores, text
 from golf.check.scripts import RUNNING
 
 RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
-    rule for module in (files, sizes, scores, seeds, times) for rule in module.RULES
+    rule for module in (files, limits, scores, text) for rule in module.RULES
 )
 MAX_EVIDENCE_SHOWN = 6
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+"""Characters of other people's text that could steer a terminal; they are shown escaped."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,19 @@ def check_folder(path: Path) -> Report:
     was_enabled = gc.isenabled()
     gc.disable()  # The collector's search for cycles in syntax trees, which have none, doubles the time.
     try:
-        record = Record(read_folder(path))
-        if not record.folder.files and not record.folder.problems:
+        record = read_record(path)
+        if not record.files and not record.problems:
             return Report(str(path), error="is empty")
-        findings = [*record.folder.problems, *(finding for rule in RULES for finding in rule(record))]
+        findings = [*record.problems, *(finding for rule in RULES for finding in rule(record))]
     except OSError as failure:
         return Report(str(path), error=f"cannot be read: {failure.strerror}")
     finally:
         if was_enabled:
             gc.enable()
-    claimed = record.folder.submission.figures if record.folder.submission else {}
+    claimed = record.submission.figures if record.submission else {}
     return Report(
         folder=str(path),
-        track=record.folder.track,
+        track=record.track,
         claims={meaning: figure.value for meaning, figure in claimed.items()},
         logged={
             "val_bpb": [score.val_bpb for score in record.final_scores],
@@ -84,9 +88,8 @@ def check_folders(paths: Sequence[Path], workers: int | None = None) -> list[Rep
     with ProcessPoolExecutor(workers) as pool:
         jobs = [pool.submit(check_folder, path) for path in paths]
         for path, job in zip(paths, jobs, strict=True):
-            failure = job.exception()
-            failed = Report(str(path), error=f"check failed: {failure!r}"[:300])
-            reports.append(failed if failure else job.result())
+            failed = Report(str(path), error=f"check failed: {job.exception()!r}"[:300])
+            reports.append(failed if job.exception() else job.result())
     return note_neighbors(reports)
 
 
@@ -131,7 +134,7 @@ def render(report: Report) -> str:
         lines += [f"            {evidence}" for evidence in finding.evidence[:MAX_EVIDENCE_SHOWN]]
     lines.append("  looked at: " + "; ".join(report.looked_at))
     lines.append("  not seen: " + "; ".join(report.not_seen))
-    return "\n".join(lines)
+    return "\n".join(_CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in lines)
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -140,26 +143,26 @@ def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _looked_at(record: Record) -> Iterator[str]:
-    folder, runs = record.folder, record.runs
-    if folder.submission and folder.submission.raw:
-        yield f"{folder.submission.file} ({len(folder.submission.raw)} keys)"
+    runs = record.runs
+    if record.submission and record.submission.raw:
+        yield f"{record.submission.file} ({len(record.submission.raw)} keys)"
     if runs:
         seeds = [str(seed) for log in runs if (seed := seed_of(log)) is not None]
-        yield f"{len(runs)} of {len(folder.logs)} logs" + (f" (seeds {', '.join(seeds)})" if seeds else "")
-    for script in folder.scripts[:3]:
+        yield f"{len(runs)} of {len(record.logs)} logs" + (f" (seeds {', '.join(seeds)})" if seeds else "")
+    for script in record.scripts[:3]:
         unpacked = f" unpacked from {' and '.join(script.codecs)}" if script.codecs else ""
         parsed = f"parsed by Python {RUNNING}" if script.verdict.parses else "not parsed"
         yield f"{script.file}{unpacked} ({parsed})"
-    if folder.readme:
-        yield folder.readme[0]
-    if not folder.submission and not runs and not folder.scripts:
-        yield f"the names of {len(folder.files)} files"
+    if record.readme:
+        yield record.readme[0]
+    if not record.submission and not runs and not record.scripts:
+        yield f"the names of {len(record.files)} files"
 
 
 def _not_seen(record: Record) -> Iterator[str]:
-    if record.folder.script is None:
+    if record.script is None:
         yield "the script that trained and scored"
-    if not record.folder.artifacts:
+    if not record.artifacts:
         yield "the packed weights"
     yield "the validation text"
     yield "whether scoring is causal, normalised and score-first (a run-time probe shows that)"

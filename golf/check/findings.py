@@ -2,63 +2,44 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 Level = Literal["error", "warning", "info"]
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "info")
 """The most severe first. error: the files contradict the rules or each other. warning: a person has to
 decide, and the message says what. info: worth knowing, no action needed."""
+MAX_QUOTE_CHARACTERS = 160
 
-MAX_EVIDENCE_CHARACTERS = 160
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """The place that shows a finding."""
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A line of a file of the folder, counted from 1; line 0 is the file as a whole."""
 
     file: str
-    """Path inside the folder."""
     line: int = 0
-    """From 1; 0 for the file as a whole."""
     text: str = ""
-    """The line itself, cut to MAX_EVIDENCE_CHARACTERS."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.text}" if self.text else place
 
 
-class Line(NamedTuple):
-    """A line of a text file of the folder."""
-
-    file: str
-    number: int
-    """From 1."""
-    text: str
-
-    @property
-    def evidence(self) -> Evidence:
-        """The line as evidence of a finding."""
-        return Evidence(self.file, self.number, self.text.strip()[:MAX_EVIDENCE_CHARACTERS])
-
-
 @dataclass(frozen=True)
 class Finding:
-    """One statement about a folder."""
+    """One statement about a folder; `code` is the stable name of its rule."""
 
     level: Level
     code: str
-    """Stable name of the rule, for tools and tests."""
     message: str
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[Quote, ...] = ()
 
 
-def _finding(level: Level, code: str, message: str, *evidence: Evidence) -> Finding:
-    return Finding(level, code, message, evidence)
+def _finding(level: Level, code: str, message: str, *quotes: Quote) -> Finding:
+    cut = (Quote(at.file, at.line, at.text.strip()[:MAX_QUOTE_CHARACTERS]) for at in quotes)
+    return Finding(level, code, message, tuple(cut))
 
 
 error = partial(_finding, "error")
 warning = partial(_finding, "warning")
 info = partial(_finding, "info")
-"""Findings of a level, called with code, message and evidence."""

@@ -60,13 +60,11 @@ class SyntaxVerdict:
 
 @dataclass(frozen=True)
 class Script:
-    """A Python file of the folder, as shipped and unpacked."""
+    """A Python file of the folder, as shipped (`num_bytes`) and unpacked (`source`)."""
 
     file: str
     num_bytes: int
-    """As shipped."""
     source: str
-    """Unpacked, if it was packed."""
     codecs: tuple[str, ...]
     """How it was packed, outermost first, such as ("base85", "lzma"); empty if it was not."""
     unpacked_bytes: int
@@ -85,24 +83,15 @@ def read_script(file: str, data: bytes) -> Script:
     undecoded = ""
     for _ in range(MAX_LAYERS):
         inner = unpack(source, verdict.tree)
-        if inner is None:
-            break
-        if isinstance(inner, str):
-            undecoded = inner
+        if inner is None or isinstance(inner, str):
+            undecoded = inner or ""
             break
         codecs += inner[0]
         source = inner[1]
         verdict = parse_for_versions(source)
-    return Script(
-        file=file,
-        num_bytes=len(data),
-        source=source.decode("utf-8", errors="replace"),
-        codecs=codecs,
-        unpacked_bytes=len(source),
-        undecoded=undecoded,
-        verdict=replace(verdict, tree=None),
-        imports=dict(list_imports(verdict.tree.body)) if verdict.tree else {},
-    )
+    text, imports = source.decode(errors="replace"), list_imports(verdict.tree.body if verdict.tree else [])
+    verdict = replace(verdict, tree=None)
+    return Script(file, len(data), text, codecs, len(source), undecoded, verdict, dict(imports))
 
 
 def parse_for_versions(data: bytes) -> SyntaxVerdict:
@@ -185,8 +174,7 @@ def _decompressions(data: bytes, with_brotli: bool) -> Iterator[tuple[str, bytes
 
 def _bounded_brotli(data: bytes) -> bytes:
     brotli = importlib.import_module("brotli")
-    decompressor = brotli.Decompressor()
-    source = bytearray()
+    decompressor, source = brotli.Decompressor(), bytearray()
     try:
         for start in range(0, len(data), 16):
             source += decompressor.process(data[start : start + 16])

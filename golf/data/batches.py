@@ -12,60 +12,39 @@ from golf.data.shards import check_token_ids
 class TrainBatches:
     """Serves every target of the training shards once per epoch, except the held-out documents at the end.
 
-    A sequence is `context` + 1 consecutive tokens of a shard; the last target of one sequence is the first
-    input of the next. The remainder of a shard, less than `context` targets at a place that differs between
-    epochs, is not served. The order is a function of shards and seed, so each rank can build it and take
-    every n-th sequence. With `shuffle_documents` the documents of all shards are concatenated in a new random
-    order each epoch, and sequences are cut from that; finding the documents reads all shards once.
+    A sequence is `context` + 1 tokens of a shard; its last target is the next one's first input. The rest
+    of a shard, at a place that differs between epochs, is not served. The order is a function of shards and
+    seed, so each rank can build it and take every n-th sequence.
 
-    `shards` are uint16 arrays of which the first starts with BOS; memory maps stay on disk. The held-out
-    documents have at least `held_out_tokens` tokens, but at most a tenth of all; ValueError if no document
-    starts in the last tenth. A batch with a token id of at least `vocab_size` raises ShardError.
+    `shards` are uint16 arrays, or memory maps that stay on disk; the first starts with BOS. At least
+    `held_out_tokens` tokens are held out, but at most a tenth of all; ValueError if no document starts in the
+    last tenth. A batch with a token id of at least `vocab_size` raises DataError.
     """
 
-    def __init__(
-        self,
-        shards: list[np.ndarray],
-        seed: int,
-        held_out_tokens: int,
-        vocab_size: int = 2**16,
-        shuffle_documents: bool = False,
-    ):
-        self._names = [
-            str(shard.filename) if isinstance(shard, np.memmap) else f"training shard {index}"
-            for index, shard in enumerate(shards)
-        ]
-        self._seed = seed
-        self._vocab_size = vocab_size
+    def __init__(self, shards: list[np.ndarray], seed: int, held_out_tokens: int, vocab_size: int = 2**16):
+        self._files, self._vocab_size = shards, vocab_size
         kept, self.held_out = _split_held_out(shards, held_out_tokens)
+        # Plain views: slicing an np.memmap takes ten times as long.
         self._shards = [np.asarray(shard) for shard in kept]
-        """Plain views: slicing an np.memmap takes ten times as long."""
-        self._num_tokens = sum(len(shard) for shard in self._shards)
-        self._documents = _ShuffledDocuments(self._shards) if shuffle_documents else None
-        self._context = 0
-        self._pass = -1
-        self._position = 0
+        self._streams = [len(shard) for shard in kept]
+        self._order, num_tokens = np.zeros(0, dtype=np.int64), sum(self._streams)
+        self._state = {"seed": seed, "num_tokens": num_tokens, "context": 0, "pass": -1, "position": 0}
         self._epochs_before = 0.0
-        self._order = np.zeros(0, dtype=np.int64)
 
     @property
     def epoch(self) -> float:
         """Epochs served so far; 0.5 is half of the training text."""
-        return self._epochs_before + (self._position / len(self._order) if len(self._order) else 0.0)
+        return self._epochs_before + self._state["position"] / max(1, len(self._order))
 
     def next(self, num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next batch, B = `num_sequences` and T = `context`: inputs_BT and targets_BT, int64 on the CPU.
-
-        A batch may cross the end of an epoch. If `context` differs from that of the last call, the rest of
-        the epoch is dropped and a new one starts.
-        """
+        """The next inputs_BT and targets_BT, int64 on the CPU; another `context` starts a new epoch."""
         windows = np.empty((num_sequences, context + 1), dtype=np.uint16)
-        for row in range(num_sequences):
-            self._read(self._next_sequence(context), windows[row])
-        return (
-            torch.from_numpy(windows[:, :-1].astype(np.int64)),
-            torch.from_numpy(windows[:, 1:].astype(np.int64)),
-        )
+        for window in windows:
+            sequence = self._next_sequence(context)
+            stream = int(np.searchsorted(self._first, sequence, side="right")) - 1
+            self._read(stream, int(self._phases[stream] + (sequence - self._first[stream]) * context), window)
+        inputs, targets = windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def skip(self, num_sequences: int, context: int) -> None:
         """Skips the sequences that `next` would return, without reading them."""
@@ -74,130 +53,102 @@ class TrainBatches:
 
     def state_dict(self) -> dict[str, int | float]:
         """The position in the order; with the same shards, `load_state_dict` continues exactly there."""
-        return {
-            "seed": self._seed,
-            "num_tokens": self._num_tokens,
-            "context": self._context,
-            "pass": self._pass,
-            "position": self._position,
-            "epochs_before": self._epochs_before,
-        }
+        return self._state | {"epochs_before": self._epochs_before}
 
     def load_state_dict(self, state: dict[str, int | float]) -> None:
         """Continues from a `state_dict`; ValueError if its seed or number of tokens differs."""
-        for key, own in (("seed", self._seed), ("num_tokens", self._num_tokens)):
+        for key in ("seed", "num_tokens"):
+            own = self._state[key]
             if state[key] != own:
                 raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
-        self._context, self._pass = int(state["context"]), int(state["pass"])
-        if self._context:
-            self._build_order()
-        self._position = int(state["position"])
+        self._state = {key: int(state[key]) for key in self._state}
         self._epochs_before = float(state["epochs_before"])
+        if self._state["context"]:
+            self._build_order()
 
     def _next_sequence(self, context: int) -> int:
         """The number of the next sequence in the order; starts a new order if needed."""
-        if context != self._context or self._position == len(self._order):
+        if context != self._state["context"] or self._state["position"] == len(self._order):
             self._epochs_before = self.epoch
-            self._context = context
-            self._pass += 1
-            self._position = 0
+            self._state |= {"context": context, "pass": self._state["pass"] + 1, "position": 0}
             self._build_order()
-        self._position += 1
-        return int(self._order[self._position - 1])
+        self._state["position"] += 1
+        return int(self._order[self._state["position"] - 1])
 
-    def _build_order(self) -> None:
-        draw = np.random.default_rng([self._seed, self._pass])
-        streams = [self._num_tokens] if self._documents else [len(shard) for shard in self._shards]
-        num_targets = np.array(streams) - 1
-        counts = np.maximum(num_targets, 0) // self._context
+    def _build_order(self) -> np.random.Generator:
+        """Draws the order of an epoch; returns the generator for what else is to be drawn."""
+        seed, num_tokens, context, epoch, _ = self._state.values()
+        draw = np.random.default_rng([seed, epoch])
+        num_targets = np.array(self._streams) - 1
+        counts = np.maximum(num_targets, 0) // context
         if not counts.sum():
-            held = f"the training shards hold {self._num_tokens} tokens"
-            raise ValueError(f"{held}; none holds the {self._context + 1} of a sequence")
-        self._phases = draw.integers(0, num_targets - counts * self._context, endpoint=True)
+            found = f"the training shards hold {num_tokens} tokens"
+            raise ValueError(f"{found}; none holds the {context + 1} of a sequence")
+        self._phases = draw.integers(0, num_targets - counts * context, endpoint=True)
         self._first = np.cumsum(counts) - counts
         self._order = draw.permutation(int(counts.sum()))
-        if self._documents:
-            self._documents.shuffle(draw)
+        return draw
 
-    def _read(self, sequence: int, window: np.ndarray) -> None:
-        """Fills `window` (T + 1) with a sequence; ShardError for a token outside the vocabulary."""
-        stream = int(np.searchsorted(self._first, sequence, side="right")) - 1
-        offset = int(self._phases[stream]) + (sequence - int(self._first[stream])) * self._context
-        if self._documents is None:
-            parts = [(stream, offset, len(window))]
-        else:
-            parts = self._documents.parts(offset, len(window))
-        filled = 0
-        for shard, start, length in parts:
-            part = window[filled : filled + length]
-            part[:] = self._shards[shard][start : start + length]
-            if part.max() >= self._vocab_size:
-                check_token_ids(part, self._vocab_size, self._names[shard], start)
-            filled += length
+    def _read(self, shard: int, start: int, part: np.ndarray) -> None:
+        """Fills `part` with the tokens of a shard from `start` on; DataError outside the vocabulary."""
+        part[:] = self._shards[shard][start : start + len(part)]
+        if part.max() >= self._vocab_size:
+            file = self._files[shard]
+            name = str(file.filename) if isinstance(file, np.memmap) else f"training shard {shard}"
+            check_token_ids(part, self._vocab_size, name, start)
 
 
-class _ShuffledDocuments:
-    """The documents of all shards concatenated in random order; the first of a shard may lack its BOS."""
+class ShuffledDocuments(TrainBatches):
+    """The same from the documents of all shards, concatenated in a new random order each epoch.
 
-    def __init__(self, shards: list[np.ndarray]):
-        """The first token of the first shard is BOS."""
-        bos_id = shards[0][0]
-        starts = [np.union1d([0], np.flatnonzero(shard == bos_id)) for shard in shards]
-        self._shards_D = np.repeat(np.arange(len(shards)), [len(starts_D) for starts_D in starts])
+    Finding the documents reads all shards once. The first document of a shard may lack its BOS.
+    """
+
+    def __init__(self, shards: list[np.ndarray], seed: int, held_out_tokens: int, vocab_size: int = 2**16):
+        super().__init__(shards, seed, held_out_tokens, vocab_size)
+        self._streams = [self._state["num_tokens"]]
+        starts = [np.union1d([0], np.flatnonzero(shard == shards[0][0])) for shard in self._shards]
+        self._shards_D = np.repeat(np.arange(len(starts)), [len(starts_D) for starts_D in starts])
         self._starts_D = np.concatenate(starts)
-        ends = [np.append(starts_D[1:], len(shard)) for starts_D, shard in zip(starts, shards, strict=True)]
+        ends = [[*starts_D[1:], len(shard)] for starts_D, shard in zip(starts, self._shards, strict=True)]
         self._lengths_D = np.concatenate(ends) - self._starts_D
-        self._order_D = np.arange(len(self._starts_D))
-        self._ends_D = np.cumsum(self._lengths_D)
 
-    def shuffle(self, draw: np.random.Generator) -> None:
-        """Draws a new order."""
+    def _build_order(self) -> np.random.Generator:
+        draw = super()._build_order()
         self._order_D = draw.permutation(len(self._starts_D))
         self._ends_D = np.cumsum(self._lengths_D[self._order_D])
+        return draw
 
-    def parts(self, position: int, length: int) -> list[tuple[int, int, int]]:
-        """Shard, start and length of each document part in the `length` tokens from `position` on."""
-        parts = []
-        place = int(np.searchsorted(self._ends_D, position, side="right"))
-        while length:
+    def _read(self, shard: int, start: int, part: np.ndarray) -> None:
+        """Fills `part` from the documents that hold the tokens from `start` on, in the epoch's order."""
+        place = int(np.searchsorted(self._ends_D, start, side="right"))
+        while len(part):
             document = self._order_D[place]
-            left = int(self._ends_D[place]) - position
-            taken = min(left, length)
-            start = int(self._starts_D[document] + self._lengths_D[document]) - left
-            parts.append((int(self._shards_D[document]), start, taken))
-            position, length, place = position + taken, length - taken, place + 1
-        return parts
+            left = int(self._ends_D[place]) - start
+            taken = min(left, len(part))
+            end = int(self._starts_D[document] + self._lengths_D[document])
+            super()._read(int(self._shards_D[document]), end - left, part[:taken])
+            part, start, place = part[taken:], start + taken, place + 1
 
 
 def _split_held_out(shards: list[np.ndarray], held_out_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:
     """The shards up to the BOS of the first held-out document, and the tokens from there on."""
-    if held_out_tokens == 0:
-        return shards, np.zeros(0, dtype=np.uint16)
-    total, bos_id = sum(len(shard) for shard in shards), shards[0][0]
-    limit = total // 10
-    cut = 0
-    """Number of held-out tokens; 0 until a document is found."""
-    end = 0
+    ends = np.cumsum([len(shard) for shard in shards])
+    total, bos_id = int(ends[-1]), shards[0][0]
+    limit, num_held, num_seen = total // 10, 0, 0
     for shard in reversed(shards):
-        if end >= limit or cut >= held_out_tokens:
+        if num_seen >= limit or num_held >= held_out_tokens:
             break
-        tail = shard[max(0, len(shard) - (limit - end)) :]
-        distances = end + len(tail) - np.flatnonzero(tail == bos_id)[::-1]
+        tail = shard[max(0, len(shard) - (limit - num_seen)) :]
+        # Distances from the starts of documents to the end of the text, the shortest first.
+        distances = num_seen + len(tail) - np.flatnonzero(tail == bos_id)[::-1]
         if len(distances):
-            far_enough = np.searchsorted(distances, held_out_tokens)
-            cut = int(distances[min(far_enough, len(distances) - 1)])
-        end += len(shard)
-    if not cut:
-        raise ValueError(
-            f"no document starts in the last tenth of the {total} training tokens, so none can be held out"
-        )
-    kept, held = [], []
-    remaining = total - cut
-    for shard in shards:
-        take = min(len(shard), remaining)
-        remaining -= take
-        if take:
-            kept.append(shard[:take])
-        if take < len(shard):
-            held.append(np.array(shard[take:], dtype=np.uint16))
-    return kept, np.concatenate(held)
+            num_held = int(distances[min(np.searchsorted(distances, held_out_tokens), len(distances) - 1)])
+        num_seen += len(shard)
+    if held_out_tokens and not num_held:
+        found = f"no document starts in the last tenth of the {total} training tokens"
+        raise ValueError(f"{found}, so none can be held out")
+    cuts = np.clip(total - num_held - np.array([0, *ends[:-1]]), 0, None)
+    kept = [shard[:cut] for shard, cut in zip(shards, cuts, strict=True) if cut]
+    held = [shard[cut:] for shard, cut in zip(shards, cuts, strict=True)]
+    return kept, np.concatenate(held, dtype=np.uint16)

@@ -11,8 +11,6 @@ import unicodedata
 
 TITLE_MARK, ALLCAPS_MARK, CAPNEXT_MARK, ESCAPE_MARK = "\ue001", "\ue002", "\ue003", "\ue004"
 CASE_MARKS = (TITLE_MARK, ALLCAPS_MARK, CAPNEXT_MARK, ESCAPE_MARK)
-CASE_MARK_BYTES = 3
-"""UTF-8 bytes of each mark."""
 
 _FIRST_COMBINING = "\u0300"
 _RUN_WITH_CAPITALS = re.compile("(?<![A-Za-z])[a-z]*[A-Z][A-Za-z]*")

@@ -4,8 +4,7 @@ The first 50,000 documents of the challenge's text hold 151.08 million bytes, wh
 Independent counts: 151,073,604 (openai/parameter-golf #1289), 151,080,891 (#1804), 151,078,222 (#1916).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ValidationText = Literal["challenge", "launch-day"]
 
@@ -24,15 +23,16 @@ VALIDATION_BYTES: dict[ValidationText, tuple[int, int]] = {
 what their sequence length cuts off the end."""
 
 
-@dataclass(frozen=True)
-class Export:
-    """A tokenized form of the whole validation text that public scores use."""
+class Export(NamedTuple):
+    """A tokenized form of the whole validation text that public scores use.
+
+    `num_tokens` are scored, in whole sequences of SEQUENCE_TOKENS; None where public counts differ.
+    """
 
     name: str
     vocab_size: int
     case_ops: bool
     num_tokens: int | None
-    """Scored tokens in whole sequences of SEQUENCE_TOKENS; None where public counts differ."""
     bytes_per_token: float
 
 
@@ -45,13 +45,11 @@ EXPORTS = (
 )
 
 
-@dataclass(frozen=True)
-class Cause:
-    """A known reason for a wrong byte count."""
+class Cause(NamedTuple):
+    """A known reason for a wrong byte count, which it explains within `tolerance`; both in millions."""
 
     millions: float
     tolerance: float
-    """In millions of bytes."""
     explanation: str
     is_partial: bool = False
 
@@ -83,8 +81,7 @@ def text_of_size(num_bytes: float) -> ValidationText | None:
 
 def is_canonical(num_bytes: float) -> bool:
     """Whether a byte count is that of the whole validation text."""
-    low, high = VALIDATION_BYTES["challenge"]
-    return low <= num_bytes <= high
+    return text_of_size(num_bytes) == "challenge"
 
 
 def find_cause(num_bytes: float) -> Cause | None:
@@ -101,12 +98,8 @@ def find_export(bytes_per_token: float) -> Export | None:
 
 def describe_bytes(num_bytes: float) -> str:
     """A byte count in millions, compared with the canonical one, with its likely cause."""
-    cause = find_cause(num_bytes)
-    if cause:
-        likely = cause.explanation
-    elif num_bytes < CANONICAL_BYTES:
-        likely = "a part of the validation text, or bytes counted too low"
-    else:
-        likely = "another validation text, or bytes counted too high"
-    off = 100 * (num_bytes / CANONICAL_BYTES - 1)
+    cause, off = find_cause(num_bytes), 100 * (num_bytes / CANONICAL_BYTES - 1)
+    likely = "another validation text, or bytes counted too high"
+    if cause or off < 0:
+        likely = cause.explanation if cause else "a part of the validation text, or bytes counted too low"
     return f"{num_bytes / 1e6:.2f} million bytes ({off:+.2f}% of the canonical 151.08 million): {likely}"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.check.claims import Record, implied_bytes
-from golf.check.folder import Folder, read_folder
-from golf.check.logs.read import bytes_per_token
+from golf.check.folder import read_record
+from golf.check.logs import bytes_per_token
+from golf.check.record import Record, implied_bytes
 from golf.entry.results import ENTRY_FORMAT, read_entry_results
 from golf.entry.runs import final_nats
 from golf.results import Results
@@ -92,10 +92,9 @@ def read_scores(path: Path) -> EntryScores:
     """The scores of an entry of this project (results.json), or of any folder (its logs, else its JSON)."""
     if not path.is_dir():
         raise CompareError(f"{path} is not a folder")
-    folder = read_folder(path)
     if _is_own(path):
         return _own_scores(path)
-    record = Record(folder)
+    record = read_record(path)
     finals = record.final_scores
     if finals:
         ratios = [ratio for score in finals if (ratio := score.bytes_per_token)]
@@ -109,11 +108,11 @@ def read_scores(path: Path) -> EntryScores:
             validation_bytes=counted[0] if counted else None,
             documents=None,
         )
-    return _claimed_scores(path, folder)
+    return _claimed_scores(path, record)
 
 
-def _claimed_scores(path: Path, folder: Folder) -> EntryScores:
-    submission = folder.submission
+def _claimed_scores(path: Path, record: Record) -> EntryScores:
+    submission = record.submission
     bpb = submission.value("val_bpb") if submission else None
     if submission is None or bpb is None:
         raise CompareError(f"{path}: neither a log nor submission.json states a final score")

@@ -113,7 +113,9 @@ def decoded_text(tokens: np.ndarray, vocabulary: Vocabulary) -> bytes:
     """The text of a token stream, document by document, without separators."""
     starts = np.flatnonzero(tokens == vocabulary.bos_id)
     documents = np.split(tokens, starts)
-    return b"".join(vocabulary.decode(document.tolist()).encode() for document in documents if len(document))
+    return b"".join(
+        vocabulary.decode_tokens(document.tolist()).encode() for document in documents if len(document)
+    )
 
 
 def compressor_bits_per_byte(tokens: np.ndarray, vocabulary: Vocabulary) -> dict[str, float | None]:

@@ -114,7 +114,7 @@ def prompt_tokens(vocabulary: Vocabulary, template: ChatTemplate, turns: Sequenc
     """BOS and the turns, without the mark that opens the assistant's answer."""
     tokens = [vocabulary.bos_id]
     for turn in turns:
-        tokens += [template.opening(turn.role), *vocabulary.encode(turn.text), template.end]
+        tokens += [template.opening(turn.role), *vocabulary.encode_text(turn.text), template.end]
     return tokens
 
 
@@ -124,7 +124,7 @@ def encode_turns(
     """The example of some turns; those of the assistant from turn `first_graded` on are graded."""
     tokens, is_graded, graded_bytes = [vocabulary.bos_id], [False], 0
     for number, turn in enumerate(turns):
-        text = vocabulary.encode(turn.text)
+        text = vocabulary.encode_text(turn.text)
         counts = turn.role == "assistant" and number >= first_graded
         if counts and not text:
             raise DialogueError(f"{place}: the answer {turn.text!r:.40} has no tokens")

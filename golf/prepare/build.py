@@ -1,6 +1,5 @@
 """From documents to a dataset folder: tokenizer, split, shards, manifest; complete, or absent."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,31 +7,23 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from golf.data.bytefiles import write_byte_files
-from golf.data.manifest import MANIFEST_NAME, DataError, Manifest
+from golf.data.manifest import MANIFEST_NAME, Manifest
+from golf.data.shards import DataError
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import encode_documents, text_digest
-from golf.prepare.shards import TextOrigin, check_shards, full_disk_as_data_error
+from golf.prepare.shards import (
+    VALIDATION_DOCUMENTS,
+    TextOrigin,
+    check_shards,
+    compare_with_published,
+    full_disk_as_data_error,
+    move_into,
+    write_byte_files,
+)
 from golf.prepare.split import GivenValidation, SplitConfig, Splitter
-from golf.prepare.tokenizer import TokenizerChoice
-from golf.prepare.totals import VALIDATION_DOCUMENTS, compare_with_published
+from golf.prepare.text import TextStream
+from golf.prepare.tokenizer import TokenizerChoice, train_tokenizer
 from golf.system.log import RunLog
-
-
-class TextStream:
-    """An iterator of documents that knows its position in the source, of `total` in `unit`."""
-
-    def __init__(self, texts: Iterator[tuple[str, float]], total: float, unit: str):
-        """Each of `texts` comes with the position after it."""
-        self._texts = texts
-        self.total = total
-        self.unit = unit
-        self.position = 0.0
-
-    def __iter__(self) -> Iterator[str]:
-        for text, position in self._texts:
-            self.position = position
-            yield text
 
 
 def build_dataset(
@@ -63,21 +54,14 @@ def build_dataset(
             texts = chain(sample, texts)
             excluded = set(map(text_digest, val_texts))
             is_drawn = not val_texts and not given.shards
-            trained = (
-                text
-                for text, digest in ((text, text_digest(text)) for text in sample)
-                if digest not in excluded and not (is_drawn and split.is_val(digest))
-            )
-            model.write_bytes(tokenizer.train(trained))
+            digests = ((text, text_digest(text)) for text in sample)
+            trained = (t for t, d in digests if d not in excluded and not (is_drawn and split.is_val(d)))
+            choice = (tokenizer.vocab_size, tokenizer.case_ops, tokenizer.sample_bytes)
+            model.write_bytes(train_tokenizer(trained, *choice))
         else:
             model.write_bytes(tokenizer.read(tokenizer.model))
         vocabulary = Vocabulary.load(model)
-        splitter = Splitter(staging, split, vocabulary)
-        if val_texts:
-            splitter.take_validation(val_texts, num_threads)
-        else:
-            for path in given.shards:
-                splitter.take_shard(path)
+        splitter = Splitter(staging, split, vocabulary, val_texts, given.shards, num_threads)
         with log.progress("encoding", stream.total, stream.unit) as bar:
             for document in encode_documents(texts, vocabulary, num_threads):
                 splitter.add(document)
@@ -112,9 +96,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(staging)
             staging.mkdir(parents=True)
             yield staging
-            if folder.exists():
-                folder.rmdir()
-            os.rename(staging, folder)
+            move_into(folder, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -22,9 +22,16 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
-from golf.data.manifest import MANIFEST_NAME, DataError, Manifest, sha256_of_file
-from golf.prepare.shards import TextOrigin, full_disk_as_data_error, manifest_of_published
-from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
+from golf.data.manifest import MANIFEST_NAME, Manifest, sha256_of_file
+from golf.data.shards import DataError
+from golf.prepare.shards import (
+    DOCUMENTS_NAME,
+    VALIDATION_DOCUMENTS,
+    TextOrigin,
+    full_disk_as_data_error,
+    manifest_of_published,
+    move_into,
+)
 from golf.system.log import ProgressBar, RunLog
 
 EXPORTS = {1024: "willdepueoai/parameter-golf", 8192: "kevclark/parameter-golf"}
@@ -87,25 +94,15 @@ def fetch_challenge(folder: Path, config: ChallengeConfig, log: RunLog) -> Manif
         with log.progress("downloading", sum(remote.size for remote in remotes) / 1e6, "MB") as bar:
             paths = [_fetch(hub, remote, folder, staging, bar) for remote in remotes]
         val, train = ([path for path in paths if f"fineweb_{s}_" in path.name] for s in ("val", "train"))
-        origin = TextOrigin(
-            name,
-            "FineWeb documents, selected and tokenized for the Parameter Golf challenge: dataset "
-            f"{config.repository} on the Hugging Face hub",
-            "ODC-By 1.0",
-            hub.sha,
-        )
+        source = "FineWeb documents, selected and tokenized for the Parameter Golf challenge: dataset "
+        source += f"{config.repository} on the Hugging Face hub"
+        origin = TextOrigin(name, source, "ODC-By 1.0", hub.sha)
         manifest = manifest_of_published(val, train, paths[0], origin, log)
         counted, stated = manifest.num_tokens("val"), stats.get("tokens_val")
         if stated not in (None, counted):
             raise DataError(f"{name}: {counted} tokens of validation; the export's manifest says {stated}")
-        if folder.exists():
-            for path in paths:
-                os.replace(path, folder / path.name)
-            manifest.save(folder)
-            shutil.rmtree(staging)
-        else:
-            manifest.save(staging)
-            os.rename(staging, folder)
+        manifest.save(staging)
+        move_into(folder, staging)
     return manifest
 
 
@@ -114,8 +111,7 @@ class HubCommit:
 
     def __init__(self, config: ChallengeConfig):
         """Asks the hub for the commit of `config.revision`."""
-        self._repository = config.repository
-        self._endpoint = config.endpoint
+        self._repository, self._endpoint = config.repository, config.endpoint
         self._api = HfApi(endpoint=config.endpoint)
         source = f"dataset {config.repository}"
         with _hub_errors(f"{source}: the hub does not answer; text of another source needs no network"):
@@ -158,8 +154,7 @@ class HubCommit:
                     expected_size=remote.size,
                     tqdm_class=progress,  # type: ignore[arg-type]
                 )
-        found = difference_from_hub(part, remote)
-        if found:
+        if found := difference_from_hub(part, remote):
             part.unlink()
             raise DataError(f"{remote.path}: {found}; the download was thrown away, run the command again")
         os.replace(part, path)
@@ -218,15 +213,13 @@ def _fetch(hub: HubCommit, remote: RepoFile, folder: Path, staging: Path, bar: P
     name = PurePosixPath(remote.path).name
     present, path = folder / name, staging / name
     if present.exists():
-        found = difference_from_hub(present, remote)
-        if found:
+        if found := difference_from_hub(present, remote):
             raise DataError(f"{present}: {found}; remove it to have the published file instead")
-        bar.advance(remote.size / 1e6)
-        return present
-    if path.exists() and difference_from_hub(path, remote) is None:
-        bar.advance(remote.size / 1e6)
-    else:
+        path = present
+    elif not path.exists() or difference_from_hub(path, remote):
         hub.download(remote, path, bar)
+        return path
+    bar.advance(remote.size / 1e6)
     return path
 
 

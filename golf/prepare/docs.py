@@ -25,15 +25,11 @@ DOCS_PACKAGES = (
     "packaging tyro zstandard sentencepiece safetensors"
 ).split()
 """Dependencies, direct and indirect: the text is a function of requirements.txt."""
-
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "test", "tests", "testing", "idlelib", "lib2to3"}
-
 MIN_DOCUMENT_CHARACTERS = 200
 """Shorter docstrings mostly repeat the signature."""
-
 MIN_PROSE_SHARE = 0.75
 """Minimum fraction of letters and white space in a document: excludes tables, codes and listings."""
-
 MIN_STRING_SHARE = 0.3
 """Minimum fraction of long strings in a file that is parsed: half of all code has 4 in 5 of them."""
 
@@ -45,16 +41,14 @@ _NOT_PROSE = re.compile(r"[^\s\w]+|[\d_]+")
 
 @dataclass(frozen=True)
 class DocsText:
-    """The documents and their origin."""
+    """The documents, their origin with the versions of packages, and what this Python could not parse."""
 
     documents: list[str]
     source: str
     licence: str
     revision: str
-    """Packages with their versions."""
     num_files: int
     num_unreadable: int
-    """Number of files that this interpreter cannot parse."""
 
 
 def read_docs(num_processes: int = 2) -> DocsText:
@@ -112,23 +106,19 @@ def package_licence(package: str) -> str:
 
 def _long_strings(tree: ast.Module) -> Iterator[str]:
     """Docstrings depth first; the long strings of calls and dictionaries at module level."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     pending: list[Any] = [tree]
     while pending:
         node = pending.pop()
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            docstring = ast.get_docstring(node)
-            if docstring:
-                yield docstring
+        if isinstance(node, (ast.Module, ast.ClassDef, *functions)) and (text := ast.get_docstring(node)):
+            yield text
         nested = []
         for child in node.body:
-            if isinstance(
-                child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.If, ast.Try, ast.With)
-            ):
+            if isinstance(child, (ast.ClassDef, *functions, ast.If, ast.Try, ast.With)):
                 nested.append(child)
             elif isinstance(node, ast.Module) and _adds_documentation(child):
-                for part in ast.walk(child):
-                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                        yield part.value
+                parts = (part.value for part in ast.walk(child) if isinstance(part, ast.Constant))
+                yield from (part for part in parts if isinstance(part, str))
         pending += reversed(nested)
 
 

@@ -5,9 +5,9 @@ import os
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,16 +16,14 @@ from golf.data.vocabulary import Vocabulary
 _BATCH_CHARACTERS = 500_000
 
 
-@dataclass(frozen=True)
-class EncodedDocument:
-    """The tokens of one document."""
+class EncodedDocument(NamedTuple):
+    """The tokens (N) of one document, uint16, starting with BOS."""
 
     digest: bytes
     """`text_digest` of the text; documents with equal digests are repeats."""
     text_bytes: int
     """UTF-8 length of the text before normalization."""
     tokens: np.ndarray
-    """(N) uint16, starting with BOS."""
 
 
 def text_digest(text: str) -> bytes:
@@ -45,30 +43,25 @@ def encode_documents(
     memory, so the texts may be a stream longer than memory.
     """
 
-    def encode_batch(batch: list[str]) -> list[EncodedDocument]:
-        return [_encode_document(text, vocabulary) for text in batch]
+    def encode(batch: list[str]) -> list[EncodedDocument]:
+        documents = []
+        for text in map(str.strip, batch):
+            tokens = np.array([vocabulary.bos_id, *vocabulary.encode_text(text)], dtype=np.uint16)
+            documents.append(EncodedDocument(text_digest(text), len(text.encode("utf-8", "replace")), tokens))
+        return documents
 
     batches = _batched(text for text in texts if text.strip())
     workers = num_threads or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[list[EncodedDocument]]] = deque()
+        pending = deque(pool.submit(encode, batch) for batch in islice(batches, 2 * workers))
         try:
-            for batch in islice(batches, 2 * workers):
-                pending.append(pool.submit(encode_batch, batch))
             while pending:
                 done = pending.popleft().result()
-                for batch in islice(batches, 1):
-                    pending.append(pool.submit(encode_batch, batch))
+                pending.extend(pool.submit(encode, batch) for batch in islice(batches, 1))
                 yield from done
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _encode_document(text: str, vocabulary: Vocabulary) -> EncodedDocument:
-    text = text.strip()
-    tokens = np.array([vocabulary.bos_id, *vocabulary.encode(text)], dtype=np.uint16)
-    return EncodedDocument(text_digest(text), len(text.encode("utf-8", "replace")), tokens)
 
 
 def _batched(texts: Iterable[str]) -> Iterator[list[str]]:

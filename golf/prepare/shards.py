@@ -2,24 +2,31 @@
 
 import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from golf.data.bytefiles import adopt_byte_files
-from golf.data.manifest import MANIFEST_NAME, DataError, Manifest, ShardFile, check_byte_file, sha256_of_file
-from golf.data.shards import check_token_ids, read_shard
+from golf.data.manifest import MANIFEST_NAME, Manifest, ShardFile, find_byte_file, sha256_of_file
+from golf.data.reference import CANONICAL_BYTES, COUNT_TOLERANCE, SEQUENCE_TOKENS, published_tokens
+from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.tokenizer import check_tokenizer
+from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer
 from golf.system.files import atomic_write
 from golf.system.log import ProgressBar, RunLog
 
 OVERLAP_DOCUMENTS = 4
 """Consecutive validation documents among the training documents that count as an overlap, not as repeats."""
+
+DOCUMENTS_NAME = "docs_selected.jsonl"
+"""The challenge's published documents."""
+VALIDATION_DOCUMENTS = 50_000
+"""The first so many of them are validation; openai/parameter-golf #2127 trained on 40,000 of them."""
 
 _CHUNK_TOKENS = 4_000_000
 
@@ -68,15 +75,11 @@ def manifest_of_published(
     vocabulary = Vocabulary.load(tokenizer)
     check_tokenizer(vocabulary, str(tokenizer))
     byte_notes = adopt_byte_files(val, vocabulary) if vocabulary.case_ops else ()
-    for line in byte_notes:
-        log.info(line)
     manifest, shared = check_shards(val, train, vocabulary, tokenizer.name, origin, log)
-    log.info(
-        f"{manifest.repeated_documents} documents are exact repeats, {len(shared)} of them of validation "
-        "documents"
-    )
-    for line in shared[:3]:
-        log.info(f"in training: {line}")
+    repeats = f"{manifest.repeated_documents} documents are exact repeats"
+    repeats += f", {len(shared)} of them of validation documents"
+    for line in (*byte_notes, repeats, *(f"in training: {line}" for line in shared[:3])):
+        log.info(line)
     note = f"{len(shared)} training documents are exact repeats of validation documents, as published"
     return replace(manifest, notes=(*manifest.notes, note, *byte_notes))
 
@@ -91,9 +94,9 @@ def check_shards(
 ) -> tuple[Manifest, list[str]]:
     """The manifest of shards, all of which are read; and a line for each training document in validation.
 
-    `tokenizer` is the file name for the manifest. Raises ShardError for a damaged shard or a token id outside
-    the vocabulary; DataError if a split does not start with BOS or was encoded with another tokenizer, if two
-    files are equal, or if training repeats a range of validation documents.
+    `tokenizer` is the file name for the manifest. Raises DataError for a damaged shard, a token id outside
+    the vocabulary, a split that does not start with BOS or was encoded with another tokenizer, two equal
+    files, and training that repeats a range of validation documents.
     """
     files: list[ShardFile] = []
     path_of_hash: dict[str, Path] = {}
@@ -163,10 +166,103 @@ def check_encoded_with(path: Path, vocabulary: Vocabulary) -> None:
     changed = 0
     for document in sample:
         compared = max(0, len(document) - 16)
-        changed += vocabulary.encode(vocabulary.decode(document))[:compared] != document[:compared]
+        changed += (
+            vocabulary.encode_text(vocabulary.decode_tokens(document))[:compared] != document[:compared]
+        )
     if 2 * changed > len(sample):
         found = f"{changed} of its first {len(sample)} documents decode to text that encodes to other tokens"
         raise DataError(f"{path}: {found}; it was made with another tokenizer")
+
+
+def write_byte_files(shards: Sequence[Path], vocabulary: Vocabulary) -> None:
+    """Writes the byte file of each CaseOps shard; DataError if a document's count is not its decoded size.
+
+    A document decodes to its normalized text, so the bytes counted are those of the original.
+    """
+    before = vocabulary.bos_id
+    for shard in shards:
+        tokens = np.array(read_shard(shard))
+        counts = _count_bytes(tokens, before, vocabulary)
+        before = int(tokens[-1])
+        edges = [*np.flatnonzero(tokens == vocabulary.bos_id).tolist(), len(tokens)]
+        for start, end in pairwise(edges):
+            text = vocabulary.decode_tokens(tokens[start + 1 : end])
+            counted, size = int(counts[start:end].sum()), len(text.encode())
+            is_cut = end == len(tokens) and text.endswith("\ufffd")
+            if counted != size and not is_cut:
+                raise DataError(
+                    f"{shard}: a document of {size} bytes is counted as {counted} ({text[:60]!r})"
+                )
+        write_shard(shard.with_suffix(".bytes"), counts)
+
+
+def adopt_byte_files(shards: Sequence[Path], vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Writes the byte files that published shards lack; returns a note for each export that counts otherwise.
+
+    An export has fineweb_val_bytes_NNNNNN.bin, which is compared with the counts of the vocabulary. Raises
+    DataError for a shard without either file.
+    """
+    notes = []
+    for shard in shards:
+        published = shard.with_name(shard.name.replace("_val_", "_val_bytes_"))
+        if shard.with_suffix(".bytes").is_file() or not published.is_file():
+            find_byte_file(shard)
+            continue
+        stated = int(read_shard(published).sum(dtype=np.int64))
+        write_byte_files([shard], vocabulary)
+        counted = int(read_shard(find_byte_file(shard)).sum(dtype=np.int64))
+        if stated != counted:
+            notes.append(f"{published.name} says {stated} bytes; the decoded text has {counted}, which count")
+    return tuple(notes)
+
+
+def check_byte_file(shard: Path, vocabulary: Vocabulary, before: int) -> str:
+    """The sha256 of the byte file of a shard after token `before`; DataError if its counts are wrong."""
+    path, tokens = find_byte_file(shard), np.array(read_shard(shard))
+    stated, counted = read_shard(path), _count_bytes(tokens, before, vocabulary)
+    if len(stated) != len(tokens):
+        raise DataError(f"{path}: has {len(stated)} counts; {shard.name} has {len(tokens)} tokens")
+    if not np.array_equal(stated, counted):
+        place = int(np.argmax(stated != counted))
+        raise DataError(
+            f"{path}: token {place} of {shard.name} is {stated[place]} bytes there; it stands for "
+            f"{counted[place]}. In all {int(stated.sum())} and {int(counted.sum())}"
+        )
+    return sha256_of_file(path)
+
+
+def _count_bytes(tokens: np.ndarray, before: int, vocabulary: Vocabulary) -> np.ndarray:
+    """Bytes of text of each token (N), of which the first follows token `before`."""
+    return vocabulary.count_bytes(np.concatenate([[before], tokens[:-1]]), tokens)
+
+
+def compare_with_published(manifest: Manifest, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """A line on the tokens and one on the bytes of the challenge's validation split, agreeing or not."""
+    scored = (manifest.num_tokens("val") - 1) // SEQUENCE_TOKENS * SEQUENCE_TOKENS
+    found = f"validation: {scored:,} tokens in whole sequences of {SEQUENCE_TOKENS:,}"
+    published = published_tokens(vocabulary.size, manifest.case_ops)
+    fused = any(vocabulary.piece(token) == FUSED_MARKS[0] for token in range(vocabulary.size))
+    kind = f"{vocabulary.size:,} pieces{' with CaseOps' if manifest.case_ops else ''}"
+    if published is None or fused:
+        tokens = f"{found}; no total is published for {kind}{', fused' if fused else ''}"
+    elif scored == published:
+        tokens = f"{found}, as published for {kind}"
+    else:
+        tokens = f"MISMATCH: {found}; {published:,} are published for {kind}: another tokenizer or other text"
+    size = f"validation: {manifest.val_text_bytes:,} bytes"
+    if abs(manifest.val_text_bytes - CANONICAL_BYTES) <= COUNT_TOLERANCE:
+        return tokens, f"{size}, the published 151.08 million"
+    return tokens, f"MISMATCH: {size}; the published total is 151.08 million: other documents"
+
+
+def move_into(folder: Path, staging: Path) -> None:
+    """Makes the finished folder `staging` the dataset `folder`, which may be a mount point or a link."""
+    if not folder.exists():
+        os.rename(staging, folder)
+        return
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
+        shutil.move(path, folder / path.name)
+    staging.rmdir()
 
 
 @contextmanager
@@ -186,7 +282,7 @@ def _count_text(tokens: np.ndarray, before: int, vocabulary: Vocabulary, name: s
     for start in range(0, len(tokens), _CHUNK_TOKENS):
         chunk = tokens[start : start + _CHUNK_TOKENS]
         check_token_ids(chunk, vocabulary.size, name, start)
-        num_bytes += int(vocabulary.count_bytes(np.concatenate([[before], chunk[:-1]]), chunk).sum())
+        num_bytes += int(_count_bytes(chunk, before, vocabulary).sum())
         before = int(chunk[-1])
         bar.advance(len(chunk) / 1e6)
     return num_bytes
@@ -198,11 +294,9 @@ class _Repeats:
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
         self._number_of_digest: dict[bytes, int] = {}
-        self._num_documents = 0
-        self._num_val = 0
+        self._num_documents = self._num_val = self.num_repeated = 0
         self._run: list[int] = []
         """Consecutive validation documents that the last training documents are."""
-        self.num_repeated = 0
         self.shared: list[str] = []
 
     def add(self, document: np.ndarray, split: str) -> None:
@@ -216,14 +310,15 @@ class _Repeats:
         self.num_repeated += first != number
         if split == "val":
             self._num_val += 1
-        elif first >= self._num_val:
-            self._run = []
-        else:
-            words = self._vocabulary.decode(document[1:40])[:60]
-            self.shared.append(f"document {number} is document {first} of validation ({words!r})")
-            self._run = [*self._run, first] if self._run and first == self._run[-1] + 1 else [first]
-            if len(self._run) >= min(OVERLAP_DOCUMENTS, self._num_val):
-                raise DataError(
-                    f"training documents {number - len(self._run) + 1} to {number} are validation documents "
-                    f"{self._run[0]} to {first}: the document ranges overlap"
-                )
+            return
+        follows = self._run and first == self._run[-1] + 1
+        self._run = [*(self._run if follows else []), first] if first < self._num_val else []
+        if not self._run:
+            return
+        words = self._vocabulary.decode_tokens(document[1:40])[:60]
+        self.shared.append(f"document {number} is document {first} of validation ({words!r})")
+        if len(self._run) >= min(OVERLAP_DOCUMENTS, self._num_val):
+            raise DataError(
+                f"training documents {number - len(self._run) + 1} to {number} are validation documents "
+                f"{self._run[0]} to {first}: the document ranges overlap"
+            )

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from golf.data.manifest import DataError, Manifest, sha256_of_file
-from golf.prepare.build import TextStream, build_dataset, require_empty
+from golf.data.manifest import Manifest, sha256_of_file
+from golf.data.shards import DataError
+from golf.prepare.build import build_dataset, require_empty
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
     ENCODE_SECONDS_PER_MB,
@@ -20,11 +21,10 @@ from golf.prepare.challenge import (
 )
 from golf.prepare.docs import read_docs
 from golf.prepare.encode import text_digest
-from golf.prepare.shards import TextOrigin, adopt_shards
+from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.text import FINEWEB, stream_dataset, stream_files
+from golf.prepare.text import FINEWEB, TextStream, stream_dataset, stream_files
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
-from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.system.log import RunLog
 
 DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
@@ -196,7 +196,7 @@ def given_validation(config: TextConfig) -> GivenValidation:
 
 
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
-    """Makes the dataset of the options; raises DataError, ShardError or VocabularyError if that fails."""
+    """Makes the dataset of the options; raises DataError if that fails."""
     _refuse_foreign_options(options)
     if options.source == "docs":
         return prepare_docs(options.data, options.vocab_size or DOCS_VOCAB_SIZE, log)
@@ -216,11 +216,8 @@ def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
 def _refuse_foreign_options(options: PrepareOptions) -> None:
     """Raises DataError for an option that the source does not use."""
     readers = {
-        "tokenizer": ("text", "shards"),
+        **dict.fromkeys(("tokenizer", "name", "origin", "licence"), ("text", "shards")),
         "vocab_size": ("docs", "text"),
-        "name": ("text", "shards"),
-        "origin": ("text", "shards"),
-        "licence": ("text", "shards"),
         "text": ("text",),
         "challenge": ("challenge",),
     }
@@ -229,7 +226,6 @@ def _refuse_foreign_options(options: PrepareOptions) -> None:
         given, default = vars(options)[option], defaults[option]
         if options.source not in sources and given != default:
             if dataclasses.is_dataclass(given):
-                changed = [name for name, value in vars(given).items() if value != vars(default)[name]]
-                option = changed[0]
+                option = next(name for name, value in vars(given).items() if value != vars(default)[name])
             flag = "--" + option.replace("_", "-")
             raise DataError(f"{flag} is for source {' or '.join(sources)}; the source is {options.source}")

@@ -1,15 +1,14 @@
 """The division of documents into training and validation, and the shard files of both."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from golf.data.manifest import DataError
-from golf.data.shards import check_token_ids, read_shard, write_shard
+from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import EncodedDocument, encode_documents, text_digest
 from golf.prepare.shards import check_encoded_with, iterate_documents
@@ -47,17 +46,14 @@ class GivenValidation:
 
         Raises DataError if the stream is too short or a shard was encoded with another tokenizer.
         """
-        if self.first_documents:
-            taken = list(islice(stream, self.first_documents))
-            if len(taken) < self.first_documents:
-                raise DataError(
-                    f"{self.first_documents} documents are to be validation; the text has {len(taken)}"
-                )
-            return taken
-        if self.tokenizer is None:
-            return []
-        vocabulary = Vocabulary.load(self.tokenizer)
-        return [vocabulary.decode(document[1:]) for document in self._documents(vocabulary)]
+        if self.tokenizer is not None:
+            vocabulary = Vocabulary.load(self.tokenizer)
+            return [vocabulary.decode_tokens(document[1:]) for document in self._documents(vocabulary)]
+        taken = list(islice(stream, self.first_documents))
+        if len(taken) < self.first_documents:
+            found = f"the text has {len(taken)}"
+            raise DataError(f"{self.first_documents} documents are to be validation; {found}")
+        return taken
 
     def describe(self, num_documents: int, num_bytes: int, num_left_out: int) -> str:
         """The note for the manifest; `num_bytes` is the size of the split as encoded here."""
@@ -92,10 +88,8 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, split: str, shard_tokens: int, keeps_order: bool = False):
+        self._stem, self._shard_tokens = str(folder / f"fineweb_{split}"), shard_tokens
         self._keeps_order = keeps_order
-        self._folder = folder
-        self._split = split
-        self._shard_tokens = shard_tokens
         self._documents: list[EncodedDocument] = []
         self._num_tokens = 0
         self.paths: list[Path] = []
@@ -110,7 +104,7 @@ class ShardWriter:
     def close(self) -> None:
         """Writes the remaining documents as the last shard."""
         if self._documents:
-            path = self._folder / f"fineweb_{self._split}_{len(self.paths):06d}.bin"
+            path = Path(f"{self._stem}_{len(self.paths):06d}.bin")
             if not self._keeps_order:
                 self._documents.sort(key=lambda document: document.digest)
             write_shard(path, np.concatenate([document.tokens for document in self._documents]))
@@ -119,41 +113,39 @@ class ShardWriter:
 
 
 class Splitter:
-    """Writes each new document to the training shards or keeps it as a candidate for validation."""
+    """Writes each new document to the training shards or keeps it as a candidate for validation.
 
-    def __init__(self, staging: Path, split: SplitConfig, vocabulary: Vocabulary):
-        self._staging = staging
-        self._split = split
-        self._vocabulary = vocabulary
+    A validation split that is given, as `texts` or else as `shards`, is written at once, in its order.
+    """
+
+    def __init__(
+        self,
+        staging: Path,
+        split: SplitConfig,
+        vocabulary: Vocabulary,
+        texts: list[str],
+        shards: tuple[Path, ...],
+        num_threads: int | None,
+    ):
+        self._staging, self._split = staging, split
         self._seen: set[bytes] = set()
         self._given: set[bytes] = set()
         self._candidates: list[EncodedDocument] = []
-        self._candidate_bytes = 0
-        self._num_unused = 0
-        self._num_in_validation = 0
-        self._num_given = 0
+        self._candidate_bytes = self._num_unused = self._num_in_validation = self._num_given = 0
         self.num_repeated = 0
         self.val_paths: list[Path] = []
         self.train_writer = ShardWriter(staging, "train", split.shard_tokens)
-
-    def take_shard(self, path: Path) -> None:
-        """Copies a given validation shard and excludes its documents from training."""
-        check_encoded_with(path, self._vocabulary)
-        copy = self._staging / f"fineweb_val_{len(self.val_paths):06d}.bin"
-        shutil.copyfile(path, copy)
-        self.val_paths.append(copy)
-        for document in iterate_documents(read_shard(copy), self._vocabulary.bos_id):
-            self._given.add(text_digest(self._vocabulary.decode(document[1:])))
-
-    def take_validation(self, texts: Iterable[str], num_threads: int | None) -> None:
-        """Encodes a given validation split in its order and excludes its documents from training."""
-        writer = ShardWriter(self._staging, "val", self._split.shard_tokens, keeps_order=True)
-        for document in encode_documents(texts, self._vocabulary, num_threads):
-            writer.add(document)
-            self._given.add(document.digest)
-            self._num_given += 1
-        writer.close()
-        self.val_paths = writer.paths
+        if texts:
+            documents = list(encode_documents(texts, vocabulary, num_threads))
+            self._given, self._num_given = {document.digest for document in documents}, len(documents)
+            self._write_validation(documents, keeps_order=True)
+            return
+        for index, path in enumerate(shards):
+            check_encoded_with(path, vocabulary)
+            self.val_paths.append(staging / f"fineweb_val_{index:06d}.bin")
+            shutil.copyfile(path, self.val_paths[-1])
+            for document in iterate_documents(read_shard(path), vocabulary.bos_id):
+                self._given.add(text_digest(vocabulary.decode_tokens(document[1:])))
 
     def add(self, document: EncodedDocument) -> None:
         """Takes a document, unless it is a repeat."""
@@ -163,23 +155,19 @@ class Splitter:
             self.num_repeated += 1
         else:
             self._seen.add(document.digest)
-            if not self._given and self._split.is_val(document.digest):
-                self._candidates.append(document)
-                self._candidate_bytes += document.text_bytes
-                if self._candidate_bytes > 2 * self._split.val_max_bytes:
-                    self._keep_smallest_hashes()
-            else:
+            if self._given or not self._split.is_val(document.digest):
                 self.train_writer.add(document)
+                return
+            self._candidates.append(document)
+            self._candidate_bytes += document.text_bytes
+            if self._candidate_bytes > 2 * self._split.val_max_bytes:
+                self._keep_smallest_hashes()
 
     def close(self) -> None:
         """Writes the validation shards and the last training shard; DataError if a split is empty."""
         self._keep_smallest_hashes()
         if not self._given:
-            writer = ShardWriter(self._staging, "val", self._split.shard_tokens)
-            for document in self._candidates:
-                writer.add(document)
-            writer.close()
-            self.val_paths = writer.paths
+            self._write_validation(self._candidates)
         self.train_writer.close()
         found = f"of {len(self._seen)} different documents"
         if not self.train_writer.paths:
@@ -198,15 +186,18 @@ class Splitter:
         )
         return f"validation: the {chosen}; {self._num_unused} more documents of {share} are unused"
 
+    def _write_validation(self, documents: list[EncodedDocument], keeps_order: bool = False) -> None:
+        writer = ShardWriter(self._staging, "val", self._split.shard_tokens, keeps_order)
+        for document in documents:
+            writer.add(document)
+        writer.close()
+        self.val_paths = writer.paths
+
     def _keep_smallest_hashes(self) -> None:
         """Drops candidates beyond `val_max_bytes`; the smallest hash stays whatever its size."""
         self._candidates.sort(key=lambda document: document.digest)
-        kept, size = 0, 0
-        for document in self._candidates:
-            if kept and size + document.text_bytes > self._split.val_max_bytes:
-                break
-            size += document.text_bytes
-            kept += 1
-        self._num_unused += len(self._candidates) - kept
+        sizes = np.cumsum([document.text_bytes for document in self._candidates])
+        kept = max(1, int(np.searchsorted(sizes, self._split.val_max_bytes, side="right")))
+        self._num_unused += len(self._candidates[kept:])
         del self._candidates[kept:]
-        self._candidate_bytes = size
+        self._candidate_bytes = int(sizes[len(self._candidates) - 1]) if self._candidates else 0

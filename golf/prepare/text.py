@@ -2,27 +2,40 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
-from golf.data.manifest import DataError
-from golf.prepare.build import TextStream
+from golf.data.shards import DataError
 
 FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")
 """Name and configuration of the challenge's text on the hub; its licence is ODC-By 1.0."""
-
 END_OF_TEXT = "<|endoftext|>"
 """Separates the documents of a .txt file that contains it."""
-
 TEXT_CHUNK_CHARACTERS = 100_000
 """A .txt file without END_OF_TEXT is cut at the first empty line after this number of characters."""
 
 _BLOCK_BYTES = 1 << 20
 _LARGEST_WINDOW_BYTES = 2**31
+
+
+class TextStream:
+    """An iterator of documents that knows its position in the source, of `total` in `unit`."""
+
+    def __init__(self, texts: Iterator[tuple[str, float]], total: float, unit: str):
+        """Each of `texts` comes with the position after it."""
+        self._texts = texts
+        self.total = total
+        self.unit = unit
+        self.position = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        for text, position in self._texts:
+            self.position = position
+            yield text
 
 
 def stream_files(files: Sequence[Path], field: str, max_documents: int | None = None) -> TextStream:
@@ -31,20 +44,15 @@ def stream_files(files: Sequence[Path], field: str, max_documents: int | None = 
     `field` is the field of JSON lines and parquet rows. Raises DataError at once for a missing file or a file
     of another kind; for broken content, with file and line, when the iteration reaches it.
     """
-    for file in files:
-        _reader_of(file)
-        if not file.is_file():
-            raise DataError(f"{file}: no such file")
-    total = sum(file.stat().st_size for file in files)
+    readers = [_reader_of(file) for file in files]
+    sizes = [file.stat().st_size for file in files]
 
     def texts() -> Iterator[tuple[str, float]]:
-        before = 0
-        for file in files:
-            for text, position in _reader_of(file)(file, field):
-                yield text, (before + position) / 1e6
-            before += file.stat().st_size
+        for index, (file, reader) in enumerate(zip(files, readers, strict=True)):
+            for text, position in reader(file, field):
+                yield text, (sum(sizes[:index]) + position) / 1e6
 
-    return TextStream(islice(texts(), max_documents), total / 1e6, "MB read")
+    return TextStream(islice(texts(), max_documents), sum(sizes) / 1e6, "MB read")
 
 
 def stream_dataset(
@@ -76,43 +84,39 @@ def stream_dataset(
     return TextStream(texts(), total, "documents")
 
 
-def _reader_of(file: Path) -> Any:
-    for suffix, reader in _READERS.items():
-        if file.name.endswith(suffix):
-            return reader
-    raise DataError(f"{file}: is none of {', '.join(_READERS)}")
+def _reader_of(file: Path) -> Callable[[Path, str], Iterator[tuple[str, int]]]:
+    reader = next((reader for suffix, reader in _READERS.items() if file.name.endswith(suffix)), None)
+    if reader is None:
+        raise DataError(f"{file}: is none of {', '.join(_READERS)}")
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    return reader
 
 
 def _read_txt(file: Path, field: str) -> Iterator[tuple[str, int]]:
     with open(file, "rb") as raw:
-        lines = _decoded_lines(file, iter(lambda: raw.read(_BLOCK_BYTES), b""))
         gathered: list[str] = []
-        size = 0
         has_marks = False
-        for line in lines:
-            if END_OF_TEXT in line:
-                *ended, line = line.split(END_OF_TEXT)
-                has_marks = True
-                for part in ended:
-                    yield "".join([*gathered, part]), raw.tell()
-                    gathered, size = [], 0
+        for line in _lines(file, raw):
+            *ended, line = line.split(END_OF_TEXT)
+            for part in ended:
+                yield "".join([*gathered, part]), raw.tell()
+                gathered, has_marks = [], True
             gathered.append(line)
-            size += len(line)
-            if size >= TEXT_CHUNK_CHARACTERS and not has_marks and not line.strip():
+            if not has_marks and not line.strip() and sum(map(len, gathered)) >= TEXT_CHUNK_CHARACTERS:
                 yield "".join(gathered), raw.tell()
-                gathered, size = [], 0
+                gathered = []
         yield "".join(gathered), raw.tell()
 
 
 def _read_jsonl(file: Path, field: str) -> Iterator[tuple[str, int]]:
     with open(file, "rb") as raw:
-        blocks = _unzipped(file, raw) if file.suffix == ".zst" else iter(lambda: raw.read(_BLOCK_BYTES), b"")
-        for number, line in enumerate(_decoded_lines(file, blocks), 1):
+        for number, line in enumerate(_lines(file, raw), 1):
             if line.strip():
                 place = f"{file}, line {number}"
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{place}: not JSON ({error})") from error
                 yield _text_of(row, field, place), raw.tell()
 
@@ -139,6 +143,25 @@ def _read_parquet(file: Path, field: str) -> Iterator[tuple[str, int]]:
 _READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".jsonl.zst": _read_jsonl, ".parquet": _read_parquet}
 
 
+def _lines(file: Path, raw: BinaryIO) -> Iterator[str]:
+    """Lines, with line ends, of a file of UTF-8, zipped or not; DataError at a line that is not UTF-8."""
+    for number, line in enumerate(_unzipped_lines(file, raw) if file.suffix == ".zst" else raw, 1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"not UTF-8 ({error.reason} at byte {error.start})"
+            raise DataError(f"{file}, line {number}: {found}") from error
+
+
+def _unzipped_lines(file: Path, raw: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    for block in _unzipped(file, raw):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
 def _unzipped(file: Path, raw: BinaryIO) -> Iterator[bytes]:
     """Blocks of a .zst file of any number of frames; DataError if it is damaged or truncated."""
     unzip = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES)
@@ -155,26 +178,6 @@ def _unzipped(file: Path, raw: BinaryIO) -> Iterator[bytes]:
         raise DataError(f"{file}: damaged zstd data ({error})") from error
     if not complete:
         raise DataError(f"{file}: ends in the middle of its zstd data")
-
-
-def _decoded_lines(file: Path, blocks: Iterator[bytes]) -> Iterator[str]:
-    """Lines, with line ends, of a stream of UTF-8 bytes; DataError at a line that is not UTF-8."""
-    rest = b""
-    number = 0
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            number += 1
-            yield _decoded(line, file, number) + "\n"
-    if rest:
-        yield _decoded(rest, file, number + 1)
-
-
-def _decoded(line: bytes, file: Path, number: int) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}, line {number}: not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _text_of(row: Any, field: str, place: str) -> str:

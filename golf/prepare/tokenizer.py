@@ -9,7 +9,7 @@ from typing import Literal
 import sentencepiece
 
 from golf.data.caseops import ALLCAPS_MARK, CAPNEXT_MARK, CASE_MARKS, TITLE_MARK, mark_case
-from golf.data.manifest import DataError
+from golf.data.shards import DataError
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
 
 SAMPLE_BYTES = 8_000_000
@@ -30,10 +30,9 @@ _LONGEST_SENTENCE_BYTES = 4000
 
 @dataclass(frozen=True)
 class TokenizerChoice:
-    """The tokenizer of a dataset: a .model file, or a tokenizer to train on the text."""
+    """The tokenizer of a dataset: a .model file, or without one a tokenizer to train on the text."""
 
     model: Path | None = None
-    """The file; None trains a tokenizer."""
     vocab_size: int = 0
     """Number of pieces of the trained tokenizer."""
     case_ops: MarkPieces | None = None
@@ -55,10 +54,6 @@ class TokenizerChoice:
             raise DataError(f"{path}: has no pieces for the marks of CaseOps")
         return fuse_marks(path.read_bytes(), str(path)) if self.case_ops == "fused" else path.read_bytes()
 
-    def train(self, texts: Iterable[str]) -> bytes:
-        """A new tokenizer, as the bytes of a .model file."""
-        return train_tokenizer(texts, self.vocab_size, self.case_ops, self.sample_bytes)
-
 
 def train_tokenizer(
     texts: Iterable[str],
@@ -72,7 +67,7 @@ def train_tokenizer(
     marks of CaseOps if asked for. Trained on the first `sample_bytes` of the text. Raises DataError if
     `vocab_size` is too small for 256 bytes and the letters of the text.
     """
-    model = io.BytesIO()
+    model, name = io.BytesIO(), f"tokenizer of {vocab_size} pieces"
     marks = [*CASE_MARKS, *(FUSED_MARKS if case_ops == "fused" else ())] if case_ops else []
     if case_ops:
         texts = map(mark_case, texts)
@@ -98,10 +93,7 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].split("] ")[-1].strip()
-        raise DataError(
-            f"no tokenizer of {vocab_size} pieces can be trained on this text: {reason}"
-        ) from error
-    name = f"tokenizer of {vocab_size} pieces"
+        raise DataError(f"no {name} can be trained on this text: {reason}") from error
     check_tokenizer(Vocabulary(model.getvalue(), name), name)
     return model.getvalue()
 
@@ -142,9 +134,8 @@ def check_tokenizer(vocabulary: Vocabulary, name: str) -> None:
         raise DataError(f"{name}: has no piece for a lone space; each would be counted as 3 bytes")
     for token, piece in enumerate(pieces):
         if SPACE_MARK in piece[1:]:
-            raise DataError(
-                f"{name}: piece {token}, {piece!r}, has a space inside, which would count as 3 bytes"
-            )
+            has = f"piece {token}, {piece!r}, has a space inside"
+            raise DataError(f"{name}: {has}, which would count as 3 bytes")
 
 
 def _sentences(texts: Iterable[str], sample_bytes: int) -> Iterator[str]:

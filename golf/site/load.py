@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from golf.check.claims_json import SubmissionError, read_submission
+from golf.check.submission import SubmissionError, read_submission
 from golf.data.reference import text_of_size
 from golf.entry.artifact_stats import Portrait
 from golf.entry.progress import Curve, read_log_curve

@@ -76,15 +76,15 @@ class HarnessModel:
                 options.get("temperature", 1.0), options.get("top_k", 0), options.get("top_p", 1.0)
             )
         limit = min(int(options.get("max_gen_toks", MAX_NEW_TOKENS)), self.opened.context // 2)
-        prompt = [vocabulary.bos_id, *vocabulary.encode(context)][-(self.opened.context - limit) :]
+        prompt = [vocabulary.bos_id, *vocabulary.encode_text(context)][-(self.opened.context - limit) :]
 
         def is_done(tokens: list[int]) -> bool:
-            text = vocabulary.decode(tokens)
+            text = vocabulary.decode_tokens(tokens)
             return any(stop in text for stop in stops)
 
         ends = frozenset({vocabulary.bos_id})
         (written,) = generator.continue_all([prompt], config, limit, ends, is_done, self.seed, "lm-eval")
-        text = vocabulary.decode(written.tokens)
+        text = vocabulary.decode_tokens(written.tokens)
         for stop in stops:
             text = text.split(stop)[0] if stop else text
         return text

@@ -50,8 +50,8 @@ def encode_request(vocabulary: Vocabulary, context: str, continuation: str) -> R
     As in lm-eval, spaces at the end of the context belong to the continuation.
     """
     kept = context.rstrip()
-    whole = vocabulary.encode(kept + context[len(kept) :] + continuation)
-    split = min(len(vocabulary.encode(kept)), len(whole) - 1)
+    whole = vocabulary.encode_text(kept + context[len(kept) :] + continuation)
+    split = min(len(vocabulary.encode_text(kept)), len(whole) - 1)
     if split < 0:
         raise TaskDataError(f"continuation {continuation!r} after {context!r:.40} has no tokens")
     return Request([vocabulary.bos_id, *whole[:split]], whole[split:])
@@ -129,7 +129,7 @@ def text_nats(opened: OpenedModel, text: str, stride: int | None) -> tuple[float
     They move by `stride`; with None they are disjoint except the last one, which also reads a full context.
     """
     vocabulary = opened.vocabulary
-    tokens = np.array([vocabulary.bos_id, *vocabulary.encode(text)], dtype=np.uint16)
+    tokens = np.array([vocabulary.bos_id, *vocabulary.encode_text(text)], dtype=np.uint16)
     if len(tokens) < 2:
         return 0.0, 0
     context = min(opened.context, len(tokens) - 1)

@@ -354,7 +354,7 @@ def try_prompts(
     random.Random(SEED).shuffle(shuffled)
     choosing, pool = shuffled[:NUM_CHOOSING], shuffled[NUM_CHOOSING:]
     labels = [line.fields["label"] == "1" for line in choosing]
-    longest = max((*choosing, *dev), key=lambda line: len(opened.vocabulary.encode(line.fields["text"])))
+    longest = max((*choosing, *dev), key=lambda line: len(opened.vocabulary.encode_text(line.fields["text"])))
     tried = []
     for template, num_shots in itertools.product(TEMPLATES, SST2_SHOTS):
         shots = balanced_examples(pool, num_shots, SEED)
@@ -470,7 +470,7 @@ def build_prompt(
     num_shots = len(shots)
     while True:
         text = "".join(show_example(shot) for shot in shots[:num_shots]) + question
-        tokens = [vocabulary.bos_id, *vocabulary.encode(text)]
+        tokens = [vocabulary.bos_id, *vocabulary.encode_text(text)]
         if len(tokens) <= room or not num_shots:
             return tokens, num_shots
         num_shots -= 1
@@ -514,7 +514,7 @@ def run_gsm8k(opened: OpenedModel, data: Path, limit: int | None, long: LongText
     generator = Generator(opened, log)
 
     def is_done(tokens: list[int]) -> bool:
-        text = opened.vocabulary.decode(tokens)
+        text = opened.vocabulary.decode_tokens(tokens)
         return STOP_TEXT in text or re.search(r"####\s*-?[0-9][0-9.,]*\s", text) is not None
 
     def answers(config: SamplingConfig, seed: int, name: str) -> list[Generation]:
@@ -527,8 +527,8 @@ def run_gsm8k(opened: OpenedModel, data: Path, limit: int | None, long: LongText
     records = []
     for index, line in enumerate(asked):
         gold = stated_answer(line.fields["answer"])
-        written = opened.vocabulary.decode(greedy[index].tokens).split(STOP_TEXT)[0]
-        drawn = [stated_answer(opened.vocabulary.decode(run[index].tokens)) for run in sampled]
+        written = opened.vocabulary.decode_tokens(greedy[index].tokens).split(STOP_TEXT)[0]
+        drawn = [stated_answer(opened.vocabulary.decode_tokens(run[index].tokens)) for run in sampled]
         records.append(
             {
                 "line": line.number,

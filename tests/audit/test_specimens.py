@@ -25,8 +25,8 @@ from golf.audit.probes import (
     probe_ledger,
     probe_normalization,
 )
-from golf.data.manifest import DataError, Manifest, open_dataset
-from golf.data.shards import read_shard, write_shard
+from golf.data.manifest import Manifest, open_dataset
+from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
 from golf.entry.results import EntryError
 from golf.entry.runs import check_track
@@ -313,7 +313,7 @@ def pieces() -> Vocabulary:
 
 
 def encoded(texts: list[str], vocabulary: Vocabulary) -> np.ndarray:
-    return np.array([token for text in texts for token in (vocabulary.bos_id, *vocabulary.encode(text))])
+    return np.array([token for text in texts for token in (vocabulary.bos_id, *vocabulary.encode_text(text))])
 
 
 TEXTS = [*(tiny_text(seed) for seed in range(6)), "Ünïcödé 🙂 straße, ꙮ!"]
@@ -351,7 +351,7 @@ def test_a_sound_count_of_bytes_passes(pieces: Vocabulary) -> None:
     tokens = encoded(TEXTS, pieces)
     stated = sum(len(text.encode()) for text in TEXTS)
     for count_bytes in (pieces.count_bytes, by_piece(pieces, rest)):
-        assert probe_bytes(count_bytes, pieces.decode, tokens, pieces.bos_id, stated).passed
+        assert probe_bytes(count_bytes, pieces.decode_tokens, tokens, pieces.bos_id, stated).passed
 
 
 @pytest.mark.parametrize("defect", BYTE_DEFECTS)
@@ -359,7 +359,7 @@ def test_a_wrong_count_of_bytes_is_caught(defect: str, pieces: Vocabulary) -> No
     tokens = encoded(TEXTS, pieces)
     stated = sum(len(text.encode()) for text in TEXTS)
     count_bytes = by_piece(pieces, BYTE_DEFECTS[defect])
-    assert not probe_bytes(count_bytes, pieces.decode, tokens, pieces.bos_id, stated).passed
+    assert not probe_bytes(count_bytes, pieces.decode_tokens, tokens, pieces.bos_id, stated).passed
 
 
 def test_bytes_of_the_transformed_text_are_caught_and_those_of_the_original_pass(pieces: Vocabulary) -> None:
@@ -377,7 +377,9 @@ def test_bytes_of_the_transformed_text_are_caught_and_those_of_the_original_pass
     stated = sum(len(text.encode()) for text in texts)
     original = by_piece(pieces, lambda piece: rest(piece) - piece.count("^") - (piece == "<0x5E>"))
     probes = {
-        name: probe_bytes(count, lambda ids: restore(pieces.decode(ids)), tokens, pieces.bos_id, stated)
+        name: probe_bytes(
+            count, lambda ids: restore(pieces.decode_tokens(ids)), tokens, pieces.bos_id, stated
+        )
         for name, count in (("transformed", pieces.count_bytes), ("original", original))
     }
     assert not probes["transformed"].passed
@@ -388,7 +390,7 @@ def test_a_lossy_normalisation_is_caught(pieces: Vocabulary) -> None:
     """29; #1578, #1604: casefolding changes how many bytes the text has."""
     stated = sum(len(text.encode()) for text in TEXTS)
     folded = encoded([text.casefold().replace(" ꙮ", "") for text in TEXTS], pieces)
-    report = probe_bytes(pieces.count_bytes, pieces.decode, folded, pieces.bos_id, stated)
+    report = probe_bytes(pieces.count_bytes, pieces.decode_tokens, folded, pieces.bos_id, stated)
     assert "the manifest says" in report.violations[-1]
 
 

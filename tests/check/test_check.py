@@ -458,11 +458,11 @@ def test_a_log_of_hundred_megabytes_is_read_at_both_ends_with_its_line_numbers(t
 
 
 def check_line(folder: Path, name: str) -> int:
-    from golf.check.folder import read_folder
+    from golf.check.folder import read_record
 
-    (log,) = (log for log in read_folder(folder).logs if log.file == name)
+    (log,) = (log for log in read_record(folder).logs if log.file == name)
     assert log.final_score
-    return log.final_score.line.number
+    return log.final_score.at.line
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
@@ -574,3 +574,35 @@ def test_the_command_prints_one_json_object_a_folder(
 def test_the_command_without_a_folder_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 2
     assert "no folder was given" in capsys.readouterr().err
+
+
+def test_a_pre_quantisation_score_that_the_readme_calls_so_is_no_claim(tmp_path: Path) -> None:
+    folder = make_record(tmp_path)
+    (folder / "README.md").write_text("pre-quant val_bpb: 1.0873\n")
+    assert "error score-pre-quantisation" not in found(folder)
+    (folder / "README.md").write_text("Our score: val_bpb: 1.0873\n")
+    assert "error score-pre-quantisation" in found(folder)
+    (folder / "docs").mkdir()
+    (folder / "docs" / "README.md").write_text("notes")
+    assert "error score-pre-quantisation" in found(folder)
+
+
+def test_a_placeholder_and_a_warning_of_a_library_state_nothing(tmp_path: Path) -> None:
+    folder = make_record(tmp_path)
+    lines = ["applying best EMA (bpb=inf)", '[WARNING] File "/torch/bytecode_transformation.py", line 1033']
+    rewrite_logs(folder, before=lines)
+    assert found(folder) == {"info export"}
+
+
+def test_escape_codes_of_a_log_are_shown_escaped(tmp_path: Path) -> None:
+    folder = make_record(tmp_path)
+    rewrite_logs(folder, before=["Traceback (most recent call last):\x1b[1A\x1b[2K"])
+    text = render(check_folder(folder))
+    assert "\x1b" not in text and r"Traceback (most recent call last):\x1b[1A" in text
+
+
+def test_a_second_log_of_a_seed_hides_no_other_seed(tmp_path: Path) -> None:
+    folder = make_record(tmp_path)
+    change_seed(42, model_bytes=16_400_000)(folder)
+    (folder / "train_other.log").write_text(log_text(999, 1.2, MODEL_BYTES[999]))
+    assert {"error size-over-limit", "info other-runs"} <= found(folder)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from golf.check.findings import Line
-from golf.check.logs.read import ParsedLog, numbered, parse_log, skip_source
-from golf.check.logs.sizes import charged_total, read_sizes
+from golf.check.findings import Quote
+from golf.check.logs import ParsedLog, charged_total, numbered, parse_log, read_sizes, skip_source
 
 
 def parse(*lines: str) -> ParsedLog:
@@ -67,7 +66,7 @@ stage name:quantized val_bpb:1.3512345 val_loss:2.2814 tokens_scored:1000 bytes_
 def test_the_baseline_dialect() -> None:
     log = parse(*BASELINE.split("\n"))
     final = log.final_score
-    assert final and (final.val_loss, final.val_bpb, final.line.number) == (2.07269931, 1.2243657, 17)
+    assert final and (final.val_loss, final.val_bpb, final.at.line) == (2.07269931, 1.2243657, 17)
     assert log.unquantized_score and log.unquantized_score.val_bpb == 1.2172
     assert log.fact("train_seconds") == pytest.approx(600.038)
     assert [log.fact(name) for name in ("seed", "steps", "val_tokens", "world_size")] == [
@@ -78,7 +77,7 @@ def test_the_baseline_dialect() -> None:
     ]
     assert log.settings["matrix_lr"] == ("0.04", 4)
     total = charged_total(log.sizes)
-    assert total and (total.num_bytes, total.line.number) == (15863489, 15)
+    assert total and (total.num_bytes, total.at.line) == (15863489, 15)
 
 
 def test_the_dialect_with_a_block_of_hyperparameters() -> None:
@@ -186,7 +185,7 @@ TOTALS = [
 
 @pytest.mark.parametrize("line", TOTALS)
 def test_a_total_is_read_in_every_wording(line: str) -> None:
-    totals = [size for size in read_sizes(Line("train.log", 1, line)) if size.kind == "total"]
+    totals = [size for size in read_sizes(Quote("train.log", 1, line)) if size.kind == "total"]
     assert [size.num_bytes for size in totals] == [15912345]
 
 
@@ -195,7 +194,7 @@ def test_a_total_is_read_in_every_wording(line: str) -> None:
     [("total: 15.9 MB", 15_900_000), ("Total size: 15.43 MiB", 16_179_528), ("total 15912.3 kB", 15_912_300)],
 )
 def test_a_total_in_larger_units_is_not_exact(line: str, num_bytes: int) -> None:
-    (size,) = read_sizes(Line("train.log", 1, line))
+    (size,) = read_sizes(Quote("train.log", 1, line))
     assert (size.kind, size.num_bytes, size.exact) == ("total", num_bytes, False)
 
 
@@ -217,13 +216,13 @@ def test_a_total_in_larger_units_is_not_exact(line: str, num_bytes: int) -> None
     ],
 )
 def test_other_large_numbers_are_no_sizes_of_a_submission(line: str) -> None:
-    assert [size for size in read_sizes(Line("train.log", 1, line)) if size.kind == "total"] == []
+    assert [size for size in read_sizes(Quote("train.log", 1, line)) if size.kind == "total"] == []
 
 
 def test_small_numbers_end_a_label_only_as_values() -> None:
-    sizes = read_sizes(Line("train.log", 1, "size code_bytes:54 artifact_bytes:1600"))
+    sizes = read_sizes(Quote("train.log", 1, "size code_bytes:54 artifact_bytes:1600"))
     assert [(size.kind, size.num_bytes) for size in sizes] == [("model", 1600)]
-    (size,) = read_sizes(Line("train.log", 1, "Total size of part 3 of 4: 15912345 bytes"))
+    (size,) = read_sizes(Quote("train.log", 1, "Total size of part 3 of 4: 15912345 bytes"))
     assert (size.kind, size.num_bytes) == ("total", 15912345)
 
 
@@ -243,7 +242,7 @@ def test_of_several_totals_the_last_counts() -> None:
         "Total submission size: 16200000 bytes", "Total submission size: 15900000 bytes (after pruning)"
     )
     total = charged_total(log.sizes)
-    assert total and (total.num_bytes, total.line.number) == (15900000, 2)
+    assert total and (total.num_bytes, total.at.line) == (15900000, 2)
 
 
 def test_an_uncompressed_total_does_not_hide_a_packed_one() -> None:
@@ -269,7 +268,7 @@ SOURCE = [
 def test_echoed_source_is_stepped_over_up_to_the_rule() -> None:
     log = parse("logs/x.txt", *SOURCE, "=" * 100, "Running Python 3.12.3 (main)", *BASELINE.split("\n"))
     assert log.fact("seed") == 1337
-    assert log.final_score and log.final_score.line.number == 13 + 17
+    assert log.final_score and log.final_score.at.line == 13 + 17
     total = charged_total(log.sizes)
     assert total and total.num_bytes == 15863489
     assert log.python == "3.12"
@@ -289,7 +288,7 @@ def test_a_log_written_amid_its_own_source_is_read() -> None:
 
 def test_line_numbers_are_those_of_the_file() -> None:
     lines = skip_source("train.log", numbered("a\r\nb\x0cc\nd", first=5))
-    assert [(line.number, line.text) for line in lines] == [(5, "a"), (6, "b\x0cc"), (7, "d")]
+    assert [(line.line, line.text) for line in lines] == [(5, "a"), (6, "b\x0cc"), (7, "d")]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +315,7 @@ def test_telling_lines_are_marked_and_missing_ones_are_not() -> None:
         "using zstd-22",
         "val_doc_fraction: 1.0",
     )
-    assert {mark: [line.number for line in lines] for mark, lines in log.marks.items()} == {
+    assert {mark: [line.line for line in lines] for mark, lines in log.marks.items()} == {
         "traceback": [1],
         "fallback": [2],
         "cache": [3],
@@ -326,4 +325,4 @@ def test_telling_lines_are_marked_and_missing_ones_are_not() -> None:
 
 def test_very_long_lines_are_cut_and_read_fast() -> None:
     log = parse("total " * 2_000_000, "final val_bpb:1.5")
-    assert log.final_score and log.final_score.line.number == 2
+    assert log.final_score and log.final_score.at.line == 2

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.data.batches import TrainBatches
-from golf.data.shards import ShardError, read_shard, write_shard
+from golf.data.batches import ShuffledDocuments, TrainBatches
+from golf.data.shards import DataError, read_shard, write_shard
 
 BOS = 1
 
@@ -184,12 +184,12 @@ def test_a_token_outside_the_vocabulary_is_named_with_shard_and_position(tmp_pat
     tokens[[0, 321]] = BOS, 400
     write_shard(tmp_path / "fineweb_train_000000.bin", tokens)
     batches = TrainBatches([read_shard(tmp_path / "fineweb_train_000000.bin")], 0, 0, vocab_size=400)
-    with pytest.raises(ShardError, match=r"fineweb_train_000000\.bin: token 321 is 400; the vocabulary has"):
+    with pytest.raises(DataError, match=r"fineweb_train_000000\.bin: token 321 is 400; the vocabulary has"):
         serve(batches, 10, 10, 5)
 
 
 def shuffled(shards: list[np.ndarray], seed: int, held_out_tokens: int = 0) -> TrainBatches:
-    return TrainBatches(shards, seed, held_out_tokens, shuffle_documents=True)
+    return ShuffledDocuments(shards, seed, held_out_tokens)
 
 
 def documents_in_shards(seed: int, lengths: list[int]) -> list[np.ndarray]:
@@ -255,6 +255,6 @@ def test_a_resumed_order_of_documents_continues_exactly():
 def test_a_token_outside_the_vocabulary_is_named_in_shuffled_documents_too():
     shards = documents_in_shards(5, [300])
     shards[0][123] = 999
-    batches = TrainBatches(shards, 0, 0, vocab_size=400, shuffle_documents=True)
-    with pytest.raises(ShardError, match="training shard 0: token 123 is 999; the vocabulary has ids"):
+    batches = ShuffledDocuments(shards, 0, 0, vocab_size=400)
+    with pytest.raises(DataError, match="training shard 0: token 123 is 999; the vocabulary has ids"):
         serve(batches, 10, 10, 5)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.data.manifest import DataError, Manifest, ShardFile, open_dataset, sha256_of_file
-from golf.data.shards import ShardError, write_shard
-from golf.data.vocabulary import Vocabulary, VocabularyError
+from golf.data.manifest import Manifest, ShardFile, open_dataset, sha256_of_file
+from golf.data.shards import DataError, write_shard
+from golf.data.vocabulary import Vocabulary
 from golf.system.clock import PhaseError, StageClock
 
 
@@ -82,7 +82,7 @@ def test_a_tokenizer_that_does_not_belong_to_the_shards_is_refused(folder: Path)
 
 def test_a_wrong_vocabulary_size_is_refused(folder: Path):
     rewrite(folder, vocab_size=1024)
-    with pytest.raises(DataError, match="pieces; the manifest says 1024"):
+    with pytest.raises(DataError, match=r"size and use of CaseOps are .*, 1024, False\) in the manifest"):
         open_dataset(folder)
 
 
@@ -91,23 +91,23 @@ def test_without_training_shards_a_dataset_can_be_scored_and_not_trained_on(fold
         path.unlink()
     dataset = open_dataset(folder)
     assert len(dataset.validation_tokens(StageClock())) == 8
-    with pytest.raises(ShardError, match=r"fineweb_train_000000\.bin"):
+    with pytest.raises(DataError, match=r"fineweb_train_000000\.bin"):
         dataset.train_shards()
 
 
 def test_a_missing_shard_and_a_missing_tokenizer_are_named(folder: Path):
     (folder / "fineweb_val_000001.bin").rename(folder / "kept")
-    with pytest.raises(ShardError, match=r"fineweb_val_000001\.bin: cannot be read"):
+    with pytest.raises(DataError, match=r"fineweb_val_000001\.bin: cannot be read"):
         open_dataset(folder)
     (folder / "kept").rename(folder / "fineweb_val_000001.bin")
     (folder / "tiny.model").unlink()
-    with pytest.raises(VocabularyError, match=r"tiny\.model: cannot be read"):
+    with pytest.raises(DataError, match=r"tiny\.model: cannot be read"):
         open_dataset(folder)
 
 
 def test_a_shard_of_another_length_than_the_manifest_says_is_refused(folder: Path):
     write_shard(folder / "fineweb_train_000000.bin", np.array([1, 2, 3]))
-    with pytest.raises(ShardError, match=r"fineweb_train_000000\.bin: 3 tokens; the manifest says 4"):
+    with pytest.raises(DataError, match=r"fineweb_train_000000\.bin: 3 tokens; the manifest says 4"):
         open_dataset(folder)
 
 
@@ -127,7 +127,7 @@ def test_a_validation_token_outside_the_vocabulary_is_named(folder: Path):
     )
     dataclasses.replace(manifest, files=files).save(folder)
     with pytest.raises(
-        ShardError, match=r"fineweb_val_000001\.bin: token 2 is 999; the vocabulary has ids 0 to"
+        DataError, match=r"fineweb_val_000001\.bin: token 2 is 999; the vocabulary has ids 0 to"
     ):
         open_dataset(folder).validation_tokens(StageClock())
 
@@ -164,16 +164,23 @@ def test_shards_without_a_manifest_say_how_to_adopt_them(folder: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[]", "format is None; expected 'golf-dataset-1'"),
-        ('{"datasets": []}', "format is None; expected 'golf-dataset-1'"),
-        ('{"format": "golf-dataset-1", "files": [], "notes": []}', "does not have a manifest's fields"),
-        ('{"format": "golf-dataset-1", "files": [{}], "notes": []}', "does not have a manifest's fields"),
+        ("{", r"is not a manifest of a dataset \(Expecting property name"),
+        ("[]", "is not a manifest of a dataset"),
+        ('{"datasets": []}', r"is not a manifest of a dataset \('files'\)"),
+        ('{"format": "golf-dataset-1", "files": [], "notes": []}', "missing 10 required positional"),
+        ('{"format": "golf-dataset-1", "files": [{}], "notes": []}', "missing 7 required positional"),
+        ('{"format": "golf-dataset-1", "files": ["a"], "notes": []}', "must be a mapping, not str"),
     ],
 )
 def test_a_damaged_manifest_is_refused(folder: Path, text: str, message: str):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=message):
+        open_dataset(folder)
+
+
+def test_a_manifest_of_another_format_is_refused(folder: Path):
+    rewrite(folder, format="golf-dataset-2")
+    with pytest.raises(DataError, match="format is 'golf-dataset-2'; expected 'golf-dataset-1'"):
         open_dataset(folder)
 
 

@@ -6,8 +6,8 @@ from data_samples import SHARED, sample_text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from golf.data.shards import read_shard
-from golf.data.vocabulary import Vocabulary, VocabularyError
+from golf.data.shards import DataError, read_shard
+from golf.data.vocabulary import Vocabulary
 from golf.prepare.tokenizer import train_tokenizer
 
 SCRIPTS = [
@@ -50,15 +50,15 @@ def vocabularies(tiny_model_path: Path) -> list[Vocabulary]:
 @given(text=st.text(st.characters(), max_size=80) | st.text("ab \u2581\0é😀\t\n", max_size=30))
 def test_counted_bytes_are_the_bytes_of_the_decoded_text(vocabularies: list[Vocabulary], text: str):
     for vocabulary in vocabularies:
-        tokens = vocabulary.encode(text)
-        assert counted_bytes(vocabulary, tokens) == len(vocabulary.decode(tokens).encode())
+        tokens = vocabulary.encode_text(text)
+        assert counted_bytes(vocabulary, tokens) == len(vocabulary.decode_tokens(tokens).encode())
 
 
 @pytest.mark.parametrize("text", SCRIPTS)
 def test_adversarial_text_is_counted_like_its_decoded_bytes(vocabularies: list[Vocabulary], text: str):
     for vocabulary in vocabularies:
-        tokens = vocabulary.encode(text)
-        assert counted_bytes(vocabulary, tokens) == len(vocabulary.decode(tokens).encode())
+        tokens = vocabulary.encode_text(text)
+        assert counted_bytes(vocabulary, tokens) == len(vocabulary.decode_tokens(tokens).encode())
 
 
 @settings(max_examples=300, deadline=None)
@@ -70,7 +70,7 @@ def test_adversarial_text_is_counted_like_its_decoded_bytes(vocabularies: list[V
 def test_marked_text_decodes_to_the_normalised_text(vocabularies: list[Vocabulary], text: str):
     text = text.encode("utf-8", "replace").decode()
     for vocabulary in filter(lambda vocabulary: vocabulary.case_ops, vocabularies):
-        assert vocabulary.decode(vocabulary.encode(text)) == vocabulary.normalize(text)
+        assert vocabulary.decode_tokens(vocabulary.encode_text(text)) == vocabulary.normalize_text(text)
 
 
 def test_only_a_model_with_all_marks_is_for_marked_text(vocabularies: list[Vocabulary]):
@@ -83,7 +83,7 @@ def test_only_a_model_with_all_marks_is_for_marked_text(vocabularies: list[Vocab
 @example(parts=["", " a", "b "])
 def test_documents_in_a_row_count_as_each_alone(vocabularies: list[Vocabulary], parts: list[str]):
     for vocabulary in vocabularies:
-        documents = [[vocabulary.bos_id, *vocabulary.encode(part)] for part in parts]
+        documents = [[vocabulary.bos_id, *vocabulary.encode_text(part)] for part in parts]
         stream = np.array([*(token for document in documents for token in document), vocabulary.bos_id])
         together = int(vocabulary.count_bytes(stream[:-1], stream[1:]).sum())
         assert together == sum(counted_bytes(vocabulary, document[1:]) for document in documents)
@@ -127,23 +127,23 @@ def test_the_challenges_validation_prefix_has_the_official_byte_count():
     assert (len(counts), int(counts.sum())) == (1_040_297, 2_504_867)
     starts = np.flatnonzero(tokens == vocabulary.bos_id)
     for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
-        text = vocabulary.decode(tokens[start + 1 : end])
+        text = vocabulary.decode_tokens(tokens[start + 1 : end])
         assert counts[start : end - 1].sum() == len(text.encode())
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model", bytes(100)])
 def test_what_is_no_tokenizer_is_refused_by_name(tmp_path: Path, data: bytes):
     (tmp_path / "bad.model").write_bytes(data)
-    with pytest.raises(VocabularyError, match=r"bad\.model: .*SentencePiece model"):
+    with pytest.raises(DataError, match=r"bad\.model: .*SentencePiece model"):
         Vocabulary.load(tmp_path / "bad.model")
 
 
 def test_a_missing_tokenizer_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(VocabularyError, match=r"none\.model: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"none\.model: cannot be read \(No such file"):
         Vocabulary.load(tmp_path / "none.model")
 
 
 def test_encoding_and_decoding_round_trip_plain_text(vocabularies: list[Vocabulary]):
     for vocabulary in vocabularies:
         text = sample_text(7)
-        assert vocabulary.decode(vocabulary.encode(text)) == text
+        assert vocabulary.decode_tokens(vocabulary.encode_text(text)) == text

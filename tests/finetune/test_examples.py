@@ -26,13 +26,13 @@ def test_the_answers_and_the_marks_that_end_them_count(vocabulary, template):
     item = Conversation("here", (*TURNS, Turn("assistant", "is")))
     example = encode_conversation(vocabulary, template, item)
     graded = [token for token, counts in zip(example.tokens, example.is_graded, strict=True) if counts]
-    answers = [*vocabulary.encode("to a"), template.end, *vocabulary.encode("is"), template.end]
+    answers = [*vocabulary.encode_text("to a"), template.end, *vocabulary.encode_text("is"), template.end]
     assert graded == answers
     assert example.graded_bytes == len("to a") + len("is")
     assert list(example.tokens) == [
         *prompt_tokens(vocabulary, template, TURNS),
         template.assistant,
-        *vocabulary.encode("is"),
+        *vocabulary.encode_text("is"),
         template.end,
     ]
 
@@ -41,7 +41,7 @@ def test_of_a_pair_only_the_last_answer_counts(vocabulary, template):
     prompt = (*TURNS[1:3], Turn("user", "in"))
     pair = encode_preference(vocabulary, template, Preference("here", prompt, "is it", "was"))
     for example, text in zip(pair, ("is it", "was"), strict=True):
-        assert example.num_graded == len(vocabulary.encode(text)) + 1
+        assert example.num_graded == len(vocabulary.encode_text(text)) + 1
 
 
 def test_answers_that_become_the_same_or_no_tokens_are_refused(vocabulary, template):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from data_samples import sample_text
 
-from golf.data.manifest import DataError, open_dataset
-from golf.data.shards import ShardError, write_shard
-from golf.data.vocabulary import Vocabulary, VocabularyError
+from golf.data.manifest import open_dataset
+from golf.data.shards import DataError, write_shard
+from golf.data.vocabulary import Vocabulary
 from golf.prepare.shards import TextOrigin, adopt_shards
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, tiny_model_path: Path) -> Path:
     folder = tmp_path / "fineweb10B_sp1024"
     folder.mkdir()
     for name, seeds in (("val_000000", range(5)), ("train_000000", range(5, 9)), ("train_000001", [9, 5, 2])):
-        tokens = [token for seed in seeds for token in (1, *vocabulary.encode(sample_text(seed)))]
+        tokens = [token for seed in seeds for token in (1, *vocabulary.encode_text(sample_text(seed)))]
         write_shard(folder / f"fineweb_{name}.bin", np.array(tokens))
     return folder
 
@@ -66,7 +66,7 @@ def test_a_manifest_that_is_there_is_not_overwritten(folder: Path, tiny_model_pa
 
 @pytest.mark.parametrize("case", ["damaged shard", "no tokenizer", "same range", "no shards"])
 def test_what_cannot_be_adopted_gets_no_manifest(folder: Path, tiny_model_path: Path, case: str):
-    errors = {"damaged shard": ShardError, "no tokenizer": VocabularyError}
+    errors = {"damaged shard": DataError, "no tokenizer": DataError}
     train = folder / "fineweb_train_000000.bin"
     if case == "damaged shard":
         train.write_bytes(train.read_bytes()[:-1])

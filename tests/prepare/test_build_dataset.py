@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from data_samples import sample_text
 
-from golf.data.manifest import DataError, Manifest, open_dataset
-from golf.data.shards import read_shard, write_shard
+from golf.data.manifest import Manifest, open_dataset
+from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare import build, tokenizer
-from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.build import build_dataset
 from golf.prepare.encode import text_digest
 from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
@@ -40,7 +41,7 @@ def documents_of(folder: Path, split: str) -> list[str]:
     dataset = open_dataset(folder)
     paths = sorted(folder.glob(f"fineweb_{split}_*.bin"))
     return [
-        dataset.vocabulary.decode(document[1:])
+        dataset.vocabulary.decode_tokens(document[1:])
         for path in paths
         for document in iterate_documents(read_shard(path), dataset.vocabulary.bos_id)
     ]
@@ -128,7 +129,7 @@ def test_a_document_in_both_parts_is_an_error_that_names_it(tmp_path: Path, tiny
     split = SplitConfig(val_fraction=0.5)
     for seed in range(1000, 1100):
         pair = [sample_text(seed), sample_text(seed) + "\x01"]
-        assert vocabulary.encode(pair[0]) == vocabulary.encode(pair[1])
+        assert vocabulary.encode_text(pair[0]) == vocabulary.encode_text(pair[1])
         in_val = [text_digest(text)[0] < 128 for text in pair]
         if in_val[0] != in_val[1]:
             break
@@ -146,7 +147,9 @@ def official(tmp_path: Path, tiny_model_path: Path) -> Path:
     vocabulary = Vocabulary.load(tiny_model_path)
     path = tmp_path / "published" / "val.bin"
     path.parent.mkdir()
-    write_shard(path, np.array([token for text in TEXTS[:30] for token in (1, *vocabulary.encode(text))]))
+    write_shard(
+        path, np.array([token for text in TEXTS[:30] for token in (1, *vocabulary.encode_text(text))])
+    )
     return path
 
 
@@ -238,7 +241,15 @@ def test_a_trained_tokenizer_sees_no_validation_text(tmp_path: Path, monkeypatch
         seen.extend(texts)
         return train(seen, *more)
 
-    monkeypatch.setattr(tokenizer, "train_tokenizer", spy)
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
     make(tmp_path / "a", 400)
     assert sorted(seen) == sorted(documents_of(tmp_path / "a", "train"))
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["vocab_size"] == 400
+
+
+def test_a_link_to_an_empty_folder_may_be_the_dataset_folder(tmp_path: Path, tiny_model_path: Path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    make(tmp_path / "link", tiny_model_path)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "manifest.json").is_file()
+    assert len(open_dataset(tmp_path / "link").train_shards()) == 1

@@ -8,8 +8,8 @@ import pytest
 from data_samples import sample_text
 from fake_hub import COMMIT, REPOSITORY, FakeHub
 
-from golf.data.manifest import DataError, open_dataset
-from golf.data.shards import write_shard
+from golf.data.manifest import open_dataset
+from golf.data.shards import DataError, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare import challenge as hub_module
 from golf.prepare.challenge import ChallengeConfig, fetch_challenge
@@ -31,7 +31,7 @@ def export(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         for index in range(number):
             texts = [sample_text(seed + n) for n in range(6)]
             seed += 6
-            tokens = np.array([token for text in texts for token in (1, *vocabulary.encode(text))])
+            tokens = np.array([token for text in texts for token in (1, *vocabulary.encode_text(text))])
             stats[f"tokens_{split}"] += len(tokens)
             write_shard(folder / "s.bin", tokens)
             name = f"datasets/datasets/fineweb10B_sp1024/fineweb_{split}_{index:06d}.bin"

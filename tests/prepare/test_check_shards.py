@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from data_samples import SHARED, sample_text
 
-from golf.data.manifest import DataError, Manifest, sha256_of_file
-from golf.data.shards import ShardError, write_shard
+from golf.data.manifest import Manifest, sha256_of_file
+from golf.data.shards import DataError, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.shards import TextOrigin, check_encoded_with, check_shards, iterate_documents
 from golf.prepare.tokenizer import train_tokenizer
@@ -27,7 +27,7 @@ def make(tmp_path: Path, vocabulary: Vocabulary):
     """Writes shards of numbered documents and checks them; a tuple cuts its documents at the given token."""
 
     def tokens(documents: list[int]) -> np.ndarray:
-        return np.array([token for n in documents for token in (1, *vocabulary.encode(sample_text(n)))])
+        return np.array([token for n in documents for token in (1, *vocabulary.encode_text(sample_text(n)))])
 
     def check(
         val: list[list[int]], train: list[list[int]], cut: int | None = None
@@ -103,7 +103,7 @@ def test_the_same_file_twice_is_refused(make):
 
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path: Path, vocabulary: Vocabulary):
-    documents = [[1, *vocabulary.encode(sample_text(n, num_words=1000))] for n in range(3)]
+    documents = [[1, *vocabulary.encode_text(sample_text(n, num_words=1000))] for n in range(3)]
     write_shard(tmp_path / "s.bin", np.concatenate(documents))
     check_encoded_with(tmp_path / "s.bin", vocabulary)
     other = Vocabulary(train_tokenizer([sample_text(n)[::-1] for n in range(300)], 400), "other")
@@ -123,11 +123,11 @@ def test_a_token_outside_the_vocabulary_is_named_wherever_it_stands(
     tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("golf.prepare.shards._CHUNK_TOKENS", 50)
-    tokens = np.array([1, *vocabulary.encode(sample_text(0))] * 3)
+    tokens = np.array([1, *vocabulary.encode_text(sample_text(0))] * 3)
     write_shard(tmp_path / "v.bin", tokens)
     tokens[201] = 400
     write_shard(tmp_path / "t.bin", tokens)
-    with pytest.raises(ShardError, match=r"t\.bin: token 201 is 400; the vocabulary has ids 0 to 399"):
+    with pytest.raises(DataError, match=r"t\.bin: token 201 is 400; the vocabulary has ids 0 to 399"):
         checked([tmp_path / "v.bin"], [tmp_path / "t.bin"], vocabulary)
 
 

@@ -24,7 +24,7 @@ def test_documents_come_out_in_order_for_any_number_of_threads(
     texts = [sample_text(seed) for seed in range(100)]
     encoded = list(encode_documents(texts, vocabulary, num_threads))
     for text, document in zip(texts, encoded, strict=True):
-        assert document.tokens.tolist() == [vocabulary.bos_id, *vocabulary.encode(text)]
+        assert document.tokens.tolist() == [vocabulary.bos_id, *vocabulary.encode_text(text)]
         assert document.text_bytes == len(text.encode())
         assert document.digest == text_digest(text)
 
@@ -39,7 +39,7 @@ def test_a_stream_is_read_only_a_little_ahead(vocabulary: Vocabulary, monkeypatc
 
 def test_empty_documents_are_left_out_and_outer_space_is_dropped(vocabulary: Vocabulary):
     encoded = list(encode_documents(["", " \n", "  the word \n"], vocabulary))
-    assert [document.tokens.tolist() for document in encoded] == [[1, *vocabulary.encode("the word")]]
+    assert [document.tokens.tolist() for document in encoded] == [[1, *vocabulary.encode_text("the word")]]
 
 
 def test_a_failing_source_stops_the_encoding(vocabulary: Vocabulary):
@@ -69,7 +69,7 @@ def test_shards_hold_whole_documents_in_the_order_of_their_digests(vocabulary: V
     written = []
     for path in writer.paths:
         shard = [document.tolist() for document in iterate_documents(read_shard(path), 1)]
-        digests = [text_digest(vocabulary.decode(document[1:])) for document in shard]
+        digests = [text_digest(vocabulary.decode_tokens(document[1:])) for document in shard]
         assert digests == sorted(digests)
         written += shard
         assert len(np.concatenate(shard)) >= 500 or path == writer.paths[-1]

@@ -8,13 +8,14 @@ import pytest
 import zstandard
 from data_samples import SHARED, sample_text
 
-from golf.data.manifest import DataError, open_dataset
+from golf.data.manifest import open_dataset
+from golf.data.shards import DataError
 from golf.prepare import sources as prepare_module
 from golf.prepare.__main__ import main
 from golf.prepare.challenge import EXPORTS, ChallengeConfig
 from golf.prepare.docs import DocsText
+from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.prepare.sources import prepare_default
-from golf.prepare.totals import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.system.log import RunLog
 
 ROOT = Path(__file__).parents[2]

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from data_samples import SHARED, sample_text
 
-from golf.data.manifest import DataError, Manifest, open_dataset
-from golf.data.shards import read_shard, write_shard
+from golf.data.manifest import Manifest, open_dataset
+from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.build import TextStream, build_dataset
+from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.sources import TextConfig, given_validation
 from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.log import RunLog
 
@@ -26,14 +27,16 @@ def make(folder: Path, choice: TokenizerChoice, texts: list[str], given: GivenVa
 def documents_of(folder: Path, split: str) -> list[str]:
     vocabulary = open_dataset(folder).vocabulary
     tokens = np.concatenate([read_shard(path) for path in sorted(folder.glob(f"fineweb_{split}_*.bin"))])
-    return [vocabulary.decode(document[1:]) for document in iterate_documents(tokens, vocabulary.bos_id)]
+    return [
+        vocabulary.decode_tokens(document[1:]) for document in iterate_documents(tokens, vocabulary.bos_id)
+    ]
 
 
 @pytest.fixture
 def published(tmp_path: Path, tiny_model_path: Path) -> tuple[Path, Path]:
     """Two validation shards of the first 30 texts, the 15th cut by the end of the first one."""
     vocabulary = Vocabulary.load(tiny_model_path)
-    stream = np.array([token for text in TEXTS[:30] for token in (1, *vocabulary.encode(text))])
+    stream = np.array([token for text in TEXTS[:30] for token in (1, *vocabulary.encode_text(text))])
     cut = int(np.flatnonzero(stream == 1)[15]) - 20
     paths = tmp_path / "published_0.bin", tmp_path / "published_1.bin"
     for path, part in zip(paths, (stream[:cut], stream[cut:]), strict=True):
@@ -75,7 +78,7 @@ def test_a_trained_tokenizer_sees_no_given_validation_text(
         seen.extend(texts)
         return tiny_model_path.read_bytes()
 
-    monkeypatch.setattr("golf.prepare.tokenizer.train_tokenizer", spy)
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
     given = GivenValidation(first_documents=30)
     make(tmp_path / "a", TokenizerChoice(vocab_size=400), [*TEXTS, TEXTS[0]], given)
     assert sorted(seen) == sorted(TEXTS[30:])

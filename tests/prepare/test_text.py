@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from golf.data.manifest import DataError
+from golf.data.shards import DataError
 from golf.prepare import text
 from golf.prepare.text import stream_dataset, stream_files
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from data_samples import SHARED, sample_text
 
-from golf.data.manifest import DataError
+from golf.data.shards import DataError
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer, fuse_marks, train_tokenizer
 
@@ -30,7 +30,7 @@ def test_the_same_text_gives_the_same_tokenizer():
 
 def test_a_document_of_one_long_line_is_trained_on(monkeypatch: pytest.MonkeyPatch):
     vocabulary = Vocabulary(train_tokenizer([" ".join(TEXTS)], 400), "t")
-    assert len(vocabulary.encode(TEXTS[0])) < 0.8 * len(TEXTS[0])
+    assert len(vocabulary.encode_text(TEXTS[0])) < 0.8 * len(TEXTS[0])
 
 
 def test_only_the_first_bytes_of_a_stream_are_read():
@@ -72,7 +72,7 @@ def marked_model() -> bytes:
 
 
 def total_tokens(vocabulary: Vocabulary) -> int:
-    return sum(len(vocabulary.encode(text)) for text in MARKED_TEXTS)
+    return sum(len(vocabulary.encode_text(text)) for text in MARKED_TEXTS)
 
 
 def test_a_fused_model_differs_in_three_pieces_alone(marked_model: bytes):
@@ -91,20 +91,20 @@ def test_fusing_saves_a_token_wherever_a_mark_follows_a_space(marked_model: byte
     spaced = sum(
         before.piece(left) == "\u2581" and "\ue001" <= before.piece(right) <= "\ue003"
         for text in MARKED_TEXTS
-        for left, right in zip(before.encode(text), before.encode(text)[1:], strict=False)
+        for left, right in zip(before.encode_text(text), before.encode_text(text)[1:], strict=False)
     )
     assert spaced > 100
     assert total_tokens(after) == total_tokens(before) - spaced
-    pieces = Counter(after.piece(token) for text in MARKED_TEXTS for token in after.encode(text))
+    pieces = Counter(after.piece(token) for text in MARKED_TEXTS for token in after.encode_text(text))
     assert pieces[FUSED_MARKS[1]] > 100
 
 
 def test_fused_tokens_count_the_same_bytes_and_decode_to_the_same_text(marked_model: bytes):
     after = Vocabulary(fuse_marks(marked_model, "before"), "after")
     for text in [*MARKED_TEXTS, " The \u2581A\u2581b *%$#@! x", "\ue001The \ue004 \ue002A"]:
-        tokens = np.array([after.bos_id, *after.encode(text)])
-        normalised = after.normalize(text)
-        assert after.decode(tokens[1:].tolist()) == normalised
+        tokens = np.array([after.bos_id, *after.encode_text(text)])
+        normalised = after.normalize_text(text)
+        assert after.decode_tokens(tokens[1:].tolist()) == normalised
         assert after.count_bytes(tokens[:-1], tokens[1:]).sum() == len(normalised.encode())
 
 
@@ -130,5 +130,5 @@ def test_the_community_model_of_caseops_can_be_fused():
     model = path.read_bytes()
     before, after = Vocabulary(model, "before"), Vocabulary(fuse_marks(model, "before"), "after")
     text = "The price of NASA's iPhone: $5 * 7% of GDP. I saw The Times."
-    assert len(after.encode(text)) == len(before.encode(text)) - 5
-    assert after.decode(after.encode(text)) == text
+    assert len(after.encode_text(text)) == len(before.encode_text(text)) - 5
+    assert after.decode_tokens(after.encode_text(text)) == text

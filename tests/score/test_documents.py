@@ -38,7 +38,9 @@ def test_the_fineweb_prefix_has_its_documents_and_official_bytes() -> None:
     result = per_document(np.ones(len(tokens) - 1, np.float32), tokens, vocabulary)
     assert (len(result.bytes_D), result.tokens_D.sum()) == (902, 1_040_297)
     assert result.bytes_D.sum() == 2_504_867
-    whole = probe_bytes(vocabulary.count_bytes, vocabulary.decode, tokens, vocabulary.bos_id, 2_504_867)
+    whole = probe_bytes(
+        vocabulary.count_bytes, vocabulary.decode_tokens, tokens, vocabulary.bos_id, 2_504_867
+    )
     assert whole.passed
 
 

@@ -41,7 +41,7 @@ def test_the_likeliest_continuation_is_called_so(opened):
 def test_a_request_is_the_tokens_of_the_whole_text(opened):
     for context, continuation in (("the naïve", " 你好"), ("of and ", "to"), ("", "the of")):
         request = encode_request(opened.vocabulary, context, continuation)
-        whole = [opened.vocabulary.bos_id, *opened.vocabulary.encode(context + continuation)]
+        whole = [opened.vocabulary.bos_id, *opened.vocabulary.encode_text(context + continuation)]
         assert request.context + request.continuation == whole
         assert request.continuation
 
@@ -61,7 +61,7 @@ def test_windows_that_overlap_see_more_than_disjoint_ones(opened):
     text = "the of and to a in is that it was " * 30
     disjoint, num_tokens = text_nats(opened, text, None)
     sliding, same = text_nats(opened, text, 8)
-    assert num_tokens == same == len(opened.vocabulary.encode(text))
+    assert num_tokens == same == len(opened.vocabulary.encode_text(text))
     assert disjoint != sliding
     short, _ = text_nats(opened, "the of and", None)
     request = encode_request(opened.vocabulary, "", "the of and")

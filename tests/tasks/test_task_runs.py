@@ -114,7 +114,7 @@ def test_a_prompt_has_as_many_examples_as_fit(opened, evals_folder):
     all_tokens, five = build_prompt(vocabulary, train[:5], train[5], 10_000)
     fewer, count = build_prompt(vocabulary, train[:5], train[5], len(all_tokens) - 1)
     assert five == 5 and 0 < count < 5 and len(fewer) < len(all_tokens)
-    assert "<<" not in vocabulary.decode(all_tokens)
+    assert "<<" not in vocabulary.decode_tokens(all_tokens)
 
 
 def test_the_command_writes_every_item(model_folder, evals_folder, tmp_path):

@@ -1,20 +1,24 @@
-"""Rules on the score: the one that counts is the last on the artifact, and the JSON has to be it."""
+"""Rules on scores and seeds: the score that counts is the last on the artifact, and the JSON has to be it."""
 
 import math
 import re
+import statistics
 from collections.abc import Iterable
 from statistics import fmean
 
-from golf.check.claims import Record, is_stated, matches
-from golf.check.claims_json import Figure
-from golf.check.findings import Finding, Line, error, info, warning
-from golf.check.logs.read import bytes_per_token
+from golf.check.findings import Finding, Quote, error, info, warning
+from golf.check.logs import UNQUANTIZED, ParsedLog, bytes_per_token
+from golf.check.record import Record, fingerprint, is_stated, matches, named_seed, seed_of
+from golf.check.rules.limits import stated_times
+from golf.check.submission import Figure
 from golf.data.reference import find_export
 
 FAR_BPB = 0.002
 """A claim further than this from every score of the logs is not explained by rounding."""
 LARGE_GAIN_BPB = 0.08
 """More than windows and legal adaptation gained over the plain pass in any accepted record."""
+RECORD_SEEDS = 3
+MAX_SETTINGS_SHOWN = 6
 
 _README_BPB = re.compile(r"val_bpb\W{0,12}(\d\.\d{3,8})")
 _README_LINES = 40
@@ -25,20 +29,18 @@ def final_score(record: Record) -> Iterable[Finding]:
     """Each run has to score what it packed; a log that ends before that has no score that counts."""
     for log in record.runs:
         if log.final_score is None and log.scores and log.last_line:
-            last = log.last_line.evidence
             if log.sizes:
                 text = "packs a model and holds no score of it; the log ends here"
-                yield error("no-final-score", text, last)
+                yield error("no-final-score", text, log.last_line)
             else:
-                yield warning("no-final-score", "ends in training, or in an unknown form", last)
+                yield warning("no-final-score", "ends in training, or in an unknown form", log.last_line)
         for score in [score for score in log.scores if not math.isfinite(score.val_bpb)][:1]:
-            yield error("score-not-finite", f"a score is {score.val_bpb}", score.line.evidence)
+            yield error("score-not-finite", f"a score is {score.val_bpb}", score.at)
 
 
 def claim_supported(record: Record) -> Iterable[Finding]:
     """The JSON's score has to be what the logs end on: their mean, or the one run's."""
-    figure = record.figure("val_bpb")
-    finals = record.final_scores
+    figure, finals = record.figure("val_bpb"), record.final_scores
     if figure is None or not any(log.scores for log in record.runs):
         return
     if not finals:
@@ -53,24 +55,24 @@ def claim_supported(record: Record) -> Iterable[Finding]:
 def _explain(figure: Figure, record: Record, average: float, resolution: float) -> Finding:
     """What the claimed score is, if not the mean of the final ones."""
     values = [score.val_bpb for score in record.final_scores]
-    shown = [log.final_score.line.evidence for log in record.runs if log.final_score]
+    shown = [log.final_score.at for log in record.runs if log.final_score]
     claims = f"claims {figure.written}"
     if any(matches(figure, value, resolution) for value in values):
         which = "the best" if figure.value <= min(values) + resolution else "one"
         text = f"{claims}, {which} of {len(values)} seeds; their mean is {average:.6f}"
-        return warning("score-one-seed", text, figure.evidence, *shown)
+        return warning("score-one-seed", text, figure.at, *shown)
     scores = [score for log in record.runs for score in log.scores if is_stated(figure, [score.stated])]
-    for score in scores[:1]:
-        evidence = (figure.evidence, score.line.evidence, *shown)
-        if score.stage != "final":
-            text = f"{claims}, a score before quantisation; the artifact's: {average:.6f}"
-            return error("score-pre-quantisation", text, *evidence)
-        text = f"{claims}, the score of {score.label!r}; the last is {average:.6f}"
-        return (info if figure.value >= average else warning)("score-earlier-stage", text, *evidence)
+    if scores and scores[0].stage != "final":
+        text = f"{claims}, a score before quantisation; the artifact's: {average:.6f}"
+        return error("score-pre-quantisation", text, figure.at, scores[0].at, *shown)
+    if scores:
+        text = f"{claims}, the score of {scores[0].label!r}; the last is {average:.6f}"
+        level = info if figure.value >= average else warning
+        return level("score-earlier-stage", text, figure.at, scores[0].at, *shown)
     off = min(abs(figure.value - value) for value in [*values, average])
     listed = ", ".join(f"{value:.6f}" for value in values)
     text = f"{claims}; the logs end on {listed} (mean {average:.6f}), {off:.5f} away"
-    return (error if off > FAR_BPB else warning)("score-unsupported", text, figure.evidence, *shown)
+    return (error if off > FAR_BPB else warning)("score-unsupported", text, figure.at, *shown)
 
 
 def _without_final(figure: Figure, record: Record) -> Finding:
@@ -78,17 +80,18 @@ def _without_final(figure: Figure, record: Record) -> Finding:
     last = log.unquantized_score or log.scores[-1]
     which = "the" if is_stated(figure, [last.stated]) else "which no log holds; the"
     text = f"claims {figure.written}, {which} last score, {last.val_bpb}, was taken before quantisation"
-    evidence = (figure.evidence, last.line.evidence)
-    return (error if log.sizes else warning)("score-pre-quantisation", f"{text}, and none after", *evidence)
+    level = error if log.sizes else warning
+    return level("score-pre-quantisation", f"{text}, and none after", figure.at, last.at)
 
 
 def readme_claim(record: Record) -> Iterable[Finding]:
-    """The first score of the README may not be one of training if the artifact's differs."""
-    name, text = record.folder.readme or ("", "")
-    lines = (Line(name, number, line) for number, line in enumerate(text.split("\n")[:_README_LINES], 1))
-    found = ((line, match.group(1)) for line in lines if (match := _README_BPB.search(line.text)))
-    line, written = next(found, (None, ""))
-    if line is None:
+    """The first score of the README may not be one of training, if the artifact's differs."""
+    name, text = record.readme or ("", "")
+    lines = (Quote(name, number, line) for number, line in enumerate(text.split("\n")[:_README_LINES], 1))
+    claims = (at for at in lines if not UNQUANTIZED.search(at.text))
+    found = ((at, match.group(1)) for at in claims if (match := _README_BPB.search(at.text)))
+    at, written = next(found, (None, ""))
+    if at is None:
         return
     claimed, step = float(written), 10.0 ** -(len(written) - 2)
     finals = [score.val_bpb for score in record.final_scores]
@@ -97,41 +100,39 @@ def readme_claim(record: Record) -> Iterable[Finding]:
     scores = [score for log in record.runs for score in log.scores if score.stage != "final"]
     for score in [score for score in scores if abs(score.val_bpb - claimed) < 0.6 * step][:1]:
         message = f"the README leads with {written}, a score before quantisation"
-        yield error("score-pre-quantisation", message, line.evidence, score.line.evidence)
+        yield error("score-pre-quantisation", message, at, score.at)
 
 
 def val_loss_unit(record: Record) -> Iterable[Finding]:
     """val_loss is nats per token; public files also hold nats per byte and bits per byte under that name."""
     loss, bpb = record.figure("val_loss"), record.figure("val_bpb")
     scored = [score for log in record.runs if (score := log.final_score) and score.val_loss]
-    if loss is None or loss.value <= 0:
+    if loss is None or loss.value <= 0 or (bpb is not None and bpb.value <= 0):
         return
-    at = loss.evidence
     if bpb is None:
         if scored and matches(loss, fmean(score.val_bpb for score in scored), 1e-5):
             losses = fmean(score.val_loss or 0.0 for score in scored)
             text = f"{loss} is bits per byte: the logs' val_bpb, whose val_loss is {losses:.5f}"
-            yield error("val-loss-unit", text, at)
-        return
-    if bpb.value <= 0:
+            yield error("val-loss-unit", text, loss.at)
         return
     ratio = bytes_per_token(loss.value, bpb.value)
     expected = [value for score in scored if (value := score.bytes_per_token)]
     if any(abs(ratio / value - 1) < 0.002 for value in expected) or (not expected and find_export(ratio)):
         return
     if abs(loss.value - bpb.value) < 1e-6:
-        yield error("val-loss-unit", f"{loss.key} equals val_bpb: it is bits per byte", at)
+        yield error("val-loss-unit", f"{loss.key} equals val_bpb: it is bits per byte", loss.at)
     elif abs(ratio - 1) < 0.002:
-        yield warning("val-loss-unit", f"{loss.key} is nats per byte (val_bpb x ln 2), not per token", at)
+        text = f"{loss.key} is nats per byte (val_bpb x ln 2), not per token"
+        yield warning("val-loss-unit", text, loss.at)
     else:
         known = f"the logs' is {expected[0]:.4f}" if expected else "no public export has that"
         text = f"{loss.key} and {bpb.key} imply {ratio:.4f} bytes per token; {known}: of one run and stage?"
-        yield warning("val-loss-unit", text, at, bpb.evidence)
+        yield warning("val-loss-unit", text, loss.at, bpb.at)
 
 
 def delta_unit(record: Record) -> Iterable[Finding]:
     """A difference stated in nats and in bits per byte shows whether its nats are per token or per byte."""
-    submission = record.folder.submission
+    submission = record.submission
     per_token = next((ratio for s in record.final_scores if (ratio := s.bytes_per_token)), None)
     if submission is None or per_token is None:
         return
@@ -141,22 +142,20 @@ def delta_unit(record: Record) -> Iterable[Finding]:
         if "nats" not in key or in_nats is None or not in_bpb:
             continue
         ratio = bytes_per_token(in_nats, in_bpb)
-        at = (submission.evidence(key), submission.evidence(bpb_key))
+        level, text = warning, f"{ratio:.3f} nats a bit: neither per token nor per byte"
         if abs(ratio / per_token - 1) < 0.03:
-            yield info("nats-unit", f"{key} is nats per token", *at)
+            level, text = info, "nats per token"
         elif abs(ratio - 1) < 0.03:
-            yield info("nats-unit", f"{key} is nats per byte; most entries mean nats per token", *at)
+            level, text = info, "nats per byte; most entries mean nats per token"
         elif abs(in_nats / in_bpb - 1) < 0.03:
-            yield error("nats-unit", f"{key} is in bits per byte under the name of nats", *at)
-        else:
-            text = f"{key} is {ratio:.3f} nats a bit: neither per token nor per byte"
-            yield warning("nats-unit", text, *at)
+            level, text = error, "in bits per byte under the name of nats"
+        yield level("nats-unit", f"{key} is {text}", submission.quote(key), submission.quote(bpb_key))
 
 
 def _finite(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         return None
-    return float(value) if abs(value) < 1e300 else None
+    return float(value)
 
 
 def large_gain(record: Record) -> Iterable[Finding]:
@@ -170,27 +169,154 @@ def large_gain(record: Record) -> Iterable[Finding]:
                 f"the last stage gains {plain.val_bpb - final.val_bpb:.4f} bpb over {plain.label!r}; "
                 "windows and score-first adaptation gave 0.02 to 0.04: do targets reach their own score?"
             )
-            yield warning("gain-too-large", text, plain.line.evidence, final.line.evidence)
+            yield warning("gain-too-large", text, plain.at, final.at)
             break
-    for line in [line for log in record.runs for line in log.marks.get("cache", [])][:1]:
+    for at in [at for log in record.runs for at in log.marks.get("cache", [])][:1]:
         text = (
             "an n-gram cache: legal with a hint from the prefix and a softmax renormalised over the "
             "whole vocabulary (#1514), closed as a class otherwise (#677, #779)"
         )
-        yield warning("ngram-cache", text, line.evidence)
+        yield warning("ngram-cache", text, at)
 
 
 def stale_label(record: Record) -> Iterable[Finding]:
     """A label that names another codec or stage than the model was packed and scored with."""
     for log in record.runs:
-        packed = log.model_sizes[-1].label if log.model_sizes else ""
+        packed = ([size.label for size in log.sizes_of("model")] or [""])[-1]
         used = _INTEGER_CODEC.search(packed)
         for score in [log.final_score, *log.scores] if log.final_score else []:
             named = _INTEGER_CODEC.search(score.label)
             if score.stage == "final" and named and used and named.group() != used.group():
                 text = f"the label {score.label!r} is stale: the model was packed as {packed!r}"
-                yield info("stale-label", text, score.line.evidence)
+                yield info("stale-label", text, score.at)
                 return
 
 
-RULES = (final_score, claim_supported, readme_claim, val_loss_unit, delta_unit, large_gain, stale_label)
+def same_code(record: Record) -> Iterable[Finding]:
+    """All seeds have to be runs of the same code (#1594, #2124)."""
+    first: dict[tuple[int, ...], ParsedLog] = {}
+    for log in record.runs:
+        if sizes := log.sizes_of("code", "raw_code"):
+            first.setdefault(tuple(size.num_bytes for size in sizes), log)
+    if len(first) > 1:
+        stated = ", ".join(f"{'/'.join(f'{n:,}' for n in key)} ({log.file})" for key, log in first.items())
+        evidence = [log.sizes_of("code", "raw_code")[0].at for log in first.values()]
+        yield error("seeds-differ-code", f"the seeds ran different code: {stated} bytes", *evidence)
+
+
+def same_configuration(record: Record) -> Iterable[Finding]:
+    """All seeds have to be runs of the same configuration (#2124)."""
+    logs = [log for log in record.runs if log.settings]
+    if len({seed_of(log) for log in logs}) < len(logs):
+        return
+    for other in logs[1:]:
+        first = logs[0]
+        values = {
+            name: [log.settings.get(name, ("absent", 0))[0] for log in (first, other)]
+            for name in sorted(first.settings.keys() | other.settings.keys())
+        }
+        differing = [name for name, (one, two) in values.items() if one != two]
+        if differing:
+            shown = differing[:MAX_SETTINGS_SHOWN]
+            listed = ", ".join(f"{name} {' / '.join(values[name])}" for name in shown)
+            evidence = [
+                Quote(log.file, log.settings[name][1], f"{name}: {log.settings[name][0]}")
+                for log in (first, other)
+                for name in shown
+                if name in log.settings
+            ]
+            text = f"{first.file} and {other.file} ran different configurations: {listed}"
+            yield error("seeds-differ-config", text, *evidence)
+            return
+
+
+def claimed_seeds_logged(record: Record) -> Iterable[Finding]:
+    """Each seed the JSON names has to have its log, and each log the seed that its name says."""
+    submission = record.submission
+    logs = [log for log in record.logs if log.has_content]
+    for log in logs:
+        stated, named = log.facts.get("seed"), named_seed(log)
+        if stated and named is not None and int(stated.value) != named:
+            text = f"is named after seed {named} and states seed {int(stated.value)}"
+            yield error("seed-name", text, stated.at)
+    if submission and logs:
+        present = {seed_of(log) for log in logs}
+        missing = [str(seed) for seed in submission.seeds if seed not in present]
+        text = ""
+        if missing and None not in present:
+            text = f"no log of seed {', '.join(missing)}, which the JSON names"
+        elif missing and len(logs) < len(submission.seeds):
+            text = f"the JSON names {len(submission.seeds)} seeds, the folder holds {len(logs)} logs"
+        if text:
+            yield error("seed-missing", text, submission.quote("seeds"))
+    by_run: dict[object, ParsedLog] = {}
+    for log in logs:
+        twin = by_run.setdefault(fingerprint(log), log) if len(log.scores) >= 3 else log
+        if seed_of(twin) != seed_of(log):
+            text = f"{twin.file} and {log.file} hold the same run under two seeds"
+            yield error("seed-twice", text, Quote(twin.file), Quote(log.file))
+
+
+def enough_seeds(record: Record) -> Iterable[Finding]:
+    """A record of the 10-minute track is usually shown on three seeds."""
+    runs = record.runs
+    if record.track == "10min" and 0 < len(runs) < RECORD_SEEDS:
+        plural = "s" if len(runs) > 1 else ""
+        yield info("few-seeds", f"{len(runs)} run{plural}; a record is usually shown on {RECORD_SEEDS} seeds")
+    files, copies = {run.file for run in runs}, {fingerprint(run) for run in runs}
+    others = [log for log in record.logs if log.has_content and log.file not in files]
+    others = [log.file for log in others if fingerprint(log) not in copies]
+    if others:
+        runs_left = f"{len(others)} further run{'s' if len(others) > 1 else ''}"
+        yield info("other-runs", f"{runs_left}, not part of the claim: {', '.join(others[:4])}")
+
+
+def deviations(record: Record) -> Iterable[Finding]:
+    """The JSON's standard deviation has to follow from the logs."""
+    figure = record.figure("val_bpb_std")
+    values = [score.val_bpb for score in record.final_scores]
+    if figure is None or len(values) < 2 or matches(figure, statistics.stdev(values), 1e-6):
+        return
+    sample, population = statistics.stdev(values), statistics.pstdev(values)
+    if matches(figure, population, 1e-6):
+        text = f"{figure.written} divides by n; the sample deviation of the seeds is {sample:.6f}"
+        yield info("std-population", text, figure.at)
+    else:
+        text = f"{figure}; the logs give {sample:.6f} (n - 1) or {population:.6f} (n)"
+        yield warning("std-unsupported", text, figure.at)
+
+
+def seed_results(record: Record) -> Iterable[Finding]:
+    """Each seed's figures in the JSON have to be its log's."""
+    submission = record.submission
+    runs = {seed_of(log): log for log in record.runs}
+    for seed, figures in submission.seed_results.items() if submission else ():
+        log = runs.get(seed)
+        if submission is None or log is None:
+            continue
+        score, total = log.final_score, record.total(log)
+        totals = [total.logged.num_bytes, total.shipped_bytes] if total else []
+        totals += [size.num_bytes for size in log.sizes_of("model")]
+        stated = {
+            "val_bpb": [score.stated, *(s.stated for s in log.scores)] if score else [],
+            "val_loss": [(score.val_loss, 1e-4)] if score and score.val_loss else [],
+            "bytes_total": [(float(value), 1.0) for value in totals],
+            "steps": [(fact.value, 1.0) for fact in record.facts("steps", [log])],
+            "train_seconds": [(value, 2.0) for value in stated_times([log], "train_seconds")],
+        }
+        off = {
+            meaning: f"{figure} against {values[0][0]:,.10g}"
+            for meaning, values in stated.items()
+            if (figure := figures.get(meaning)) and values and not is_stated(figure, values)
+        }
+        if off:
+            text = f"seed {seed}: {'; '.join(off.values())} in its log"
+            is_far = score and "val_bpb" in off and abs(figures["val_bpb"].value - score.val_bpb) > FAR_BPB
+            level = error if is_far else warning
+            yield level("seed-result-unsupported", text, submission.quote(str(seed)), Quote(log.file))
+
+
+RULES = (
+    *(final_score, claim_supported, readme_claim, val_loss_unit, delta_unit, large_gain, stale_label),
+    *(same_code, same_configuration, claimed_seeds_logged, enough_seeds, deviations, seed_results),
+)

@@ -1,26 +1,43 @@
-"""What a folder claims, the logs of the runs that its claim rests on, and what these logs state."""
+"""A record folder: its files, what its JSON claims, and what the logs of the runs behind the claim state."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path, PurePosixPath
 from statistics import fmean
+from typing import Literal
 
-from golf.check.claims_json import Figure
-from golf.check.findings import Evidence, Finding, error
-from golf.check.folder import Folder
-from golf.check.logs.read import Fact, LoggedScore, ParsedLog, Stated
-from golf.check.logs.sizes import LoggedSize, charged_total
+from golf.check.findings import Finding, error
+from golf.check.logs import Fact, LoggedScore, LoggedSize, ParsedLog, Stated, charged_total
+from golf.check.scripts import Script
+from golf.check.submission import Figure, Submission
 from golf.pack.fit import LIMIT_BYTES
+
+Track = Literal["10min", "non-record", "unknown"]
 
 MIN_FOREIGN_FIGURES = 3
 """With fewer, wrong figures may be slips."""
 
+_WEIGHT_SUFFIXES = {".ptz", ".pt", ".bin", ".safetensors", ".npz", ".pth", ".xz", ".zst"}
 _SIDE_RUN = re.compile(
     r"ablat|baseline|smoke|proxy|debug|partial|stopped|first_try|compare|sweep|(^|[/_])old", re.I
 )
 _SEED_NAME = re.compile(r"seed[_-]?(\d{1,6})(?!\d)|(?:^|[/_])s(\d{1,6})(?=[._])", re.I)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A regular file of the folder; its name is the path inside the folder, with forward slashes."""
+
+    name: str
+    num_bytes: int
+
+    @property
+    def suffix(self) -> str:
+        """The ending in lower case."""
+        return PurePosixPath(self.name).suffix.lower()
 
 
 @dataclass(frozen=True)
@@ -39,17 +56,36 @@ class Total:
         """Whether the shipped total is above the limit; one printed in MB has to be half a percent above."""
         return self.shipped_bytes > LIMIT_BYTES * (1.0 if self.logged.exact else 1.005)
 
-    @property
-    def evidence(self) -> Evidence:
-        """The line of the logged total."""
-        return self.logged.line.evidence
-
 
 @dataclass(eq=False)
 class Record:
-    """A record folder as rules see it: its files, the claim of its JSON, and the runs the claim rests on."""
+    """A record folder as rules see it; `read_record` fills the fields, the properties follow from them."""
 
-    folder: Folder
+    path: Path
+    track: Track = "unknown"
+    files: list[Entry] = field(default_factory=list)
+    submission: Submission | None = None
+    logs: list[ParsedLog] = field(default_factory=list)
+    scripts: list[Script] = field(default_factory=list)
+    readme: tuple[str, str] | None = None
+    """Name and text."""
+    requirements: dict[str, str] = field(default_factory=dict)
+    """Text of each requirements file by name."""
+    problems: list[Finding] = field(default_factory=list)
+    """What went wrong in reading."""
+    num_bytes_read: int = 0
+    """Of logs and scripts."""
+
+    @property
+    def script(self) -> Script | None:
+        """The script that trains: train_gpt.py, else the only Python file."""
+        named = [s for s in self.scripts if PurePosixPath(s.file).name == "train_gpt.py"]
+        return (named or (self.scripts if len(self.scripts) == 1 else [None]))[0]
+
+    @property
+    def artifacts(self) -> list[Entry]:
+        """Files that look like packed weights."""
+        return [entry for entry in self.files if entry.suffix in _WEIGHT_SUFFIXES]
 
     @cached_property
     def runs(self) -> list[ParsedLog]:
@@ -57,18 +93,18 @@ class Record:
 
         Logs of other configurations, as studies have them, are left out if the JSON tells which one it means.
         """
-        logs = self.distinct_logs
-        main = [log for log in logs if not _SIDE_RUN.search(log.file)] or logs
+        main = [log for log in self.distinct_logs if not _SIDE_RUN.search(log.file)] or self.distinct_logs
         complete = [log for log in main if log.final_score] or main
         seeds = [seed_of(log) for log in complete]
-        claimed = self.folder.submission.seeds if self.folder.submission else ()
+        claimed = self.submission.seeds if self.submission else ()
         named = [log for log in complete if seed_of(log) in claimed]
+        # Of several logs of one seed, the one that is named after it.
+        after_seed = {named_seed(log) for log in named}
+        named = [log for log in named if named_seed(log) is not None or seed_of(log) not in after_seed]
         if len(claimed) > 1 and len({seed_of(log) for log in named}) == len(named) > 0:
             return named
-        if None not in seeds and len(set(seeds)) == len(seeds):
-            return complete
         figure = self.figure("val_bpb")
-        if figure is None:
+        if figure is None or (None not in seeds and len(set(seeds)) == len(seeds)):
             return complete
         scored = [(log, log.final_score) for log in complete if log.final_score]
         return [log for log, score in scored if matches(figure, score.val_bpb, 1e-4)] or complete
@@ -77,9 +113,9 @@ class Record:
     def distinct_logs(self) -> list[ParsedLog]:
         """The logs that hold a run, without copies; of copies, the one named after its seed is kept."""
         found: dict[object, ParsedLog] = {}
-        with_content = [log for log in self.folder.logs if log.has_content]
-        for log in sorted(with_content, key=lambda log: named_seed(log) is None):
-            found.setdefault((fingerprint(log), seed_of(log)) if log.scores else log.file, log)
+        for log in sorted(self.logs, key=lambda log: named_seed(log) is None):
+            if log.has_content:
+                found.setdefault((fingerprint(log), seed_of(log)) if log.scores else log.file, log)
         return sorted(found.values(), key=lambda log: log.file)
 
     @cached_property
@@ -97,12 +133,13 @@ class Record:
         """By meaning of a figure, the values of the runs' logs and, at the end, their mean over runs."""
         scores = [score.stated for log in self.runs for score in log.scores]
         before = [score.stated for log in self.runs if (score := log.unquantized_score)]
-        models = [(float(size.num_bytes), 1.0) for log in self.runs for size in log.model_sizes]
+        code = [size for log in self.runs for size in log.sizes_of("code", "raw_code")]
+        models = [size for log in self.runs for size in log.sizes_of("model")]
         return {
             "val_bpb": _with_mean(scores, [score.stated for score in self.final_scores]),
             "bytes_total": _with_mean([(float(total.logged.num_bytes), 1.0) for total in self.totals]),
-            "bytes_model": _with_mean(models),
-            "bytes_code": [(float(size.num_bytes), 1.0) for log in self.runs for size in log.code_sizes],
+            "bytes_model": _with_mean([(float(size.num_bytes), 1.0) for size in models]),
+            "bytes_code": [(float(size.num_bytes), 1.0) for size in code],
             "steps": _with_mean([(fact.value, 1.0) for fact in self.facts("steps")]),
             "train_seconds": _with_mean([(fact.value, 2.0) for fact in self.facts("train_seconds")]),
             "pre_quant_val_bpb": _with_mean(scores, before),
@@ -112,7 +149,7 @@ class Record:
     def foreign(self) -> Finding | None:
         """That the JSON is of another run: of MIN_FOREIGN_FIGURES or more figures, no log states any."""
         differences: list[str] = []
-        evidence = [fact.line.evidence for log in self.runs[:1] if (fact := log.facts.get("steps"))]
+        evidence = [fact.at for fact in self.facts("steps", self.runs[:1])]
         for meaning, values in self.stated.items():
             figure = self.figure(meaning)
             if figure is None or not values:
@@ -120,7 +157,7 @@ class Record:
             if is_stated(figure, values):
                 return None
             differences.append(f"{figure} against {nearest(figure, values):,.10g}")
-            evidence.append(figure.evidence)
+            evidence.append(figure.at)
         if len(differences) < MIN_FOREIGN_FIGURES:
             return None
         text = f"the JSON is of another run than the log: {'; '.join(differences)}"
@@ -128,24 +165,23 @@ class Record:
 
     def figure(self, meaning: str) -> Figure | None:
         """The JSON's figure of a meaning (a key of ALIASES), or None."""
-        return self.folder.submission.figures.get(meaning) if self.folder.submission else None
+        return self.submission.figures.get(meaning) if self.submission else None
 
     def own_figure(self, meaning: str) -> Figure | None:
         """The same, but None if the JSON is of another run: its figures then cannot agree with the logs."""
         return None if self.foreign else self.figure(meaning)
 
-    def facts(self, name: str) -> list[Fact]:
+    def facts(self, name: str, runs: Sequence[ParsedLog] | None = None) -> list[Fact]:
         """A fact of each run that states it."""
-        return [log.facts[name] for log in self.runs if name in log.facts]
+        return [log.facts[name] for log in (self.runs if runs is None else runs) if name in log.facts]
 
     def total(self, log: ParsedLog) -> Total | None:
         """The total of a run, or None if its log states none."""
         logged = charged_total(log.sizes)
         if logged is None:
             return None
-        code = next((size.num_bytes for size in reversed(log.sizes) if size.kind == "code"), None)
-        shipped = logged.num_bytes
-        script = self.folder.script
+        code = next((size.num_bytes for size in reversed(log.sizes_of("code"))), None)
+        shipped, script = logged.num_bytes, self.script
         if script and script.codecs and code is not None:
             if abs(code - script.unpacked_bytes) <= 0.02 * max(code, script.unpacked_bytes):
                 shipped += script.num_bytes - code

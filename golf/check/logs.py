@@ -13,14 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from golf.check.findings import Line
-from golf.check.logs.sizes import LoggedSize, read_sizes
+from golf.check.findings import Quote
 from golf.score.tally import Tally
 
 MAX_LINE_CHARACTERS = 2000
 """Longer lines are cut: no known log line needs more, and the patterns then take bounded time."""
 MILLISECONDS_FROM = 50_000
 """A time without a unit above this is in milliseconds: 50,000 s would be 14 hours."""
+UNCOMPRESSED_FROM = 48_000_000
+"""Above three times the limit a total is of uncompressed weights, or of something else altogether."""
 
 # Source that a script printed into its own log.
 _SOURCE_START = re.compile(
@@ -50,7 +51,7 @@ _PROGRESS = re.compile(
     r"running_|held_out|chunk\s*\[|\bbatch \d+/\d+|\[\d+/\d+\]|^\s*\d+%|^\s*ttp\b|\bpartial\b|\bprogress\b",
     re.I,
 )
-_UNQUANTIZED = re.compile(
+UNQUANTIZED = re.compile(
     r"pre[-_ ]?quant|post[-_ ]?(?:ema|swa)|\braw\b|unquanti[sz]ed|\bbf16\b|\bfp32\b|name:(?:last|averaged)\b",
     re.I,
 )
@@ -112,37 +113,82 @@ _MARKS = (
 )
 """Lines that rules look at: the mark, words of which the line must hold one in lower case, the pattern."""
 
+# Sizes.
+_FIGURE = re.compile(
+    r"(?<![\w.])(?P<number>\d{1,3}(?:,\d{3})+|\d+(?:_\d{3})+|\d+(?:\.\d+)?)\s{0,3}"
+    r"(?P<unit>bytes|byte|B|KiB|KB|kB|MiB|MB)?(?![\w.])"
+)
+_LABEL_CHARACTERS = 80
+_UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
+_SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code")
+"""A line without any of these, in lower case, states no size."""
+_NOT_SIZE = re.compile(
+    r"param|token|step|time|second|window|chunk|doc|memory|peak|flop|shard|batch|layer|budget|limit|cap\b"
+    r"|target|headroom|margin|slack|under|over|left|payload|raw_torch|ratio|train|dim|head|\bN_bytes|num_bytes|scored"
+    r"|eval|grad|world|rank|wait|download|host|alloc|reserved|sent|dataset|buffer|cache|hessian|val_bytes|text",
+    re.I,
+)
+_TOTAL_SIZE = re.compile(
+    r"total|submission[_ ]*(?:size|bytes)|bytes_total|artifact\s*\+\s*code|code\s*\+\s*(?:model|artifact)"
+    r"|(?:model|weights|artifact)\s*\+\s*(?:code|script)|combined|^\s*submission\b",
+    re.I,
+)
+_CODE_SIZE = re.compile(r"code|script", re.I)
+_MODEL_SIZE = re.compile(r"serialized model|artifact|compressed|model_bytes|model size|blob|weights", re.I)
+_RAW_SIZE = re.compile(r"\buncompressed|raw\b|^raw_|\braw_|fp32", re.I)
+_COMPRESSED_SIZE = re.compile(
+    r"int\d|quant|zstd|zlib|lzma|brotli|lrzip|pergroup|compress|gptq|ternary|\bans\b|artifact", re.I
+)
+_FITS = re.compile(r"\bfits?\b|\bunder\b|\bok\b|within|valid\b|\u2713|\u2705|\bPASS", re.I)
+_OVER = re.compile(r"\bover\b|exceed|too (?:big|large)|\bnot\b|\bFAIL|\u2717|\u274c|\binvalid\b", re.I)
+_PUNCTUATION = " \t-*>|[]():,;.=/"
+
 Stated = tuple[float, float]
 """A stated value, and its resolution: the value of one unit in its last digit."""
 Stage = Literal["training", "unquantized", "final"]
 """Where a score was taken: during training, after averaging but before quantisation, or on the artifact."""
+SizeKind = Literal["total", "model", "raw_model", "code", "raw_code"]
+"""total is code and compressed weights; raw_model is uncompressed weights, raw_code unpacked source."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A number a log states."""
+    """A number that a log states; `resolution` is one unit in its last digit, 0 for a count."""
 
     value: float
-    line: Line
+    at: Quote
     resolution: float = 0.0
-    """The value of one unit in its last digit; 0 for a count."""
+
+
+@dataclass(frozen=True)
+class LoggedSize:
+    """A byte count that a log states, as printed, or rounded from a decimal figure."""
+
+    kind: SizeKind
+    label: str
+    num_bytes: int
+    exact: bool
+    """Printed in bytes, not in kB or MB."""
+    says_fits: bool
+    """The line says that it is within the limit."""
+    at: Quote
 
 
 @dataclass(frozen=True)
 class LoggedScore:
-    """A score a log states, val_loss in nats per token and val_bpb in bits per byte; None if not stated."""
+    """A score that a log states, val_loss in nats per token, val_bpb in bits per byte; None if not stated."""
 
     label: str
     stage: Stage
     val_loss: float | None
     val_bpb: float
     resolution: float
-    """The value of one unit in the last printed digit of val_bpb."""
+    """One unit in the last printed digit of val_bpb."""
     eval_seconds: float | None
     num_tokens: int | None
     """Scored tokens and bytes, if the line states them."""
     num_bytes: int | None
-    line: Line
+    at: Quote
 
     @property
     def stated(self) -> Stated:
@@ -168,11 +214,11 @@ class ParsedLog:
     """The last one stated, by name: steps and the names of _FACTS."""
     settings: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Configuration: value as printed, and line number."""
-    marks: dict[str, list[Line]] = field(default_factory=dict)
+    marks: dict[str, list[Quote]] = field(default_factory=dict)
     """Lines by mark: traceback and the marks of _MARKS."""
     python: str | None = None
     gpus: tuple[str, ...] = ()
-    last_line: Line | None = None
+    last_line: Quote | None = None
 
     @functools.cached_property
     def final_score(self) -> LoggedScore | None:
@@ -189,20 +235,13 @@ class ParsedLog:
         """Whether anything of a training run was recognised."""
         return bool(self.scores or self.sizes or "steps" in self.facts)
 
-    @property
-    def code_sizes(self) -> list[LoggedSize]:
-        """The stated sizes of code, compressed or not."""
-        return [size for size in self.sizes if size.kind in ("code", "raw_code")]
-
-    @property
-    def model_sizes(self) -> list[LoggedSize]:
-        """The stated sizes of compressed weights."""
-        return [size for size in self.sizes if size.kind == "model"]
+    def sizes_of(self, *kinds: SizeKind) -> list[LoggedSize]:
+        """The stated sizes of these kinds, in order."""
+        return [size for size in self.sizes if size.kind in kinds]
 
     def fact(self, name: str) -> float | None:
         """The value of a fact, or None."""
-        found = self.facts.get(name)
-        return found.value if found else None
+        return self.facts[name].value if name in self.facts else None
 
     def _last(self, stage: Stage) -> LoggedScore | None:
         scores = [score for score in self.scores if score.stage == stage]
@@ -211,7 +250,7 @@ class ParsedLog:
             return None
         last = scores[-1]
         same = [s for s in scores if abs(s.val_bpb - last.val_bpb) <= 0.6 * last.resolution]
-        return max(same, key=lambda score: (-score.resolution, score.line.number), default=last)
+        return max(same, key=lambda score: (-score.resolution, score.at.line), default=last)
 
 
 def bytes_per_token(val_loss: float, val_bpb: float) -> float:
@@ -221,11 +260,11 @@ def bytes_per_token(val_loss: float, val_bpb: float) -> float:
 
 def numbered(text: str, first: int = 1) -> Iterator[tuple[int, str]]:
     """The lines of `text` with their numbers; only a newline ends a line, as editors and grep count them."""
-    for offset, line in enumerate(text.split("\n")):
-        yield first + offset, line.rstrip("\r")
+    for number, line in enumerate(text.split("\n"), first):
+        yield number, line.rstrip("\r")
 
 
-def skip_source(file: str, numbered: Iterable[tuple[int, str]]) -> list[Line]:
+def skip_source(file: str, numbered: Iterable[tuple[int, str]]) -> list[Quote]:
     """The lines of a log that are neither empty nor Python source which the script printed into it.
 
     Source goes from a line that starts Python source to a row of `=` or `Running Python`. Inside it, lines
@@ -233,95 +272,161 @@ def skip_source(file: str, numbered: Iterable[tuple[int, str]]) -> list[Line]:
     end, all lines that do not look like source are kept. Lines come in as (number, text) pairs, so that a
     file read in parts keeps its numbers.
     """
-    kept: list[Line] = []
-    source: list[Line] = []
+    kept: list[Quote] = []
+    source: list[Quote] = []
     for number, text in numbered:
-        line = Line(file, number, text[:MAX_LINE_CHARACTERS].rstrip())
-        if not line.text:
+        at = Quote(file, number, text[:MAX_LINE_CHARACTERS].rstrip())
+        if not at.text:
             continue
-        if source and _SOURCE_END.match(line.text):
-            kept += [line for line in source if _LOG_LINE.match(line.text) and not _CODE.search(line.text)]
-            kept.append(line)
+        if source and _SOURCE_END.match(at.text):
+            kept += [at for at in source if _LOG_LINE.match(at.text) and not _CODE.search(at.text)]
+            kept.append(at)
             source = []
-        elif source or (line.text[:1] in _SOURCE_START_CHARACTERS and _SOURCE_START.match(line.text)):
-            source.append(line)
+        elif source or (at.text[:1] in _SOURCE_START_CHARACTERS and _SOURCE_START.match(at.text)):
+            source.append(at)
         else:
-            kept.append(line)
-    return kept + [
-        line
-        for line in source
-        if not (_SOURCE_START.match(line.text) or _CODE.search(line.text) or "=None" in line.text)
-    ]
+            kept.append(at)
+    patterns = (_SOURCE_START.match, _CODE.search, re.compile("=None").search)
+    return kept + [at for at in source if not any(pattern(at.text) for pattern in patterns)]
 
 
 def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
     """Reads a log given as (line number, text) pairs; printed source and templates are not log lines."""
     lines = skip_source(file, numbered)
     log = ParsedLog(file, last_line=lines[-1] if lines else None)
-    gpus: list[str] = []
     in_settings = False
-    for line, following in zip(lines, [*lines[1:], None], strict=False):
-        if following and _is_loss(line) and _is_loss(following):
+    for at, following in zip(lines, [*lines[1:], None], strict=False):
+        if following and _is_loss(at) and _is_loss(following):
             continue  # The following line on the training loss updates what this one states.
-        text = line.text
+        text = at.text
         in_settings = text.startswith("Hyperparameters:") or (in_settings and text.startswith("  "))
         if in_settings:
             if match := _SETTING.match(text):
-                _take_setting(log, line, *match.groups())
+                _take_setting(log, at, *match.groups())
         elif text.startswith("config "):
             for name, value in _CONFIG.findall(text):
-                _take_setting(log, line, name, value)
+                _take_setting(log, at, name, value)
         elif text.startswith("|"):
-            gpus += _GPU.findall(text)
+            log.gpus += tuple(_GPU.findall(text))
         elif text.startswith("Traceback (most recent call last)"):
-            log.marks.setdefault("traceback", []).append(line)
+            log.marks.setdefault("traceback", []).append(at)
         elif not ("{" in text or "(" in text or "#" in text) or not _CODE.search(text):
-            _read_line(log, line)
-    log.gpus = tuple(gpus)
+            _read_line(log, at)
     return log
 
 
-def _is_loss(line: Line) -> bool:
-    return "train_loss" in line.text and "bpb" not in line.text
+def charged_total(sizes: list[LoggedSize]) -> LoggedSize | None:
+    """The total a log ends on: the last one printed that is no sum over uncompressed weights.
 
-
-def _take_setting(log: ParsedLog, line: Line, name: str, value: str) -> None:
-    if name in ("seed", "world_size") and value.isdigit():
-        _take_fact(log, line, name, float(value))
-    if name == "val_doc_fraction" and _FRACTION.search(line.text):
-        log.marks.setdefault("partial", []).append(line)
-    if not _RUN_SETTINGS.search(name):
-        log.settings[name] = (value, line.number)
-
-
-def _read_line(log: ParsedLog, line: Line) -> None:
-    lowered = line.text.lower()
-    if ("bpb" in lowered or "bits_per_byte" in lowered) and (score := _read_score(line)):
-        log.scores.append(score)
-    log.sizes += read_sizes(line)
-    _read_facts(log, line)
-    for mark, words, pattern in _MARKS:
-        if any(word in lowered for word in words) and pattern.search(line.text):
-            log.marks.setdefault(mark, []).append(line)
-    if "steps" not in log.facts:
-        for name, value in _PAIR.findall(line.text):
-            if name in _SHARED_SETTINGS:
-                log.settings[name] = (value, line.number)
-
-
-def _read_score(line: Line) -> LoggedScore | None:
-    match = _BPB.search(line.text)
-    if not match or _PROGRESS.search(line.text):
+    Where only the compressed model and the code are printed, their sum, at the model's line.
+    """
+    last = {size.kind: size for size in sizes}
+    model, code, raw = last.get("model"), last.get("code"), last.get("raw_model")
+    totals = [size for size in sizes if size.kind == "total"]
+    if raw:
+        most_code = code.num_bytes if code else 1_000_000
+        totals = [t for t in totals if not 0 <= t.num_bytes - raw.num_bytes <= most_code]
+    totals = [size for size in totals if size.num_bytes <= UNCOMPRESSED_FROM] or totals
+    totals = [size for size in totals if size.exact] or totals
+    if totals:
+        return totals[-1]
+    if model is None or code is None:
         return None
-    loss = _LOSS.search(line.text)
-    before = line.text[: min(match.start(), loss.start() if loss else match.start())]
+    label = f"{model.label} + {code.label}"
+    return LoggedSize("total", label, model.num_bytes + code.num_bytes, True, False, model.at)
+
+
+def read_sizes(at: Quote) -> list[LoggedSize]:
+    """The byte counts of one line, in its order; limits, memory, parameters and tokens are not among them."""
+    found: list[LoggedSize] = []
+    text = at.text
+    lowered = text.lower()
+    if not _SIZE_WORDS.search(lowered) or 'file "' in lowered:
+        return found
+    fits = bool(_FITS.search(text)) and not _OVER.search(text)
+    label_start = 0
+    for match in _FIGURE.finditer(text):
+        number = float(match["number"].replace(",", "").replace("_", ""))
+        unit = match["unit"]
+        before = text[label_start : match.start()]
+        if unit is None and number < 1_000:
+            if before.rstrip().endswith((":", "=")):
+                label_start = match.end()
+            continue
+        label = before[-_LABEL_CHARACTERS:].strip(_PUNCTUATION)
+        label_start = match.end()
+        if found and not label and unit:
+            label = found[-1].label
+        kind = _kind_of_size(label)
+        if kind is None or _NOT_SIZE.search(label):
+            continue
+        words = label.lower() if kind != "total" else lowered
+        if unit is None and not (number.is_integer() and ("byte" in words or "size" in label.lower())):
+            continue
+        num_bytes = round(min(number, 1e12) * _UNITS[unit or "bytes"])
+        if not 1_000 <= num_bytes <= 10**11 or num_bytes in (16_000_000, 16_777_216):
+            continue
+        exact = unit in (None, "bytes", "byte", "B")
+        if found and (found[-1].kind, found[-1].label) == (kind, label) and found[-1].exact != exact:
+            # One size in two units: the exact one counts.
+            if not exact:
+                continue
+            found.pop()
+        found.append(LoggedSize(kind, label, num_bytes, exact, fits, at))
+    return found
+
+
+def _kind_of_size(label: str) -> SizeKind | None:
+    if _TOTAL_SIZE.search(label):
+        return "total"
+    if _CODE_SIZE.search(label):
+        return "raw_code" if _RAW_SIZE.search(label) else "code"
+    if _MODEL_SIZE.search(label):
+        return "raw_model" if _RAW_SIZE.search(label) or not _COMPRESSED_SIZE.search(label) else "model"
+    return "raw_model" if label.lower().startswith("raw_model") else None
+
+
+def _is_loss(at: Quote) -> bool:
+    return "train_loss" in at.text and "bpb" not in at.text
+
+
+def _take_setting(log: ParsedLog, at: Quote, name: str, value: str) -> None:
+    if name in ("seed", "world_size") and value.isdigit():
+        log.facts[name] = Fact(float(value), at)
+    if name == "val_doc_fraction" and _FRACTION.search(at.text):
+        log.marks.setdefault("partial", []).append(at)
+    if not _RUN_SETTINGS.search(name):
+        log.settings[name] = (value, at.line)
+
+
+def _read_line(log: ParsedLog, at: Quote) -> None:
+    text, lowered = at.text, at.text.lower()
+    if ("bpb" in lowered or "bits_per_byte" in lowered) and (score := _read_score(at)):
+        log.scores.append(score)
+    log.sizes += read_sizes(at)
+    _read_facts(log, at)
+    for mark, words, pattern in _MARKS:
+        if any(word in lowered for word in words) and pattern.search(text):
+            log.marks.setdefault(mark, []).append(at)
+    if "steps" not in log.facts:
+        shared = (pair for pair in _PAIR.findall(text) if pair[0] in _SHARED_SETTINGS)
+        log.settings |= {name: (value, at.line) for name, value in shared}
+
+
+def _read_score(at: Quote) -> LoggedScore | None:
+    match = _BPB.search(at.text)
+    if not match or _PROGRESS.search(at.text):
+        return None
+    loss = _LOSS.search(at.text)
+    before = at.text[: min(match.start(), loss.start() if loss else match.start())]
     label = " ".join(part for part in (before.strip(" :=-\t"), match.group(1)) if part)
-    if _STEP.search(line.text) or _PLAIN_STEP.search(line.text):
-        stage: Stage = "training"
-    else:
-        stage = "unquantized" if _UNQUANTIZED.search(label) else "final"
-    seconds = _EVAL_TIME.search(line.text)
-    scored = {name: int(count) for name, count in _SCORED.findall(line.text)}
+    if "best" in label.lower() and not math.isfinite(float(match.group(2))):
+        return None  # The best score so far, before there is one.
+    stage: Stage = "unquantized" if UNQUANTIZED.search(label) else "final"
+    if _STEP.search(at.text) or _PLAIN_STEP.search(at.text):
+        stage = "training"
+    seconds = _EVAL_TIME.search(at.text)
+    scored = {name: int(count) for name, count in _SCORED.findall(at.text)}
     digits = match.group(2).partition(".")[2]
     return LoggedScore(
         label=label,
@@ -332,31 +437,29 @@ def _read_score(line: Line) -> LoggedScore | None:
         eval_seconds=_seconds(*seconds.groups()) if seconds else None,
         num_tokens=scored.get("tokens"),
         num_bytes=scored.get("bytes"),
-        line=line,
+        at=at,
     )
 
 
-def _read_facts(log: ParsedLog, line: Line) -> None:
-    text = line.text
-    if "/" in text and ("step" in text or "loss" in text) and (step := _STEP.search(text)):
-        _take_fact(log, line, "steps", float(step.group(1)))
-    elif "stop" in text and (plain := _PLAIN_STEP.search(text)):
-        _take_fact(log, line, "steps", float(plain.group(1)))
+def _read_facts(log: ParsedLog, at: Quote) -> None:
+    text, step = at.text, None
+    if "/" in text and ("step" in text or "loss" in text):
+        step = _STEP.search(text)
+    if step is None and "stop" in text:
+        step = _PLAIN_STEP.search(text)
+    if step:
+        log.facts["steps"] = Fact(float(step.group(1)), at)
     for name, word, pattern in _FACTS:
         if word in text and (found := pattern.search(text)):
             number, *unit = found.groups()
+            value, digit = _to_float(number), 0.0
             if unit:
-                digit = 10.0 ** -len(number.partition(".")[2]) * (_seconds("1", unit[0]) if unit[0] else 1.0)
-                _take_fact(log, line, name, _seconds(number, unit[0]), digit)
-            else:
-                _take_fact(log, line, name, _to_float(number))
+                scale = _seconds("1", unit[0]) if unit[0] else 1.0
+                value, digit = _seconds(number, unit[0]), 10.0 ** -len(number.partition(".")[2]) * scale
+            if math.isfinite(value):
+                log.facts[name] = Fact(value, at, digit)
     if "Running Python" in text and (python := _PYTHON.match(text)):
         log.python = python.group(1)
-
-
-def _take_fact(log: ParsedLog, line: Line, name: str, value: float, resolution: float = 0.0) -> None:
-    if math.isfinite(value):
-        log.facts[name] = Fact(value, line, resolution)
 
 
 def _to_float(number: str) -> float:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from golf.data.manifest import Manifest, ShardFile
-from golf.prepare.totals import compare_with_published
+from golf.prepare.shards import compare_with_published
 
 
 def manifest(num_tokens: int, num_bytes: int, case_ops: bool = False) -> Manifest:

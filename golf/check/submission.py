@@ -3,10 +3,10 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from golf.check.findings import Evidence, Line
+from golf.check.findings import Quote
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -71,11 +71,10 @@ class Figure:
     value: float
     written: str
     """As it stands in the file."""
-    evidence: Evidence
+    at: Quote
     half_step: float
     """Half of the last digit written, in the same unit: the most that rounding explains."""
     was_text: bool
-    """Written as a string."""
     assumed: str
     """The unit that was assumed; empty if the file names it."""
 
@@ -89,24 +88,24 @@ class Submission:
 
     file: str
     raw: dict[str, JsonValue]
+    lines: tuple[str, ...] = ()
     figures: dict[str, Figure] = field(default_factory=dict)
+    """By meaning, a key of ALIASES."""
     names: dict[str, str] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
     """Meanings whose key holds no number, with the key and its value: null, NaN, a list."""
     seeds: tuple[int, ...] = ()
     seed_results: dict[int, dict[str, Figure]] = field(default_factory=dict)
-    lines: tuple[str, ...] = ()
 
-    def evidence(self, key: str) -> Evidence:
+    def quote(self, key: str) -> Quote:
         """The line of a top-level key."""
-        quoted = json.dumps(key)
-        lines = (Line(self.file, number, text) for number, text in enumerate(self.lines, 1) if quoted in text)
-        return next((line.evidence for line in lines), Evidence(self.file))
+        quoted = (number for number, line in enumerate(self.lines, 1) if json.dumps(key) in line)
+        number = next(quoted, 0)
+        return Quote(self.file, number, self.lines[number - 1].strip() if number else "")
 
     def value(self, meaning: str) -> float | None:
         """The number for a meaning, or None."""
-        figure = self.figures.get(meaning)
-        return figure.value if figure else None
+        return self.figures[meaning].value if meaning in self.figures else None
 
 
 class SubmissionError(ValueError):
@@ -125,35 +124,37 @@ def read_submission(file: str, text: str) -> Submission:
         raise SubmissionError(f"cannot be read: {type(error).__name__}") from error
     if not isinstance(raw, dict):
         raise SubmissionError(f"is a JSON {type(raw).__name__}, expected an object")
-    submission = Submission(file, raw, lines=tuple(text.split("\n")))
+    submission = Submission(file, raw, tuple(text.split("\n")))
     for meaning, keys in ALIASES.items():
-        _take_figure(submission, meaning, keys.split())
+        for key in keys.split():
+            if key in raw and meaning not in submission.figures:
+                _take_figure(submission, meaning, key)
     for meaning, keys in NAMES.items():
         names = (value for key in keys.split() if isinstance(value := raw.get(key), str))
         submission.names[meaning] = next(names, "").strip()
     submission.seed_results = dict(_seed_results(submission))
-    submission.seeds = _seeds(raw, submission.seed_results)
+    seeds = raw.get("seeds", raw.get("seed"))
+    seeds = seeds if isinstance(seeds, list | dict) else [seeds]
+    found = [int(s) for s in map(str, seeds) if s.isdigit() and len(s) < 10]
+    submission.seeds = tuple(dict.fromkeys(found or submission.seed_results))
     return submission
 
 
-def _take_figure(submission: Submission, meaning: str, keys: Sequence[str]) -> None:
-    for key in keys:
-        if key not in submission.raw:
-            continue
-        value = submission.raw[key]
-        if isinstance(value, dict):
-            value = next((value[k] for k in ("mean", "val_bpb", "value", "avg") if k in value), value)
-        figure = to_figure(key, value, submission.evidence(key))
-        if figure:
-            if meaning == "val_bpb":
-                figure = replace(figure, half_step=min(figure.half_step, MAX_BPB_HALF_STEP))
-            submission.figures[meaning] = figure
-            submission.odd.pop(meaning, None)
-            return
+def _take_figure(submission: Submission, meaning: str, key: str) -> None:
+    value = submission.raw[key]
+    if isinstance(value, dict):
+        value = next((value[k] for k in ("mean", "val_bpb", "value", "avg") if k in value), value)
+    figure = to_figure(key, value, submission.quote(key))
+    if figure is None:
         submission.odd.setdefault(meaning, f"{key}: {json.dumps(value)[:60]}")
+        return
+    if meaning == "val_bpb":
+        figure = replace(figure, half_step=min(figure.half_step, MAX_BPB_HALF_STEP))
+    submission.figures[meaning] = figure
+    submission.odd.pop(meaning, None)
 
 
-def to_figure(key: str, value: JsonValue, evidence: Evidence) -> Figure | None:
+def to_figure(key: str, value: JsonValue, at: Quote) -> Figure | None:
     """A value as a number in bytes, seconds or as it is; None for null, NaN, lists and other text.
 
     The unit comes from the value's own text, else from the key's ending, else from its size: a total below
@@ -176,7 +177,7 @@ def to_figure(key: str, value: JsonValue, evidence: Evidence) -> Figure | None:
     decimals = len(written.partition(".")[2]) if "e" not in written.lower() else 12
     shown = str(value)[:60] if was_text else written
     half_step = 0.5 * 10.0**-decimals * scale
-    return Figure(key, float(written) * scale, shown, evidence, half_step, was_text, assumed)
+    return Figure(key, float(written) * scale, shown, at, half_step, was_text, assumed)
 
 
 def _scale(key: str, unit: str, number: float) -> tuple[float, str]:
@@ -208,20 +209,9 @@ def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figur
         if not number:
             continue
         fields = result if isinstance(result, dict) else {"val_bpb": result}
-        evidence = submission.evidence(str(seed))
-        figures = {}
-        for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds", "eval_seconds"):
+        at, figures = submission.quote(str(seed)), {}
+        for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds"):
             key = next((key for key in ALIASES[meaning].split() if key in fields), "")
-            if figure := to_figure(key, fields.get(key), evidence):
+            if figure := to_figure(key, fields.get(key), at):
                 figures[meaning] = figure
         yield int(number.group()), figures
-
-
-def _seeds(raw: dict[str, JsonValue], results: dict[int, dict[str, Figure]]) -> tuple[int, ...]:
-    seeds = raw.get("seeds", raw.get("seed"))
-    if isinstance(seeds, int | str) and not isinstance(seeds, bool):
-        seeds = [seeds]
-    if not isinstance(seeds, list | dict):
-        seeds = []
-    found = [int(s) for s in seeds if isinstance(s, int | str) and str(s).isdigit() and len(str(s)) < 10]
-    return tuple(dict.fromkeys(found or results))

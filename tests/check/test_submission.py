@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from golf.check.claims_json import Submission, SubmissionError, read_submission, to_figure
-from golf.check.findings import Evidence
+from golf.check.findings import Quote
+from golf.check.submission import Submission, SubmissionError, read_submission, to_figure
 
-AT = Evidence("submission.json", 1)
+AT = Quote("submission.json", 1)
 
 
 def read(**raw: object) -> Submission:
@@ -77,7 +77,7 @@ def test_one_digit_does_not_excuse_any_score() -> None:
 
 
 def test_evidence_names_the_line_of_a_key() -> None:
-    evidence = read(name="x", val_bpb=1.0).evidence("val_bpb")
+    evidence = read(name="x", val_bpb=1.0).quote("val_bpb")
     assert (evidence.line, evidence.text) == (3, '"val_bpb": 1.0')
 
 
