@@ -17,8 +17,8 @@ import pytest
 from golf import run as running
 from golf.entry import finalize as closing
 from golf.entry.results import read_results, read_scores
-from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin
+from golf.prepare.sources import build_dataset
 from golf.prepare.split import SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice

@@ -12,11 +12,11 @@ from typing import Any
 from golf.check.findings import LEVELS, Finding, info
 from golf.check.folder import read_record
 from golf.check.record import Record, Track, seed_of
-from golf.check.rules import files, limits, scores, text
+from golf.check.rules import files, limits, scores
 from golf.check.scripts import RUNNING
 
 RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
-    rule for module in (files, limits, scores, text) for rule in module.RULES
+    rule for module in (files, limits, scores) for rule in module.RULES
 )
 MAX_EVIDENCE_SHOWN = 6
 
