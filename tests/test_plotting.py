@@ -50,7 +50,8 @@ def test_nothing_to_draw_is_an_empty_text() -> None:
 
 
 def test_a_line_chart_keeps_the_ends_of_a_long_curve() -> None:
-    xs, ys = plots._points(np.arange(5_000), np.arange(5_000) * 2.0, 2)
+    curve = (np.arange(5_000), np.arange(5_000) * 2.0)
+    (xs, ys), _ = plots._thinned([curve, curve])
     assert (xs[0], xs[-1], ys[-1], len(xs)) == (0, 4_999, 9_998.0, plots.MAX_POINTS // 2)
 
 

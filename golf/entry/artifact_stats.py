@@ -4,6 +4,7 @@ Shapes: N graded targets, W windows, T positions of a window.
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -21,7 +22,6 @@ from golf.train.checkpoint import load_weights
 
 POSITION_TOKENS = 32_768
 """Validation targets that the loss by position is measured on."""
-
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
@@ -65,8 +65,13 @@ def portrait(folder: RunFolder, dataset: Dataset, device: str) -> tuple[dict[str
     if described is None:
         return {}, asdict(Portrait(loss_by_position=positions))
     by_part = described["totals"]["bytes_by_part"]
-    parts = {part: round(size) for part, size in by_part.items() if part in described["histograms"]}
-    codes = {part: _without_empty_ends(**counted) for part, counted in described["histograms"].items()}
+    parts, codes = {}, {}
+    for part, counted in described["histograms"].items():
+        parts[part] = round(by_part[part])
+        # Without the empty ends.
+        used = np.flatnonzero(counted["counts"])
+        start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        codes[part] = CodeCounts(counted["first_code"] + start, counted["counts"][start:stop])
     return parts, asdict(Portrait(codes, positions))
 
 
@@ -79,15 +84,6 @@ def loss_by_position(artifact: bytes, dataset: Dataset, device: str) -> LossByPo
     windows = WindowConfig(stride=context)
     result = score(Scoring(model, tokens, dataset.vocabulary, windows, num_windows * context))
     nats_T = result.nats_N.reshape(num_windows, context).mean(0, dtype=np.float64)
-    ends = [1 << power for power in range(context.bit_length()) if 1 << power <= context]
-    ends += [context] if ends[-1] != context else []
-    starts = [0, *ends[:-1]]
-    means = [float(nats_T[start:end].mean()) for start, end in zip(starts, ends, strict=True)]
+    ends = sorted({*(1 << power for power in range(context.bit_length())), context})
+    means = [float(nats_T[start:end].mean()) for start, end in pairwise([0, *ends])]
     return LossByPosition(context, len(result.nats_N), ends, means)
-
-
-def _without_empty_ends(first_code: int, counts: list[int]) -> CodeCounts:
-    used = np.flatnonzero(counts)
-    if not len(used):
-        return CodeCounts(0, [])
-    return CodeCounts(first_code + int(used[0]), counts[used[0] : used[-1] + 1])

@@ -3,7 +3,6 @@
 Shapes: D documents.
 """
 
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 from golf.check.folder import read_record
 from golf.check.logs import bytes_per_token
 from golf.check.record import Record, implied_bytes
-from golf.entry.results import ENTRY_FORMAT, read_entry_results
+from golf.entry.results import ENTRY_FORMAT, EntryError, read_entry_results, read_json
 from golf.entry.runs import final_nats
-from golf.results import Results
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 from golf.stats import Bootstrap, Sample, paired_bootstrap, sample_of, seeds_to_settle, welch
@@ -38,27 +36,20 @@ class CompareError(ValueError):
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Nats and bytes of each validation document."""
-
-    nats_D: np.ndarray
-    bytes_D: np.ndarray
-
-
-@dataclass(frozen=True)
 class EntryScores:
-    """The scores of one entry and what they were measured on."""
+    """The scores of one entry and what they were measured on; None is what its files do not say."""
 
     name: str
     sample: Sample
     """Bits per byte."""
     source: str
     """The files that state the scores."""
-    bytes_per_token: float | None
-    validation_sha256: str | None
-    validation_bytes: float | None
+    bytes_per_token: float | None = None
+    validation_sha256: str | None = None
+    validation_bytes: float | None = None
     """As stated, or implied by loss, score and tokens."""
-    documents: Documents | None
+    documents: tuple[np.ndarray, np.ndarray] | None = None
+    """nats_D and bytes_D."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +84,18 @@ def read_scores(path: Path) -> EntryScores:
     if not path.is_dir():
         raise CompareError(f"{path} is not a folder")
     if _is_own(path):
-        return _own_scores(path)
+        return _own_scores(EntryFolder(path))
     record = read_record(path)
     finals = record.final_scores
-    if finals:
-        ratios = [ratio for score in finals if (ratio := score.bytes_per_token)]
-        counted = [value for log in record.runs if (value := implied_bytes(log))]
-        return EntryScores(
-            name=path.name,
-            sample=sample_of(np.array([score.val_bpb for score in finals])),
-            source=f"{len(finals)} log{'s' if len(finals) > 1 else ''}",
-            bytes_per_token=ratios[0] if ratios else None,
-            validation_sha256=None,
-            validation_bytes=counted[0] if counted else None,
-            documents=None,
-        )
-    return _claimed_scores(path, record)
+    if not finals:
+        return _claimed_scores(path, record)
+    return EntryScores(
+        path.name,
+        sample_of(np.array([score.val_bpb for score in finals])),
+        f"{len(finals)} log{'s' if len(finals) > 1 else ''}",
+        bytes_per_token=next((ratio for score in finals if (ratio := score.bytes_per_token)), None),
+        validation_bytes=next((value for log in record.runs if (value := implied_bytes(log))), None),
+    )
 
 
 def _claimed_scores(path: Path, record: Record) -> EntryScores:
@@ -116,57 +103,46 @@ def _claimed_scores(path: Path, record: Record) -> EntryScores:
     bpb = submission.value("val_bpb") if submission else None
     if submission is None or bpb is None:
         raise CompareError(f"{path}: neither a log nor submission.json states a final score")
-    by_seed = [
-        results["val_bpb"].value for results in submission.seed_results.values() if "val_bpb" in results
-    ]
-    std, loss = submission.value("val_bpb_std"), submission.value("val_loss")
-    num_runs = len(submission.seeds)
-    stated = Sample(bpb, std, num_runs) if std and num_runs > 1 else Sample(bpb, None, 1)
-    return EntryScores(
-        name=path.name,
-        sample=sample_of(np.array(by_seed)) if by_seed else stated,
-        source="submission.json alone",
-        bytes_per_token=bytes_per_token(loss, bpb) if loss and loss > 0 and bpb > 0 else None,
-        validation_sha256=None,
-        validation_bytes=None,
-        documents=None,
-    )
+    by_seed = [stated["val_bpb"].value for stated in submission.seed_results.values() if "val_bpb" in stated]
+    std, loss, num_runs = submission.value("val_bpb_std"), submission.value("val_loss"), len(submission.seeds)
+    sample = Sample(bpb, std, num_runs) if std and num_runs > 1 else Sample(bpb, None, 1)
+    if by_seed:
+        sample = sample_of(np.array(by_seed))
+    ratio = bytes_per_token(loss, bpb) if loss and loss > 0 and bpb > 0 else None
+    return EntryScores(path.name, sample, "submission.json alone", ratio)
 
 
 def _is_own(path: Path) -> bool:
     try:
-        value = json.loads(EntryFolder(path).results.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(EntryFolder(path).results).get("format") == ENTRY_FORMAT
+    except (EntryError, OSError, RecursionError):
         return False
-    return isinstance(value, dict) and value.get("format") == ENTRY_FORMAT
 
 
-def _own_scores(path: Path) -> EntryScores:
-    runs = list(read_entry_results(EntryFolder(path).results).values())
-    first = runs[0].final.tally
+def _own_scores(entry: EntryFolder) -> EntryScores:
+    runs = list(read_entry_results(entry.results).values())
+    first, documents = runs[0].final.tally, None
+    if entry.per_document.is_file():
+        try:
+            with np.load(entry.per_document, allow_pickle=False) as arrays:
+                documents = (arrays[final_nats(runs[0])], arrays["bytes"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CompareError(f"{entry.per_document}: cannot be read ({error})") from error
     return EntryScores(
-        name=path.name,
-        sample=sample_of(np.array([run.final.tally.bits_per_byte for run in runs])),
-        source=f"results.json, {len(runs)} seed{'s' if len(runs) > 1 else ''}",
-        bytes_per_token=first.num_bytes / first.num_tokens,
-        validation_sha256=runs[0].data.validation_sha256,
-        validation_bytes=first.num_bytes,
-        documents=_read_documents(EntryFolder(path).per_document, runs[0]),
+        entry.path.name,
+        sample_of(np.array([run.final.tally.bits_per_byte for run in runs])),
+        f"results.json, {len(runs)} seed{'s' if len(runs) > 1 else ''}",
+        first.num_bytes / first.num_tokens,
+        runs[0].data.validation_sha256,
+        first.num_bytes,
+        documents,
     )
-
-
-def _read_documents(path: Path, results: Results) -> Documents | None:
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Documents(arrays[final_nats(results)], arrays["bytes"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CompareError(f"{path}: cannot be read ({error})") from error
 
 
 def require_same_text(a: EntryScores, b: EntryScores) -> str:
     """A caution, empty if both were certainly scored on the same text; CompareError if they were not."""
+    if a.validation_bytes is None or b.validation_bytes is None:
+        return "one side states no token count: whether both scored the same text is unknown"
     if a.validation_sha256 and b.validation_sha256:
         if a.validation_sha256 == b.validation_sha256:
             return ""
@@ -177,16 +153,14 @@ def require_same_text(a: EntryScores, b: EntryScores) -> str:
                 f"{b.validation_bytes:,.0f} bytes"
             )
         return "the validation tokens differ and their bytes agree: assumed to be one text in two tokenizers"
-    if a.validation_bytes and b.validation_bytes:
-        off = a.validation_bytes / b.validation_bytes - 1
-        if abs(off) > SAME_BYTES:
-            raise CompareError(
-                f"{a.name} and {b.name} imply {a.validation_bytes / 1e6:.2f} and "
-                f"{b.validation_bytes / 1e6:.2f} million scored bytes, {100 * off:+.2f}% apart: not the same "
-                "validation text"
-            )
-        return ""
-    return "one side states no token count: whether both scored the same text is unknown"
+    off = a.validation_bytes / b.validation_bytes - 1
+    if abs(off) > SAME_BYTES:
+        raise CompareError(
+            f"{a.name} and {b.name} imply {a.validation_bytes / 1e6:.2f} and "
+            f"{b.validation_bytes / 1e6:.2f} million scored bytes, {100 * off:+.2f}% apart: not the same "
+            "validation text"
+        )
+    return ""
 
 
 def compare(a: EntryScores, b: EntryScores) -> Comparison:
@@ -201,19 +175,13 @@ def compare(a: EntryScores, b: EntryScores) -> Comparison:
         seeds = seeds_to_settle(a.sample, b.sample, bpb, WRITTEN_P, TYPICAL_STD_BPB)
         thresholds.append(Threshold(reading, bpb, p, seeds))
     bootstrap = None
-    if a.documents and b.documents and np.array_equal(a.documents.bytes_D, b.documents.bytes_D):
-        bits_a_D, bits_b_D = (side.nats_D * BITS_PER_NAT for side in (a.documents, b.documents))
-        bootstrap = paired_bootstrap(bits_a_D, bits_b_D, a.documents.bytes_D, thresholds[0].bpb)
-    return Comparison(
-        a=a,
-        b=b,
-        gain=b.sample.mean - a.sample.mean,
-        p_improvement=welch(a.sample, b.sample),
-        seeds_practiced=seeds_to_settle(a.sample, b.sample, 0.0, PRACTICED_P, TYPICAL_STD_BPB),
-        thresholds=tuple(thresholds),
-        bootstrap=bootstrap,
-        caution=caution,
-    )
+    if a.documents and b.documents and np.array_equal(a.documents[1], b.documents[1]):
+        (nats_a_D, bytes_D), (nats_b_D, _) = a.documents, b.documents
+        bits_a_D, bits_b_D = nats_a_D * BITS_PER_NAT, nats_b_D * BITS_PER_NAT
+        bootstrap = paired_bootstrap(bits_a_D, bits_b_D, bytes_D, thresholds[0].bpb)
+    seeds_practiced = seeds_to_settle(a.sample, b.sample, 0.0, PRACTICED_P, TYPICAL_STD_BPB)
+    gain, p = b.sample.mean - a.sample.mean, welch(a.sample, b.sample)
+    return Comparison(a, b, gain, p, seeds_practiced, tuple(thresholds), bootstrap, caution)
 
 
 def render_comparison(result: Comparison) -> str:
@@ -223,13 +191,16 @@ def render_comparison(result: Comparison) -> str:
     difference = f"A is {abs(result.gain):.6f} bits per byte {word} than B."
     lines.append(difference if result.gain else "A and B have the same score.")
     lines.append(f"Any improvement (Welch, one-sided): {_p(result.p_improvement)}.")
-    lines += [_threshold_line(threshold, result) for threshold in result.thresholds]
-    passed = result.p_improvement is not None and result.p_improvement < PRACTICED_P
-    verdict = "passes" if passed else "does not pass"
-    more = "" if passed else f"; {_seeds(result.seeds_practiced, result)}"
-    lines.append(f"The leaderboard's practice (p < {PRACTICED_P:g} for any improvement): {verdict}{more}.")
-    if result.bootstrap:
-        boot = result.bootstrap
+    for threshold in result.thresholds:
+        verdict = _verdict(threshold.p, WRITTEN_P, threshold.seeds, result)
+        lines.append(
+            f"The written rule, {THRESHOLD_NATS} nats {threshold.reading} = {threshold.bpb:.5f} bpb at "
+            f"p < {WRITTEN_P:g}: the gain is {result.gain / threshold.bpb:.2f} times that, "
+            f"{_p(threshold.p)}: {verdict}"
+        )
+    verdict = _verdict(result.p_improvement, PRACTICED_P, result.seeds_practiced, result)
+    lines.append(f"The leaderboard's practice (p < {PRACTICED_P:g} for any improvement): {verdict}")
+    if boot := result.bootstrap:
         lines.append(
             f"Over documents (paired bootstrap, both artifacts as they are): gain {boot.gain:.6f}, "
             f"95% {boot.low:.6f} to {boot.high:.6f}; {_p(boot.p_improvement)} for any, "
@@ -245,30 +216,17 @@ def render_comparison(result: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _threshold_line(threshold: Threshold, result: Comparison) -> str:
-    passed = threshold.p is not None and threshold.p < WRITTEN_P
-    share = f"{result.gain / threshold.bpb:.2f} times that"
-    text = (
-        f"The written rule, {THRESHOLD_NATS} nats {threshold.reading} = {threshold.bpb:.5f} bpb at "
-        f"p < {WRITTEN_P:g}: the gain is {share}, {_p(threshold.p)}: "
-        f"{'passes' if passed else 'does not pass'}"
-    )
-    return text + ("." if passed else f"; {_seeds(threshold.seeds, result)}.")
-
-
-def _seeds(count: int | None, result: Comparison) -> str:
-    """How many seeds on each side would settle it, and how many of them are missing."""
-    if count is None:
-        return "no number of seeds would settle it at the measured gain"
-    more = [
-        f"{count - side.sample.num_runs} more of {name}"
-        for name, side in (("A", result.a), ("B", result.b))
-        if count > side.sample.num_runs
-    ]
-    needed = f" ({' and '.join(more)})" if more else ""
+def _verdict(p: float | None, limit: float, seeds: int | None, result: Comparison) -> str:
+    """Whether p is below its limit; if not, how many seeds would settle it, and how many are missing."""
+    if p is not None and p < limit:
+        return "passes."
+    if seeds is None:
+        return "does not pass; no number of seeds would settle it at the measured gain."
+    missing = {"A": seeds - result.a.sample.num_runs, "B": seeds - result.b.sample.num_runs}
+    more = " and ".join(f"{count} more of {name}" for name, count in missing.items() if count > 0)
     return (
-        f"{count} seeds on each side{needed} would settle it in four of five cases, at the measured gain and "
-        "deviation"
+        f"does not pass; {seeds} seeds on each side{f' ({more})' if more else ''} would settle it in four of "
+        "five cases, at the measured gain and deviation."
     )
 
 

@@ -1,35 +1,70 @@
-"""What the toolkit adds to a scored run: its facts, the audit, the place among known scores."""
+"""What the toolkit adds to a scored run: its facts, the techniques that acted, the audit, its place among
+known scores.
+
+A flag can be folded away by a compiler, a phase of a schedule can lie beyond the run's end, an average can be
+kept and never used: each technique is therefore held against what happened without it.
+"""
 
 import lzma
 import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 import zstandard
+from torch import Tensor
 
 from golf.audit.rescore import audit_path
 from golf.config import RunConfig
-from golf.data.reference import text_of_size
 from golf.data.vocabulary import Vocabulary
-from golf.entry.activity import find_features, print_features
 from golf.entry.artifact_stats import portrait
 from golf.entry.bundle import entry_script
-from golf.entry.leaderboard import leaderboard_rows, what_compares
+from golf.entry.leaderboard import place_of
 from golf.entry.runs import parse_events
 from golf.entry.selfextract import pack_script
 from golf.evaluate import EvaluateConfig
-from golf.results import Results
+from golf.model.config import ModelConfig
+from golf.model.gpt import GPT
+from golf.pack.container import ZSTD_LEVEL
+from golf.results import Feature, Results
 from golf.run import RunContext
 from golf.run_folder import RunFolder
 from golf.system.clock import StageClock
 from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.train.checkpoint import load_weights
+from golf.train.optim import split_parameters
 
 MAX_TEXT_BYTES = 32_000_000
 """Longer texts take zstd-22 many minutes; they are not compressed."""
 PROJECT = Path(__file__).resolve().parents[2]
+
+SWITCHED_OFF: dict[str, object] = {
+    "xsa": False,
+    "attention_gate": 0.0,
+    "activation_slope": 0.0,
+    "skip_gates": False,
+    "parallel_residual_blocks": 0,
+    "recurrence": 1,
+    "smear": "off",
+    "bigram_buckets": 0,
+    "document_mask": False,
+    "attention_gate_dense": False,
+    "attention_sinks": False,
+    "attention": "gqa",
+}
+"""The value of each switch of the model's config that leaves its technique out."""
+NEUTRAL_WEIGHTS = {"skips": "skip_weights", "embedding mixed into each block": "mix"}
+"""Techniques without a switch, and the last part of the name of the weights that make them act."""
+PROBE_TOKENS = 256
+MAX_ORTHOGONAL_DISTANCE = 1e-3
+"""Of an orthogonal matrix's W W^T from the identity; fp32 leaves about 1e-6."""
+
+Events = Sequence[Mapping[str, Any]]
+"""The lines of a run.jsonl."""
 
 
 class AuditError(ValueError):
@@ -54,11 +89,15 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     """
     dataset, log = run.dataset, run.log
     how = EvaluateConfig(device=run.scoring.device, eager=run.scoring.eager)
+    log.event("scoring", total_eval_time=f"{results.eval_seconds:.3f}s")
     scale = compressor_bits_per_byte(dataset.validation_tokens(StageClock()), dataset.vocabulary)
     log.event("compressors", **scale)
     events = parse_events(folder.events.read_text(encoding="utf-8"))
-    features = tuple(find_features(run.config, results, load_weights(folder.weights), dataset, events))
-    print_features(features, log)
+    inputs_T = np.array(dataset.train_shards()[0][: min(PROBE_TOKENS, run.config.model.context)])
+    inputs_BT = torch.from_numpy(inputs_T.astype(np.int64))[None]
+    features = tuple(find_features(run.config, results, load_weights(folder.weights), inputs_BT, events))
+    rows = [(f.name, "active" if f.active else "NEVER ACTIVE", f.evidence) for f in features]
+    log.table("techniques", ("technique", "", "evidence"), rows)
     parts, described = portrait(folder, dataset, how.device)
     results = replace(
         results,
@@ -69,7 +108,11 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         portrait=described,
     )
     write_json(folder.results, asdict(results))
-    print_place(results, log)
+    place, compares = place_of(results, results.final.tally.bits_per_byte, results.train_seconds)
+    if len(place) > 1:
+        columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")
+        log.table("among public scores", columns, place)
+    log.info(compares)
     if not audit_path(folder.path, dataset.folder, how, log, ttt=False, max_seconds=run.plan.left_seconds):
         raise AuditError(
             f"the audit found violations, listed above and in {folder.audit}; the results stay, "
@@ -77,42 +120,142 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         )
 
 
-def print_place(results: Results, log: RunLog) -> None:
-    """The score among public ones on the same text, and what it may be compared with."""
-    text = text_of_size(results.final.tally.num_bytes)
-    minutes = round(results.train_seconds / 60, 1)
-    hardware = str(results.environment["hardware"])
-    if text is not None:
-        columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")
-        tokenizer = f"{results.config['model']['vocab_size']:,} pieces"
-        own = (results.final.tally.bits_per_byte, results.name, hardware, minutes, tokenizer)
-        log.table("among public scores", columns, leaderboard_rows(*own, text))
-    log.info(what_compares(text, int(results.environment["device"] == "cuda"), minutes))
+def find_features(
+    config: RunConfig, results: Results, weights: dict[str, Tensor], inputs_BT: Tensor, events: Events
+) -> Iterator[Feature]:
+    """Every technique of the configuration, in the order of the run: network, optimizers, schedule, average,
+    packing, score. `inputs_BT` are a few training tokens."""
+    yield from shape_features(config, weights, events)
+    yield from network_features(config.model, weights, inputs_BT)
+    yield from clip_features(config.optim.gradient_clip, events)
+    yield from schedule_features(config, results)
+    yield from score_features(config, results)
+
+
+def shape_features(config: RunConfig, weights: dict[str, Tensor], events: Events) -> Iterator[Feature]:
+    """Size of the network, the weights that each optimizer trained, the initialization as it was logged."""
+    blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    asked = f"{config.model.num_layers} layers of width {config.model.width}"
+    found = f"{len(blocks)} blocks, {sum(weight.numel() for weight in weights.values()):,} weights"
+    yield Feature(asked, len(blocks) == config.model.num_layers, found)
+    with torch.device("meta"):
+        groups = split_parameters(GPT(config.model))
+    counts = {name: sum(weight.numel() for weight in group) for name, group in groups.items()}
+    matrices, others = groups["matrix"], counts["embedding"] + counts["scalar"]
+    evidence = f"{counts['matrix']:,} weights in {len(matrices)} matrices; AdamW {others:,} others"
+    yield Feature(f"optim: {config.optim.matrix}", bool(matrices), evidence)
+    distances = [event["orthogonal_to"] for event in events if event.get("event") == "initialization"]
+    for distance in distances[:1]:
+        evidence = f"W W^T of the first query matrix was the identity to {distance:.1g}"
+        yield Feature("orthogonal initialisation", distance < MAX_ORTHOGONAL_DISTANCE, evidence)
+
+
+def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Iterator[Feature]:
+    """Compares the logits of a few training tokens with those of the same weights, one technique left out.
+
+    A document is made to start in their middle, since some techniques act at such places alone.
+    """
+    inputs_BT = inputs_BT.clone()
+    inputs_BT[:, inputs_BT.size(1) // 2] = config.bos_id
+    with_all = _logits(config, weights, inputs_BT)
+    without = {
+        f"model.{name}": _logits(replace(config, **{name: off}), weights, inputs_BT)
+        for name, off in SWITCHED_OFF.items()
+        if vars(config)[name] != off
+    }
+    for technique, part in NEUTRAL_WEIGHTS.items():
+        if any(name.split(".")[-1] == part for name in weights):
+            neutral = {name: _neutral(name, weight, part) for name, weight in weights.items()}
+            without[technique] = _logits(config, neutral, inputs_BT)
+    for name, logits in without.items():
+        largest = float((with_all - logits).abs().max())
+        yield Feature(name, largest > 0.0, f"moves a logit by up to {largest:.3g}")
+
+
+def _logits(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Tensor:
+    model = GPT(config)
+    own = model.state_dict()
+    shared = {name: w for name, w in weights.items() if name in own and w.shape == own[name].shape}
+    model.load_state_dict(shared, strict=False)
+    with torch.no_grad():
+        return model(inputs_BT)
+
+
+def _neutral(name: str, weight: Tensor, part: str) -> Tensor:
+    """Weights under which a technique adds nothing; a mix keeps its first row, the share of the stream."""
+    if name.split(".")[-1] != part:
+        return weight
+    neutral = torch.zeros_like(weight)
+    if part == "mix":
+        neutral[0] = weight[0]
+    return neutral
+
+
+def clip_features(largest_norm: float, events: Events) -> Iterator[Feature]:
+    """How often the gradient was scaled down, of the steps logged; nothing if no norm was logged."""
+    norms = [event["grad_norm"] for event in events if event.get("event") == "step" and "grad_norm" in event]
+    if norms:
+        clipped = sum(norm > largest_norm for norm in norms)
+        spread = f"the norm was {min(norms):.3g} to {max(norms):.3g}"
+        evidence = f"{clipped} of {len(norms)} logged steps clipped to {largest_norm:g}; {spread}"
+        yield Feature("optim.gradient_clip", clipped > 0, evidence)
+
+
+def schedule_features(config: RunConfig, results: Results) -> Iterator[Feature]:
+    """What was to begin within the run, against how far the run came; the average that was kept."""
+    progress = results.training.final_progress
+    schedule = config.schedule
+    starts = {"schedule.warmdown": 1.0 - schedule.warmdown, "schedule.momentum_warmup": 0.0}
+    if config.model.recurrence > 1:
+        starts["schedule.recurrence_start"] = schedule.recurrence_start
+    for name in ("context_growth", "batch_growth"):
+        starts |= {f"schedule.{name} at {start:g}": start for start in vars(schedule)[name]}
+    for name, start in starts.items():
+        evidence = f"due at {start:.2f} of the run, which came to {progress:.2f}"
+        if name == "schedule.warmdown":
+            evidence = f"{schedule.warmdown_shape}, {evidence}"
+        yield Feature(name, progress > start and results.training.steps > 1, evidence)
+    output = results.averaging.output
+    kept = "the last weights were kept" if output == "last" else f"{output} was kept"
+    yield Feature("averaging", output != "last", kept)
+
+
+def score_features(config: RunConfig, results: Results) -> Iterator[Feature]:
+    """The quantizer that packed, against the one that was asked for, and what was to change the score."""
+    packed, plain, ttt = results.packing.report, results.quantized, config.ttt
+    name = f"pack: {packed['scheme']}, zstd-{ZSTD_LEVEL}"
+    evidence = f"{packed['bits_per_weight']:.3f} bits a weight; {results.packing.artifact_bytes:,} bytes"
+    yield Feature(name, packed["scheme"] == config.pack.scheme, evidence)
+    evidence = f"stride {plain.stride} in windows of {plain.context}"
+    yield Feature("sliding windows", (plain.stride or 0) < (plain.context or 0), evidence)
+    if not ttt.enabled:
+        return
+    name = f"ttt: {ttt.method}"
+    if ttt.method == "sgd":
+        name += f", {ttt.epochs} epochs, {ttt.frozen_blocks} frozen blocks"
+    adapted = results.stage("test_time_trained")
+    if adapted is None:
+        yield Feature(name, False, "left out: there was too little time")
+        return
+    gain = plain.tally.bits_per_byte - adapted.tally.bits_per_byte
+    yield Feature(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
 
 
 def toolkit_commit(root: Path) -> str:
     """The commit of the checkout at `root`, `-dirty` behind it if files differ; `unknown` outside git."""
-    described = _git(root, "rev-parse", "HEAD")
-    if described is None:
-        return "unknown"
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return f"{described}-dirty" if changed else described
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    outputs = []
+    for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+        command = ["git", "-C", str(root), *arguments]
+        try:
+            outputs.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            return "unknown"
+    return outputs[0] + ("-dirty" if outputs[1] else "")
 
 
 def decoded_text(tokens: np.ndarray, vocabulary: Vocabulary) -> bytes:
     """The text of a token stream, document by document, without separators."""
-    starts = np.flatnonzero(tokens == vocabulary.bos_id)
-    documents = np.split(tokens, starts)
+    documents = np.split(tokens, np.flatnonzero(tokens == vocabulary.bos_id))
     return b"".join(
         vocabulary.decode_tokens(document.tolist()).encode() for document in documents if len(document)
     )

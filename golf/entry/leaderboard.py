@@ -6,11 +6,9 @@ given (openai/parameter-golf). Only scores on the same validation text are compa
 
 import bisect
 from dataclasses import dataclass
-from typing import Literal
 
-from golf.data.reference import ValidationText
-
-Track = Literal["10 min, 8xH100", "one GPU", "unlimited"]
+from golf.data.reference import ValidationText, text_of_size
+from golf.results import Results
 
 
 @dataclass(frozen=True)
@@ -19,102 +17,87 @@ class LeaderboardRow:
 
     bpb: float
     name: str
-    track: Track
-    hardware: str
-    train_minutes: float | None
-    """None if the pull request does not state it."""
     tokenizer: str
     pull_request: int | None
     """None for an entry of the repository's owners."""
     note: str = ""
+    hardware: str = "8xH100"
+    train_minutes: float | None = 10.0
+    """None if the pull request does not state it."""
     text: ValidationText = "challenge"
-
-
-def _record(bpb: float, name: str, tokenizer: str, pull_request: int, note: str = "") -> LeaderboardRow:
-    return LeaderboardRow(bpb, name, "10 min, 8xH100", "8xH100", 10.0, tokenizer, pull_request, note)
 
 
 _AUDITED = "ranked by the final audit, #2146"
 
 LEADERBOARD: tuple[LeaderboardRow, ...] = (
     LeaderboardRow(
-        bpb=1.2244,
-        name="naive baseline of launch day",
-        track="10 min, 8xH100",
-        hardware="8xH100",
-        train_minutes=10.0,
-        tokenizer="sp1024",
-        pull_request=None,
-        note="one seed, on the launch-day export",
+        1.2244,
+        "naive baseline of launch day",
+        "sp1024",
+        None,
+        "one seed, on the launch-day export",
         text="launch-day",
     ),
+    LeaderboardRow(1.2074, "naive baseline, four hours", "sp1024", None, "one seed", "8xH100", 240.0),
+    LeaderboardRow(1.1458, "SmearGate, BigramHash, MLP 3x", "sp1024", 162),
+    LeaderboardRow(1.1428, "10 layers, int5 MLP, SWA", "sp1024", 180),
+    LeaderboardRow(1.1318, "11 layers", "sp1024", 198),
+    LeaderboardRow(1.1271, "XSA on the last 4 layers, EMA", "sp1024", 287),
     LeaderboardRow(
-        1.2074, "naive baseline, four hours", "unlimited", "8xH100", 240.0, "sp1024", None, "one seed"
+        1.1248, "partial RoPE, layer-norm scale", "sp1024", 315, "best of three seeds; mean 1.1250"
     ),
-    _record(1.1458, "SmearGate, BigramHash, MLP 3x", "sp1024", 162),
-    _record(1.1428, "10 layers, int5 MLP, SWA", "sp1024", 180),
-    _record(1.1318, "11 layers", "sp1024", 198),
-    _record(1.1271, "XSA on the last 4 layers, EMA", "sp1024", 287),
-    _record(1.1248, "partial RoPE, layer-norm scale", "sp1024", 315, "best of three seeds; mean 1.1250"),
-    _record(1.1228, "the stack #549 builds on", "sp1024", 414),
-    _record(1.1194, "LeakyReLU squared, score-first adaptation", "sp1024", 549),
-    _record(1.1147, "XSA on all layers, full GPTQ", "sp1024", 1019),
-    _record(1.1063, "depth recurrence, parallel residuals", "sp1024", 1204),
-    _record(1.0979, "vocabulary 4,096, MLP 4x", "sp4096", 1218),
-    _record(1.0912, "MuonEq-R", "sp4096", 1285),
-    _record(1.0856, "vocabulary 8,192, SDClip", "sp8192", 1394),
-    _record(1.0810, "three-layer recurrence, score-first adaptation", "sp8192", 1493),
-    _record(1.0758, "two-lane parallel residuals", "sp8192", 1529),
-    _record(1.0734, "packed documents, LoRA adaptation by document", "sp8192", 1530),
-    _record(1.0714, "attention output gate", "sp8192", 1667),
-    _record(1.0655, "CaseOps, gated attention, phased adaptation", "CaseOps sp8192", 1736),
-    _record(1.0611, "LQER, sparse gates, SmearGate with BOS mask", "CaseOps sp8192", 1855),
-    _record(1.0594, "asymmetric logit rescale", "CaseOps sp8192", 1945, _AUDITED),
-    _record(1.0586, "longer evaluation context", "CaseOps sp8192", 1953, _AUDITED),
-    _record(1.0576, "context growth", "CaseOps sp8192", 2014, _AUDITED),
-    _record(1.0565, "n-gram tilt: the final first place", "CaseOps sp8192", 2135, _AUDITED),
-    LeaderboardRow(1.2392, "129 experiments on one GPU", "one GPU", "1xH100", 10.0, "sp1024", 436),
-    LeaderboardRow(1.2192, "8 layers, sliding window", "one GPU", "1xH100", 10.0, "sp4096", 1617),
-    LeaderboardRow(
-        1.2207, "11 layers, SWA", "one GPU", "1xH100", 107.0, "sp1024", 334, "not quantized; over the limit"
-    ),
-    LeaderboardRow(1.1573, "80 minutes on a PCIe card", "one GPU", "1xH100 PCIe", 80.0, "unknown", 1090),
-    LeaderboardRow(1.1129, "the #1019 recipe without adaptation", "one GPU", "1xH100", 80.0, "sp1024", 1224),
-    LeaderboardRow(1.1026, "3,000 steps of the #1394 stack", "one GPU", "1xH200", 110.0, "sp8192", 2084),
-    LeaderboardRow(1.0704, "the #1493 recipe for four hours", "one GPU", "1xA100", 240.0, "sp8192", 1528),
-    LeaderboardRow(1.0587, "the #1855 code", "one GPU", "1xH200", None, "CaseOps sp8192", 2033, "one seed"),
+    LeaderboardRow(1.1228, "the stack #549 builds on", "sp1024", 414),
+    LeaderboardRow(1.1194, "LeakyReLU squared, score-first adaptation", "sp1024", 549),
+    LeaderboardRow(1.1147, "XSA on all layers, full GPTQ", "sp1024", 1019),
+    LeaderboardRow(1.1063, "depth recurrence, parallel residuals", "sp1024", 1204),
+    LeaderboardRow(1.0979, "vocabulary 4,096, MLP 4x", "sp4096", 1218),
+    LeaderboardRow(1.0912, "MuonEq-R", "sp4096", 1285),
+    LeaderboardRow(1.0856, "vocabulary 8,192, SDClip", "sp8192", 1394),
+    LeaderboardRow(1.0810, "three-layer recurrence, score-first adaptation", "sp8192", 1493),
+    LeaderboardRow(1.0758, "two-lane parallel residuals", "sp8192", 1529),
+    LeaderboardRow(1.0734, "packed documents, LoRA adaptation by document", "sp8192", 1530),
+    LeaderboardRow(1.0714, "attention output gate", "sp8192", 1667),
+    LeaderboardRow(1.0655, "CaseOps, gated attention, phased adaptation", "CaseOps sp8192", 1736),
+    LeaderboardRow(1.0611, "LQER, sparse gates, SmearGate with BOS mask", "CaseOps sp8192", 1855),
+    LeaderboardRow(1.0594, "asymmetric logit rescale", "CaseOps sp8192", 1945, _AUDITED),
+    LeaderboardRow(1.0586, "longer evaluation context", "CaseOps sp8192", 1953, _AUDITED),
+    LeaderboardRow(1.0576, "context growth", "CaseOps sp8192", 2014, _AUDITED),
+    LeaderboardRow(1.0565, "n-gram tilt: the final first place", "CaseOps sp8192", 2135, _AUDITED),
+    LeaderboardRow(1.2392, "129 experiments on one GPU", "sp1024", 436, "", "1xH100", 10.0),
+    LeaderboardRow(1.2192, "8 layers, sliding window", "sp4096", 1617, "", "1xH100", 10.0),
+    LeaderboardRow(1.2207, "11 layers, SWA", "sp1024", 334, "not quantized; over the limit", "1xH100", 107.0),
+    LeaderboardRow(1.1573, "80 minutes on a PCIe card", "unknown", 1090, "", "1xH100 PCIe", 80.0),
+    LeaderboardRow(1.1129, "the #1019 recipe without adaptation", "sp1024", 1224, "", "1xH100", 80.0),
+    LeaderboardRow(1.1026, "3,000 steps of the #1394 stack", "sp8192", 2084, "", "1xH200", 110.0),
+    LeaderboardRow(1.0704, "the #1493 recipe for four hours", "sp8192", 1528, "", "1xA100", 240.0),
+    LeaderboardRow(1.0587, "the #1855 code", "CaseOps sp8192", 2033, "one seed", "1xH200", None),
 )
 
 
-@dataclass(frozen=True)
-class Neighbors:
-    """The public scores nearest to a score, on the same validation text."""
+def neighbors(
+    bpb: float, text: ValidationText | None = "challenge", nearest: int = 3
+) -> tuple[list[LeaderboardRow], list[LeaderboardRow]]:
+    """Better public scores on the same text, the nearest last, and worse ones, the nearest first.
 
-    above: tuple[LeaderboardRow, ...]
-    """Better scores, the nearest last."""
-    below: tuple[LeaderboardRow, ...]
-    """Worse scores, the nearest first."""
-
-
-def neighbors(bpb: float, text: ValidationText = "challenge", nearest: int = 3) -> Neighbors:
-    """The `nearest` public scores on either side of `bpb`, among those on the same validation text."""
+    `text` is None for a text without public scores.
+    """
     rows = sorted((row for row in LEADERBOARD if row.text == text), key=lambda row: row.bpb)
     at = bisect.bisect_left(rows, bpb, key=lambda row: row.bpb)
-    return Neighbors(tuple(rows[max(0, at - nearest) : at]), tuple(rows[at : at + nearest]))
+    return rows[max(0, at - nearest) : at], rows[at : at + nearest]
 
 
-def leaderboard_rows(
-    bpb: float, name: str, hardware: str, train_minutes: float, tokenizer: str, text: ValidationText | None
-) -> list[tuple[str, str, str, str, str, str]]:
-    """A score and its neighbors as table rows: bpb, name, hardware, minutes, tokenizer, source.
+def place_of(results: Results, bpb: float, train_seconds: float) -> tuple[list[tuple[str, ...]], str]:
+    """Where a score stands: table rows of it and its neighbors, and what it is comparable with.
 
-    `text` is None for a score on a text without public scores: it has no neighbors.
+    Columns: bits per byte, name, hardware, minutes, tokenizer, source.
     """
-    own = (f"{bpb:.4f}", name, hardware, f"{train_minutes:g}", tokenizer, "this")
-    if text is None:
-        return [own]
-    found = neighbors(bpb, text)
-    return [*map(_row, found.above), own, *map(_row, found.below)]
+    text = text_of_size(results.final.tally.num_bytes)
+    hardware = str(results.environment.get("hardware", "unknown"))
+    minutes, tokenizer = round(train_seconds / 60, 1), f"{results.config['model']['vocab_size']:,} pieces"
+    above, below = neighbors(bpb, text)
+    own = (f"{bpb:.4f}", results.name, hardware, f"{minutes:g}", tokenizer, "this")
+    gpus = int(results.environment.get("device") == "cuda")
+    return [*map(_cells, above), own, *map(_cells, below)], what_compares(text, gpus, minutes)
 
 
 def what_compares(text: ValidationText | None, num_gpus: int, train_minutes: float) -> str:
@@ -138,7 +121,7 @@ def what_compares(text: ValidationText | None, num_gpus: int, train_minutes: flo
     )
 
 
-def _row(row: LeaderboardRow) -> tuple[str, str, str, str, str, str]:
+def _cells(row: LeaderboardRow) -> tuple[str, ...]:
     source = f"#{row.pull_request}" if row.pull_request else "main"
     name = f"{row.name} ({row.note})" if row.note else row.name
     minutes = f"{row.train_minutes:g}" if row.train_minutes else "not stated"

@@ -3,7 +3,7 @@
 A function that returns SVG returns an empty text where there is nothing to draw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,26 +67,23 @@ def plot_training(curves: Mapping[int, Curve], title: str, path: Path) -> None:
 def loss_chart(curves: Mapping[str, Curve]) -> str:
     """Training loss over tokens, or over steps where a log does not count tokens."""
     by_tokens = not any(np.isnan(curve.tokens).any() for curve in curves.values())
-    lines = [
-        _points(curve.tokens if by_tokens else curve.steps, curve.train_loss, len(curves))
-        for curve in curves.values()
-    ]
+    lines = [(curve.tokens if by_tokens else curve.steps, curve.train_loss) for curve in curves.values()]
     limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
     x_label = "tokens trained on" if by_tokens else "steps"
-    return _line_chart("training loss, nats per token", x_label, tuple(lines), limits=limits)
+    return _line_chart("training loss, nats per token", x_label, _thinned(lines), limits=limits)
 
 
 def held_out_chart(curves: Mapping[str, Curve]) -> str:
     """Bits per byte of held-out text over steps."""
-    lines = [_points(curve.held_out_steps, curve.held_out_bpb, len(curves)) for curve in curves.values()]
-    return _line_chart("bits per byte of held-out text", "steps", tuple(lines))
+    lines = [(curve.held_out_steps, curve.held_out_bpb) for curve in curves.values()]
+    return _line_chart("bits per byte of held-out text", "steps", _thinned(lines))
 
 
 def position_chart(loss: LossByPosition) -> str:
     """Nats per token by position in the window, by powers of two."""
-    line = _points(np.array(loss.up_to_position), np.array(loss.nats))
+    lines = _thinned([(np.array(loss.up_to_position), np.array(loss.nats))])
     title = "nats per token by position in the window"
-    return _line_chart(title, "position in the window, up to", (line,), x_scale="log")
+    return _line_chart(title, "position in the window, up to", lines, x_scale="log")
 
 
 def code_chart(codes: Mapping[str, CodeCounts]) -> str:
@@ -96,9 +93,9 @@ def code_chart(codes: Mapping[str, CodeCounts]) -> str:
         places = counted.first_code + np.arange(len(counted.counts))
         shares = 100 * np.array(counted.counts, np.float64) / max(1, sum(counted.counts))
         shown = (abs(places) <= CODES_SHOWN) & (shares > 0)
-        lines.append(_points(places[shown], shares[shown], len(codes)))
+        lines.append((places[shown], shares[shown]))
     title = "share of each code in percent, by part of the network"
-    return _line_chart(title, "code", tuple(lines), y_scale="log", marker="")
+    return _line_chart(title, "code", _thinned(lines), y_scale="log", marker="")
 
 
 def code_shares(counted: CodeCounts) -> tuple[int, float, float]:
@@ -117,11 +114,14 @@ def document_chart(bpb: np.ndarray) -> str:
     return _histogram("bits per byte", tuple(edges.tolist()), tuple(counts.tolist()), float(np.median(bpb)))
 
 
-def _points(xs: np.ndarray, ys: np.ndarray, num_lines: int = 1) -> Line:
-    """Evenly chosen points, with the first and the last: MAX_POINTS of `num_lines` such lines together."""
-    most = min(len(xs), max(40, MAX_POINTS // max(1, num_lines)))
-    kept = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
-    return tuple(xs[kept].tolist()), tuple(ys[kept].tolist())
+def _thinned(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Line, ...]:
+    """Evenly chosen points of each curve, with the first and the last: MAX_POINTS of all together."""
+    lines = []
+    for xs, ys in curves:
+        most = min(len(xs), max(40, MAX_POINTS // len(curves)))
+        kept = np.unique(np.linspace(0, len(xs) - 1, most).astype(int))
+        lines.append((tuple(xs[kept].tolist()), tuple(ys[kept].tolist())))
+    return tuple(lines)
 
 
 @lru_cache(maxsize=4096)

@@ -30,7 +30,6 @@ PHASES = {
 """The phase of a run whose log holds such an event."""
 
 _PAIR = re.compile(r"(\w+):(\S+)")
-_STEP = re.compile(r"^step:(\d+)/(\d+) (.*)$")
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ class LiveRun:
     share: float | None
     """Of the training budget, 0 to 1."""
     curve: Curve
-    train_seconds: float | None
-    tokens_per_second: float | None
+    tokens_per_second: float
+    """NaN before the first step that was logged."""
     quiet_seconds: float
     """Since its log was written to."""
 
@@ -82,22 +81,19 @@ def read_log_curve(path: Path) -> Curve:
         text = file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace")
     events: list[dict[str, Any]] = []
     for line in text.splitlines():
-        if match := _STEP.match(line):
-            step, total, rest = match.groups()
-            events.append({"event": "step", "step": f"{step}/{total}", **dict(_PAIR.findall(rest))})
-        elif line.startswith("held_out "):
-            events.append({"event": "held_out", **dict(_PAIR.findall(line))})
+        if line.startswith(("step:", "held_out ")):
+            events.append(dict(_PAIR.findall(line)))
     return curve_of(events)
 
 
 def curve_of(events: Iterable[Mapping[str, Any]]) -> Curve:
     """The curve in events; of a step that a resumed run did twice the second one counts."""
-    steps: dict[float, tuple[float, ...]] = {}
-    held_out: dict[float, tuple[float, ...]] = {}
+    steps: dict[float, list[float]] = {}
+    held_out: dict[float, list[float]] = {}
     newest = 0.0
     for event in events:
-        step = _number(str(event.get("step", "")).split("/")[0])
-        if step is None:
+        step = _number(str(event.get("step")).split("/")[0])
+        if math.isnan(step):
             continue
         if step < newest:
             # A resumed run goes on from an earlier step: later ones are void. A step is logged one step late,
@@ -105,72 +101,66 @@ def curve_of(events: Iterable[Mapping[str, Any]]) -> Curve:
             steps = {earlier: row for earlier, row in steps.items() if earlier <= step}
             held_out = {earlier: row for earlier, row in held_out.items() if earlier <= step}
         newest = step
-        tokens, seconds, loss, lr_scale, bpb = (
-            _number(event.get(name)) for name in ("tokens", "train_seconds", "train_loss", "lr_scale", "bpb")
-        )
-        bpb = _number(event.get("val_bpb")) if bpb is None else bpb
-        if loss is not None:
-            steps[step] = _row(step, tokens, seconds, loss, lr_scale)
-        if bpb is not None:
-            held_out[step] = _row(step, tokens, bpb)
+        names = ("tokens", "train_seconds", "train_loss", "lr_scale")
+        row = [step, *(_number(event.get(name)) for name in names)]
+        bpb = _number(event.get("bpb", event.get("val_bpb")))
+        if not math.isnan(row[3]):
+            steps[step] = row
+        if not math.isnan(bpb):
+            held_out[step] = [step, row[1], bpb]
     return Curve(
-        *np.array(list(steps.values()), np.float64).reshape(-1, 5).T,
-        *np.array(list(held_out.values()), np.float64).reshape(-1, 3).T,
+        *np.array(list(steps.values())).reshape(-1, 5).T, *np.array(list(held_out.values())).reshape(-1, 3).T
     )
+
+
+def run_folders(runs_root: Path) -> list[RunFolder]:
+    """Every run, also those of several seeds in one folder."""
+    folders = [RunFolder(path) for pattern in ("*", "*/seed*") for path in runs_root.glob(pattern)]
+    return [folder for folder in folders if folder.events.is_file()]
 
 
 def read_live_runs(runs_root: Path) -> list[LiveRun]:
-    """Runs without results, also those of several seeds in one folder, the last written first."""
-    logs = [*runs_root.glob("*/run.jsonl"), *runs_root.glob("*/seed*/run.jsonl")]
-    live = [read_live_run(log.parent, runs_root) for log in logs if not _is_finished(log.parent)]
-    return sorted(live, key=lambda run: run.quiet_seconds)
+    """Runs without results, the last written first."""
+    folders = [folder for folder in run_folders(runs_root) if not folder.results.is_file()]
+    return sorted((read_live_run(folder, runs_root) for folder in folders), key=lambda run: run.quiet_seconds)
 
 
-def read_live_run(folder: Path, runs_root: Path) -> LiveRun:
+def read_live_run(folder: RunFolder, runs_root: Path) -> LiveRun:
     """The state of one run from the end of its log."""
-    log = RunFolder(folder).events
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - MAX_LOG_BYTES))
+    status = folder.events.stat()
+    with open(folder.events, "rb") as file:
+        file.seek(max(0, status.st_size - MAX_LOG_BYTES))
         events = parse_events(file.read().decode("utf-8", errors="replace"))
-    steps = [event for event in events if event.get("event") == "step"]
-    last = steps[-1] if steps else {}
+    last = next((event for event in reversed(events) if event.get("event") == "step"), {})
     phases = [PHASES[event["event"]] for event in events if event.get("event") in PHASES]
     return LiveRun(
-        name=folder.relative_to(runs_root).as_posix(),
+        name=folder.path.relative_to(runs_root).as_posix(),
         phase=phases[-1] if phases else "starting",
         share=_share(folder, last),
         curve=curve_of(events),
-        train_seconds=_number(last.get("train_seconds")),
         tokens_per_second=_number(last.get("tokens_per_second")),
-        quiet_seconds=max(0.0, time.time() - log.stat().st_mtime),
+        quiet_seconds=max(0.0, time.time() - status.st_mtime),
     )
 
 
-def _is_finished(folder: Path) -> bool:
-    return RunFolder(folder).results.is_file()
-
-
-def _share(folder: Path, last: dict[str, Any]) -> float | None:
+def _share(folder: RunFolder, last: Mapping[str, Any]) -> float | None:
     """By the budget in config.json: of its seconds, else of its steps."""
     try:
-        config = read_json(RunFolder(folder).config)["config"]
+        config = read_json(folder.config)["config"]
     except (EntryError, OSError, KeyError):
         return None
     minutes = config.get("minutes") if isinstance(config, dict) else None
-    done, _, total = str(last.get("step", "")).partition("/")
-    seconds = _number(last.get("train_seconds"))
-    if isinstance(minutes, (int, float)) and minutes > 0:
-        return None if seconds is None else min(1.0, seconds / (60 * minutes))
-    return min(1.0, int(done) / int(total)) if done.isdigit() and total.isdigit() and int(total) else None
+    done, _, total = str(last.get("step")).partition("/")
+    used, budget = _number(done), _number(total)
+    if minutes:
+        used, budget = _number(last.get("train_seconds")), 60 * _number(minutes)
+    return min(1.0, used / budget) if used >= 0 and budget > 0 else None
 
 
-def _row(*values: float | None) -> tuple[float, ...]:
-    return tuple(math.nan if value is None else value for value in values)
-
-
-def _number(value: object) -> float | None:
+def _number(value: object) -> float:
+    """NaN for what is no finite number."""
     try:
         number = float(str(value))
     except ValueError:
-        return None
-    return number if abs(number) < float("inf") else None
+        return math.nan
+    return number if math.isfinite(number) else math.nan

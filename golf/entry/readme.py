@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from golf.data.reference import text_of_size
-from golf.entry.leaderboard import leaderboard_rows, what_compares
+from golf.entry.leaderboard import place_of
 from golf.entry.runs import SeedRun
 from golf.entry.selfextract import readable_source
 from golf.entry.submission import mean_and_deviation, versions
@@ -17,20 +16,6 @@ from golf.results import Results, Stage
 from golf.system.stored import config_to_dict, flat_fields
 
 _GIVEN_ELSEWHERE = ("seed", "model.vocab_size", "model.bos_id")
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the README is made of."""
-
-    runs: Sequence[SeedRun]
-    submission: dict[str, Any]
-    pictures: Sequence[str]
-    """PNG files of the entry."""
-    ignored_artifacts: Sequence[str]
-    """Artifacts too large to commit."""
-    left_out: Sequence[Path]
-    """Finished runs of the same configuration that are not in the entry."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +35,15 @@ class StageRow:
 
 def stage_rows(runs: Sequence[Results]) -> list[StageRow]:
     """The stages of the first run, each with mean and sample deviation over all runs."""
-    named = [{stage.title: stage for stage in results.stages} for results in runs]
     rows = []
-    for title, first in named[0].items():
-        stages = [one[title] for one in named if title in one]
+    for first in runs[0].stages:
+        stages = [stage for run in runs if (stage := run.stage(first.name))]
         outputs = ", ".join(dict.fromkeys(stage.output or "" for stage in stages))
         bpb = mean_and_deviation([stage.tally.bits_per_byte for stage in stages])
         nats = mean_and_deviation([stage.tally.nats_per_token for stage in stages])
-        full_title = f"{title} ({outputs})" if outputs else title
+        title = f"{first.title} ({outputs})" if outputs else first.title
         counts = first.tally.num_tokens, first.tally.num_bytes
-        rows.append(StageRow(full_title, *bpb, *nats, _windows(first), *counts))
+        rows.append(StageRow(title, *bpb, *nats, _windows(first), *counts))
     return rows
 
 
@@ -74,51 +58,57 @@ def reproduce_options(results: Results) -> str:
             continue
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            part, _, last = flag.rpartition(".")
-            options.append(f"--{flag}" if value else f"--{part}.no-{last}" if part else f"--no-{last}")
+            part, dot, last = flag.rpartition(".")
+            options.append(f"--{flag}" if value else f"--{part}{dot}no-{last}")
         else:
             values = value if isinstance(value, tuple) else (value,)
             options.append(" ".join((f"--{flag}", *map(str, values))))
     return " ".join(options)
 
 
-def render_readme(page: Page) -> str:
-    """The README as Markdown; texts in its tables are escaped."""
+def render_readme(
+    runs: Sequence[SeedRun],
+    figures: dict[str, Any],
+    pictures: Sequence[str],
+    ignored: Sequence[str],
+    left_out: Sequence[str],
+) -> str:
+    """The README as Markdown; texts in its tables are escaped.
+
+    `figures` are those of submission.json, `pictures` the entry's PNG files, `ignored` artifacts too large to
+    commit, `left_out` finished runs of the same configuration that are not in the entry.
+    """
     environment = Environment(
         loader=PackageLoader("golf.entry"),
-        autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
     environment.filters |= {"cell": _cell, "format_as": format}
-    runs = [run.results for run in page.runs]
-    first, largest = runs[0], max(runs, key=lambda results: results.packing.total_bytes)
-    text = text_of_size(first.final.tally.num_bytes)
-    on_gpu = int(first.environment.get("device") == "cuda")
-    minutes = round(page.submission["train_seconds"] / 60, 1)
-    tokenizer = f"{first.config['model']['vocab_size']:,} pieces"
-    own = (page.submission["val_bpb"], page.submission["name"], page.submission["hardware"])
-    script = page.runs[0].script
+    results, script = [run.results for run in runs], runs[0].script
+    first = results[0]
+    public_scores, compares = place_of(first, figures["val_bpb"], figures["train_seconds"])
     unpacked = len(readable_source(script).encode())
     return environment.get_template("entry.md.j2").render(
-        page=page,
-        entry=page.submission,
-        runs=runs,
+        entry=figures,
+        pictures=pictures,
+        ignored=ignored,
+        left_out=left_out,
+        runs=results,
         first=first,
         final=first.final,
-        stages=stage_rows(runs),
-        text=text,
-        public_scores=leaderboard_rows(*own, minutes, tokenizer, text),
-        what_compares=what_compares(text, on_gpu, minutes),
-        largest=largest,
+        stages=stage_rows(results),
+        text=text_of_size(first.final.tally.num_bytes),
+        public_scores=public_scores,
+        what_compares=compares,
+        largest=max(results, key=lambda run: run.packing.total_bytes),
         unpacked_bytes=unpacked if unpacked != len(script.encode()) else None,
-        phases=list(dict.fromkeys(phase for results in runs for phase in results.seconds)),
+        phases=list(dict.fromkeys(phase for run in results for phase in run.seconds)),
         versions=versions(first),
         config=flat_fields(first.config),
-        options=[reproduce_options(results) for results in runs],
-        audits=[run.audit for run in page.runs],
+        options=[reproduce_options(run) for run in results],
+        audits=[run.audit for run in runs],
     )
 
 

@@ -4,38 +4,28 @@ import datetime
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from golf.entry.results import EntryError, read_json
 from golf.entry.runs import RECORD_TRACKS
 from golf.results import Results
-from golf.system.files import write_bytes
 
 SUBMISSION_NAME = "submission.json"
 
 _NOT_VERSIONS = ("hardware", "device", "processor", "cores", "threads", "platform")
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Who submits."""
-
-    author: str = "parameter-golf-toolkit"
-    github_id: str = "parameter-golf-toolkit"
-
-
-def read_identity(project_root: Path) -> Identity:
-    """Author and GitHub id from the project's own submission.json; neutral ones where there is none."""
+def read_identity(project_root: Path) -> dict[str, str]:
+    """`author` and `github_id` of the project's own submission.json; neutral ones where there is none."""
     path = project_root / SUBMISSION_NAME
     if not path.is_file():
-        return Identity()
+        return dict.fromkeys(("author", "github_id"), "parameter-golf-toolkit")
     stored = read_json(path)
     for key in ("author", "github_id"):
         if not isinstance(stored.get(key), str):
             raise EntryError(f"{path}: {key} is {stored.get(key)!r}; expected a text")
-    return Identity(stored["author"], stored["github_id"])
+    return {key: stored[key] for key in ("author", "github_id")}
 
 
 def versions(results: Results) -> dict[str, str]:
@@ -50,60 +40,55 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def submission(
-    runs: Sequence[Results], identity: Identity, blurb: str, track: str, date: datetime.date
+    runs: Sequence[Results], identity: dict[str, str], blurb: str, track: str, date: datetime.date
 ) -> dict[str, Any]:
-    """The fields of submission.json.
+    """The fields of submission.json."""
+    said = {**identity, "name": runs[0].name, "blurb": blurb, "date": date.isoformat(), "track": track}
+    return said | entry_figures(runs)
+
+
+def entry_figures(runs: Sequence[Results]) -> dict[str, Any]:
+    """The figures in submission.json.
 
     val_bpb is bits per byte and val_loss nats per token, means over the seeds with sample deviations (null
     for one seed); bytes, their artifact_sha256, and seconds are those of the largest artifact and of the
     slowest seed.
     """
-    finals = [run.final.tally for run in runs]
-    before = [stage.tally.bits_per_byte for run in runs if (stage := run.before_quantization)]
-    val_bpb, val_bpb_std = mean_and_deviation([tally.bits_per_byte for tally in finals])
-    val_loss, val_loss_std = mean_and_deviation([tally.nats_per_token for tally in finals])
-    largest = max(runs, key=lambda run: run.packing.total_bytes)
+    by_seed = {str(run.seed): _seed_figures(run) for run in runs}
+    seeds = list(by_seed.values())
+    val_bpb, val_bpb_std = mean_and_deviation([seed["val_bpb"] for seed in seeds])
+    val_loss, val_loss_std = mean_and_deviation([seed["val_loss"] for seed in seeds])
+    before = [seed["pre_quant_val_bpb"] for seed in seeds]
+    largest, final = max(seeds, key=lambda seed: seed["bytes_total"]), runs[0].final.tally
     return {
-        "author": identity.author,
-        "github_id": identity.github_id,
-        "name": runs[0].name,
-        "blurb": blurb,
-        "date": date.isoformat(),
-        "track": track,
         "val_loss": val_loss,
         "val_bpb": val_bpb,
         "val_loss_std": val_loss_std,
         "val_bpb_std": val_bpb_std,
         "seeds": [run.seed for run in runs],
-        "seed_results": {str(run.seed): _seed_result(run) for run in runs},
-        "pre_quant_val_bpb": statistics.fmean(before) if len(before) == len(runs) else None,
-        **_sizes(largest),
-        "train_seconds": max(run.train_seconds for run in runs),
-        "eval_seconds": max(run.eval_seconds for run in runs),
-        "tokens_scored": finals[0].num_tokens,
-        "bytes_scored": finals[0].num_bytes,
+        "seed_results": by_seed,
+        "pre_quant_val_bpb": None if None in before else statistics.fmean(before),
+        **{name: largest[name] for name in ("bytes_total", "bytes_model", "bytes_code", "artifact_sha256")},
+        "train_seconds": max(seed["train_seconds"] for seed in seeds),
+        "eval_seconds": max(seed["eval_seconds"] for seed in seeds),
+        "tokens_scored": final.num_tokens,
+        "bytes_scored": final.num_bytes,
         "hardware": runs[0].environment.get("hardware", "unknown"),
         "versions": versions(runs[0]),
         "toolkit_commit": runs[0].toolkit_commit,
     }
 
 
-def _sizes(run: Results) -> dict[str, Any]:
-    return {
-        "bytes_total": run.packing.total_bytes,
-        "bytes_model": run.packing.artifact_bytes,
-        "bytes_code": run.packing.code_bytes,
-        "artifact_sha256": run.packing.artifact_sha256,
-    }
-
-
-def _seed_result(run: Results) -> dict[str, Any]:
+def _seed_figures(run: Results) -> dict[str, Any]:
     before = run.before_quantization
     return {
         "val_bpb": run.final.tally.bits_per_byte,
         "val_loss": run.final.tally.nats_per_token,
         "pre_quant_val_bpb": before.tally.bits_per_byte if before else None,
-        **_sizes(run),
+        "bytes_total": run.packing.total_bytes,
+        "bytes_model": run.packing.artifact_bytes,
+        "bytes_code": run.packing.code_bytes,
+        "artifact_sha256": run.packing.artifact_sha256,
         "train_seconds": run.train_seconds,
         "eval_seconds": run.eval_seconds,
         "steps": run.training.steps,
@@ -112,19 +97,6 @@ def _seed_result(run: Results) -> dict[str, Any]:
 
 def best_entry(records_root: Path) -> Path | None:
     """The committed entry with the lowest bits per byte; None where there is none yet."""
-    entries = [
-        path.parent for track in RECORD_TRACKS for path in records_root.glob(f"{track}/*/{SUBMISSION_NAME}")
-    ]
-    scores = {
-        entry: json.loads((entry / SUBMISSION_NAME).read_text("utf-8"))["val_bpb"]
-        for entry in sorted(entries)
-    }
-    return min(scores, key=scores.__getitem__) if scores else None
-
-
-def adopt_best(records_root: Path) -> Path | None:
-    """Makes the submission.json beside `records_root` that of the best entry in it, which is returned."""
-    best = best_entry(records_root)
-    if best is not None:
-        write_bytes(records_root.parent / SUBMISSION_NAME, (best / SUBMISSION_NAME).read_bytes())
-    return best
+    paths = [path for track in RECORD_TRACKS for path in records_root.glob(f"{track}/*/{SUBMISSION_NAME}")]
+    scores = {path.parent: json.loads(path.read_text("utf-8"))["val_bpb"] for path in sorted(paths)}
+    return min(scores, key=scores.__getitem__, default=None)

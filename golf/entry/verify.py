@@ -3,7 +3,6 @@
 The entry's own script is run: verify what you would be willing to run.
 """
 
-import datetime
 import hashlib
 import shutil
 import subprocess
@@ -18,11 +17,11 @@ import numpy as np
 
 from golf.data.manifest import open_dataset, sha256_of_file
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
-from golf.entry.submission import Identity, submission
+from golf.entry.submission import entry_figures
 from golf.pack.fit import LIMIT_BYTES
 from golf.results import NATS_ARRAYS, Results, Scores
 from golf.run_folder import EntryFolder
-from golf.score.tally import Tally
+from golf.score.tally import bits_per_byte
 from golf.system.clock import StageClock
 from golf.system.files import write_json
 from golf.system.log import RunLog
@@ -40,9 +39,6 @@ UNVERIFIED = (
     "scores before quantisation (their weights are not in the entry)",
     "README.md and plots (generated from the figures compared here)",
 )
-BY_DOCUMENT = "by document"
-"""What a stage's `windows` says where documents were learned from one by one."""
-_SAID_BY_THE_AUTHOR = ("author", "github_id", "name", "blurb", "date", "track")
 
 
 @dataclass(frozen=True)
@@ -68,49 +64,87 @@ def verify_entry(
     """Everything an entry states that can be found anew, by file hashes, counts and a fresh scoring.
 
     `sample` scores that many windows from the start and compares the documents they cover, test-time training
-    by document aside. Raises EntryError
-    for a folder that is no entry of this toolkit, or whose script fails; ValueError for unfit data.
+    by document aside. Raises EntryError for a folder that is no entry of this toolkit, or whose script fails;
+    ValueError for unfit data.
     """
     files = EntryFolder(entry)
     results = read_entry_results(files.results)
-    comparisons = [*compare_files(files, results), *compare_submission(files, results)]
-    comparisons += compare_data(data_folder, results)
+    comparisons = [*_compare_files(files, results), *_compare_submission(files, results)]
+    comparisons += _compare_data(data_folder, results)
     for seed, stated in results.items():
         log.info(f"seed {seed}: scoring again in a fresh process")
         limit = stated.quantized.tally.num_tokens if stated.partial else None
-        trained = stated.stage("test_time_trained")
         if sample is not None:
-            limit = windows_to_tokens(stated, sample)
-            if trained is not None and trained.windows == BY_DOCUMENT:
-                log.info(
-                    "left out of a sample: the test-time-trained score, whose adapters pass from document "
-                    "to document, so that it takes all of them; without --sample it is compared too"
-                )
-                trained = None
-        if trained is not None and trained.adaptation_stopped_after_tokens is not None:
+            limit = _windows_to_tokens(stated, sample)
+        options, adapted = [], stated.stage("test_time_trained")
+        if adapted is not None and sample is not None and adapted.windows == "by document":
+            log.info(
+                "left out of a sample: the test-time-trained score, whose adapters pass from document to "
+                "document, so that it takes all of them; without --sample it is compared too"
+            )
+        elif adapted is not None and adapted.adaptation_stopped_after_tokens is not None:
             log.info(
                 f"seed {seed}: the test-time-trained score is not verified: a time limit ended adapting "
-                f"after {trained.adaptation_stopped_after_tokens:,} tokens, which belongs to the machine"
+                f"after {adapted.adaptation_stopped_after_tokens:,} tokens, which belongs to the machine"
             )
-            trained = None
-        options = []
-        if trained is not None:
+        elif adapted is not None:
             # The limit of the recorded run, which it did not reach, is none of a slower machine's.
             limited = stated.config.get("ttt", {}).get("max_seconds") is not None
             options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
         scores, documents = rescore(entry, seed, data_folder, limit, device, options)
-        tolerance = score_tolerance(stated, scores)
+        tolerance = _score_tolerance(stated, scores)
         if sample is None:
-            comparisons += compare_scores(seed, stated, scores, tolerance)
+            comparisons += _compare_scores(seed, stated, scores, tolerance)
         else:
+            # The last document of a sample is cut.
             documents = {name: sums_D[:-1] for name, sums_D in documents.items()}
         own = f"_seed{seed}" if len(results) > 1 else ""
-        comparisons += compare_documents(files, seed, own, documents, tolerance)
+        comparisons += _compare_documents(files, seed, own, documents, tolerance)
     return comparisons
 
 
-def compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
+def rescore(
+    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, options: list[str]
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Scores and sums by document from the entry's own script, alone in an empty place."""
+    with tempfile.TemporaryDirectory() as empty:
+        alone = EntryFolder(Path(empty) / "entry")
+        alone.path.mkdir()
+        for path in entry.iterdir():
+            if path.is_file() and not path.is_symlink():
+                shutil.copyfile(path, alone.path / path.name)
+        command = [sys.executable, "-I", alone.script.name, "--score", alone.artifact(seed).name]
+        command += ["--data", str(data_folder.resolve()), "--device", device]
+        command += ["--json", "figures.json", "--per-document", "documents.npz", *options]
+        command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
+        done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise EntryError(f"{entry / alone.script.name} --score ended with {done.returncode}: {last}")
+        with np.load(alone.path / "documents.npz") as arrays:
+            return read_scores(alone.path / "figures.json"), dict(arrays)
+
+
+def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Path | None) -> bool:
+    """Prints the scores and every disagreement, writes all of it as JSON; says whether all agree."""
+    wrong = [comparison for comparison in comparisons if not comparison.agrees]
+    rows = [
+        (c.what, c.stated, c.found, f"{c.tolerance:g}", "agrees" if c.agrees else "DIFFERS")
+        for c in comparisons
+        if not c.agrees or ("bpb" in c.what and not c.what.startswith("submission"))
+    ]
+    log.table("stated and found", ("figure", "stated", "found", "tolerance", ""), rows)
+    log.info(f"{len(comparisons) - len(wrong)} of {len(comparisons)} stated figures agree")
+    log.info(f"not verified: {'; '.join(UNVERIFIED)}")
+    if json_path:
+        figures = [{**asdict(comparison), "agrees": comparison.agrees} for comparison in comparisons]
+        write_json(json_path, {"agrees": not wrong, "comparisons": figures, "not_verified": UNVERIFIED})
+    return not wrong
+
+
+def _compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
     """Sizes and hashes of script and artifacts, the limit, and whose audit the entry shows."""
+    audit = read_json(entry.audit) if entry.audit.is_file() else None
     for seed, run in results.items():
         stated, artifact = run.packing, entry.artifact(seed)
         for path in (entry.script, artifact):
@@ -125,77 +159,46 @@ def compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[C
         yield Comparison(f"seed {seed} within {LIMIT_BYTES:,} bytes", True, code + model <= LIMIT_BYTES)
         yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, sha256_of_file(entry.script))
         yield Comparison(f"seed {seed} artifact_sha256", stated.artifact_sha256, sha256_of_file(artifact))
-    if entry.audit.is_file():
-        audit = read_json(entry.audit)
-        audits = audit.get("seeds", {str(next(iter(results))): audit})
-        for seed, run in results.items():
-            found, sha256 = audits.get(str(seed), {}), run.packing.artifact_sha256
+        if audit is not None:
+            found = audit["seeds"].get(str(seed), {}) if "seeds" in audit else audit
             yield Comparison(f"seed {seed} audit passed", True, found.get("passed"))
-            yield Comparison(f"seed {seed} audit of", sha256, found.get("artifact_sha256"))
+            yield Comparison(f"seed {seed} audit of", stated.artifact_sha256, found.get("artifact_sha256"))
 
 
-def compare_submission(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
+def _compare_submission(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
     """Every figure of submission.json against those computed from results.json."""
     stated = flat_fields(read_json(entry.submission))
-    found = submission(list(results.values()), Identity(), "", "", datetime.date.min)
-    found = {key: value for key, value in found.items() if key not in _SAID_BY_THE_AUTHOR}
-    for name, value in flat_fields(found).items():
+    for name, value in flat_fields(entry_figures(list(results.values()))).items():
         tolerance = 1e-12 * abs(value) if isinstance(value, float) else 0.0
         yield Comparison(f"submission {name}", stated.get(name), value, tolerance)
 
 
-def compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparison]:
+def _compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparison]:
     """Whether this is the text that was scored: hashes, tokens, bytes."""
     clock = StageClock()
     with clock.stage("score"):
         dataset = open_dataset(folder)
         tokens = dataset.validation_tokens(clock)
-    sha256 = hashlib.sha256(tokens.tobytes()).hexdigest()
+    sha256, tokenizer = hashlib.sha256(tokens.tobytes()).hexdigest(), dataset.vocabulary.sha256
     num_bytes = int(dataset.vocabulary.count_bytes(tokens[:-1], tokens[1:]).sum())
     for seed, stated in results.items():
-        yield Comparison(f"seed {seed} validation_sha256", stated.data.validation_sha256, sha256)
-        yield Comparison(f"seed {seed} validation_tokens", stated.data.validation_tokens, len(tokens))
-        yield Comparison(
-            f"seed {seed} tokenizer_sha256", stated.data.tokenizer_sha256, dataset.vocabulary.sha256
-        )
+        data, final = stated.data, stated.final.tally
+        yield Comparison(f"seed {seed} validation_sha256", data.validation_sha256, sha256)
+        yield Comparison(f"seed {seed} validation_tokens", data.validation_tokens, len(tokens))
+        yield Comparison(f"seed {seed} tokenizer_sha256", data.tokenizer_sha256, tokenizer)
         if not stated.partial:
-            final = stated.final.tally
             yield Comparison(f"seed {seed} all tokens scored", final.num_tokens, len(tokens) - 1)
             yield Comparison(f"seed {seed} all bytes scored", final.num_bytes, num_bytes)
 
 
-def rescore(
-    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, options: list[str]
-) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Scores and sums by document from the entry's own script, alone in an empty place."""
-    with tempfile.TemporaryDirectory() as empty:
-        alone = Path(empty) / "entry"
-        alone.mkdir()
-        for path in entry.iterdir():
-            if path.is_file() and not path.is_symlink():
-                shutil.copyfile(path, alone / path.name)
-        command = [sys.executable, "-I", "train_gpt.py", "--score", f"artifact_seed{seed}.bin"]
-        command += ["--data", str(data_folder.resolve()), "--device", device]
-        command += ["--json", "figures.json", "--per-document", "documents.npz"]
-        command += options
-        command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
-        done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise EntryError(f"{entry / 'train_gpt.py'} --score ended with {done.returncode}: {last}")
-        with np.load(alone / "documents.npz") as arrays:
-            return read_scores(alone / "figures.json"), dict(arrays)
-
-
-def score_tolerance(stated: Results, found: Scores) -> float:
+def _score_tolerance(stated: Results, found: Scores) -> float:
     """In bits per byte: tight where both scores were made in float32 on a CPU."""
-    exact = "cpu", "float32"
     here = found.environment["device"], found.compute_dtype
     there = stated.environment.get("device"), stated.scores.compute_dtype
-    return FLOAT32_BPB if here == there == exact else OTHER_DTYPE_BPB
+    return FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
 
 
-def compare_scores(seed: int, stated: Results, found: Scores, tolerance: float) -> Iterator[Comparison]:
+def _compare_scores(seed: int, stated: Results, found: Scores, tolerance: float) -> Iterator[Comparison]:
     """Each score that was made again against the one that the entry states."""
     for stage in found.stages:
         there = stated.stage(stage.name)
@@ -209,7 +212,7 @@ def compare_scores(seed: int, stated: Results, found: Scores, tolerance: float) 
         yield Comparison(f"{where} bytes_scored", old.num_bytes, new.num_bytes)
 
 
-def windows_to_tokens(stated: Results, num_windows: int) -> int:
+def _windows_to_tokens(stated: Results, num_windows: int) -> int:
     """Tokens that the first windows of an entry's score grade."""
     stage = stated.quantized
     if num_windows < 1 or stage.context is None or stage.stride is None:
@@ -217,7 +220,7 @@ def windows_to_tokens(stated: Results, num_windows: int) -> int:
     return stage.context + (num_windows - 1) * stage.stride
 
 
-def compare_documents(
+def _compare_documents(
     entry: EntryFolder, seed: int, own: str, documents: dict[str, np.ndarray], tolerance: float
 ) -> Iterator[Comparison]:
     """The documents that were scored whole, against per_document.npz, where a seed's nats end with `own`."""
@@ -225,32 +228,13 @@ def compare_documents(
     if covered < 1:
         raise EntryError("the sample covers no whole document; take more windows")
     with np.load(entry.per_document) as arrays:
-        stated = dict(arrays)
+        stated = {name: array[:covered] for name, array in arrays.items()}
     of = f"seed {seed} first {covered} documents:"
     for name in ("tokens", "bytes"):
-        same = np.array_equal(stated[name][:covered], documents[name][:covered])
-        yield Comparison(f"{of} {name} of each", True, same)
-    num_bytes = int(documents["bytes"][:covered].sum())
+        yield Comparison(f"{of} {name} of each", True, np.array_equal(stated[name], documents[name]))
+    num_bytes = int(documents["bytes"].sum())
     for name in NATS_ARRAYS.values():
         if name in documents and name + own in stated:
-            sums = [float(nats[:covered].sum()) for nats in (stated[name + own], documents[name])]
-            bpb = [Tally(nats, covered, num_bytes).bits_per_byte for nats in sums]
-            yield Comparison(f"{of} {name.removesuffix('nats')}bpb", bpb[0], bpb[1], tolerance)
-
-
-def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Path | None) -> bool:
-    """Prints the scores and every disagreement, writes all of it as JSON; says whether all agree."""
-    wrong = [comparison for comparison in comparisons if not comparison.agrees]
-    shown = [
-        c for c in comparisons if c in wrong or ("bpb" in c.what and not c.what.startswith("submission"))
-    ]
-    rows = [
-        (c.what, c.stated, c.found, f"{c.tolerance:g}", "agrees" if c.agrees else "DIFFERS") for c in shown
-    ]
-    log.table("stated and found", ("figure", "stated", "found", "tolerance", ""), rows)
-    log.info(f"{len(comparisons) - len(wrong)} of {len(comparisons)} stated figures agree")
-    log.info(f"not verified: {'; '.join(UNVERIFIED)}")
-    if json_path:
-        rows = [{**asdict(comparison), "agrees": comparison.agrees} for comparison in comparisons]
-        write_json(json_path, {"agrees": not wrong, "comparisons": rows, "not_verified": UNVERIFIED})
-    return not wrong
+            sums = [float(nats_D.sum()) for nats_D in (stated[name + own], documents[name])]
+            bpb = [bits_per_byte(nats, num_bytes) for nats in sums]
+            yield Comparison(f"{of} {name.removesuffix('nats')}bpb", *bpb, tolerance)

@@ -4,7 +4,6 @@ Nothing here raises for what a folder holds: an entry of this toolkit is read wh
 submission.json, and `problem` says what could not be read.
 """
 
-import datetime
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +20,11 @@ from golf.entry.progress import Curve, read_log_curve
 from golf.entry.readme import StageRow, stage_rows
 from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS, final_nats
-from golf.entry.submission import SUBMISSION_NAME, Identity, submission
+from golf.entry.submission import entry_figures
 from golf.results import Feature, Results
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 
-LINKED_FILES = ("README.md", "train_gpt.py", "results.json", "submission.json")
 MAX_JSON_BYTES = 8 << 20
 MAX_DOCUMENTS_BYTES = 64 << 20
 
@@ -124,7 +122,7 @@ class EntryView:
     compressors: Mapping[str, float] = field(default_factory=dict)
     parameters: int | None = None
     files: tuple[str, ...] = ()
-    """Those of LINKED_FILES that are there."""
+    """Those to link to."""
 
     @property
     def verdict(self) -> str:
@@ -145,10 +143,8 @@ class EntryView:
         named = sorted(self.parts.items(), key=lambda part: -part[1])
         parts: dict[str, float] = {f"artifact: {name}": size for name, size in named}
         rest = self.bytes_model - sum(parts.values())
-        return parts | {
-            "artifact: header, grids, tables" if parts else "artifact": rest,
-            "code": self.bytes_code,
-        }
+        name_of_rest = "artifact: header, grids, tables" if parts else "artifact"
+        return {**parts, name_of_rest: rest, "code": self.bytes_code}
 
 
 def load_entries(records_root: Path) -> list[EntryView]:
@@ -159,17 +155,18 @@ def load_entries(records_root: Path) -> list[EntryView]:
 
 def load_entry(folder: Path) -> EntryView:
     """One entry; a folder that cannot be read comes back with its problem."""
-    track = folder.parent.name
-    files = tuple(name for name in LINKED_FILES if (folder / name).is_file())
+    track, entry = folder.parent.name, EntryFolder(folder)
+    linked = (entry.readme, entry.script, entry.results, entry.submission)
+    files = tuple(path.name for path in linked if path.is_file())
     bare = EntryView(folder=f"{track}/{folder.name}", track=track, name=folder.name, files=files)
     if folder.is_symlink():
         return replace(bare, files=(), problem="is a link; links are not followed")
     try:
-        return _own_entry(folder, bare)
+        return _own_entry(entry, bare)
     except (EntryError, OSError) as error:
-        return _foreign_entry(folder, bare, _relative(error, folder))
+        return _foreign_entry(entry, bare, _relative(error, folder))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return _foreign_entry(folder, bare, f"results.json cannot be read: {error!r:.120}")
+        return _foreign_entry(entry, bare, f"{entry.results.name} cannot be read: {error!r:.120}")
 
 
 def group_by_text(entries: Sequence[EntryView]) -> list[tuple[TextScored | None, list[EntryView]]]:
@@ -188,20 +185,21 @@ def best_of(entries: Sequence[EntryView]) -> EntryView | None:
     return groups[0][1][0] if groups else None
 
 
-def _own_entry(folder: Path, bare: EntryView) -> EntryView:
-    by_seed = read_entry_results(EntryFolder(folder).results)
+def _own_entry(entry: EntryFolder, bare: EntryView) -> EntryView:
+    by_seed = read_entry_results(entry.results)
     if not by_seed:
-        raise EntryError("results.json holds no seed")
-    stated, runs = read_json(folder / SUBMISSION_NAME), list(by_seed.values())
+        raise EntryError(f"{entry.results.name} holds no seed")
+    stated, runs = read_json(entry.submission), list(by_seed.values())
     first, largest = runs[0], max(runs, key=lambda run: run.packing.total_bytes)
-    data, scored = first.data, first.final.tally
-    figures = submission(runs, Identity(), "", bare.track, datetime.date.min)
+    data, scored, figures = first.data, first.final.tally, entry_figures(runs)
     adapted = [stage.tally.bits_per_byte for run in runs if (stage := run.stage("test_time_trained"))]
     amounts = (scored.num_tokens, scored.num_bytes, first.partial)
     scale = {"xz -9": data.xz_bits_per_byte, "zstd -22": data.zstd22_bits_per_byte}
-    own = replace(
+    found, problem = _details(entry, first)
+    return replace(
         bare,
         name=first.name,
+        problem=problem,
         artifact_bpb=float(np.mean([run.quantized.tally.bits_per_byte for run in runs])),
         adapted_bpb=float(np.mean(adapted)) if len(adapted) == len(runs) else None,
         text=TextScored(data.name, data.validation_sha256, *amounts),
@@ -210,44 +208,43 @@ def _own_entry(folder: Path, bare: EntryView) -> EntryView:
         hardware=str(figures["hardware"]),
         seeds=tuple(by_seed),
         seed_results=figures["seed_results"],
-        curves=_curves(folder, [f"train_seed{seed}.log" for seed in by_seed]),
+        curves=_curves([entry.log(seed) for seed in by_seed]),
         compressors={name: bits for name, bits in scale.items() if bits is not None},
         parameters=first.training.model_parameters,
         features=first.features,
         **{name: str(stated.get(name, "")) for name in ("author", "date", "blurb")},
         **{name: figures[key] for name, key in _FIGURES.items()},
+        **found,
     )
-    return _with_details(own, folder, first)
 
 
-def _with_details(own: EntryView, folder: Path, first: Results) -> EntryView:
-    """Adds portrait, audit and documents; one that cannot be read is a problem, the rest shows."""
-    entry = EntryFolder(folder)
+def _details(entry: EntryFolder, first: Results) -> tuple[dict[str, Any], str]:
+    """Portrait, audit and documents as far as they can be read, and what cannot be."""
+    audited, found, problems = entry.audit.is_file(), {}, []
     readers = {
         "portrait": lambda: msgspec.convert(first.portrait, Portrait),
         "audit": lambda: msgspec.convert(read_json(entry.audit), Audit) if audited else None,
         "documents": lambda: _documents(entry.per_document, final_nats(first)),
     }
-    audited, found, problems = entry.audit.is_file(), {}, []
     for name, reader in readers.items():
         try:
             found[name] = reader()
         except (EntryError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            problems.append(f"{name} cannot be read: {_relative(error, folder):.120}")
-    return replace(own, problem="; ".join(problems), **found)
+            problems.append(f"{name} cannot be read: {_relative(error, entry.path):.120}")
+    return found, "; ".join(problems)
 
 
-def _foreign_entry(folder: Path, bare: EntryView, problem: str) -> EntryView:
+def _foreign_entry(entry: EntryFolder, bare: EntryView, problem: str) -> EntryView:
     """What a submission.json alone says, whoever wrote it."""
-    path = folder / SUBMISSION_NAME
+    path = entry.submission
     try:
         if not path.is_file() or path.is_symlink():
             raise SubmissionError("there is none")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise SubmissionError(f"is {path.stat().st_size:,} bytes")
-        found = read_submission(SUBMISSION_NAME, path.read_text(encoding="utf-8"))
+        found = read_submission(path.name, path.read_text(encoding="utf-8"))
     except (SubmissionError, OSError, UnicodeDecodeError) as error:
-        return replace(bare, problem=f"{problem}; {SUBMISSION_NAME}: {_relative(error, folder)}")
+        return replace(bare, problem=f"{problem}; {path.name}: {_relative(error, entry.path)}")
     texts = {name: value for name, value in found.raw.items() if isinstance(value, str)}
     return replace(
         bare,
@@ -257,17 +254,16 @@ def _foreign_entry(folder: Path, bare: EntryView, problem: str) -> EntryView:
         blurb=texts.get("blurb", ""),
         hardware=texts.get("hardware", ""),
         seeds=found.seeds,
-        curves=_curves(folder, sorted(path.name for path in folder.glob("*.log"))[:8]),
+        curves=_curves(sorted(entry.path.glob("*.log"))[:8]),
         problem=problem,
         **{name: found.value(key) for name, key in _FIGURES.items()},
     )
 
 
-def _curves(folder: Path, names: list[str]) -> dict[str, Curve]:
-    paths = [folder / name for name in names]
+def _curves(logs: Sequence[Path]) -> dict[str, Curve]:
     curves = {
         path.stem.removeprefix("train_").replace("seed", "seed "): read_log_curve(path)
-        for path in paths
+        for path in logs
         if path.is_file() and not path.is_symlink()
     }
     return {name: curve for name, curve in curves.items() if len(curve.steps) > 1}

@@ -12,12 +12,16 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from golf.entry import plots
-from golf.entry.progress import LiveRun, read_live_runs
+from golf.entry.progress import LiveRun, read_live_runs, run_folders
 from golf.pack.fit import LIMIT_BYTES
 from golf.plotting import css_border
 from golf.site.load import EntryView, best_of, group_by_text, load_entries
-from golf.system.files import atomic_write
+from golf.system.files import write_bytes
 from golf.system.log import RunLog
+
+PAGE_NAME = "index.html"
+REFRESH_SECONDS = 10
+"""After which a browser reloads a watched page."""
 
 
 @lru_cache
@@ -73,18 +77,12 @@ def plain_hardware(name: str) -> str:
     return " ".join(re.sub(r"\((R|TM)\)|Processor", "", name).split())
 
 
-PAGE_NAME = "index.html"
-REFRESH_SECONDS = 10
-"""After which a browser reloads a watched page."""
-
-
 def write_report(records_root: Path, runs_root: Path, out: Path, refresh: int | None = None) -> int:
     """Writes the page of everything under both folders, which need not exist; returns its size in bytes."""
     page = render_page(load_entries(records_root), read_live_runs(runs_root), datetime.now(), refresh)
-    out.parent.mkdir(parents=True, exist_ok=True)
     data = page.encode("utf-8", errors="replace")
-    with atomic_write(out) as partial:
-        partial.write_bytes(data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, data)
     return len(data)
 
 
@@ -107,11 +105,10 @@ def watch(records_root: Path, runs_root: Path, out: Path, every_seconds: float, 
 def signature(records_root: Path, runs_root: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of every file whose change would change the page."""
     files = list(records_root.glob("*/*/*.json"))
-    for pattern in ("*/run.jsonl", "*/results.json", "*/seed*/run.jsonl", "*/seed*/results.json"):
-        files += runs_root.glob(pattern)
+    files += [path for folder in run_folders(runs_root) for path in (folder.events, folder.results)]
     found = []
     for path in files:
-        with suppress(OSError):  # A run may be moved away meanwhile.
+        with suppress(OSError):  # A run may be moved away meanwhile, or have no results yet.
             status = path.stat()
             found.append((str(path), status.st_size, status.st_mtime_ns))
     return tuple(sorted(found))

@@ -149,7 +149,7 @@ class StepReports:
         self._first_read = 0, 0.0
 
     def launched(self, step: LaunchedStep | None, bar: ProgressBar) -> None:
-        """Reads the step before and keeps `step` for the next call; None waits for the last one.
+        """Reads the step before and keeps `step` for the next call; None waits for the last one and logs it.
 
         Raises DivergenceError if the loss that is read diverged.
         """
@@ -171,7 +171,7 @@ class StepReports:
         if self._num_read == 1:
             self._first_read = before.tokens, seconds
         num_due = math.floor(progress * self.config.reports + 1e-9)
-        if num_due > self._num_due:
+        if num_due > self._num_due or step is None:
             self._num_due = num_due
             total = self.budget.steps or max(number, round(number / max(progress, 1e-9)))
             speed = before.tokens / seconds

@@ -28,9 +28,8 @@ from record_toys import (
 
 from golf.__main__ import main
 from golf.check.check import check_folder, check_folders, exit_code, render, to_json
-from golf.entry.build import write_entry
+from golf.entry.build import build
 from golf.entry.results import read_results
-from golf.entry.submission import Identity
 from golf.system.log import format_event
 
 ROOT = Path(__file__).parents[2]
@@ -366,11 +365,12 @@ def test_an_entry_this_project_builds_has_neither_error_nor_warning(
         format_event("size", size),
         f"Total submission size: {packing.total_bytes} bytes",
         *(format_event("stage", stage.figures()) for stage in results.stages),
+        format_event("scoring", {"total_eval_time": f"{results.eval_seconds:.3f}s"}),
         "train | 60.0",
         "calibrate | 2.5",
     ]
     (run / "run.log").write_text("\n".join(lines) + "\n")
-    entry = write_entry(run, tmp_path / "records", "local", identity=Identity("a", "b"))
+    entry = build([run], tmp_path / "records", "local")
     assert found(entry) == {"info other-text"}
 
 

@@ -8,12 +8,11 @@ import torch
 from entry_toys import make_results
 
 from golf.config import RunConfig
-from golf.entry.activity import (
+from golf.entry.finalize import (
     NEUTRAL_WEIGHTS,
     SWITCHED_OFF,
     clip_features,
     network_features,
-    pack_features,
     schedule_features,
     score_features,
     shape_features,
@@ -137,10 +136,8 @@ def test_test_time_training_that_moves_nothing_is_never_active():
 
 def test_a_quantiser_that_was_not_asked_for_is_not_active():
     asked = RunConfig(pack=PackConfig(scheme="int5"))
-    (packed,) = pack_features(asked, RESULTS)
-    assert packed.active and packed.name == "pack: int5, zstd-22"
-    (packed,) = pack_features(RunConfig(), RESULTS)
-    assert not packed.active
+    assert active(score_features(asked, RESULTS))["pack: int5, zstd-22"] is True
+    assert active(score_features(RunConfig(), RESULTS))["pack: int5, zstd-22"] is False
 
 
 def test_windows_that_do_not_slide_are_never_active():

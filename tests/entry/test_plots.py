@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from entry_toys import events, make_run
 
-from golf.entry.build import write_entry
+from golf.entry.build import build
 from golf.entry.plots import plot_training
 from golf.entry.progress import curve_of
 
@@ -41,7 +41,7 @@ def test_a_picture_is_drawn_for_any_number_of_seeds(tmp_path, seeds):
 
 
 def test_an_entry_has_its_picture(tmp_path):
-    entry = write_entry(make_run(tmp_path / "run"), tmp_path / "records", "local")
+    entry = build([make_run(tmp_path / "run")], tmp_path / "records", "local")
     assert size_of_png((entry / "training.png").read_bytes()) == (1320, 672)
 
 

@@ -12,7 +12,7 @@ import eval_bpb
 from golf.data.manifest import sha256_of_file
 from golf.data.vocabulary import Vocabulary
 from golf.entry import verify
-from golf.entry.build import write_entry
+from golf.entry.build import build
 from golf.entry.results import EntryError, read_entry_results
 from golf.entry.verify import FLOAT32_BPB, OTHER_DTYPE_BPB, Comparison, verify_entry
 from golf.evaluate import EvaluateConfig, evaluate
@@ -57,7 +57,7 @@ def true_entry(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("golf.entry.build.plot_training", draw_nothing)
-        return write_entry(run, place / "records", "local")
+        return build([run], place / "records", "local")
 
 
 @pytest.fixture

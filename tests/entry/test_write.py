@@ -11,12 +11,12 @@ from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_docume
 
 import train_gpt
 from golf.command import parse_run
-from golf.entry.build import slug, write_entry
+from golf.entry.build import build, slug
 from golf.entry.readme import reproduce_options
 from golf.entry.results import EntryError, read_entry_results, read_results
 from golf.entry.runs import check_plan, parse_events
 from golf.entry.selfextract import pack_script
-from golf.entry.submission import Identity, adopt_best, best_entry, read_identity
+from golf.entry.submission import best_entry, read_identity
 from golf.presets import PRESETS
 from golf.system.stored import config_to_dict
 
@@ -51,7 +51,7 @@ def submission_of(entry: Path) -> dict:
 
 
 def test_an_entry_holds_the_runs_own_files(run, records):
-    entry = write_entry(run, records, "local", date=DATE)
+    entry = build([run], records, "local", date=DATE)
     assert entry == records / "local" / "2026-05-02_tiny-run"
     assert sorted(path.name for path in entry.iterdir()) == [
         "README.md",
@@ -76,7 +76,7 @@ def test_an_entry_holds_the_runs_own_files(run, records):
 
 
 def test_the_submission_has_the_contracts_keys_and_the_runs_figures(run, records):
-    entry = write_entry(run, records, "local", blurb="What it is.", date=DATE)
+    entry = build([run], records, "local", blurb="What it is.", date=DATE)
     stored, results = submission_of(entry), read_results(run / "results.json")
     assert list(stored) == SUBMISSION_KEYS
     assert stored["val_bpb"] == results.final.tally.bits_per_byte
@@ -93,7 +93,7 @@ def test_the_submission_has_the_contracts_keys_and_the_runs_figures(run, records
 
 
 def test_the_readme_says_what_was_scored_on_what(run, records):
-    text = (write_entry(run, records, "local", date=DATE) / "README.md").read_text()
+    text = (build([run], records, "local", date=DATE) / "README.md").read_text()
     results = read_results(run / "results.json")
     for stage in results.stages:
         figures = f"{stage.tally.bits_per_byte:.6f} \\| {stage.tally.nats_per_token:.6f}"
@@ -117,7 +117,7 @@ def test_the_readme_says_what_was_scored_on_what(run, records):
 
 
 def test_all_bytes_of_the_artifact_are_in_the_table_of_bytes(run, records):
-    text = (write_entry(run, records, "local") / "README.md").read_text()
+    text = (build([run], records, "local") / "README.md").read_text()
     parts = [
         int(count.replace(",", "")) for count in re.findall(r"^\| artifact: \w+ \| ([\d,]+)", text, re.M)
     ]
@@ -125,9 +125,9 @@ def test_all_bytes_of_the_artifact_are_in_the_table_of_bytes(run, records):
 
 
 def test_an_entry_that_exists_is_never_touched(run, records):
-    first = write_entry(run, records, "local", date=DATE)
+    first = build([run], records, "local", date=DATE)
     before = {path.name: path.read_bytes() for path in first.iterdir()}
-    second = write_entry(edit(run, preset="seed"), records, "local", date=DATE)
+    second = build([edit(run, preset="seed")], records, "local", date=DATE)
     assert second.name == "2026-05-02_tiny-run-2"
     assert {path.name: path.read_bytes() for path in first.iterdir()} == before
 
@@ -138,13 +138,13 @@ def test_nothing_half_written_is_left(run, records, monkeypatch):
 
     monkeypatch.setattr("golf.entry.build.render_readme", no_space)
     with pytest.raises(OSError, match="no space left"):
-        write_entry(run, records, "local")
+        build([run], records, "local")
     assert list((records / "local").iterdir()) == []
 
 
 def test_large_artifacts_are_kept_but_ignored_by_git(tmp_path, records):
-    small = write_entry(make_run(tmp_path / "a", artifact=bytes(999_999)), records, "local")
-    large = write_entry(make_run(tmp_path / "b", artifact=bytes(1_000_000)), records, "local")
+    small = build([make_run(tmp_path / "a", artifact=bytes(999_999))], records, "local")
+    large = build([make_run(tmp_path / "b", artifact=bytes(1_000_000))], records, "local")
     assert not (small / ".gitignore").exists()
     assert (large / ".gitignore").read_text() == "artifact_seed7.bin\n"
     assert (large / "artifact_seed7.bin").stat().st_size == 1_000_000
@@ -154,9 +154,9 @@ def test_large_artifacts_are_kept_but_ignored_by_git(tmp_path, records):
 def test_code_and_artifact_may_fill_the_limit_to_the_byte(tmp_path, records):
     room = 16_000_000 - len(SCRIPT)
     run = make_run(tmp_path / "full", artifact=bytes(room))
-    assert submission_of(write_entry(run, records, "local"))["bytes_total"] == 16_000_000
+    assert submission_of(build([run], records, "local"))["bytes_total"] == 16_000_000
     with pytest.raises(EntryError, match=r"16,000,001 bytes; the limit is 16,000,000"):
-        write_entry(make_run(tmp_path / "over", artifact=bytes(room + 1)), records, "local")
+        build([make_run(tmp_path / "over", artifact=bytes(room + 1))], records, "local")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_code_and_artifact_may_fill_the_limit_to_the_byte(tmp_path, records):
 def test_results_that_contradict_the_files_or_themselves_are_refused(run, records, changes, complaint):
     edit(run, **changes)
     with pytest.raises(EntryError, match=complaint):
-        write_entry(run, records, "local")
+        build([run], records, "local")
     assert not (records / "local").exists()
 
 
@@ -193,17 +193,17 @@ def test_results_that_contradict_the_files_or_themselves_are_refused(run, record
 def test_a_missing_file_is_named(run, records, name):
     (run / name).unlink()
     with pytest.raises(EntryError, match=f"has no {name}"):
-        write_entry(run, records, "local")
+        build([run], records, "local")
 
 
 def test_a_script_that_does_not_compile_is_refused(tmp_path, records):
     with pytest.raises(EntryError, match=r"train_gpt\.py does not compile"):
-        write_entry(make_run(tmp_path / "broken", script=b"def f(:\n"), records, "local")
+        build([make_run(tmp_path / "broken", script=b"def f(:\n")], records, "local")
 
 
 def test_a_packed_script_is_shipped_as_it_is_and_its_needs_are_known(tmp_path, records):
     packed = pack_script(SCRIPT.decode())
-    entry = write_entry(make_run(tmp_path / "packed", script=packed), records, "local")
+    entry = build([make_run(tmp_path / "packed", script=packed)], records, "local")
     assert (entry / "train_gpt.py").read_bytes() == packed
     assert (entry / "requirements.txt").read_text().startswith("numpy==")
     assert f"{len(packed):,} bytes (packed; " in (entry / "README.md").read_text()
@@ -215,10 +215,10 @@ def test_documents_that_do_not_add_up_to_the_score_are_refused(run, records, nam
         arrays = dict(stored)
     np.savez(run / "per_document.npz", **{**arrays, name: arrays[name] + 1})
     with pytest.raises(EntryError, match=r"per_document\.npz adds up to"):
-        write_entry(run, records, "local")
+        build([run], records, "local")
     np.savez(run / "per_document.npz", **{key: value for key, value in arrays.items() if key != name})
     with pytest.raises(EntryError, match=f"has no array '{name}'"):
-        write_entry(run, records, "local")
+        build([run], records, "local")
 
 
 @pytest.mark.parametrize(
@@ -237,13 +237,13 @@ def test_documents_that_do_not_add_up_to_the_score_are_refused(run, records, nam
 def test_a_track_admits_only_what_its_rules_allow(run, records, track, changes, complaint):
     audit(edit(run, **changes))
     with pytest.raises(EntryError, match=complaint):
-        write_entry(run, records, track)
+        build([run], records, track)
 
 
 def test_an_audit_of_another_artifact_is_refused(run, records):
     (run / "audit.json").write_text('{"passed": true, "artifact_sha256": "0"}')
     with pytest.raises(EntryError, match="audit it again"):
-        write_entry(run, records, "local")
+        build([run], records, "local")
 
 
 def test_what_a_track_cannot_admit_is_refused_before_any_training(capsys):
@@ -258,21 +258,21 @@ def test_what_a_track_cannot_admit_is_refused_before_any_training(capsys):
 
 
 def test_a_partial_score_is_said_to_be_one(run, records):
-    entry = write_entry(edit(run, scores__stages__quantized__partial=True), records, "local")
+    entry = build([edit(run, scores__stages__quantized__partial=True)], records, "local")
     assert "Partial: 100 tokens of the validation text were scored." in (entry / "README.md").read_text()
 
 
 def test_an_audit_travels_with_the_entry_and_must_have_passed_for_a_record(run, records):
     with pytest.raises(EntryError, match=r"was not audited; .* needs an audit that passed"):
-        write_entry(run, records, "track_non_record_16mb")
+        build([run], records, "track_non_record_16mb")
     found = audit(run)
-    entry = write_entry(run, records, "track_non_record_16mb")
+    entry = build([run], records, "track_non_record_16mb")
     assert json.loads((entry / "audit.json").read_text()) == found
     assert "Audited" in (entry / "README.md").read_text()
     audit(run, passed=False)
     with pytest.raises(EntryError, match="its audit did not pass"):
-        write_entry(run, records, "track_non_record_16mb")
-    assert "The audit did not pass" in (write_entry(run, records, "local") / "README.md").read_text()
+        build([run], records, "track_non_record_16mb")
+    assert "The audit did not pass" in (build([run], records, "local") / "README.md").read_text()
 
 
 def test_a_run_without_optional_figures_makes_an_entry(run, records):
@@ -285,24 +285,24 @@ def test_a_run_without_optional_figures_makes_an_entry(run, records):
         packing__parts=...,
     )
     edit(run, data__xz_bits_per_byte=..., data__zstd22_bits_per_byte=..., data__manifest_sha256=...)
-    stored = submission_of(write_entry(run, records, "local"))
+    stored = submission_of(build([run], records, "local"))
     assert stored["pre_quant_val_bpb"] is None
     assert stored["val_bpb"] == read_results(run / "results.json").quantized.tally.bits_per_byte
 
 
 def test_a_score_on_the_challenges_text_stands_among_public_ones(tmp_path, records):
     run = make_run(tmp_path / "run")
-    other = (write_entry(run, records, "local") / "README.md").read_text()
+    other = (build([run], records, "local") / "README.md").read_text()
     assert "Compared with public scores" not in other
     scale_documents(run, num_bytes=151_080_000)
-    text = (write_entry(run, records, "local") / "README.md").read_text()
+    text = (build([run], records, "local") / "README.md").read_text()
     assert "## Compared with public scores" in text and "512 pieces" in text
     assert "not on the challenge's validation text" not in text
 
 
 def test_pictures_of_the_run_come_along(run, records):
     (run / "bytes.png").write_bytes(b"picture")
-    entry = write_entry(run, records, "local")
+    entry = build([run], records, "local")
     assert (entry / "bytes.png").read_bytes() == b"picture"
     assert "![bytes](bytes.png)" in (entry / "README.md").read_text()
 
@@ -335,24 +335,24 @@ def test_names_become_folder_names(name, expected):
 
 
 def test_the_author_comes_from_the_projects_submission(tmp_path, run, records):
-    assert read_identity(tmp_path) == Identity()
+    neutral = "parameter-golf-toolkit"
+    assert read_identity(tmp_path) == {"author": neutral, "github_id": neutral}
     (tmp_path / "submission.json").write_text('{"author": "Ada", "github_id": "ada", "val_bpb": 1.0}')
-    stored = submission_of(write_entry(run, records, "local"))
+    stored = submission_of(build([run], records, "local"))
     assert (stored["author"], stored["github_id"]) == ("Ada", "ada")
     (tmp_path / "submission.json").write_text('{"author": "Ada"}')
     with pytest.raises(EntryError, match="github_id is None"):
-        write_entry(run, records, "local")
+        build([run], records, "local")
 
 
-def test_the_best_committed_entry_becomes_the_projects_submission(tmp_path, records):
-    assert adopt_best(records) is None
+def test_the_best_committed_entry_is_the_one_with_the_lowest_score(tmp_path, records):
+    assert best_entry(records) is None
     for name, seed in (("a", 9), ("b", 2)):
         audit(make_run(tmp_path / name, seed=seed))
-    worse = write_entry(tmp_path / "a", records, "track_non_record_16mb")
-    better = write_entry(tmp_path / "b", records, "track_non_record_16mb")
-    write_entry(make_run(tmp_path / "c", seed=1), records, "local")
-    assert worse != better == adopt_best(records)
-    assert (tmp_path / "submission.json").read_bytes() == (better / "submission.json").read_bytes()
+    worse = build([tmp_path / "a"], records, "track_non_record_16mb")
+    better = build([tmp_path / "b"], records, "track_non_record_16mb")
+    build([make_run(tmp_path / "c", seed=1)], records, "local")
+    assert worse != better == best_entry(records)
 
 
 def test_the_projects_submission_is_that_of_its_best_entry():

@@ -16,10 +16,10 @@ from markupsafe import escape
 
 from golf.__main__ import main
 from golf.entry import plots
-from golf.entry.activity import Feature
 from golf.entry.artifact_stats import Portrait
-from golf.entry.build import build, write_entry
+from golf.entry.build import build
 from golf.entry.progress import curve_of
+from golf.results import Feature
 from golf.site import render as report
 from golf.site.load import (
     Audit,
@@ -51,17 +51,17 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
             audit(edit(run, name="three-seeds"))
         build(runs, root, "track_non_record_16mb")
         trial = edit(make_run(place / "trial", 2), name=NASTY, environment__hardware=NASTY)
-        write_entry(trial, root, "local", blurb=NASTY)
+        build([trial], root, "local", blurb=NASTY)
         part = edit(make_run(place / "part", 3), name="in-part", scores__stages__quantized__partial=True)
-        write_entry(part, root, "local")
+        build([part], root, "local")
         failed = edit(make_run(place / "failed", 1), name="failed")
         audit(failed, passed=False)
-        write_entry(failed, root, "local")
+        build([failed], root, "local")
         portrayed = edit(make_run(place / "portrayed", 4), name="portrayed", portrait=PORTRAIT)
         feature = {"name": "ttt", "active": True, "evidence": ""}
-        write_entry(edit(portrayed, features=[feature]), root, "local")
+        build([edit(portrayed, features=[feature])], root, "local")
         odd = edit(make_run(place / "odd", 5), name="odd", portrait={"codes": {"a": 3}})
-        write_entry(odd, root, "local")
+        build([odd], root, "local")
     stranger = root / "track_10min_16mb" / "stranger"
     stranger.mkdir(parents=True)
     stated = {"name": NASTY, "author": "x", "val_bpb": "1.25", "artifact_size_mb": 15.9, "blurb": 3}
@@ -161,7 +161,7 @@ def test_a_portrait_of_an_unknown_shape_is_left_out_alone(
     portrait: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
-    entry = write_entry(edit(make_run(tmp_path / "run", 5), portrait=portrait), tmp_path / "records", "local")
+    entry = build([edit(make_run(tmp_path / "run", 5), portrait=portrait)], tmp_path / "records", "local")
     shown = load_entry(entry)
     assert shown.problem.startswith("portrait cannot be read") and shown.portrait == Portrait()
     text = render_page([shown], [], NOW, None)
@@ -173,7 +173,7 @@ def test_a_side_file_that_cannot_be_read_is_left_out_alone(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
-    entry = write_entry(make_run(tmp_path / "run", 5), tmp_path / "records", "local")
+    entry = build([make_run(tmp_path / "run", 5)], tmp_path / "records", "local")
     (entry / broken).write_bytes(b"{")
     shown = load_entry(entry)
     assert shown.bpb is not None and shown.stages and "cannot be read" in shown.problem
