@@ -53,15 +53,18 @@ class EntryScores:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """The rule's 0.005 nats in one of its readings."""
+class Test:
+    """Whether A is better than B by more than `bpb`."""
 
     reading: str
+    """How the rule's 0.005 nats are read."""
     bpb: float
+    max_p: float
+    """Below which the test passes."""
     p: float | None
-    """One-sided p that the gain is above it."""
+    """One-sided."""
     seeds: int | None
-    """Runs on each side that would settle it at p < 0.01; None if no number would."""
+    """Runs on each side that would settle it; None if no number would."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ class Comparison:
     b: EntryScores
     gain: float
     """B's mean minus A's, bits per byte."""
-    p_improvement: float | None
-    seeds_practiced: int | None
-    thresholds: tuple[Threshold, ...]
+    thresholds: tuple[Test, ...]
+    """The written rule in its readings."""
+    improvement: Test
+    """The leaderboard's practice: any improvement."""
     bootstrap: Bootstrap | None
     caution: str
 
@@ -166,22 +170,24 @@ def require_same_text(a: EntryScores, b: EntryScores) -> str:
 def compare(a: EntryScores, b: EntryScores) -> Comparison:
     """Tests A against B; CompareError if they were scored on different texts."""
     caution = require_same_text(a, b)
-    thresholds = []
-    for reading, per_token in (("per token", a.bytes_per_token), ("per byte", 1.0)):
-        if per_token is None:
-            continue
-        bpb = THRESHOLD_NATS * BITS_PER_NAT / per_token
-        p = welch(a.sample, b.sample, bpb)
-        seeds = seeds_to_settle(a.sample, b.sample, bpb, WRITTEN_P, TYPICAL_STD_BPB)
-        thresholds.append(Threshold(reading, bpb, p, seeds))
+
+    def test(reading: str, bpb: float, max_p: float) -> Test:
+        seeds = seeds_to_settle(a.sample, b.sample, bpb, max_p, TYPICAL_STD_BPB)
+        return Test(reading, bpb, max_p, welch(a.sample, b.sample, bpb), seeds)
+
+    readings = {"per token": a.bytes_per_token, "per byte": 1.0}
+    thresholds = [
+        test(reading, THRESHOLD_NATS * BITS_PER_NAT / num_bytes, WRITTEN_P)
+        for reading, num_bytes in readings.items()
+        if num_bytes is not None
+    ]
     bootstrap = None
     if a.documents and b.documents and np.array_equal(a.documents[1], b.documents[1]):
         (nats_a_D, bytes_D), (nats_b_D, _) = a.documents, b.documents
         bits_a_D, bits_b_D = nats_a_D * BITS_PER_NAT, nats_b_D * BITS_PER_NAT
         bootstrap = paired_bootstrap(bits_a_D, bits_b_D, bytes_D, thresholds[0].bpb)
-    seeds_practiced = seeds_to_settle(a.sample, b.sample, 0.0, PRACTICED_P, TYPICAL_STD_BPB)
-    gain, p = b.sample.mean - a.sample.mean, welch(a.sample, b.sample)
-    return Comparison(a, b, gain, p, seeds_practiced, tuple(thresholds), bootstrap, caution)
+    gain, improvement = b.sample.mean - a.sample.mean, test("any improvement", 0.0, PRACTICED_P)
+    return Comparison(a, b, gain, tuple(thresholds), improvement, bootstrap, caution)
 
 
 def render_comparison(result: Comparison) -> str:
@@ -190,15 +196,13 @@ def render_comparison(result: Comparison) -> str:
     word = "better" if result.gain > 0 else "worse"
     difference = f"A is {abs(result.gain):.6f} bits per byte {word} than B."
     lines.append(difference if result.gain else "A and B have the same score.")
-    lines.append(f"Any improvement (Welch, one-sided): {_p(result.p_improvement)}.")
-    for threshold in result.thresholds:
-        verdict = _verdict(threshold.p, WRITTEN_P, threshold.seeds, result)
-        lines.append(
-            f"The written rule, {THRESHOLD_NATS} nats {threshold.reading} = {threshold.bpb:.5f} bpb at "
-            f"p < {WRITTEN_P:g}: the gain is {result.gain / threshold.bpb:.2f} times that, "
-            f"{_p(threshold.p)}: {verdict}"
-        )
-    verdict = _verdict(result.p_improvement, PRACTICED_P, result.seeds_practiced, result)
+    lines.append(f"Any improvement (Welch, one-sided): {_p(result.improvement.p)}.")
+    lines += [
+        f"The written rule, {THRESHOLD_NATS} nats {test.reading} = {test.bpb:.5f} bpb at p < {test.max_p:g}: "
+        f"the gain is {result.gain / test.bpb:.2f} times that, {_p(test.p)}: {_verdict(test, result)}"
+        for test in result.thresholds
+    ]
+    verdict = _verdict(result.improvement, result)
     lines.append(f"The leaderboard's practice (p < {PRACTICED_P:g} for any improvement): {verdict}")
     if boot := result.bootstrap:
         lines.append(
@@ -216,17 +220,17 @@ def render_comparison(result: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _verdict(p: float | None, limit: float, seeds: int | None, result: Comparison) -> str:
-    """Whether p is below its limit; if not, how many seeds would settle it, and how many are missing."""
-    if p is not None and p < limit:
+def _verdict(test: Test, result: Comparison) -> str:
+    """Whether it passes; if not, how many seeds would settle it, and how many are missing."""
+    if test.p is not None and test.p < test.max_p:
         return "passes."
-    if seeds is None:
+    if test.seeds is None:
         return "does not pass; no number of seeds would settle it at the measured gain."
-    missing = {"A": seeds - result.a.sample.num_runs, "B": seeds - result.b.sample.num_runs}
+    missing = {"A": test.seeds - result.a.sample.num_runs, "B": test.seeds - result.b.sample.num_runs}
     more = " and ".join(f"{count} more of {name}" for name, count in missing.items() if count > 0)
     return (
-        f"does not pass; {seeds} seeds on each side{f' ({more})' if more else ''} would settle it in four of "
-        "five cases, at the measured gain and deviation."
+        f"does not pass; {test.seeds} seeds on each side{f' ({more})' if more else ''} would settle it in "
+        "four of five cases, at the measured gain and deviation."
     )
 
 

@@ -1,6 +1,5 @@
 """Reads results.json of runs and entries, and the scores that an entry's script writes, of all versions."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_results(path: Path) -> Results:
     """A run's results.json; EntryError names the key that is missing or of the wrong type."""
-    return _convert(read_json(path), Results, upgrade_results, str(path))
+    return _convert(read_json(path), Results, str(path))
 
 
 def read_entry_results(path: Path) -> dict[int, Results]:
@@ -38,20 +37,20 @@ def read_entry_results(path: Path) -> dict[int, Results]:
     raw = read_json(path)
     if raw.get("format") != ENTRY_FORMAT:
         raise EntryError(f"{path}: format is {raw.get('format')!r}; expected {ENTRY_FORMAT!r}")
-    return {
-        int(seed): _convert(value, Results, upgrade_results, f"{path}: seed {seed}")
-        for seed, value in raw["seeds"].items()
-    }
+    seeds = raw["seeds"].items()
+    return {int(seed): _convert(value, Results, f"{path}: seed {seed}") for seed, value in seeds}
 
 
 def read_scores(path: Path) -> Scores:
     """What a script's `--score --json` wrote."""
-    return _convert(read_json(path), Scores, upgrade_scores, str(path))
+    return _convert(read_json(path), Scores, str(path))
 
 
-def _convert(value: dict[str, Any], kind: type[Read], upgrade: Callable[[Any], Any], where: str) -> Read:
+def _convert(value: dict[str, Any], kind: type[Read], where: str) -> Read:
     try:
-        found = msgspec.convert(value if "version" in value else upgrade(value), kind)
+        if "version" not in value:
+            value = (_upgrade_results if kind is Results else _upgrade_scores)(value)
+        found = msgspec.convert(value, kind)
     except (msgspec.ValidationError, KeyError, TypeError) as error:
         raise EntryError(f"{where}: {error}") from error
     if found.version != RESULTS_VERSION:
@@ -59,17 +58,11 @@ def _convert(value: dict[str, Any], kind: type[Read], upgrade: Callable[[Any], A
     return found
 
 
-def upgrade_results(old: dict[str, Any]) -> dict[str, Any]:
+def _upgrade_results(old: dict[str, Any]) -> dict[str, Any]:
     """Version 1, which kept bits per byte and nats per token of a stage, not its sums, as version 2."""
-    size, seconds = old["bytes"], old["seconds"]
-    if size["code"] + size["artifact"] != size["total"]:
-        raise TypeError(f"code {size['code']:,} and artifact {size['artifact']:,} make another total")
-    names = [name for name in STAGE_TITLES if name in old["stages"]]
-    stages = [_upgrade_stage(name, old["stages"][name], old.get("partial", False)) for name in names]
-    averaging = {"output": "last", "held_out_bpb": {}} | old.get("averaging", {})
-    training = {"final_progress": 1.0, "epochs": 0.0, "micro_batch_tokens": 0, "attention": []}
+    size, names = old["bytes"], [name for name in STAGE_TITLES if name in old["stages"]]
     scores = {
-        "stages": stages,
+        "stages": [_upgrade_stage(name, old["stages"][name], old.get("partial", False)) for name in names],
         "artifact_bytes": size["artifact"],
         "artifact_sha256": old["scored_artifact_sha256"],
         "validation_sha256": old["data"]["validation_sha256"],
@@ -83,18 +76,18 @@ def upgrade_results(old: dict[str, Any]) -> dict[str, Any]:
         "report": old.get("pack", {}),
         "parts": size.get("parts", {}),
     }
-    parts = {"averaging": averaging, "packing": packing, "scores": scores}
-    return {**old, **parts, "training": training | old | {"seconds": seconds}, "version": RESULTS_VERSION}
+    training = {"final_progress": 1.0, "epochs": 0.0, "micro_batch_tokens": 0, "attention": []}
+    return {
+        **old,
+        "training": training | old | {"seconds": old["seconds"]},
+        "averaging": {"output": "last", "held_out_bpb": {}} | old.get("averaging", {}),
+        "packing": packing,
+        "scores": scores,
+        "version": RESULTS_VERSION,
+    }
 
 
-def _upgrade_stage(name: str, old: dict[str, Any], partial: bool) -> dict[str, Any]:
-    notes = {key: old[key] for key in ("adaptation_stopped_after_tokens",) if old.get(key) is not None}
-    nats = old["val_loss"] * old["tokens_scored"]
-    tally = {"nats": nats, "num_tokens": old["tokens_scored"], "num_bytes": old["bytes_scored"]}
-    return {**old, "name": name, "tally": tally, "partial": partial, "notes": notes}
-
-
-def upgrade_scores(old: dict[str, Any]) -> dict[str, Any]:
+def _upgrade_scores(old: dict[str, Any]) -> dict[str, Any]:
     """Version 1, whose figures of test-time training had `ttt_` before their names, as version 2."""
     stages = []
     for name, array in NATS_ARRAYS.items():
@@ -105,3 +98,10 @@ def upgrade_scores(old: dict[str, Any]) -> dict[str, Any]:
             stage = counts | {"val_loss": old[f"{prefix}val_loss_nats_per_token"], "windows": "sliding"}
             stages.append(_upgrade_stage(name, stage, old["partial"]))
     return {**old, "stages": stages, "version": RESULTS_VERSION}
+
+
+def _upgrade_stage(name: str, old: dict[str, Any], partial: bool) -> dict[str, Any]:
+    notes = {key: old[key] for key in ("adaptation_stopped_after_tokens",) if old.get(key) is not None}
+    nats = old["val_loss"] * old["tokens_scored"]
+    tally = {"nats": nats, "num_tokens": old["tokens_scored"], "num_bytes": old["bytes_scored"]}
+    return {**old, "name": name, "tally": tally, "partial": partial, "notes": notes}

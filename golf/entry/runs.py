@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +14,6 @@ from golf.entry.results import EntryError, read_json, read_results
 from golf.pack.fit import LIMIT_BYTES
 from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import RunFolder
-from golf.score.tally import Tally
 
 TEN_MINUTES_SECONDS = 600.0
 Track = Literal["local", "track_non_record_16mb", "track_10min_16mb"]
@@ -45,13 +45,11 @@ def read_run(path: Path) -> SeedRun:
     for file in (folder.artifact, folder.script, folder.per_document, folder.log, folder.events):
         if not file.is_file():
             raise EntryError(f"{folder} has no {file.name}")
-    size, scored = results.packing, results.scores.artifact_sha256
-    if scored != size.artifact_sha256:
-        raise EntryError(
-            f"{folder}: the artifact that was scored has sha256 {scored}; {size.artifact_sha256} is charged"
-        )
-    check_bytes(folder.artifact, size.artifact_bytes, size.artifact_sha256)
-    check_bytes(folder.script, size.code_bytes, size.code_sha256)
+    size, charged = results.packing, f"{results.packing.artifact_sha256} is charged"
+    if (scored := results.scores.artifact_sha256) != size.artifact_sha256:
+        raise EntryError(f"{folder}: the artifact that was scored has sha256 {scored}; {charged}")
+    _check_bytes(folder.artifact, size.artifact_bytes, size.artifact_sha256)
+    _check_bytes(folder.script, size.code_bytes, size.code_sha256)
     limit = f"the limit is {LIMIT_BYTES:,}"
     if size.limit_bytes != LIMIT_BYTES:
         raise EntryError(f"{folder}: was held against {size.limit_bytes:,} bytes; {limit}")
@@ -66,16 +64,13 @@ def read_run(path: Path) -> SeedRun:
         documents = dict(arrays)
     check_documents(folder.per_document, documents, results)
     audit = read_json(folder.audit) if folder.audit.is_file() else None
-    if audit is not None and audit.get("artifact_sha256") != size.artifact_sha256:
-        raise EntryError(
-            f"{folder.audit} is of the artifact with sha256 {audit.get('artifact_sha256')}; "
-            f"{size.artifact_sha256} is charged: audit it again"
-        )
+    if audit is not None and (audited := audit.get("artifact_sha256")) != size.artifact_sha256:
+        raise EntryError(f"{folder.audit} is of the artifact of sha256 {audited}; {charged}: audit it again")
     events = tuple(parse_events(folder.events.read_text(encoding="utf-8")))
     return SeedRun(folder, results, script, events, documents, audit)
 
 
-def check_bytes(path: Path, num_bytes: int, sha256: str) -> None:
+def _check_bytes(path: Path, num_bytes: int, sha256: str) -> None:
     """EntryError unless the file has this size and hash: another one was scored or charged."""
     data = path.read_bytes()
     if len(data) != num_bytes:
@@ -102,18 +97,14 @@ def check_documents(path: Path, documents: dict[str, np.ndarray], results: Resul
             f"{path} adds up to {tokens:,} tokens and {num_bytes:,} bytes; "
             f"{final.num_tokens:,} and {final.num_bytes:,} were scored"
         )
-    summed = Tally(float(documents[nats].sum(dtype=np.float64)), tokens, num_bytes)
-    if not math.isclose(summed.nats, final.nats, rel_tol=1e-6):
-        raise EntryError(
-            f"{path} adds up to {summed.bits_per_byte} bits per byte; the score is {final.bits_per_byte}"
-        )
+    summed = float(documents[nats].sum(dtype=np.float64))
+    if not math.isclose(summed, final.nats, rel_tol=1e-6):
+        raise EntryError(f"{path} adds up to {summed} nats; the score is of {final.nats}")
 
 
 def check_plan(track: str, max_tokens: int | None, minutes: float | None) -> None:
     """EntryError for a run that `track` could not admit whatever it scores; asked before any training."""
-    if track == "local":
-        return
-    if max_tokens is not None:
+    if max_tokens is not None and track != "local":
         raise EntryError(
             f"--max-tokens {max_tokens} scores part of the validation text; {track} needs all of it"
         )
@@ -123,35 +114,27 @@ def check_plan(track: str, max_tokens: int | None, minutes: float | None) -> Non
 
 def check_track(run: SeedRun, track: str) -> None:
     """EntryError for a run that its track does not admit; `local` admits all."""
+    results, problem = run.results, ""
     if track not in TRACKS:
         raise EntryError(f"track is {track!r}; expected one of {', '.join(TRACKS)}")
-    if track == "local":
-        return
-    if run.results.partial:
-        raise EntryError(f"{run.folder}: scored part of the validation text; {track} needs all of it")
-    if run.audit is None:
-        raise EntryError(
-            f"{run.folder}: was not audited; {track} needs an audit that passed (eval_bpb.py RUN --audit)"
-        )
-    if run.audit.get("passed") is not True:
-        raise EntryError(f"{run.folder}: its audit did not pass; {track} needs one that did")
-    if track == "track_10min_16mb":
-        spent = {"training": run.results.train_seconds, "scoring": run.results.eval_seconds}
-        for what, seconds in spent.items():
+    if results.partial:
+        problem = f"scored part of the validation text; {track} needs all of it"
+    elif run.audit is None:
+        problem = f"was not audited; {track} needs an audit that passed (eval_bpb.py RUN --audit)"
+    elif run.audit.get("passed") is not True:
+        problem = f"its audit did not pass; {track} needs one that did"
+    elif track == "track_10min_16mb":
+        for what, seconds in (("training", results.train_seconds), ("scoring", results.eval_seconds)):
             if seconds > TEN_MINUTES_SECONDS:
-                raise EntryError(
-                    f"{run.folder}: {what} took {seconds:.1f} s; the track allows {TEN_MINUTES_SECONDS:.0f}"
-                )
+                problem = f"{what} took {seconds:.1f} s; the track allows {TEN_MINUTES_SECONDS:.0f}"
+    if problem and track != "local":
+        raise EntryError(f"{run.folder}: {problem}")
 
 
 def parse_events(text: str) -> list[dict[str, Any]]:
     """The events of a run.jsonl; a line cut by a kill is left out."""
     events = []
     for line in text.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict)]

@@ -237,4 +237,4 @@ def _compare_documents(
         if name in documents and name + own in stated:
             sums = [float(nats_D.sum()) for nats_D in (stated[name + own], documents[name])]
             bpb = [bits_per_byte(nats, num_bytes) for nats in sums]
-            yield Comparison(f"{of} {name.removesuffix('nats')}bpb", *bpb, tolerance)
+            yield Comparison(f"{of} {name.removesuffix('nats')}bpb", bpb[0], bpb[1], tolerance)

@@ -143,6 +143,6 @@ def test_a_public_step_passes_the_chain_and_not_the_written_rule() -> None:
     (before,), (after,) = SAMPLES.glob("2026-04-19*"), SAMPLES.glob("2026-04-27*")
     result = compare(read_scores(after), read_scores(before))
     assert result.gain == pytest.approx(0.00441, abs=1e-5)
-    assert result.p_improvement == pytest.approx(0.0036, abs=1e-4)
+    assert result.improvement.p == pytest.approx(0.0036, abs=1e-4)
     per_token = result.thresholds[0]
     assert (round(per_token.bpb, 5), round(per_token.p or 0, 4), per_token.seeds) == (0.00228, 0.0292, 6)
