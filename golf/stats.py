@@ -8,9 +8,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import nctdtr, ndtri, stdtr, stdtrit
 
-CONFIDENCE = 0.95
 TAIL = 0.025
 """Probability outside of an interval, on each side."""
 NUM_RESAMPLES = 2000
@@ -22,14 +21,18 @@ _MAX_BATCH_ITEMS = 2_000_000
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """Student's interval of the mean of at least two values; of paired differences, the paired t interval."""
     values = np.asarray(values, dtype=np.float64)
-    reach = stats.t.isf(TAIL, values.size - 1) * stats.sem(values)
+    reach = stdtrit(values.size - 1, 1 - TAIL) * values.std(ddof=1) / math.sqrt(values.size)
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def proportion_interval(successes: int, num_items: int) -> tuple[float, float]:
     """Wilson's interval of a proportion, also valid if none or all succeed; ValueError without items."""
-    found = stats.binomtest(successes, num_items).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    if not 0 <= successes <= num_items or num_items == 0:
+        raise ValueError(f"{successes} of {num_items} items is no proportion")
+    share, spread = successes / num_items, float(ndtri(1 - TAIL)) ** 2 / num_items
+    center = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def ratio_interval(sums_N: np.ndarray, counts_N: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -37,8 +40,7 @@ def ratio_interval(sums_N: np.ndarray, counts_N: np.ndarray, seed: int = 0) -> t
 
     With one item, both ends are the ratio itself.
     """
-    ratios_R = _resample_ratio(sums_N, counts_N, NUM_RESAMPLES, seed)
-    return _percentile_interval(ratios_R)
+    return _percentile_interval(_resampled_ratios(sums_N, counts_N, NUM_RESAMPLES, seed))
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ def differences_to_base(scores_AS: np.ndarray) -> list[Difference | None]:
     freedom = len(scores_N) - np.linalg.matrix_rank(design)
     if freedom < 1:
         return [None] * num_arms
-    residuals_N = scores_N - design @ effects
-    variance = float(residuals_N @ residuals_N) / freedom
+    variance = float(((scores_N - design @ effects) ** 2).sum()) / freedom
     runs_A = arms_NA.sum(axis=0)
     found: list[Difference | None] = [None]
     for arm in range(1, num_arms):
@@ -89,20 +90,16 @@ def differences_to_base(scores_AS: np.ndarray) -> list[Difference | None]:
         if min(runs_A[arm], runs_A[0]) < 2 or not is_estimable:
             found.append(None)
             continue
-        error = float(np.sqrt(variance * (contrast @ inverse @ contrast)))
-        found.append(_difference(float(contrast @ effects), error, freedom))
+        mean, error = float(contrast @ effects), math.sqrt(variance * (contrast @ inverse @ contrast))
+        if error <= 1e-12 * max(1.0, abs(mean)):
+            # Runs without any spread differ with certainty or not at all.
+            error, p = 0.0, float(abs(mean) <= 1e-12)
+        else:
+            p = float(2.0 * stdtr(freedom, -abs(mean) / error))
+        reach = float(stdtrit(freedom, 1 - TAIL)) * error
+        found.append(Difference(mean, mean - reach, mean + reach, p, p))
     corrected = iter(holm([one.p for one in found if one is not None]))
     return [None if one is None else replace(one, p_holm=next(corrected)) for one in found]
-
-
-def _difference(mean: float, error: float, freedom: int) -> Difference:
-    """A difference with its Student interval; runs without any spread differ with certainty or not at all."""
-    if error <= 1e-12 * max(1.0, abs(mean)):
-        p = float(abs(mean) <= 1e-12)
-        return Difference(mean, mean, mean, p, p)
-    reach = float(stats.t.isf(TAIL, freedom)) * error
-    p = float(2.0 * stats.t.sf(abs(mean) / error, freedom))
-    return Difference(mean, mean - reach, mean + reach, p, p)
 
 
 def holm(values: list[float]) -> list[float]:
@@ -140,19 +137,15 @@ def welch(a: Sample, b: Sample, threshold: float = 0.0) -> float | None:
     is the only one); None with one run on both sides.
     """
     gain = b.mean - a.mean - threshold
-    variances = [side.std**2 / side.num_runs for side in (a, b) if side.std is not None]
-    if not variances:
+    known = [(side.std**2 / side.num_runs, side.num_runs - 1) for side in (a, b) if side.std is not None]
+    if not known:
         return None
-    if sum(variances) == 0.0:
+    variance = sum(part for part, _ in known)
+    if variance == 0.0:
         return 0.0 if gain > 0 else 1.0
-    if a.std is not None and b.std is not None:
-        shifted = b.mean - threshold
-        test = stats.ttest_ind_from_stats(
-            shifted, b.std, b.num_runs, a.mean, a.std, a.num_runs, equal_var=False, alternative="greater"
-        )
-        return float(test.pvalue)
-    known = a if a.std is not None else b
-    return float(stats.t.sf(gain / math.sqrt(variances[0]), known.num_runs - 1))
+    # Welch-Satterthwaite degrees of freedom.
+    freedom = variance**2 / sum(part**2 / own_freedom for part, own_freedom in known)
+    return float(stdtr(freedom, -gain / math.sqrt(variance)))
 
 
 def seeds_to_settle(
@@ -164,17 +157,15 @@ def seeds_to_settle(
     `usual_std`. None if the gain is not above `threshold`, or if MAX_SEEDS do not suffice.
     """
     effect = b.mean - a.mean - threshold
-    known = [side.std for side in (a, b) if side.std]
-    usual = known[0] if known else usual_std
+    usual = a.std or b.std or usual_std
     variance_a, variance_b = (a.std or usual) ** 2, (b.std or usual) ** 2
     variance = variance_a + variance_b
     if effect <= 0:
         return None
     for n in range(2, MAX_SEEDS + 1):
-        # Welch-Satterthwaite degrees of freedom for n runs on each side.
         freedom = (n - 1) * variance**2 / (variance_a**2 + variance_b**2)
-        critical = stats.t.isf(p, freedom)
-        if stats.nct.sf(critical, freedom, effect / math.sqrt(variance / n)) >= power:
+        # The noncentral t distribution, that of Welch's t under the effect.
+        if 1 - nctdtr(freedom, effect / math.sqrt(variance / n), stdtrit(freedom, 1 - p)) >= power:
             return n
     return None
 
@@ -216,7 +207,7 @@ def paired_bootstrap(
     gain = float(saved_N.sum() / counts_N.sum())
     if saved_N.size < 2:
         return Bootstrap(gain, gain, gain, math.nan, math.nan)
-    gains_R = _resample_ratio(saved_N, counts_N, num_resamples, seed)
+    gains_R = _resampled_ratios(saved_N, counts_N, num_resamples, seed)
     # One is added to both counts: a finite number of resamples never shows a p of 0.
     p_improvement, p_threshold = (
         float((1 + (gains_R <= bound).sum()) / (1 + gains_R.size)) for bound in (0.0, threshold)
@@ -224,23 +215,14 @@ def paired_bootstrap(
     return Bootstrap(gain, *_percentile_interval(gains_R), p_improvement, p_threshold)
 
 
-def _resample_ratio(sums_N: np.ndarray, counts_N: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+def _resampled_ratios(sums_N: np.ndarray, counts_N: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     """sum(sums) / sum(counts) of items resampled in pairs, shape (R,)."""
-
-    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sums.sum(axis=axis) / counts.sum(axis=axis)
-
-    if len(sums_N) < 2:
-        return np.full(num_resamples, ratio(sums_N, counts_N))
-    return stats.bootstrap(
-        (sums_N, counts_N),
-        ratio,
-        n_resamples=num_resamples,
-        batch=max(1, _MAX_BATCH_ITEMS // len(sums_N)),
-        paired=True,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
+    rng, num_items = np.random.default_rng(seed), len(sums_N)
+    batch, ratios = max(1, _MAX_BATCH_ITEMS // num_items), []
+    for start in range(0, num_resamples, batch):
+        picked_RN = rng.integers(0, num_items, (min(batch, num_resamples - start), num_items))
+        ratios.append(sums_N[picked_RN].sum(axis=-1) / counts_N[picked_RN].sum(axis=-1))
+    return np.concatenate(ratios)
 
 
 def _percentile_interval(values_R: np.ndarray) -> tuple[float, float]:
