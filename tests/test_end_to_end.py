@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import train_gpt
 from golf import run as running
 from golf.entry import finalize as closing
 from golf.entry.results import read_results, read_scores
@@ -24,23 +25,14 @@ from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.log import RunLog
 from golf.train.loop import Trainer
-from train_gpt import main
 
 ROOT = Path(__file__).parents[1]
 TINY = [
     *("--preset", "cpu", "--model.num-layers", "2", "--model.width", "32", "--model.num-heads", "2"),
     *("--model.num-kv-heads", "1", "--model.mlp-hidden", "48", "--model.context", "32"),
     *("--train.batch-tokens", "256", "--train.micro-batch-tokens", "128", "--train.held-out-tokens", "512"),
-    *(
-        "--ttt.chunk-tokens",
-        "4096",
-        "--ttt.frozen-blocks",
-        "1",
-        "--max-tokens",
-        "6000",
-        "--score.stride",
-        "16",
-    ),
+    *("--ttt.chunk-tokens", "4096", "--ttt.frozen-blocks", "1", "--max-tokens", "6000"),
+    *("--score.stride", "16"),
 ]
 
 
@@ -73,7 +65,7 @@ def finish(folder: Path, *arguments: object, **how: object) -> tuple[int, str, s
 def exit_code(arguments: list[str]) -> int:
     """Runs the program in this process, which spares its start; tyro leaves by SystemExit."""
     try:
-        return main(arguments)
+        return train_gpt.main(arguments)
     except SystemExit as leaving:
         return leaving.code
 
@@ -132,21 +124,30 @@ def test_the_entrys_own_script_trains_to_the_same_artifact(whole, data, tmp_path
         assert stage.tally == first.stage(stage.name).tally
 
 
-def test_a_killed_run_resumes_to_the_same_artifact(whole, data, tmp_path):
-    arguments = [*TINY, "--data", data, "--steps", 12, "--out", "run", "--train.checkpoint-seconds", "0"]
-    process = start(tmp_path, *arguments)
-    events = tmp_path / "run" / "run.jsonl"
+def kill_when(process: subprocess.Popen, has_come: Callable[[], bool]) -> None:
+    """Kills a program that is still at work when a condition holds."""
     deadline = time.monotonic() + 120
-    while '"4/12"' not in (events.read_text() if events.exists() else ""):
+    while not has_come():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not (tmp_path / "run" / "weights.safetensors").exists(), "it was killed too late to show anything"
+
+
+def test_a_run_killed_while_it_trains_and_while_it_scores_resumes_to_the_same_artifact(whole, data, tmp_path):
+    run, events = tmp_path / "run", tmp_path / "run" / "run.jsonl"
+    arguments = [*TINY, "--data", data, "--steps", 12, "--out", "run", "--train.checkpoint-seconds", "0"]
+    kill_when(start(tmp_path, *arguments), lambda: events.exists() and '"4/12"' in events.read_text())
+    assert not (run / "weights.safetensors").exists(), "it was killed too late to show anything"
+    kill_when(start(tmp_path, "--resume", "run"), (run / "score_weights.json").exists)
+    assert "resumed at step" in events.read_text()
     code, out, err = finish(tmp_path, "--resume", "run")
     assert code == 0, out + err
-    assert "resumed at step" in out
-    assert (tmp_path / "run" / "artifact.bin").read_bytes() == (whole / "run" / "artifact.bin").read_bytes()
+    for stage in ("training", "averaging", "calibration", "pack", "score_weights"):
+        assert f"{stage}: done already" in out
+    assert (run / "artifact.bin").read_bytes() == (whole / "run" / "artifact.bin").read_bytes()
+    found, expected = (read_results(path / "results.json") for path in (run, whole / "run"))
+    assert found.final.name == "test_time_trained" and found.final.tally == expected.final.tally
 
 
 def stage_files(folder: Path) -> dict[str, list[Path]]:
@@ -198,6 +199,8 @@ def counted(whole, monkeypatch) -> list[str]:
     monkeypatch.setattr(running, "score_weights", noting("weights", running.score_weights))
     monkeypatch.setattr(subprocess, "run", fresh_process)
     monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
+    # The same script as before, which takes seconds to make.
+    monkeypatch.setattr(train_gpt, "charged_script", lambda *_: (whole / "run" / "train_gpt.py").read_bytes())
     return done
 
 
@@ -231,30 +234,13 @@ def test_an_audit_that_fails_leaves_the_results_and_no_entry(whole, tmp_path, mo
     assert (run / "results.json").is_file() and not (tmp_path / "records").exists()
 
 
-def test_a_run_killed_while_it_scores_goes_on_with_the_score(whole, data, tmp_path):
-    process = start(tmp_path, *TINY, "--data", data, "--steps", 12, "--out", "run")
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "score_weights.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    code, out, err = finish(tmp_path, "--resume", "run")
-    assert code == 0, out + err
-    for stage in ("training", "averaging", "calibration", "pack", "score_weights"):
-        assert f"{stage}: done already" in out
-    folders = tmp_path / "run", whole / "run"
-    found, expected = (read_results(path / "results.json") for path in folders)
-    assert found.final.name == "test_time_trained" and found.final.tally == expected.final.tally
-
-
 def test_the_seed_preset_does_what_its_card_says(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shrunk = (
         "--preset seed --model.width 32 --model.num-heads 4 --model.num-kv-heads 2 --model.mlp-hidden 48 "
         "--model.context 128 --model.rotary-dims 4 --train.batch-tokens 512 --train.micro-batch-tokens 256 "
         "--train.held-out-tokens 512 --steps 8 --max-tokens 4096 --ttt.chunk-tokens 1024 --device cpu "
-        "--out run"
+        "--form readable --out run"
     )
     assert exit_code([*shrunk.split(), "--data", str(data)]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
