@@ -14,7 +14,7 @@ train: $(VENV)/.run-ready
 	$(IN_VENV) train_gpt.py $(ARGS)
 
 test: $(VENV)/.test-ready
-	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # `make check-torch TORCH=2.10.0` checks, in its own environment, that this torch compiles what a GPU would
 # and passes the CPU tests of model, training, scoring and test-time training. ARGS="--workers 1" for one

@@ -15,6 +15,22 @@ from golf.data.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
 
+LONGEST = (
+    "test_end_to_end.py",
+    "test_entry_script.py",
+    "test_golden.py",
+    "test_extending.py",
+    "test_gpu.py",
+    "test_types.py",
+)
+"""Files that take the longest. They come first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the tests: those of LONGEST first, the others as they were."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def tiny_model_bytes() -> bytes:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from entry_toys import draw_nothing
 
 import train_gpt
 from golf import run as running
@@ -199,6 +200,7 @@ def counted(whole, monkeypatch) -> list[str]:
     monkeypatch.setattr(running, "score_weights", noting("weights", running.score_weights))
     monkeypatch.setattr(subprocess, "run", fresh_process)
     monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
+    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
     # The same script as before, which takes seconds to make.
     monkeypatch.setattr(train_gpt, "charged_script", lambda *_: (whole / "run" / "train_gpt.py").read_bytes())
     return done

@@ -152,7 +152,8 @@ def _fill(entry: EntryFolder, runs: Sequence[SeedRun], figures: dict[str, Any]) 
     if ignored:
         entry.ignored.write_text("".join(f"{name}\n" for name in ignored), encoding="utf-8")
     shutil.copyfile(first.folder.script, entry.script)
-    requirements = requirements_for(readable_source(first.script), versions(first.results))
+    readable = readable_source(first.script)
+    requirements = requirements_for(readable, versions(first.results))
     entry.requirements.write_text(requirements, encoding="utf-8")
     seeds = {str(run.results.seed): asdict(run.results) for run in runs}
     write_json(entry.results, {"format": ENTRY_FORMAT, "seeds": seeds, "left_out": left_out})
@@ -167,7 +168,7 @@ def _fill(entry: EntryFolder, runs: Sequence[SeedRun], figures: dict[str, Any]) 
             shutil.copyfile(path, entry.path / path.name)
             pictures.append(path.name)
     write_json(entry.submission, figures)
-    readme = render_readme(runs, figures, pictures, ignored, left_out)
+    readme = render_readme(runs, readable, figures, pictures, ignored, left_out)
     entry.readme.write_text(readme, encoding="utf-8")
 
 

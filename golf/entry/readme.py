@@ -9,7 +9,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from golf.data.reference import text_of_size
 from golf.entry.leaderboard import place_of
 from golf.entry.runs import SeedRun
-from golf.entry.selfextract import readable_source
 from golf.entry.submission import mean_and_deviation, versions
 from golf.presets import PRESETS
 from golf.results import Results, Stage
@@ -68,6 +67,7 @@ def reproduce_options(results: Results) -> str:
 
 def render_readme(
     runs: Sequence[SeedRun],
+    readable: str,
     figures: dict[str, Any],
     pictures: Sequence[str],
     ignored: Sequence[str],
@@ -75,8 +75,9 @@ def render_readme(
 ) -> str:
     """The README as Markdown; texts in its tables are escaped.
 
-    `figures` are those of submission.json, `pictures` the entry's PNG files, `ignored` artifacts too large to
-    commit, `left_out` finished runs of the same configuration that are not in the entry.
+    `readable` is their script unpacked, `figures` are those of submission.json, `pictures` the entry's PNG
+    files, `ignored` artifacts too large to commit, `left_out` finished runs of the same configuration that
+    are not in the entry.
     """
     environment = Environment(
         loader=PackageLoader("golf.entry"),
@@ -86,10 +87,9 @@ def render_readme(
         undefined=StrictUndefined,
     )
     environment.filters |= {"cell": _cell, "format_as": format}
-    results, script = [run.results for run in runs], runs[0].script
-    first = results[0]
+    results = [run.results for run in runs]
+    first, unpacked = results[0], len(readable.encode())
     public_scores, compares = place_of(first, figures["val_bpb"], figures["train_seconds"])
-    unpacked = len(readable_source(script).encode())
     return environment.get_template("entry.md.j2").render(
         entry=figures,
         pictures=pictures,
@@ -103,7 +103,7 @@ def render_readme(
         public_scores=public_scores,
         what_compares=compares,
         largest=max(results, key=lambda run: run.packing.total_bytes),
-        unpacked_bytes=unpacked if unpacked != len(script.encode()) else None,
+        unpacked_bytes=unpacked if unpacked != first.packing.code_bytes else None,
         phases=list(dict.fromkeys(phase for run in results for phase in run.seconds)),
         versions=versions(first),
         config=flat_fields(first.config),
