@@ -9,9 +9,9 @@ check exits with 0 without an error, 1 with one, 2 where a folder could not be r
 entries cannot be compared, build with 2 where runs do not belong together.
 """
 
-import json
 import sys
-from dataclasses import dataclass
+from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -25,115 +25,84 @@ from golf.system.cli import run_program
 from golf.system.log import RunLog
 
 
-@dataclass(frozen=True)
-class Check:
-    """Checks any record folders from their files alone; runs nothing that they hold."""
+def run_check(
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional], json: bool = False, workers: int | None = None
+) -> int:
+    """Checks any record folders from their files alone; runs nothing that they hold.
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Record folders, any number."""
-    json: bool = False
-    """Print one JSON object per folder, each on its own line."""
-    workers: int | None = None
-    """Number of processes; by default one per core."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Tests whether entry A is better than entry B, and how many more seeds would settle it."""
-
-    a: Annotated[Path, tyro.conf.Positional]
-    """The entry that should be better."""
-    b: Annotated[Path, tyro.conf.Positional]
-    """The entry to beat."""
-
-
-@dataclass(frozen=True)
-class Build:
-    """Makes one entry of finished runs that differ in their seed alone."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders, one a seed."""
-    track: str = "local"
-    """Folder under records/: local, track_non_record_16mb or track_10min_16mb."""
-    blurb: str | None = None
-    """One sentence on what the entry is."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Writes one page of all entries and of the runs under way; it needs no network."""
-
-    records: Path = Path("records")
-    """Folder of the tracks."""
-    runs: Path = Path("runs")
-    """Folder of the runs; those without results are shown as under way."""
-    out: Path | None = None
-    """The page to write; by default index.html in `records`."""
-    watch: bool = False
-    """Go on and write it anew as logs grow, until Ctrl-C; the page then reads itself again."""
-    every_seconds: float = 5.0
-    """How often to look for changes."""
-
-
-def run_check(command: Check) -> int:
-    """Prints one report per folder; returns the exit code. Raises ValueError if no folder is given."""
-    if not command.folders:
+    Args:
+        folders: Record folders, any number.
+        json: Print one JSON object per folder, each on its own line.
+        workers: Number of processes; by default one per core.
+    """
+    if not folders:
         raise ValueError("no folder was given; expected one or more")
-    reports = check_folders(command.folders, command.workers)
+    reports = check_folders(folders, workers)
     for report in reports:
-        print(json.dumps(to_json(report)) if command.json else render(report) + "\n")
+        print(dumps(to_json(report)) if json else render(report) + "\n")
     return exit_code(reports)
 
 
-def run_compare(command: Compare) -> int:
-    """Prints the comparison; the exit code."""
-    print(render_comparison(compare(read_scores(command.a), read_scores(command.b))))
+def run_compare(a: Annotated[Path, tyro.conf.Positional], b: Annotated[Path, tyro.conf.Positional]) -> int:
+    """Tests whether entry A is better than entry B, and how many more seeds would settle it.
+
+    Args:
+        a: The entry that should be better.
+        b: The entry to beat.
+    """
+    print(render_comparison(compare(read_scores(a), read_scores(b))))
     return 0
 
 
-def run_build(command: Build) -> int:
-    """Prints the entry's folder; the exit code."""
-    print(build(command.runs, Path("records"), command.track, command.blurb))
+def run_build(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional], track: str = "local", blurb: str | None = None
+) -> int:
+    """Makes one entry of finished runs that differ in their seed alone.
+
+    Args:
+        runs: Run folders, one a seed.
+        track: Folder under records/: local, track_non_record_16mb or track_10min_16mb.
+        blurb: One sentence on what the entry is.
+    """
+    print(build(runs, Path("records"), track, blurb))
     return 0
 
 
-def run_report(command: Report) -> int:
-    """Writes the page, once or until Ctrl-C; the exit code. ValueError for no time between two looks."""
-    if not command.every_seconds > 0:
-        raise ValueError(f"--every-seconds is {command.every_seconds}; expected more than 0")
-    out, log = command.out or command.records / PAGE_NAME, RunLog()
-    if command.watch:
-        watch(command.records, command.runs, out, command.every_seconds, log)
+def run_report(
+    records: Path = Path("records"),
+    runs: Path = Path("runs"),
+    out: Path | None = None,
+    watch_runs: Annotated[bool, tyro.conf.arg(name="watch")] = False,
+    every_seconds: float = 5.0,
+) -> int:
+    """Writes one page of all entries and of the runs under way; it needs no network.
+
+    Args:
+        records: Folder of the tracks.
+        runs: Folder of the runs; those without results are shown as under way.
+        out: The page to write; by default index.html in `records`.
+        watch_runs: Go on and write it anew as logs grow, until Ctrl-C; the page then reads itself again.
+        every_seconds: How often to look for changes.
+    """
+    if not every_seconds > 0:
+        raise ValueError(f"--every-seconds is {every_seconds}; expected more than 0")
+    page, log = out or records / PAGE_NAME, RunLog()
+    if watch_runs:
+        watch(records, runs, page, every_seconds, log)
     else:
-        log.event("page", path=str(out), bytes=write_report(command.records, command.runs, out))
+        log.event("page", path=str(page), bytes=write_report(records, runs, page))
     return 0
 
 
-def run_command(command: Check | Compare | Build | Report) -> int:
-    """Runs one subcommand; its exit code."""
-    match command:
-        case Check():
-            return run_check(command)
-        case Compare():
-            return run_compare(command)
-        case Build():
-            return run_build(command)
-        case Report():
-            return run_report(command)
+COMMANDS = {"check": run_check, "compare": run_compare, "build": run_build, "report": run_report}
 
 
 def main(arguments: list[str]) -> int:
     """The subcommand's exit code, 2 on bad input, 130 stopped."""
-    command = tyro.cli(
-        Annotated[Check, tyro.conf.subcommand("check")]
-        | Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Build, tyro.conf.subcommand("build")]
-        | Annotated[Report, tyro.conf.subcommand("report")],
-        args=arguments,
-        prog="python -m golf",
-        description=__doc__,
+    command = partial(
+        tyro.extras.subcommand_cli_from_dict, COMMANDS, prog="python -m golf", description=__doc__
     )
-    return run_program("golf", lambda: run_command(command))
+    return run_program("golf", partial(command, args=arguments))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from golf.command import default_preset
+from golf.data.manifest import MANIFEST_NAME
 from golf.presets import PRESETS
 from golf.system.device import (
     MIN_TORCH,
@@ -38,19 +39,6 @@ OPTIONAL = {
 
 def diagnose(data: Path) -> Iterator[Row]:
     """Yields the rows; `data` is the folder of the datasets, whose disk is checked."""
-    yield from _machine()
-    yield from _packages()
-    yield from _data(data)
-    preset = default_preset()
-    yield "default preset", preset, PRESETS[preset].purpose
-
-
-def print_diagnosis(log: RunLog, data: Path) -> None:
-    """Prints the table of `python train_gpt.py --doctor`."""
-    log.table("this machine", ("what", "found", "therefore"), list(diagnose(data)))
-
-
-def _machine() -> Iterator[Row]:
     found = torch.__version__
     oldest = ".".join(map(str, MIN_TORCH))
     recent = tuple(int(part) for part in found.split("+")[0].split(".")[:2]) >= MIN_TORCH
@@ -59,25 +47,7 @@ def _machine() -> Iterator[Row]:
     yield "processor", f"{processor_name()}, {os.cpu_count()} cores", f"{torch.get_num_threads()} threads"
     half = cpu_has_bfloat16()
     yield "bfloat16 on the CPU", "yes" if half else "no", "bfloat16 compute" if half else "float32 compute"
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            card = torch.cuda.get_device_properties(index)
-            dtype = "bfloat16" if gpu_has_bfloat16(torch.device("cuda", index)) else "float32"
-            yield (
-                f"cuda:{index}",
-                f"{card.name}, {card.total_memory / 2**30:.0f} GiB",
-                f"{dtype}, torch.compile",
-            )
-        yield "C compiler", c_compiler() or "none", "needed by torch.compile on CUDA"
-    else:
-        driver = driver_version()
-        found = "none" if driver is None else f"driver {driver}, which this torch cannot use"
-        yield "CUDA", found, "runs on the CPU, eager" if driver is None else "only by --device cpu"
-    if torch.backends.mps.is_available():
-        yield "MPS", "yes", "only by --device mps; untested"
-
-
-def _packages() -> Iterator[Row]:
+    yield from _gpus()
     for name in REQUIRED:
         try:
             yield name, version(name), "ok"
@@ -85,17 +55,34 @@ def _packages() -> Iterator[Row]:
             yield name, "missing", "needed: pip install -r requirements.txt"
     for name, purpose in OPTIONAL.items():
         yield name, "yes" if find_spec(name) else "no", purpose
-
-
-def _data(folder: Path) -> Iterator[Row]:
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    yield (
-        "disk",
-        f"{shutil.disk_usage(existing).free / 1e9:.0f} GB free",
-        "the seed preset's data take 2 to 20 GB",
-    )
-    manifests = sorted(folder.glob("*/manifest.json"))
+    existing = next(path for path in (data, *data.resolve().parents) if path.exists())
+    free = f"{shutil.disk_usage(existing).free / 1e9:.0f} GB free"
+    yield "disk", free, "the seed preset's data take 2 to 20 GB"
+    manifests = sorted(data.glob(f"*/{MANIFEST_NAME}"))
     for manifest in manifests:
         yield "dataset", str(manifest.parent), "ready"
     if not manifests:
-        yield "dataset", f"none under {folder}", "made or fetched on the first run"
+        yield "dataset", f"none under {data}", "made or fetched on the first run"
+    preset = default_preset()
+    yield "default preset", preset, PRESETS[preset].purpose
+
+
+def _gpus() -> Iterator[Row]:
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            dtype = "bfloat16" if gpu_has_bfloat16(torch.device("cuda", index)) else "float32"
+            memory = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+            yield f"cuda:{index}", memory, f"{dtype}, torch.compile"
+        yield "C compiler", c_compiler() or "none", "needed by torch.compile on CUDA"
+    elif (driver := driver_version()) is None:
+        yield "CUDA", "none", "runs on the CPU, eager"
+    else:
+        yield "CUDA", f"driver {driver}, which this torch cannot use", "only by --device cpu"
+    if torch.backends.mps.is_available():
+        yield "MPS", "yes", "only by --device mps; untested"
+
+
+def print_diagnosis(log: RunLog, data: Path) -> None:
+    """Prints the table of `python train_gpt.py --doctor`."""
+    log.table("this machine", ("what", "found", "therefore"), list(diagnose(data)))

@@ -17,6 +17,7 @@ from entry_toys import draw_nothing
 
 import train_gpt
 from golf import run as running
+from golf.check.check import check_folders
 from golf.entry import finalize as closing
 from golf.entry.results import read_results, read_scores
 from golf.prepare.shards import TextOrigin
@@ -94,6 +95,13 @@ def test_one_command_leaves_a_complete_entry(whole):
     results = json.loads((whole / "run" / "results.json").read_text())
     chosen = results["training"]
     assert chosen["attention"], "what the run chose is recorded"
+
+
+def test_the_log_of_an_entry_states_the_steps_and_seconds_of_its_submission(whole):
+    (entry,) = (whole / "records" / "local").iterdir()
+    (report,) = check_folders([entry], workers=1)
+    # Twelve steps leave much to test-time training.
+    assert {found.code for found in report.findings if found.level != "info"} <= {"gain-too-large"}
 
 
 def test_the_entrys_own_script_scores_its_artifact_to_the_same_digits(whole, data, tmp_path):
