@@ -17,24 +17,20 @@ from golf.check.submission import SubmissionError, read_submission
 from golf.data.reference import text_of_size
 from golf.entry.artifact_stats import Portrait
 from golf.entry.progress import Curve, read_log_curve
-from golf.entry.readme import StageRow, stage_rows
 from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS, final_nats
 from golf.entry.submission import entry_figures
-from golf.results import Feature, Results
+from golf.results import Results
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 
 MAX_JSON_BYTES = 8 << 20
 MAX_DOCUMENTS_BYTES = 64 << 20
 
-_FIGURES = {
-    "bpb": "val_bpb",
-    "bpb_std": "val_bpb_std",
-    "before_bpb": "pre_quant_val_bpb",
-    **{name: name for name in ("bytes_total", "bytes_code", "bytes_model", "train_seconds", "eval_seconds")},
-}
-"""By field of EntryView, the key in submission.json."""
+_FOREIGN_FIGURES = (
+    *("val_bpb", "val_bpb_std", "pre_quant_val_bpb", "bytes_total", "bytes_code", "bytes_model"),
+    *("train_seconds", "eval_seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,46 +79,44 @@ class Audit:
 
 @dataclass(frozen=True)
 class EntryView:
-    """An entry as the page shows it; None, or empty, is what its files do not say."""
+    """An entry as the page shows it."""
 
     folder: str
     """Relative to records/."""
-    track: str
     name: str
     problem: str = ""
     """What could not be read."""
-    author: str = ""
-    date: str = ""
-    blurb: str = ""
-    bpb: float | None = None
-    bpb_std: float | None = None
-    before_bpb: float | None = None
-    """Of the weights that were quantized."""
-    artifact_bpb: float | None = None
-    """Of the artifact without test-time training."""
-    adapted_bpb: float | None = None
-    text: TextScored | None = None
-    stages: Sequence[StageRow] = ()
-    bytes_total: float | None = None
-    bytes_code: float | None = None
-    bytes_model: float | None = None
-    parts: Mapping[str, int] = field(default_factory=dict)
-    train_seconds: float | None = None
-    eval_seconds: float | None = None
-    hardware: str = ""
-    seeds: tuple[int, ...] = ()
-    seed_results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By seed, as in submission.json."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """As in submission.json, as far as they are known; `quantized_bpb` and `adapted_bpb` are the artifact's
+    without and with test-time training."""
+    runs: tuple[Results, ...] = ()
+    """The seeds of an entry of this toolkit."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     """By seed, or by the log's name."""
     documents: Documents | None = None
     portrait: Portrait = field(default_factory=Portrait)
-    features: Sequence[Feature] = ()
     audit: Audit | None = None
-    compressors: Mapping[str, float] = field(default_factory=dict)
-    parameters: int | None = None
     files: tuple[str, ...] = ()
     """Those to link to."""
+
+    @property
+    def track(self) -> str:
+        """Folder under records/."""
+        return self.folder.split("/")[0]
+
+    @property
+    def bpb(self) -> float | None:
+        """The score; None if it is not known."""
+        return self.figures.get("val_bpb")
+
+    @property
+    def text(self) -> TextScored | None:
+        """What was scored; None if it is not known by its hash."""
+        if not self.runs:
+            return None
+        data, tally = self.runs[0].data, self.runs[0].final.tally
+        partial = self.runs[0].partial
+        return TextScored(data.name, data.validation_sha256, tally.num_tokens, tally.num_bytes, partial)
 
     @property
     def verdict(self) -> str:
@@ -138,13 +132,14 @@ class EntryView:
     @property
     def size_parts(self) -> dict[str, float]:
         """What the total is made of, in bytes, the artifact's largest part first."""
-        if self.bytes_total is None or self.bytes_code is None or self.bytes_model is None:
+        code, model = (self.figures.get(name) for name in ("bytes_code", "bytes_model"))
+        if self.figures.get("bytes_total") is None or code is None or model is None:
             return {}
-        named = sorted(self.parts.items(), key=lambda part: -part[1])
+        runs = sorted(self.runs, key=lambda run: run.packing.total_bytes)
+        named = sorted(runs[-1].packing.parts.items(), key=lambda part: -part[1]) if runs else ()
         parts: dict[str, float] = {f"artifact: {name}": size for name, size in named}
-        rest = self.bytes_model - sum(parts.values())
         name_of_rest = "artifact: header, grids, tables" if parts else "artifact"
-        return {**parts, name_of_rest: rest, "code": self.bytes_code}
+        return {**parts, name_of_rest: model - sum(parts.values()), "code": code}
 
 
 def load_entries(records_root: Path) -> list[EntryView]:
@@ -155,10 +150,10 @@ def load_entries(records_root: Path) -> list[EntryView]:
 
 def load_entry(folder: Path) -> EntryView:
     """One entry; a folder that cannot be read comes back with its problem."""
-    track, entry = folder.parent.name, EntryFolder(folder)
+    entry = EntryFolder(folder)
     linked = (entry.readme, entry.script, entry.results, entry.submission)
     files = tuple(path.name for path in linked if path.is_file())
-    bare = EntryView(folder=f"{track}/{folder.name}", track=track, name=folder.name, files=files)
+    bare = EntryView(f"{folder.parent.name}/{folder.name}", folder.name, files=files)
     if folder.is_symlink():
         return replace(bare, files=(), problem="is a link; links are not followed")
     try:
@@ -189,49 +184,31 @@ def _own_entry(entry: EntryFolder, bare: EntryView) -> EntryView:
     by_seed = read_entry_results(entry.results)
     if not by_seed:
         raise EntryError(f"{entry.results.name} holds no seed")
-    stated, runs = read_json(entry.submission), list(by_seed.values())
-    first, largest = runs[0], max(runs, key=lambda run: run.packing.total_bytes)
-    data, scored, figures = first.data, first.final.tally, entry_figures(runs)
-    adapted = [stage.tally.bits_per_byte for run in runs if (stage := run.stage("test_time_trained"))]
-    amounts = (scored.num_tokens, scored.num_bytes, first.partial)
-    scale = {"xz -9": data.xz_bits_per_byte, "zstd -22": data.zstd22_bits_per_byte}
-    found, problem = _details(entry, first)
-    return replace(
-        bare,
-        name=first.name,
-        problem=problem,
-        artifact_bpb=float(np.mean([run.quantized.tally.bits_per_byte for run in runs])),
-        adapted_bpb=float(np.mean(adapted)) if len(adapted) == len(runs) else None,
-        text=TextScored(data.name, data.validation_sha256, *amounts),
-        stages=stage_rows(runs),
-        parts=largest.packing.parts,
-        hardware=str(figures["hardware"]),
-        seeds=tuple(by_seed),
-        seed_results=figures["seed_results"],
-        curves=_curves([entry.log(seed) for seed in by_seed]),
-        compressors={name: bits for name, bits in scale.items() if bits is not None},
-        parameters=first.training.model_parameters,
-        features=first.features,
-        **{name: str(stated.get(name, "")) for name in ("author", "date", "blurb")},
-        **{name: figures[key] for name, key in _FIGURES.items()},
-        **found,
-    )
-
-
-def _details(entry: EntryFolder, first: Results) -> tuple[dict[str, Any], str]:
-    """Portrait, audit and documents as far as they can be read, and what cannot be."""
+    runs, stated = tuple(by_seed.values()), read_json(entry.submission)
+    said = {name: str(stated.get(name, "")) for name in ("author", "date", "blurb")}
+    figures = {**said, **entry_figures(runs), "quantized_bpb": _mean_bpb(runs, "quantized")}
+    figures["adapted_bpb"] = _mean_bpb(runs, "test_time_trained")
     audited, found, problems = entry.audit.is_file(), {}, []
     readers = {
-        "portrait": lambda: msgspec.convert(first.portrait, Portrait),
+        "portrait": lambda: msgspec.convert(runs[0].portrait, Portrait),
         "audit": lambda: msgspec.convert(read_json(entry.audit), Audit) if audited else None,
-        "documents": lambda: _documents(entry.per_document, final_nats(first)),
+        "documents": lambda: _documents(entry.per_document, final_nats(runs[0])),
     }
     for name, reader in readers.items():
         try:
             found[name] = reader()
         except (EntryError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            # One that cannot be read is a problem, the rest shows.
             problems.append(f"{name} cannot be read: {_relative(error, entry.path):.120}")
-    return found, "; ".join(problems)
+    curves, problem = _curves([entry.log(seed) for seed in by_seed]), "; ".join(problems)
+    name = runs[0].name
+    return replace(bare, name=name, problem=problem, figures=figures, runs=runs, curves=curves, **found)
+
+
+def _mean_bpb(runs: Sequence[Results], name: str) -> float | None:
+    stages = [run.stage(name) for run in runs]
+    scores = [stage.tally.bits_per_byte for stage in stages if stage is not None]
+    return float(np.mean(scores)) if len(scores) == len(runs) else None
 
 
 def _foreign_entry(entry: EntryFolder, bare: EntryView, problem: str) -> EntryView:
@@ -245,19 +222,13 @@ def _foreign_entry(entry: EntryFolder, bare: EntryView, problem: str) -> EntryVi
         found = read_submission(path.name, path.read_text(encoding="utf-8"))
     except (SubmissionError, OSError, UnicodeDecodeError) as error:
         return replace(bare, problem=f"{problem}; {path.name}: {_relative(error, entry.path)}")
-    texts = {name: value for name, value in found.raw.items() if isinstance(value, str)}
-    return replace(
-        bare,
-        name=found.names["name"] or bare.name,
-        author=found.names["author"],
-        date=found.names["date"],
-        blurb=texts.get("blurb", ""),
-        hardware=texts.get("hardware", ""),
-        seeds=found.seeds,
-        curves=_curves(sorted(entry.path.glob("*.log"))[:8]),
-        problem=problem,
-        **{name: found.value(key) for name, key in _FIGURES.items()},
-    )
+    figures: dict[str, Any] = {name: found.value(name) for name in _FOREIGN_FIGURES}
+    said = {name: found.raw.get(name) for name in ("blurb", "hardware")}
+    figures |= {name: text for name, text in said.items() if isinstance(text, str)}
+    figures |= {"author": found.names["author"], "date": found.names["date"], "seeds": found.seeds}
+    curves = _curves(sorted(entry.path.glob("*.log"))[:8])
+    name = found.names["name"] or bare.name
+    return replace(bare, name=name, problem=problem, figures=figures, curves=curves)
 
 
 def _curves(logs: Sequence[Path]) -> dict[str, Curve]:

@@ -13,6 +13,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from golf.entry import plots
 from golf.entry.progress import LiveRun, read_live_runs, run_folders
+from golf.entry.readme import stage_rows
 from golf.pack.fit import LIMIT_BYTES
 from golf.plotting import css_border
 from golf.site.load import EntryView, best_of, group_by_text, load_entries
@@ -59,6 +60,7 @@ def render_page(
             refresh=refresh,
             limit=LIMIT_BYTES,
             plots=plots,
+            stage_rows=stage_rows,
         )
     )
 

@@ -1,4 +1,3 @@
-import dataclasses
 import html
 import json
 import math
@@ -11,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from entry_toys import audit, draw_nothing, edit, make_run
+from entry_toys import audit, draw_nothing, edit, make_results, make_run
 from markupsafe import escape
 
 from golf.__main__ import main
@@ -19,7 +18,8 @@ from golf.entry import plots
 from golf.entry.artifact_stats import Portrait
 from golf.entry.build import build
 from golf.entry.progress import curve_of
-from golf.results import Feature
+from golf.entry.submission import entry_figures
+from golf.results import Results
 from golf.site import render as report
 from golf.site.load import (
     Audit,
@@ -123,7 +123,7 @@ def test_the_best_committed_score_that_counts_comes_first(records: Path, page: s
     assert (best.name, best.track) == ("three-seeds", "track_non_record_16mb")
     first = re.search(r'<div class="score">([\d.]+)<small>bits per byte', page)
     assert first[1] == f"{best.bpb:.4f}"
-    assert f"± {best.bpb_std:.4f} over 3 seeds" in page
+    assert f"± {best.figures['val_bpb_std']:.4f} over 3 seeds" in page
 
 
 def test_scores_are_ranked_on_their_own_text_alone_and_failed_ones_last(records: Path) -> None:
@@ -139,7 +139,7 @@ def test_scores_are_ranked_on_their_own_text_alone_and_failed_ones_last(records:
 
 def test_a_strangers_folder_shows_what_its_json_says(records: Path) -> None:
     shown = load_entry(records / "track_10min_16mb" / "stranger")
-    assert (shown.bpb, shown.bytes_total, shown.verdict) == (1.25, 15_900_000, "not audited")
+    assert (shown.bpb, shown.figures["bytes_total"], shown.verdict) == (1.25, 15_900_000, "not audited")
     assert shown.problem == "has no results.json"
     assert shown.curves["train"].steps.tolist() == list(range(9))
     assert np.isnan(shown.curves["train"].tokens).all()
@@ -176,7 +176,7 @@ def test_a_side_file_that_cannot_be_read_is_left_out_alone(
     entry = build([make_run(tmp_path / "run", 5)], tmp_path / "records", "local")
     (entry / broken).write_bytes(b"{")
     shown = load_entry(entry)
-    assert shown.bpb is not None and shown.stages and "cannot be read" in shown.problem
+    assert shown.bpb is not None and shown.runs and "cannot be read" in shown.problem
 
 
 def test_the_page_has_the_figures_of_results_json(records: Path, page: str) -> None:
@@ -221,21 +221,20 @@ def rich_entry() -> EntryView:
     values = np.random.default_rng(3).lognormal(0.8, 0.2, 2_000)
     steps = [{"step": n, "tokens": n, "train_loss": 9 / n**0.5 + 1, "bpb": 9 / n} for n in range(1, 301)]
     codes = {part: {"first_code": -128, "counts": [10**6] * 256} for part in ("a", "b", "c", "d")}
+    results = make_results(7, bytes(16_000_000))
+    results["packing"] |= {"code_bytes": 60_000, "artifact_bytes": 15_940_000}
+    results["packing"]["parts"] = dict.fromkeys("abcd", 3_900_000)
+    features = [{"name": "model.smear", "active": True, "evidence": "moves a logit"}] * 20
+    runs = [msgspec.convert({**results, "features": features, "seed": seed}, Results) for seed in range(5)]
+    said = {"author": "", "date": "2026-05-02", "blurb": "What it is. " * 20}
     return EntryView(
         folder="local/rich",
-        track="local",
         name="rich",
-        blurb="What it is. " * 20,
-        bpb=1.1,
-        bytes_total=16_000_000,
-        bytes_code=60_000,
-        bytes_model=15_940_000,
-        parts=dict.fromkeys("abcd", 3_900_000),
-        seeds=(1, 2, 3, 4, 5),
+        figures={**said, **entry_figures(runs)},
+        runs=tuple(runs),
         curves={f"seed {seed}": curve_of(steps) for seed in range(5)},
         documents=Documents(values, values * 1.01),
         portrait=msgspec.convert({**PORTRAIT, "codes": codes}, Portrait),
-        features=(Feature("model.smear", True, "moves a logit"),) * 20,
         audit=Audit(True, [Probe("sliding windows", "causality", "targets " * 20)] * 10),
     )
 
@@ -347,8 +346,8 @@ def test_an_entry_is_shown_as_its_submission_states_it(records: Path) -> None:
     (folder,) = (records / "track_non_record_16mb").iterdir()
     shown, stated = load_entry(folder), json.loads((folder / "submission.json").read_text())
     for name in ("val_bpb", "val_bpb_std"):
-        assert getattr(shown, name.removeprefix("val_")) == pytest.approx(stated[name])
+        assert shown.figures[name] == pytest.approx(stated[name])
     for name in ("bytes_total", "bytes_code", "bytes_model", "train_seconds", "eval_seconds", "hardware"):
-        assert getattr(shown, name) == stated[name]
-    assert list(shown.seeds) == stated["seeds"] and shown.verdict == "passed"
-    assert dataclasses.asdict(shown)["problem"] == ""
+        assert shown.figures[name] == stated[name]
+    assert list(shown.figures["seeds"]) == stated["seeds"] and shown.verdict == "passed"
+    assert shown.problem == ""
