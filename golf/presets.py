@@ -21,8 +21,8 @@ class Preset:
     """A configuration, the text it is meant for, and its purpose."""
 
     config: RunConfig
-    source: Literal["docs", "challenge"]
     purpose: str
+    source: Literal["docs", "challenge"] = "challenge"
 
 
 SEED = RunConfig(
@@ -234,32 +234,27 @@ GQA_MODEL = replace(
 
 PRESETS: dict[str, Preset] = {
     "h100-10min": Preset(
-        H100_10, "challenge", "the frontier's network, ten minutes on one H100: small batches, no recurrence"
+        H100_10, "the frontier's network, ten minutes on one H100: small batches, no recurrence"
     ),
-    "h100-30min": Preset(H100_30, "challenge", "the frontier's network, half an hour on one H100"),
-    "h100-107min": Preset(
-        H100_107, "challenge", "the frontier's recipe, the leaderboard's compute on one H100"
-    ),
+    "h100-30min": Preset(H100_30, "the frontier's network, half an hour on one H100"),
+    "h100-107min": Preset(H100_107, "the frontier's recipe, the leaderboard's compute on one H100"),
     "8xh100-10min": Preset(
         replace(H100_107, minutes=10.0),
-        "challenge",
         "the leaderboard's setting: torchrun --standalone --nproc_per_node=8 train_gpt.py",
     ),
-    "seed": Preset(SEED, "challenge", "the 26.7 M model of openai/parameter-golf #334, ten minutes on a GPU"),
-    "cpu": Preset(CPU, "docs", "2 layers of width 128, one minute of training on two cores"),
+    "seed": Preset(SEED, "the 26.7 M model of openai/parameter-golf #334, ten minutes on a GPU"),
+    "cpu": Preset(CPU, "2 layers of width 128, one minute of training on two cores", "docs"),
     "cpu-10min": Preset(
-        CPU_10, "docs", "the frontier's recipe at 4 layers of width 256, ten minutes on two cores"
+        CPU_10, "the frontier's recipe at 4 layers of width 256, ten minutes on two cores", "docs"
     ),
-    "gpt2-small": Preset(GPT2, "challenge", "for studies: the smallest GPT-2, learned positions, AdamW"),
-    "gpt2-mini": Preset(GPT2_MINI, "docs", "for studies: GPT-2 with six layers of width 384"),
+    "gpt2-small": Preset(GPT2, "for studies: the smallest GPT-2, learned positions, AdamW"),
+    "gpt2-mini": Preset(GPT2_MINI, "for studies: GPT-2 with six layers of width 384", "docs"),
     "modern-253m": Preset(
         replace(GPT2, model=MODERN_MODEL),
-        "challenge",
         "for studies: 12 layers of width 1,024 with RoPE, RMSNorm, SwiGLU and attention sinks, 253 M",
     ),
     "gqa-1024": Preset(
         replace(GPT2, model=GQA_MODEL),
-        "challenge",
         "for studies: GPT-2 with RoPE and grouped queries, width 1,024, context 2,048",
     ),
 }

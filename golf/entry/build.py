@@ -53,9 +53,13 @@ def build(
         check_track(run, track)
     results = [run.results for run in read]
     date = date or datetime.datetime.now(datetime.UTC).date()
-    blurb = blurb or _describe(results[0])
+    first, done = results[0], results[0].training
+    blurb = blurb or (
+        f"Preset {first.preset}: {done.model_parameters:,} parameters, {done.steps:,} steps over "
+        f"{done.train_tokens:,} tokens of {first.data.name}."
+    )
     figures = submission(results, read_identity(records_root.parent), blurb, track, date)
-    folder = records_root / track / f"{date.isoformat()}_{slug(results[0].name)}"
+    folder = records_root / track / f"{date.isoformat()}_{slug(first.name)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
@@ -89,15 +93,6 @@ def check_alike(runs: Sequence[SeedRun]) -> None:
 def slug(name: str) -> str:
     """A name as part of a folder's name: letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "run"
-
-
-def _describe(results: Results) -> str:
-    """One sentence on what was trained on what."""
-    done = results.training
-    return (
-        f"Preset {results.preset}: {done.model_parameters:,} parameters, {done.steps:,} steps over "
-        f"{done.train_tokens:,} tokens of {results.data.name}."
-    )
 
 
 def _differences(first: Results, second: Results) -> dict[str, tuple[Any, Any]]:

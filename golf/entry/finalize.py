@@ -95,7 +95,14 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     events = parse_events(folder.events.read_text(encoding="utf-8"))
     inputs_T = np.array(dataset.train_shards()[0][: min(PROBE_TOKENS, run.config.model.context)])
     inputs_BT = torch.from_numpy(inputs_T.astype(np.int64))[None]
-    features = tuple(find_features(run.config, results, load_weights(folder.weights), inputs_BT, events))
+    weights = load_weights(folder.weights)
+    features = (
+        *shape_features(run.config, weights, events),
+        *network_features(run.config.model, weights, inputs_BT),
+        *clip_features(run.config.optim.gradient_clip, events),
+        *schedule_features(run.config, results),
+        *score_features(run.config, results),
+    )
     rows = [(f.name, "active" if f.active else "NEVER ACTIVE", f.evidence) for f in features]
     log.table("techniques", ("technique", "", "evidence"), rows)
     parts, described = portrait(folder, dataset, how.device)
@@ -120,18 +127,6 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         )
 
 
-def find_features(
-    config: RunConfig, results: Results, weights: dict[str, Tensor], inputs_BT: Tensor, events: Events
-) -> Iterator[Feature]:
-    """Every technique of the configuration, in the order of the run: network, optimizers, schedule, average,
-    packing, score. `inputs_BT` are a few training tokens."""
-    yield from shape_features(config, weights, events)
-    yield from network_features(config.model, weights, inputs_BT)
-    yield from clip_features(config.optim.gradient_clip, events)
-    yield from schedule_features(config, results)
-    yield from score_features(config, results)
-
-
 def shape_features(config: RunConfig, weights: dict[str, Tensor], events: Events) -> Iterator[Feature]:
     """Size of the network, the weights that each optimizer trained, the initialization as it was logged."""
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
@@ -145,7 +140,8 @@ def shape_features(config: RunConfig, weights: dict[str, Tensor], events: Events
     evidence = f"{counts['matrix']:,} weights in {len(matrices)} matrices; AdamW {others:,} others"
     yield Feature(f"optim: {config.optim.matrix}", bool(matrices), evidence)
     distances = [event["orthogonal_to"] for event in events if event.get("event") == "initialization"]
-    for distance in distances[:1]:
+    if distances:
+        distance = distances[0]
         evidence = f"W W^T of the first query matrix was the identity to {distance:.1g}"
         yield Feature("orthogonal initialisation", distance < MAX_ORTHOGONAL_DISTANCE, evidence)
 
@@ -164,9 +160,13 @@ def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT:
         if vars(config)[name] != off
     }
     for technique, part in NEUTRAL_WEIGHTS.items():
-        if any(name.split(".")[-1] == part for name in weights):
-            neutral = {name: _neutral(name, weight, part) for name, weight in weights.items()}
-            without[technique] = _logits(config, neutral, inputs_BT)
+        neutral = {n: torch.zeros_like(w) for n, w in weights.items() if n.split(".")[-1] == part}
+        if part == "mix":
+            # Its first row is the share of the stream, which stays.
+            for name, weight in neutral.items():
+                weight[0] = weights[name][0]
+        if neutral:
+            without[technique] = _logits(config, weights | neutral, inputs_BT)
     for name, logits in without.items():
         largest = float((with_all - logits).abs().max())
         yield Feature(name, largest > 0.0, f"moves a logit by up to {largest:.3g}")
@@ -179,16 +179,6 @@ def _logits(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) 
     model.load_state_dict(shared, strict=False)
     with torch.no_grad():
         return model(inputs_BT)
-
-
-def _neutral(name: str, weight: Tensor, part: str) -> Tensor:
-    """Weights under which a technique adds nothing; a mix keeps its first row, the share of the stream."""
-    if name.split(".")[-1] != part:
-        return weight
-    neutral = torch.zeros_like(weight)
-    if part == "mix":
-        neutral[0] = weight[0]
-    return neutral
 
 
 def clip_features(largest_norm: float, events: Events) -> Iterator[Feature]:

@@ -75,7 +75,10 @@ def verify_entry(
         log.info(f"seed {seed}: scoring again in a fresh process")
         limit = stated.quantized.tally.num_tokens if stated.partial else None
         if sample is not None:
-            limit = _windows_to_tokens(stated, sample)
+            context, stride = stated.quantized.context, stated.quantized.stride
+            if sample < 1 or context is None or stride is None:
+                raise EntryError(f"cannot sample {sample} windows of {context} tokens by {stride}")
+            limit = context + (sample - 1) * stride
         options, adapted = [], stated.stage("test_time_trained")
         if adapted is not None and sample is not None and adapted.windows == "by document":
             log.info(
@@ -92,7 +95,9 @@ def verify_entry(
             limited = stated.config.get("ttt", {}).get("max_seconds") is not None
             options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
         scores, documents = rescore(entry, seed, data_folder, limit, device, options)
-        tolerance = _score_tolerance(stated, scores)
+        here = scores.environment["device"], scores.compute_dtype
+        there = stated.environment.get("device"), stated.scores.compute_dtype
+        tolerance = FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
         if sample is None:
             comparisons += _compare_scores(seed, stated, scores, tolerance)
         else:
@@ -191,13 +196,6 @@ def _compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Compari
             yield Comparison(f"seed {seed} all bytes scored", final.num_bytes, num_bytes)
 
 
-def _score_tolerance(stated: Results, found: Scores) -> float:
-    """In bits per byte: tight where both scores were made in float32 on a CPU."""
-    here = found.environment["device"], found.compute_dtype
-    there = stated.environment.get("device"), stated.scores.compute_dtype
-    return FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
-
-
 def _compare_scores(seed: int, stated: Results, found: Scores, tolerance: float) -> Iterator[Comparison]:
     """Each score that was made again against the one that the entry states."""
     for stage in found.stages:
@@ -210,14 +208,6 @@ def _compare_scores(seed: int, stated: Results, found: Scores, tolerance: float)
         yield Comparison(f"{where} val_loss", old.nats_per_token, new.nats_per_token, nats)
         yield Comparison(f"{where} tokens_scored", old.num_tokens, new.num_tokens)
         yield Comparison(f"{where} bytes_scored", old.num_bytes, new.num_bytes)
-
-
-def _windows_to_tokens(stated: Results, num_windows: int) -> int:
-    """Tokens that the first windows of an entry's score grade."""
-    stage = stated.quantized
-    if num_windows < 1 or stage.context is None or stage.stride is None:
-        raise EntryError(f"cannot sample {num_windows} windows of {stage.context} tokens by {stage.stride}")
-    return stage.context + (num_windows - 1) * stage.stride
 
 
 def _compare_documents(
