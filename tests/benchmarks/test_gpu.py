@@ -78,6 +78,12 @@ class StubPlan(Plan):
         return self.add(name, TIMED, self.work, self.results, name, memory=0.4)
 
 
+@pytest.fixture
+def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is not asked what it has: that starts a process which imports torch."""
+    monkeypatch.setattr("benchmarks.gpu.find_machine", lambda device: Machine("cpu", "stub", 0))
+
+
 def run(plan: StubPlan, *only: str) -> dict[str, tuple[str, str]]:
     """How each job ended, by what the file of results says."""
     Session(plan, Choice(only), time.monotonic()).run()
@@ -239,7 +245,11 @@ def test_figures_are_one_line_each_whatever_they_hold(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_ends_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_card: None,
 ) -> None:
     (tmp_path / "file").touch()
     plan = StubPlan(tmp_path / "old")
@@ -250,7 +260,7 @@ def test_bad_input_ends_in_one_line(
 
 
 def test_two_calls_in_one_folder_at_once_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_card: None
 ) -> None:
     options = {"out": str(tmp_path), "work": str(tmp_path / "work"), "minutes": 1.0}
     plan = StubPlan(tmp_path)

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from golf.command import parse_run
-from golf.config import RunConfig, fit_to_vocabulary
+from golf.config import fit_to_vocabulary
 from golf.data.manifest import open_dataset
 from golf.entry.bundle import entry_script
 from golf.entry.results import read_scores
@@ -31,9 +32,11 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def golden_config(name: str, data: Path) -> RunConfig:
+@cache
+def golden_script(name: str, data: Path) -> str:
+    """The script of a golden run's entry."""
     config, vocabulary = parse_run([*SIZE, *RUNS[name]]).config, open_dataset(data).vocabulary
-    return fit_to_vocabulary(config, config, vocabulary.size, vocabulary.bos_id)
+    return entry_script(fit_to_vocabulary(config, config, vocabulary.size, vocabulary.bos_id))
 
 
 def run_alone(script: bytes, data: Path, *options: str, processes: int = 1) -> tuple[Path, str, int]:
@@ -70,7 +73,7 @@ def assert_golden(run: Path, name: str) -> None:
 @pytest.fixture(scope="module")
 def seed_run(data: Path) -> Path:
     """The run folder of the seed's own script, which trained, packed and scored alone."""
-    folder, said, code = run_alone(entry_script(golden_config("seed", data)).encode(), data)
+    folder, said, code = run_alone(golden_script("seed", data).encode(), data)
     assert code == 0, said
     return folder / "run"
 
@@ -80,7 +83,7 @@ def test_an_entry_alone_gives_the_weights_payload_and_scores_of_the_whole_projec
 
 
 def test_the_packed_form_of_another_configuration_does_too(data):
-    folder, said, code = run_alone(pack_script(entry_script(golden_config("frontier", data))), data)
+    folder, said, code = run_alone(pack_script(golden_script("frontier", data)), data)
     assert code == 0, said
     assert_golden(folder / "run", "frontier")
 
@@ -90,13 +93,13 @@ def test_an_entry_goes_on_with_a_run_that_is_done_and_refuses_an_artifact_of_ano
     script = (seed_run.parent / "train_gpt.py").read_bytes()
     _, said, code = run_alone(script, data, "--resume", str(seed_run))
     assert code == 0 and "step:" not in said and entry_figures(seed_run) == before
-    other = entry_script(golden_config("frontier", data)).encode()
+    other = golden_script("frontier", data).encode()
     _, said, code = run_alone(other, data, "--score", str(seed_run / "artifact.bin"))
     assert code == 2 and "artifact" in said
 
 
 def test_two_processes_of_torchrun_train_an_entry_together(data):
-    script = entry_script(golden_config("seed", data)).encode()
+    script = golden_script("seed", data).encode()
     folder, said, code = run_alone(script, data, processes=2)
     assert code == 0, said
     assert "step:12/12" in said and entry_figures(folder / "run")["tokens"].keys() == NATS_ARRAYS.keys()
