@@ -31,7 +31,7 @@ def test_the_benchmark_measures_gains_speed_and_the_grid(artifact_path: Path, da
 
 
 def test_speeds_of_a_preset_are_measured_on_made_up_documents() -> None:
-    options = SpeedOptions(tiny=True, arms=("recorded-4", "called-4"), batches=1)
+    options = SpeedOptions(preset="cpu-10min", tiny=True, arms=("recorded-4", "called-4"), batches=1)
     log = RunLog(quiet=True)
     recorded, called = measure_speeds(options, choose_runtime("cpu"), log)
     assert recorded["steps"] == called["steps"] > 0
