@@ -13,7 +13,7 @@ class Letters:
 
     bos_id = 1
 
-    def decode(self, ids: list[int]) -> str:
+    def decode_tokens(self, ids: list[int]) -> str:
         return "".join(chr(ord("a") + token - 2) for token in ids if token != self.bos_id)
 
     def count_bytes(self, previous: np.ndarray, targets: np.ndarray) -> np.ndarray:

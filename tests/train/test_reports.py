@@ -82,7 +82,7 @@ def test_the_last_step_is_logged_whether_it_is_due_or_not(tmp_path: Path):
     reports = make_reports(RunLog(tmp_path / "run", quiet=True))
     for number in (1, 2, 3):
         reports.launched(make_step(number, 1.0), SilentBar())
-    reports.catch_up(SilentBar())
+    reports.launched(None, SilentBar())
     events = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events] == ["1/10", "2/10", "3/10"]
 
