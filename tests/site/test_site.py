@@ -21,7 +21,7 @@ from golf.entry.progress import curve_of
 from golf.entry.submission import entry_figures
 from golf.results import Results
 from golf.site import render as report
-from golf.site.load import (
+from golf.site.render import (
     Audit,
     Documents,
     EntryView,
@@ -30,8 +30,11 @@ from golf.site.load import (
     group_by_text,
     load_entries,
     load_entry,
+    render_page,
+    signature,
+    watch,
+    write_report,
 )
-from golf.site.render import render_page, signature, watch, write_report
 from golf.system.log import RunLog
 
 NOW = datetime(2026, 5, 2, 12, 0, 0)
