@@ -31,8 +31,8 @@ from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
+from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin
-from golf.prepare.sources import build_dataset
 from golf.prepare.split import SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice

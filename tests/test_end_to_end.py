@@ -20,8 +20,8 @@ from golf import run as running
 from golf.check.check import check_folders
 from golf.entry import finalize as closing
 from golf.entry.results import read_results, read_scores
+from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin
-from golf.prepare.sources import build_dataset
 from golf.prepare.split import SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents, toy_model
 
-from golf.audit.probes import (
+from golf.audit.rescore import (
     Probing,
     Replay,
     probe_bytes,

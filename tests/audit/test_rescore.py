@@ -14,8 +14,7 @@ from torch import Tensor
 
 import eval_bpb
 from golf.audit import rescore as auditing
-from golf.audit.probes import ProbeReport, Replay
-from golf.audit.rescore import AuditConfig, audit_artifact
+from golf.audit.rescore import AuditConfig, ProbeReport, Replay, audit_artifact
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig
 from golf.model.embeddings import SmearGate
@@ -167,7 +166,7 @@ def test_the_program_writes_the_audit_and_exits_by_it(
 
 
 def _report_of_a_violation() -> object:
-    from golf.audit.probes import ProbeReport
+    from golf.audit.rescore import ProbeReport
 
     return ProbeReport("causality", "target 3", ["replacing target 3 moved the grade of target 1"])
 

@@ -15,7 +15,7 @@ import pytest
 from score_toys import BOS_ID, VOCAB_SIZE, toy_documents
 from tiny_samples import tiny_text, tiny_tokenizer, write_tiny_dataset
 
-from golf.audit.probes import (
+from golf.audit.rescore import (
     ProbedScorer,
     Probing,
     Replay,

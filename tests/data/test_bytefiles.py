@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from data_samples import sample_text
 
-from golf.audit.probes import probe_bytes
+from golf.audit.rescore import probe_bytes
 from golf.data.manifest import Manifest, find_byte_file, open_dataset
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.prepare.__main__ import main
+from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin, adopt_shards, iterate_documents
-from golf.prepare.sources import build_dataset
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice

@@ -115,7 +115,7 @@ def test_a_run_is_a_process_of_its_own_and_one_that_is_killed_is_run_again(lab, 
 
 
 def test_searching_without_optuna_says_what_to_install(lab, monkeypatch, capsys):
-    monkeypatch.setattr("golf.lab.__main__.find_spec", lambda name: None)
+    monkeypatch.setattr("golf.lab.search.find_spec", lambda name: None)
     assert call(lab, "--search") == 2
     assert 'pip install "optuna>=4"' in capsys.readouterr().err
 

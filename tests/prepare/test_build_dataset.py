@@ -9,10 +9,10 @@ from data_samples import sample_text
 from golf.data.manifest import Manifest, open_dataset
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare import sources, tokenizer
+from golf.prepare import build, tokenizer
+from golf.prepare.build import build_dataset
 from golf.prepare.encode import text_digest
 from golf.prepare.shards import TextOrigin, iterate_documents
-from golf.prepare.sources import build_dataset
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
@@ -227,7 +227,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, tiny_model_path: Path, monkeypatc
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sources, "check_shards", stopped)
+    monkeypatch.setattr(build, "check_shards", stopped)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "a", tiny_model_path)
     assert not list(tmp_path.iterdir())
@@ -241,7 +241,7 @@ def test_a_trained_tokenizer_sees_no_validation_text(tmp_path: Path, monkeypatch
         seen.extend(texts)
         return train(seen, *more)
 
-    monkeypatch.setattr("golf.prepare.sources.train_tokenizer", spy)
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
     make(tmp_path / "a", 400)
     assert sorted(seen) == sorted(documents_of(tmp_path / "a", "train"))
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["vocab_size"] == 400

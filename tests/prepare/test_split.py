@@ -7,8 +7,9 @@ from data_samples import SHARED, sample_text
 from golf.data.manifest import Manifest, open_dataset
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
+from golf.prepare.build import build_dataset
 from golf.prepare.shards import TextOrigin, iterate_documents
-from golf.prepare.sources import TextConfig, build_dataset, given_validation
+from golf.prepare.sources import TextConfig, given_validation
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
@@ -77,7 +78,7 @@ def test_a_trained_tokenizer_sees_no_given_validation_text(
         seen.extend(texts)
         return tiny_model_path.read_bytes()
 
-    monkeypatch.setattr("golf.prepare.sources.train_tokenizer", spy)
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
     given = GivenValidation(first_documents=30)
     make(tmp_path / "a", TokenizerChoice(vocab_size=400), [*TEXTS, TEXTS[0]], given)
     assert sorted(seen) == sorted(TEXTS[30:])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from score_toys import BOS_ID, ToyVocabulary, toy_documents
 
-from golf.audit.probes import probe_bytes
+from golf.audit.rescore import probe_bytes
 from golf.data.shards import read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.score import documents

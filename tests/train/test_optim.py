@@ -9,8 +9,15 @@ from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.system.distributed import World, noop
 from golf.train import optim
-from golf.train.muon import POLAR_EXPRESS, QUINTIC, Muon, orthogonalize
-from golf.train.optim import OptimConfig, Optimizers, split_parameters
+from golf.train.optim import (
+    POLAR_EXPRESS,
+    QUINTIC,
+    Muon,
+    OptimConfig,
+    Optimizers,
+    orthogonalize,
+    split_parameters,
+)
 
 TINY = ModelConfig(64, 2, 32, 4, 2, 48, 16, rotary_dims=4, bigram_buckets=16, bigram_width=8)
 

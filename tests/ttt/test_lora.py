@@ -6,7 +6,7 @@ import pytest
 import torch
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary, toy_documents
 
-from golf.audit.probes import Probing
+from golf.audit.rescore import Probing
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.score import ledger

@@ -7,7 +7,7 @@ import pytest
 from score_toys import BOS_ID, VOCAB_SIZE, ToyVocabulary
 from test_lora import STRONG, WINDOWS, network, plain
 
-from golf.audit.probes import Probing, Replay, probe_causality, probe_ledger, probe_normalization
+from golf.audit.rescore import Probing, Replay, probe_causality, probe_ledger, probe_normalization
 from golf.score.scorer import Scoring, score
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
