@@ -21,7 +21,6 @@ LONGEST = (
     "test_golden.py",
     "test_extending.py",
     "test_gpu.py",
-    "test_types.py",
 )
 """Files that take the longest. They come first, so that no process is left with one of them at the end."""
 

@@ -56,10 +56,19 @@ def specialize(modules: Sequence[SourceModule], root: str, config: Any) -> list[
     """The modules with `config` in the script `root`, reduced to what the program does with it."""
     modules = [_with_constant(module, config) if module.name == root else module for module in modules]
     modules = shake(modules, root)
+    fields: dict[str, Any] = {}
+    settled: set[SourceModule] = set()
     for _ in range(NUM_ROUNDS):
-        fields = constant_fields(modules, config)
-        modules = [module.edited(_Folder(config, fields, module).edits()) for module in modules]
-        modules = shake(modules, root)
+        before, fields = fields, constant_fields(modules, config)
+        settled = settled if fields == before else set()
+        folded = [
+            module if module in settled else module.edited(_Folder(config, fields, module).edits())
+            for module in modules
+        ]
+        settled |= {module for module in folded if module in modules}
+        if folded == modules:
+            break
+        modules = shake(folded, root)
     return modules
 
 
