@@ -208,7 +208,7 @@ def counted(whole, monkeypatch) -> list[str]:
     monkeypatch.setattr(running, "score_weights", noting("weights", running.score_weights))
     monkeypatch.setattr(subprocess, "run", fresh_process)
     monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
-    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
     # The same script as before, which takes seconds to make.
     monkeypatch.setattr(train_gpt, "charged_script", lambda *_: (whole / "run" / "train_gpt.py").read_bytes())
     return done

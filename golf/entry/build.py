@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from golf.entry.plots import plot_training
 from golf.entry.progress import curve_of
 from golf.entry.readme import render_readme
 from golf.entry.results import ENTRY_FORMAT, EntryError, read_results
@@ -156,6 +155,9 @@ def _fill(entry: EntryFolder, runs: Sequence[SeedRun], figures: dict[str, Any]) 
     _write_audit(entry.audit, runs)
     parameters = first.results.training.model_parameters
     title = f"{figures['name']}: {parameters:,} parameters, {first.results.data.name}"
+    # Imported here: matplotlib takes half a second, which scoring and resuming do without.
+    from golf.entry.plots import plot_training
+
     plot_training({run.results.seed: curve_of(run.events) for run in runs}, title, entry.training_plot)
     pictures = [entry.training_plot.name]
     for path in sorted(first.folder.path.glob("*.png")):

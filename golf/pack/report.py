@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import zstandard
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from golf.pack.artifact import open_artifact
 from golf.pack.calibrate import Calibration
@@ -137,6 +135,10 @@ def coder_input(artifact: bytes) -> tuple[bytes, bytes]:
 
 def draw_report(report: dict[str, Any], path: Path) -> None:
     """Writes a PNG: bytes by part, and the distribution of the codes in each part."""
+    # Imported here: matplotlib takes half a second, which runs do without.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     parts = report["totals"]["bytes_by_part"]

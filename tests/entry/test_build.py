@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_drawing")
 
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def true_entry(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         data__validation_bytes=tally.num_bytes,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("golf.entry.build.plot_training", draw_nothing)
+        patch.setattr("golf.entry.plots.plot_training", draw_nothing)
         return build([run], place / "records", "local")
 
 

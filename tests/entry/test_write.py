@@ -33,7 +33,7 @@ SUBMISSION_KEYS = (
 
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
 
 
 @pytest.fixture
