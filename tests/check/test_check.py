@@ -353,7 +353,7 @@ def test_a_packed_script_counts_as_shipped_and_both_sums_are_told(tmp_path: Path
 def test_an_entry_this_project_builds_has_neither_error_nor_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
     run = make_run(tmp_path / "run")
     results = read_results(run / "results.json")
     packing = results.packing

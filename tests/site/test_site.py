@@ -48,7 +48,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("shelf")
     root = place / "records"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("golf.entry.build.plot_training", draw_nothing)
+        patch.setattr("golf.entry.plots.plot_training", draw_nothing)
         runs = [make_run(place / f"seed{seed}", seed) for seed in (42, 7, 99)]
         for run in runs:
             audit(edit(run, name="three-seeds"))
@@ -163,7 +163,7 @@ ODD_PORTRAITS = [
 def test_a_portrait_of_an_unknown_shape_is_left_out_alone(
     portrait: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
     entry = build([edit(make_run(tmp_path / "run", 5), portrait=portrait)], tmp_path / "records", "local")
     shown = load_entry(entry)
     assert shown.problem.startswith("portrait cannot be read") and shown.portrait == Portrait()
@@ -175,7 +175,7 @@ def test_a_portrait_of_an_unknown_shape_is_left_out_alone(
 def test_a_side_file_that_cannot_be_read_is_left_out_alone(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golf.entry.build.plot_training", draw_nothing)
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
     entry = build([make_run(tmp_path / "run", 5)], tmp_path / "records", "local")
     (entry / broken).write_bytes(b"{")
     shown = load_entry(entry)
