@@ -64,3 +64,11 @@ def test_a_committed_entry_of_any_version_has_the_figures_of_its_submission(entr
     with np.load(entry / "per_document.npz") as arrays:
         for stated_run in results.values():
             check_documents(entry / "per_document.npz", dict(arrays), stated_run)
+
+
+def test_results_of_the_first_version_are_read_with_the_figures_that_were_stated():
+    results = read_entry_results(Path(__file__).parents[1] / "fixtures" / "results_version_1.json")[42]
+    assert [stage.name for stage in results.stages] == ["last", "averaged", "quantized", "test_time_trained"]
+    assert results.final.tally.bits_per_byte == pytest.approx(1.77653753, abs=1e-8)
+    assert (results.final.tally.num_tokens, results.final.tally.num_bytes) == (66_209, 112_523)
+    assert (results.packing.total_bytes, results.training.steps) == (768_108, 893)
