@@ -17,14 +17,20 @@ import torch
 
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
+from golf.evaluate import save_documents, score_once
 from golf.pack.artifact import QUANTIZERS, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_container
 from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
 from golf.results import RESULTS_VERSION
-from golf.run import artifact_header, build_trainer, calibration_batches, exported_model
-from golf.score.documents import per_document, save_arrays
-from golf.score.scorer import ScoreResult, Scoring, score
+from golf.run import (
+    artifact_header,
+    build_trainer,
+    calibration_batches,
+    exported_model,
+    isolated_python,
+)
+from golf.score.scorer import ScoreResult, Scoring
 from golf.system.clock import StageClock
 from golf.system.device import (
     choose_runtime,
@@ -43,7 +49,6 @@ from golf.system.log import RunLog
 from golf.train.checkpoint import load_weights, save_weights
 from golf.train.loop import Interrupted
 from golf.train.objective import export_state_dict
-from golf.ttt.methods import score_adapting
 
 CONFIG = RunConfig()
 """The configuration of this entry; fields that are not written have their default."""
@@ -128,11 +133,7 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
 
 def score_alone(options: argparse.Namespace, artifact: Path, figures: Path, world: World) -> None:
     """Scores the artifact in fresh processes, as many as train, from the bytes of script and artifact."""
-    alone = [sys.executable, "-I"]
-    if world.local_size > 1:
-        alone += ["-m", "torch.distributed.run", "--standalone", "--no-python"]
-        alone += [f"--nproc_per_node={world.local_size}", sys.executable, "-I"]
-    command = [*alone, __file__, "--score", str(artifact), "--data", str(options.data)]
+    command = [*isolated_python(world), __file__, "--score", str(artifact), "--data", str(options.data)]
     command += ["--json", str(figures), "--device", options.device]
     command += ["--ttt"] * CONFIG.ttt.enabled + ["--eager"] * options.eager
     command += [] if options.max_tokens is None else ["--max-tokens", str(options.max_tokens)]
@@ -162,26 +163,18 @@ def score_artifact(options: argparse.Namespace, world: World) -> None:
         if runtime.compiled:
             model.compile(dynamic=False)
         tokens = dataset.validation_tokens(clock)
-        scoring = Scoring(model, tokens, dataset.vocabulary, CONFIG.score, options.max_tokens, log=log)
-        scoring = replace(scoring, world=world)
-        load_seconds, stages, arrays = clock.elapsed("score"), [], {}
+        limit = options.max_tokens
+        scoring = Scoring(model, tokens, dataset.vocabulary, CONFIG.score, limit, log=log, world=world)
+        load_seconds, stages, nats = clock.elapsed("score"), [], {}
         for name in ["quantized"] * (not options.no_plain) + ["test_time_trained"] * options.ttt:
             started = clock.elapsed("score")
-            if name == "quantized":
-                result = score(scoring, CONFIG.ttt.chunk_tokens)
-            else:
-                # One chunk after the other is learned from: the first process alone has part in it.
-                if CONFIG.ttt.method == "sgd" and not world.is_first:
-                    continue
-                alone = replace(scoring, world=World()) if CONFIG.ttt.method == "sgd" else scoring
-                limit = CONFIG.ttt.max_seconds if options.max_seconds is None else options.max_seconds
-                result = score_adapting(alone, CONFIG.ttt, limit)
-            stages.append(describe_score(name, result, clock.elapsed("score") - started, log))
-            documents = per_document(result.nats_N, tokens, dataset.vocabulary)
-            arrays["nats" if name == "quantized" else "ttt_nats"] = documents.nats_D
-            arrays |= {"tokens": documents.tokens_D, "bytes": documents.bytes_D}
+            adapting = CONFIG.ttt if name == "test_time_trained" else None
+            result = score_once(scoring, adapting, CONFIG.ttt.chunk_tokens, options.max_seconds)
+            if result is not None:
+                stages.append(describe_score(name, result, clock.elapsed("score") - started, log))
+                nats[name] = result.nats_N
     if world.is_first and options.per_document:
-        save_arrays(options.per_document, arrays)
+        save_documents(options.per_document, nats, tokens, dataset.vocabulary)
     if world.is_first and options.json:
         figures = {
             "version": RESULTS_VERSION,

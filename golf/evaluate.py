@@ -121,7 +121,7 @@ def evaluate(
         for name in ["quantized"] * plain + ["test_time_trained"] * ttt:
             started = clock.elapsed("score")
             adapting = ttt_config if name == "test_time_trained" else None
-            result = _score_stage(scoring, adapting, ttt_config.chunk_tokens, config.max_seconds)
+            result = score_once(scoring, adapting, ttt_config.chunk_tokens, config.max_seconds)
             if result is not None:
                 seconds = clock.elapsed("score") - started
                 stages.append(_stage(name, result, seconds, adapting, config.sample_documents is not None))
@@ -146,7 +146,7 @@ def evaluate(
     return scores
 
 
-def _score_stage(
+def score_once(
     scoring: Scoring, ttt: TTTConfig | None, chunk_tokens: int, max_seconds: float | None
 ) -> ScoreResult | None:
     """The score, with test-time training for a `ttt`; None in processes that have no part in it."""

@@ -526,7 +526,7 @@ def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: 
     with run.clock.stage("score"), tempfile.TemporaryDirectory() as empty:
         script = Path(empty) / folder.script.name
         script.write_bytes(folder.script.read_bytes())
-        command = [*_launcher(run.runtime.world), str(script), "--score", str(artifact)]
+        command = [*isolated_python(run.runtime.world), str(script), "--score", str(artifact)]
         command += ["--data", str(run.dataset.folder.resolve()), "--json", str(figures.resolve())]
         command += ["--per-document", str(folder.documents(name).resolve()), "--device", how.device]
         command += ["--ttt", "--no-plain"] if name == "test_time_trained" else []
@@ -548,8 +548,8 @@ def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: 
     return scores
 
 
-def _launcher(world: World) -> list[str]:
-    """The interpreter alone, or on a machine of several processes as many of them by torchrun."""
+def isolated_python(world: World) -> list[str]:
+    """The command of an isolated Python, or of as many by torchrun as processes train on this machine."""
     alone = [sys.executable, "-I"]
     if world.local_size == 1:
         return alone

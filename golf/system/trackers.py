@@ -1,6 +1,7 @@
 """Trackers: where a run's events go besides its own log files.
 
-Each is a package of its own, imported when it is asked for."""
+Each is a package of its own, imported when it is asked for.
+"""
 
 import importlib
 import re
