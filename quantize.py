@@ -6,7 +6,6 @@
 Exit code 1 when code and artifact do not fit, 2 on bad input.
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from golf.presets import PRESETS
 from golf.run import load_calibration
 from golf.run_folder import RunFolder
 from golf.system.cli import run_program
-from golf.system.files import write_bytes, write_json
+from golf.system.files import read_sealed_json, write_bytes, write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
@@ -70,11 +69,10 @@ def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
     for file in (run.weights, run.config, run.script):
         if not file.is_file():
             raise ValueError(f"{folder} has no {file.name}; expected a run folder")
-    try:
-        header = json.loads(run.config.read_text(encoding="utf-8"))["header"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{run.config} lacks what an artifact needs: {error!r}") from error
-    return load_weights(run.weights), header, run.script.stat().st_size
+    stored = read_sealed_json(run.config)
+    if "header" not in stored:
+        raise ValueError(f"{run.config} lacks the header of an artifact")
+    return load_weights(run.weights), stored["header"], run.script.stat().st_size
 
 
 def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any]:

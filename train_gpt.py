@@ -6,14 +6,14 @@ python train_gpt.py --score artifact.bin --data DIR  scores an artifact in this 
 """
 
 import sys
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
-from golf.command import is_finished, open_run, parse_run, planned_runs, run_score
+from golf.command import RunCommand, is_finished, open_run, parse_run, planned_runs, run_score
 from golf.doctor import print_diagnosis
 from golf.entry.build import build
 from golf.entry.finalize import charged_script, finalize_run
-from golf.entry.runs import check_plan
 from golf.pack.fit import BudgetError
 from golf.results import print_results
 from golf.run import (
@@ -25,11 +25,13 @@ from golf.run import (
     score_stage,
     train_stage,
 )
-from golf.system.cli import STOPPED, run_program
+from golf.run_folder import RunFolder
+from golf.system.cli import run_program
 from golf.system.device import device_kind, read_world
+from golf.system.distributed import World
+from golf.system.lock import owned_folder
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict, flat_fields
-from golf.train.loop import Interrupted
 
 
 def run_pipeline(arguments: list[str]) -> None:
@@ -41,39 +43,42 @@ def run_pipeline(arguments: list[str]) -> None:
     with world.joined(device_kind(asked.options.device)):
         world.require_same(flat_fields(config_to_dict(asked.config)))
         runs = world.broadcast(lambda: planned_runs(arguments))
-        for command, _ in runs:
-            check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
         for command, folder in runs:
-            if world.broadcast(partial(is_finished, folder)):
-                continue
-            run, live = open_run(command, folder, world), LiveTrainer()
-            code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
-            training = train_stage(folder, run, live, code)
-            averaging = average_stage(folder, run, live)
-            if not world.is_first:
-                live.release(run.runtime)
-                continue
-            calibrate_stage(folder, run)
-            packing = pack_stage(folder, run, code)
-            scores = score_stage(folder, run, live)
-            results = collect_results(run, training, averaging, packing, scores)
-            print_results(results, run.log)
-            finalize_run(folder, run, results)
-            run.log.close()
+            with owned_folder(folder.path) if world.is_first else nullcontext():
+                if not world.broadcast(partial(is_finished, folder)):
+                    run_stages(command, folder, world)
     if world.is_first:
         folders, track = [folder.path for _, folder in runs], runs[0][0].options.track
         print(f"entry: {build(folders, Path('records'), track)}")
 
 
+def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
+    """One run, from text to results and audit."""
+    run, live = open_run(command, folder, world), LiveTrainer()
+    code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
+    training = train_stage(folder, run, live, code)
+    averaging = average_stage(folder, run, live)
+    if not world.is_first:
+        live.release(run.runtime)
+        return
+    calibrate_stage(folder, run)
+    packing = pack_stage(folder, run, code)
+    scores = score_stage(folder, run, live)
+    results = collect_results(run, training, averaging, packing, scores)
+    print_results(results, run.log)
+    finalize_run(folder, run, results)
+    run.log.close()
+
+
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM."""
     if arguments == ["--doctor"]:
         work = partial(print_diagnosis, RunLog(), Path("data"))
     elif any(argument.split("=")[0] == "--score" for argument in arguments):
         work = partial(run_score, arguments)
     else:
         work = partial(run_pipeline, arguments)
-    return run_program("train_gpt.py", work, {BudgetError: 1, Interrupted: STOPPED})
+    return run_program("train_gpt.py", work, {BudgetError: 1})
 
 
 if __name__ == "__main__":

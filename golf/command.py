@@ -1,8 +1,8 @@
 """The command line of a run: its options over a preset, the runs that it asks for, and a run made ready."""
 
 import dataclasses
+import hashlib
 import itertools
-import json
 import math
 import re
 import shlex
@@ -18,7 +18,7 @@ import tyro
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset
-from golf.entry.runs import Track
+from golf.entry.runs import Track, check_plan
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.prepare.sources import prepare_default
 from golf.presets import PRESETS
@@ -26,7 +26,7 @@ from golf.run import RunContext, ScoringOptions
 from golf.run_folder import RunFolder
 from golf.system.device import choose_runtime, environment
 from golf.system.distributed import World
-from golf.system.files import require_writable, write_json
+from golf.system.files import read_sealed_json, require_writable, write_sealed_json
 from golf.system.log import RunLog
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict
 from golf.system.trackers import open_trackers
@@ -145,11 +145,8 @@ def parse_run(arguments: list[str]) -> RunCommand:
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:
-    """A run folder's config.json; ConfigError, naming it, for a damaged one."""
-    try:
-        return json.loads(folder.config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{folder.config} is damaged: {error}") from error
+    """A run folder's config.json; DamagedFileError, naming it, for a damaged one."""
+    return read_sealed_json(folder.config)
 
 
 def stored_run(folder: RunFolder, arguments: list[str]) -> RunCommand:
@@ -177,9 +174,11 @@ def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, RunFolder]]:
     options = command.options
     if options.resume is not None:
         folder = RunFolder(options.resume)
-        return [(stored_run(folder, arguments), folder)]
-    name = options.name or options.preset
-    out = options.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{name}"
+        command = stored_run(folder, arguments)
+    check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
+    if options.resume is not None:
+        return [(command, RunFolder(options.resume))]
+    out = options.out or new_run_folder(options.name or options.preset)
     if options.seeds is not None:
         configs = [dataclasses.replace(command.config, seed=int(seed)) for seed in options.seeds.split(",")]
         return [(RunCommand(options, config), RunFolder(out / f"seed{config.seed}")) for config in configs]
@@ -188,11 +187,24 @@ def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, RunFolder]]:
     return [(command, RunFolder(out))]
 
 
+def new_run_folder(name: str) -> Path:
+    """Makes a folder under runs/, called by the time; those made in the same second differ."""
+    first = Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{name}"
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError
+
+
 def is_finished(folder: RunFolder) -> bool:
     """Whether nothing of a run is left to do: its results are there, and its audit passed."""
     if not (folder.results.is_file() and folder.audit.is_file()):
         return False
-    return json.loads(folder.audit.read_text(encoding="utf-8")).get("passed") is True
+    return read_sealed_json(folder.audit).get("passed") is True
 
 
 def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Dataset:
@@ -232,8 +244,15 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
     if not world.is_first:
         return RunContext(config, dataset, runtime, console, plan)
     folder.path.mkdir(parents=True, exist_ok=True)
+    inputs = {file.name: file.sha256 for file in dataset.manifest.files}
+    inputs[dataset.manifest.tokenizer] = dataset.manifest.tokenizer_sha256
+    code = source_sha256()
     if folder.config.is_file():
-        line = read_config(folder).get("command") or line
+        stored = read_config(folder)
+        line = stored.get("command") or line
+        require_same_inputs(stored.get("inputs") or inputs, inputs, dataset.folder)
+        if stored.get("source_sha256", code) != code:
+            console.info("the code of this toolkit has changed since the run began")
     run = RunContext(
         config,
         dataset,
@@ -253,7 +272,26 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
         "options": msgspec.to_builtins(options, enc_hook=str),
         "config": config_to_dict(config),
     }
-    write_json(folder.config, {**described, "header": run.header})
+    facts = {"header": run.header, "inputs": inputs, "source_sha256": code}
+    write_sealed_json(folder.config, {**described, **facts})
     run.log.record("environment", **environment(runtime.device, world))
     run.log.record("config", **described["config"])
     return run
+
+
+def require_same_inputs(before: dict[str, str], now: dict[str, str], folder: Path) -> None:
+    """Raises ConfigError, naming a file, if a run would go on with other data; both are sha256 by file."""
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise ConfigError(
+                f"the run began with another {folder / name}: its sha256 was {before.get(name, 'none')} and "
+                f"is {now.get(name, 'none')}; the run can go on with the data it began with alone"
+            )
+
+
+def source_sha256() -> str:
+    """Hexadecimal sha256 of the toolkit's code."""
+    found, package = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        found.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return found.hexdigest()

@@ -7,7 +7,6 @@ python train_gpt.py --score artifact.bin --data DIR                scores an art
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,13 +30,13 @@ from golf.run import (
     isolated_python,
 )
 from golf.score.scorer import ScoreResult, Scoring
+from golf.system.child import run_child
+from golf.system.cli import Stopped
 from golf.system.clock import StageClock
 from golf.system.device import (
     choose_runtime,
     device_kind,
     dtype_name,
-    end_with_parent,
-    env_without_torchrun,
     environment,
     read_world,
     release_memory,
@@ -46,8 +45,7 @@ from golf.system.device import (
 from golf.system.distributed import World
 from golf.system.files import write_bytes, write_json
 from golf.system.log import RunLog
-from golf.train.checkpoint import load_weights, save_weights
-from golf.train.loop import Interrupted
+from golf.train.checkpoint import save_weights
 from golf.train.objective import export_state_dict
 
 CONFIG = RunConfig()
@@ -88,9 +86,7 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
     """The run of this entry, from text to scores; what its folder holds already is not made again."""
     folder, config = options.out, replace(CONFIG, seed=options.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, weights_path, artifact = (
-        folder / name for name in ("checkpoint.pt", "weights.safetensors", "artifact.bin")
-    )
+    checkpoint, artifact = folder / "checkpoint.pt", folder / "artifact.bin"
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     dataset, clock = open_text(options.data), StageClock()
     log = RunLog(folder / "run" if world.is_first else None, quiet=not world.is_first)
@@ -107,7 +103,7 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
             _, weights, _ = trainer.choose_output()
         if world.is_first:
             exported = export_state_dict(weights)
-            save_weights(weights_path, exported)
+            save_weights(folder / "weights.safetensors", exported)
             calibration = None
             if QUANTIZERS[config.pack.scheme].needs_calibration:
                 position, tokens = trainer.batches.state_dict(), trainer.micro_batch_tokens
@@ -120,7 +116,7 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
                 code = Path(__file__).read_bytes()
                 header = artifact_header(config, runtime.compute_dtype, dataset.vocabulary.sha256)
                 room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
-                packed = pack(load_weights(weights_path), header, config.pack, room_bytes, calibration)
+                packed = pack(exported, header, config.pack, room_bytes, calibration)
             write_bytes(artifact, packed.artifact)
             log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
             log.event("seconds", **clock.seconds)
@@ -137,8 +133,7 @@ def score_alone(options: argparse.Namespace, artifact: Path, figures: Path, worl
     command += ["--json", str(figures), "--device", options.device]
     command += ["--ttt"] * CONFIG.ttt.enabled + ["--eager"] * options.eager
     command += [] if options.max_tokens is None else ["--max-tokens", str(options.max_tokens)]
-    done = subprocess.run(command, env=env_without_torchrun(), check=False, preexec_fn=end_with_parent())
-    if done.returncode:
+    if run_child(command):
         raise ValueError(f"scoring {artifact} failed, as said above")
 
 
@@ -216,14 +211,14 @@ def describe_score(name: str, result: ScoreResult, seconds: float, log: RunLog) 
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM."""
     options, world = parse_arguments(arguments), read_world()
     try:
         with world.joined(device_kind(options.device)):
             (train_and_pack if options.score is None else score_artifact)(options, world)
-    except (KeyboardInterrupt, Interrupted) as stop:
-        print(f"train_gpt.py: {stop or 'stopped'}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"train_gpt.py: {str(stop) or 'stopped'}", file=sys.stderr)
+        return stop.code if isinstance(stop, Stopped) else 130
     except (ValueError, OSError) as error:
         print(f"train_gpt.py: {error}", file=sys.stderr)
         return 1 if isinstance(error, BudgetError) else 2

@@ -4,6 +4,7 @@ An entry needs no progress bars, no JSON log and no advice for machines that can
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from golf.pack.calibrate import Calibration
+from golf.system.cli import silence
 from golf.system.device import DeviceError, Runtime, cpu_has_bfloat16, gpu_has_bfloat16, keep_compiled_code
 from golf.system.distributed import World
 
@@ -89,7 +91,10 @@ class RunLog:
     def info(self, text: str) -> None:
         """Logs one line of prose."""
         if not self._quiet:
-            print(text, flush=True)
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:
+                silence(sys.stdout)
         if self._file:
             print(text, file=self._file, flush=True)
 

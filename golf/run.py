@@ -4,7 +4,6 @@ A stage that finds its result there returns it. One that is done again makes the
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from golf.config import RunConfig
 from golf.data.batches import ShuffledDocuments, TrainBatches
-from golf.data.manifest import MANIFEST_NAME, Dataset, sha256_of_file
+from golf.data.manifest import MANIFEST_NAME, Dataset
 from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT, distance_from_orthogonal
 from golf.pack.artifact import QUANTIZERS, pack
@@ -44,6 +43,8 @@ from golf.score.documents import save_arrays
 from golf.score.scorer import CHUNK_TOKENS, Grade, Scoring, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
+from golf.system.child import run_child
+from golf.system.cli import Stopped
 from golf.system.clock import StageClock
 from golf.system.device import (
     Runtime,
@@ -56,14 +57,21 @@ from golf.system.device import (
     seed_everything,
 )
 from golf.system.distributed import World
-from golf.system.files import write_bytes, write_json
+from golf.system.files import (
+    DamagedFileError,
+    read_sealed_json,
+    sha256_of_file,
+    write_bytes,
+    write_sealed_json,
+)
 from golf.system.log import RunLog
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict, flat_fields
 from golf.time_plan import TimePlan
-from golf.train.checkpoint import load_checkpoint, load_weights, save_weights
-from golf.train.loop import Interrupted, Trainer, weights_sum
+from golf.train.checkpoint import load_checkpoint, load_weights, newest_sound_checkpoint, save_weights
+from golf.train.loop import Trainer, weights_sum
 from golf.train.objective import export_config, export_state_dict
 
+AGAIN = "; remove it to have its stage done again"
 Stored = TypeVar("Stored")
 StageResult = TypeVar("StageResult", Training, Averaging, Calibrated, Packing, WeightScores)
 
@@ -139,8 +147,8 @@ def train_stage(
 
     With the `code` that is charged for, the process that will score is started once, beside the warm-up, to
     see that it can. All processes of the runtime's world train; the first alone writes. Raises WorldError
-    unless they agree on configuration, data and versions; DivergenceError, Interrupted and CheckpointError
-    as the trainer does.
+    unless they agree on configuration, data and versions; DivergenceError, Stopped and CheckpointError as
+    the trainer does.
     """
     clock, log, world = run.clock, run.log, run.runtime.world
     done = run.take_up(folder.training, Training, world)
@@ -151,19 +159,19 @@ def train_stage(
     world.require_same(_shared_inputs(run))
     trainer = live.trainer = build_trainer(run.config, run.dataset, run.runtime, clock, log)
     if world.broadcast(folder.checkpoint.is_file):
-        trainer.resume(folder.checkpoint)
+        trainer.resume(world.broadcast(lambda: newest_sound_checkpoint(folder.checkpoint, log.info)))
         log.info(f"resumed at step {trainer.steps}")
         run.plan.count_spent(sum(clock.seconds.values()))
     world.require_same({"sum of the weights": weights_sum(trainer.model)})
     log.event("attention", kernels=trainer.attention)
-    with clock.stage("warm-up"), fresh_process_starting(code() if code and world.is_first else None):
+    with clock.stage("warm-up"), fresh_process_starting(folder, code() if code and world.is_first else None):
         trainer.warm_up()
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     log.event("model_params", model_params=num_parameters)
     try:
         trainer.train(folder.checkpoint)
-    except Interrupted as stop:
-        log.info(f"{stop}; go on with: python {sys.argv[0]} --resume {folder}")
+    except Stopped as stop:
+        log.info(f"{stop}; go on with: {launch_command(world)} --resume {folder}")
         raise
     training = Training(
         model_parameters=num_parameters,
@@ -177,7 +185,7 @@ def train_stage(
         seconds=clock.seconds,
     )
     if world.is_first:
-        write_json(folder.training, asdict(training))
+        write_sealed_json(folder.training, asdict(training))
     run.plan.say_left("training", log)
     return training
 
@@ -203,7 +211,7 @@ def average_stage(folder: RunFolder, run: RunContext, live: LiveTrainer) -> Aver
     averaging = Averaging(output, held_out, clock.seconds)
     if world.is_first:
         save_weights(folder.weights, export_state_dict(weights))
-        write_json(folder.averaging, asdict(averaging))
+        write_sealed_json(folder.averaging, asdict(averaging))
     return averaging
 
 
@@ -227,7 +235,7 @@ def calibrate_stage(folder: RunFolder, run: RunContext) -> Calibrated | None:
             calibration = calibrate(model, batches)
             save_weights(folder.calibration, calibration.to_tensors())
         calibrated = Calibrated(calibration.num_tokens, run.clock.seconds)
-        write_json(folder.calibrating, asdict(calibrated))
+        write_sealed_json(folder.calibrating, asdict(calibrated))
     # Averaging and calibration read training text, so the rules count them as training.
     seconds = run.clock.elapsed("train") + run.clock.elapsed("calibrate")
     run.log.event("train_seconds", train_seconds=round(seconds, 3))
@@ -267,7 +275,7 @@ def pack_stage(folder: RunFolder, run: RunContext, code: Callable[[], bytes]) ->
     )
     run.log.event("size", code_bytes=packing.code_bytes, artifact_bytes=packing.artifact_bytes)
     run.log.info(f"Total submission size: {packing.total_bytes} bytes")
-    write_json(folder.packing, asdict(packing))
+    write_sealed_json(folder.packing, asdict(packing))
     run.plan.say_left("pack", run.log)
     return packing
 
@@ -339,9 +347,11 @@ def load_calibration(folder: Path) -> Calibration:
 def read_stage(path: Path, kind: type[Stored]) -> Stored:
     """The result that a stage left; ValueError if the file is not what it wrote."""
     try:
-        return config_from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
-    except (ConfigError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to have its stage done again") from error
+        return config_from_dict(kind, read_sealed_json(path))
+    except (ConfigError, TypeError) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}){AGAIN}") from error
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}{AGAIN}") from error
 
 
 def _shared_inputs(run: RunContext) -> dict[str, Any]:
@@ -366,7 +376,7 @@ def build_batches(config: RunConfig, dataset: Dataset) -> TrainBatches:
     """The training batches, from their start."""
     kind = ShuffledDocuments if config.train.shuffle_documents else TrainBatches
     shards, size = dataset.train_shards(), dataset.vocabulary.size
-    return kind(shards, config.seed, config.train.held_out_tokens, size)
+    return kind(shards, config.seed, config.train.held_out_tokens, size, dataset.train_fingerprint)
 
 
 def build_trainer(
@@ -391,7 +401,7 @@ def build_trainer(
 def calibration_batches(
     config: RunConfig,
     dataset: Dataset,
-    position: dict[str, int | float],
+    position: dict[str, Any],
     micro_batch_tokens: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -450,7 +460,7 @@ def _score_weights(
         averaged = replace(averaged, name="averaged", output=output)
         run.log.event("stage", **averaged.figures())
     found = WeightScores((last, averaged), max_tokens, run.clock.seconds)
-    write_json(folder.score_weights, asdict(found))
+    write_sealed_json(folder.score_weights, asdict(found))
     run.plan.say_left("scoring the weights", run.log)
     return found
 
@@ -491,7 +501,7 @@ def _score_adapting(folder: RunFolder, run: RunContext, plain: Scores) -> Scores
         reason = "test-time training is left out: too little time for more than plain scoring"
         run.log.info(reason)
         left_out = replace(plain, stages=(), load_seconds=0.0, wall_seconds=0.0, left_out=reason)
-        write_json(folder.score(name), asdict(left_out))
+        write_sealed_json(folder.score(name), asdict(left_out))
         return None
     if limit is not None and run.plan.left_seconds is not None:
         # The total counts what the process takes to start and to load; its own limit begins after that.
@@ -523,8 +533,8 @@ def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: 
         return stored
     figures, artifact, how = folder.score(name), folder.artifact.resolve(), run.scoring
     before = run.clock.elapsed("score")
-    with run.clock.stage("score"), tempfile.TemporaryDirectory() as empty:
-        script = Path(empty) / folder.script.name
+    with run.clock.stage("score"), empty_folder(folder) as empty:
+        script = empty / folder.script.name
         script.write_bytes(folder.script.read_bytes())
         command = [*isolated_python(run.runtime.world), str(script), "--score", str(artifact)]
         command += ["--data", str(run.dataset.folder.resolve()), "--json", str(figures.resolve())]
@@ -534,14 +544,12 @@ def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: 
         command += [] if how.max_tokens is None else ["--max-tokens", str(how.max_tokens)]
         command += [] if max_seconds is None else ["--max-seconds", f"{max_seconds:.1f}"]
         run.log.info("scoring the artifact in a fresh process, from its bytes alone")
-        finished = subprocess.run(
-            command, cwd=empty, env=env_without_torchrun(), check=False, preexec_fn=end_with_parent()
-        )
-    if finished.returncode:
+        code = run_child(command, empty)
+    if code:
         raise FreshProcessError(f"scoring {artifact} failed, as said above")
     scores = read_stage(figures, Scores)
     scores = replace(scores, wall_seconds=run.clock.elapsed("score") - before)
-    write_json(figures, asdict(scores))
+    write_sealed_json(figures, asdict(scores))
     for stage in scores.stages:
         run.log.record("stage", **stage.figures())
     run.plan.say_left(f"scoring, {name}", run.log)
@@ -557,8 +565,21 @@ def isolated_python(world: World) -> list[str]:
     return [*torchrun, f"--nproc_per_node={world.local_size}", *alone]
 
 
+def launch_command(world: World) -> str:
+    """How the command line of this program begins, with as many processes."""
+    launcher = "python" if world.size == 1 else f"torchrun --nproc_per_node={world.local_size}"
+    return f"{launcher} {Path(sys.argv[0]).name}"
+
+
 @contextmanager
-def fresh_process_starting(code: bytes | None) -> Iterator[None]:
+def empty_folder(folder: RunFolder) -> Iterator[Path]:
+    """A folder that is gone after the block; that of a killed run is removed by the next owner."""
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder.path) as empty:
+        yield Path(empty).absolute()
+
+
+@contextmanager
+def fresh_process_starting(folder: RunFolder, code: bytes | None) -> Iterator[None]:
     """During the block, starts the process that will score the artifact, to import only, if there is code.
 
     FreshProcessError at the block's end where it cannot: it is isolated and does not see packages that
@@ -567,14 +588,15 @@ def fresh_process_starting(code: bytes | None) -> Iterator[None]:
     if code is None:
         yield
         return
-    with tempfile.TemporaryDirectory() as empty:
-        script = Path(empty) / "train_gpt.py"
+    with empty_folder(folder) as empty:
+        script = empty / folder.script.name
         script.write_bytes(code)
         command = [sys.executable, "-I", str(script), "--score", "-", "--data", "-", "--help"]
         process = subprocess.Popen(
             command,
             cwd=empty,
             env=env_without_torchrun(),
+            preexec_fn=end_with_parent(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -602,7 +624,5 @@ def _join_documents(folder: RunFolder, names: list[str]) -> None:
             with np.load(path) as own:
                 arrays |= dict(own)
         except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); remove it to have its stage done again"
-            ) from error
+            raise DamagedFileError(f"{path} is damaged ({error}){AGAIN}") from error
     save_arrays(folder.per_document, arrays)

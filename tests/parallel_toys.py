@@ -14,12 +14,13 @@ from golf.model.gpt import GPT
 from golf.score.scorer import Scoring, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
+from golf.system.cli import Stopped
 from golf.system.clock import StageClock
 from golf.system.device import Runtime
 from golf.system.distributed import World, WorldError
 from golf.system.log import RunLog
 from golf.train.config import Recipe, TrainConfig
-from golf.train.loop import Interrupted, Trainer
+from golf.train.loop import Trainer
 from golf.train.schedule import Budget, ScheduleConfig
 
 MODEL = ModelConfig(
@@ -117,7 +118,7 @@ def work_together(world: World, folder: Path) -> dict[str, Any]:
     stopped.batches.next = stop_in_one_process
     try:
         stopped.train(folder / f"stopped{world.rank}.pt")
-    except Interrupted as stop:
+    except Stopped as stop:
         found["stopped"] = str(stop)
     found["agreed"] = world.all_reduce_any(5.0 + world.rank, world.rank == 1)
     found["least"] = world.all_reduce_min(7 - world.rank)

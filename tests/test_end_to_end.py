@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from golf.prepare.shards import TextOrigin
 from golf.prepare.split import SplitConfig
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
+from golf.system.files import read_sealed_json, write_sealed_json
 from golf.system.log import RunLog
 from golf.train.loop import Trainer
 
@@ -190,23 +190,20 @@ def counted(whole, monkeypatch) -> list[str]:
 
         return noted
 
-    def fresh_process(command: list[str], **how: Any) -> SimpleNamespace:
-        if "--score" not in command:
-            return run_process(command, **how)
+    def fresh_process(command: list[str], folder: Path) -> int:
         figures = Path(command[command.index("--json") + 1])
         documents = Path(command[command.index("--per-document") + 1])
         for path in (figures, documents):
             shutil.copyfile(whole / "run" / path.name, path)
         done.append(figures.stem.removeprefix("score_"))
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    run_process = subprocess.run
     monkeypatch.setattr(Trainer, "train", noting("train", Trainer.train))
     monkeypatch.setattr(Trainer, "choose_output", noting("average", Trainer.choose_output))
     for name, function in (("calibrate", "calibrate"), ("pack", "pack")):
         monkeypatch.setattr(running, function, noting(name, vars(running)[function]))
     monkeypatch.setattr(running, "score_weights", noting("weights", running.score_weights))
-    monkeypatch.setattr(subprocess, "run", fresh_process)
+    monkeypatch.setattr(running, "run_child", fresh_process)
     monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
     monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
     # The same script as before, which takes seconds to make.
@@ -270,16 +267,17 @@ def test_the_seed_preset_does_what_its_card_says(data, tmp_path, monkeypatch):
     assert results["config"]["ttt"]["method"] == "sgd" and results["packing"]["report"]["scheme"] == "int5"
 
 
-def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path, signum, code):
     process = start(tmp_path, *TINY, "--data", data, "--minutes", 5, "--out", "run")
     events = tmp_path / "run" / "run.jsonl"
     deadline = time.monotonic() + 120
     while '"step"' not in (events.read_text() if events.exists() else ""):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
+    assert process.returncode == code, out + err
     assert "--resume run" in out
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
 
@@ -334,9 +332,9 @@ def test_test_time_training_that_was_left_out_stays_so(whole, tmp_path, monkeypa
     for stage in ("test_time_trained", "results", "audit"):
         for path in stage_files(run)[stage]:
             path.unlink(missing_ok=True)
-    stored = json.loads((run / "config.json").read_text())
+    stored = read_sealed_json(run / "config.json")
     stored["config"]["ttt"]["max_seconds"] = 1e-3
-    (run / "config.json").write_text(json.dumps(stored))
+    write_sealed_json(run / "config.json", stored)
     assert exit_code(["--resume", "run"]) == 0
     results = read_results(run / "results.json")
     assert [stage.name for stage in results.stages] == ["last", "averaged", "quantized"]
@@ -344,7 +342,7 @@ def test_test_time_training_that_was_left_out_stays_so(whole, tmp_path, monkeypa
     assert not feature.active and "too little time" in feature.evidence
     # Another process has other limits, and yet the same results.
     stored["config"]["ttt"]["max_seconds"] = None
-    (run / "config.json").write_text(json.dumps(stored))
+    write_sealed_json(run / "config.json", stored)
     (run / "results.json").unlink()
     assert exit_code(["--resume", "run"]) == 0
     assert read_results(run / "results.json").final.name == "quantized"

@@ -73,14 +73,14 @@ def test_the_process_that_scores_finds_what_training_held_given_back(tmp_path, d
         gc.collect()
         done.append((device, [one() for one in held]))
 
-    def fresh_process(command: list[str], **how: object) -> None:
+    def fresh_process(*command: object) -> None:
         done.append("scored")
         raise InterruptedError
 
     calibrate_stage(folder, run)
     pack_stage(folder, run, lambda: b"")
     monkeypatch.setattr(running, "release_memory", released)
-    monkeypatch.setattr("subprocess.run", fresh_process)
+    monkeypatch.setattr(running, "run_child", fresh_process)
     with pytest.raises(InterruptedError):
         score_stage(folder, run, live)
     assert done == [(torch.device("cpu"), [None, None]), "scored"]
@@ -172,7 +172,7 @@ def test_a_stage_that_is_done_anew_makes_the_later_ones_be_done_anew(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"output": ', "Expecting value"), ("{}", "missing 2 required"), ("[]", "is stored as a list")],
+    [('{"output": ', "Expecting value"), ("{}", "missing 2 required"), ("[]", "is no JSON object")],
 )
 def test_a_damaged_result_of_a_stage_is_named(tmp_path, text, reason):
     path = RunFolder(tmp_path).averaging

@@ -3,10 +3,13 @@
 Shape suffixes: B sequences, T tokens, D documents.
 """
 
+import os
+from typing import Any
+
 import numpy as np
 import torch
 
-from golf.data.shards import check_token_ids
+from golf.data.shards import SHARD_HEADER_BYTES, DataError, check_token_ids
 
 
 class TrainBatches:
@@ -16,13 +19,23 @@ class TrainBatches:
     of a shard, at a place that differs between epochs, is not served. The order is a function of shards and
     seed, so each rank can build it and take every n-th sequence.
 
-    `shards` are uint16 arrays, or memory maps that stay on disk; the first starts with BOS. At least
-    `held_out_tokens` tokens are held out, but at most a tenth of all; ValueError if no document starts in the
-    last tenth. A batch with a token id of at least `vocab_size` raises DataError.
+    `shards` are uint16 arrays, or memory maps that stay on disk; the first starts with BOS. `fingerprint`
+    names their contents. At least `held_out_tokens` tokens are held out, but at most a tenth of all;
+    ValueError if no document starts in the last tenth. A batch with a token id of at least `vocab_size`
+    raises DataError, as does a shard that was cut since it was opened.
     """
 
-    def __init__(self, shards: list[np.ndarray], seed: int, held_out_tokens: int, vocab_size: int = 2**16):
-        self._files, self._vocab_size = shards, vocab_size
+    def __init__(
+        self,
+        shards: list[np.ndarray],
+        seed: int,
+        held_out_tokens: int,
+        vocab_size: int = 2**16,
+        fingerprint: str = "",
+    ):
+        self._vocab_size, self._fingerprint = vocab_size, fingerprint
+        # Read by number: a file that is cut under a memory map kills the process without a word.
+        self._files = [open(str(s.filename), "rb", 0) if isinstance(s, np.memmap) else None for s in shards]
         kept, self.held_out = _split_held_out(shards, held_out_tokens)
         # Plain views: slicing an np.memmap takes ten times as long.
         self._shards = [np.asarray(shard) for shard in kept]
@@ -51,15 +64,14 @@ class TrainBatches:
         for _ in range(num_sequences):
             self._next_sequence(context)
 
-    def state_dict(self) -> dict[str, int | float]:
+    def state_dict(self) -> dict[str, Any]:
         """The position in the order; with the same shards, `load_state_dict` continues exactly there."""
-        return self._state | {"epochs_before": self._epochs_before}
+        return self._state | {"epochs_before": self._epochs_before, "fingerprint": self._fingerprint}
 
-    def load_state_dict(self, state: dict[str, int | float]) -> None:
-        """Continues from a `state_dict`; ValueError if its seed or number of tokens differs."""
-        for key in ("seed", "num_tokens"):
-            own = self._state[key]
-            if state[key] != own:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a `state_dict`; ValueError if its seed or its text differs."""
+        for key, own in {**self._state, "fingerprint": self._fingerprint}.items():
+            if key in ("seed", "num_tokens", "fingerprint") and state[key] != own:
                 raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
         self._state = {key: int(state[key]) for key in self._state}
         self._epochs_before = float(state["epochs_before"])
@@ -91,10 +103,13 @@ class TrainBatches:
 
     def _read(self, shard: int, start: int, part: np.ndarray) -> None:
         """Fills `part` with the tokens of a shard from `start` on; DataError outside the vocabulary."""
-        part[:] = self._shards[shard][start : start + len(part)]
+        file = self._files[shard]
+        name = f"training shard {shard}" if file is None else file.name
+        if file is None:
+            part[:] = self._shards[shard][start : start + len(part)]
+        elif os.preadv(file.fileno(), [part.data], SHARD_HEADER_BYTES + 2 * start) < part.nbytes:
+            raise DataError(f"{name}: was cut while training read it")
         if part.max() >= self._vocab_size:
-            file = self._files[shard]
-            name = str(file.filename) if isinstance(file, np.memmap) else f"training shard {shard}"
             check_token_ids(part, self._vocab_size, name, start)
 
 
@@ -104,8 +119,15 @@ class ShuffledDocuments(TrainBatches):
     Finding the documents reads all shards once. The first document of a shard may lack its BOS.
     """
 
-    def __init__(self, shards: list[np.ndarray], seed: int, held_out_tokens: int, vocab_size: int = 2**16):
-        super().__init__(shards, seed, held_out_tokens, vocab_size)
+    def __init__(
+        self,
+        shards: list[np.ndarray],
+        seed: int,
+        held_out_tokens: int,
+        vocab_size: int = 2**16,
+        fingerprint: str = "",
+    ):
+        super().__init__(shards, seed, held_out_tokens, vocab_size, fingerprint)
         self._streams = [self._state["num_tokens"]]
         starts = [np.union1d([0], np.flatnonzero(shard == shards[0][0])) for shard in self._shards]
         self._shards_D = np.repeat(np.arange(len(starts)), [len(starts_D) for starts_D in starts])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,10 +13,12 @@ import numpy as np
 from golf.data.shards import DataError, check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import StageClock
-from golf.system.files import write_bytes
+from golf.system.files import sha256_of_file, write_bytes, write_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
+VERIFIED_NAME = ".verified.json"
+"""Which training shards were compared with the manifest, and what their files were like then."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,41 @@ class Dataset:
     vocabulary: Vocabulary
 
     def train_shards(self) -> list[np.ndarray]:
-        """The training shards as memory maps (N); the batches that serve them check their token ids."""
-        shards = [self.open_shard(file) for file in self.manifest.files if file.split == "train"]
+        """The training shards as memory maps (N), checked by sha256; who serves them checks token ids."""
+        files = [file for file in self.manifest.files if file.split == "train"]
+        shards = [self.open_shard(file) for file in files]
         if not shards:
             raise DataError(f"{self.folder}: has no training shards")
         if (first := shards[0][0]) != (bos_id := self.vocabulary.bos_id):
             raise DataError(f"{self.folder}: training starts with token {first}; expected BOS, {bos_id}")
+        self._require_unchanged(files)
         return shards
+
+    @property
+    def train_fingerprint(self) -> str:
+        """What names the contents of the training shards: a sha256 of theirs."""
+        hashes = [file.sha256 for file in self.manifest.files if file.split == "train"]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def _require_unchanged(self, files: list[ShardFile]) -> None:
+        """Compares each shard with its sha256; what was compared is remembered by size, times and inode."""
+        memory = self.folder / VERIFIED_NAME
+        try:
+            known = json.loads(memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        found = {file.name: _file_state(self.folder / file.name, file.sha256) for file in files}
+        unknown = [file for file in files if file.sha256 and found[file.name] != known.get(file.name)]
+        with ThreadPoolExecutor(8) as pool:
+            hashes = pool.map(sha256_of_file, [self.folder / file.name for file in unknown])
+            for file, sha256 in zip(unknown, hashes, strict=True):
+                if sha256 != file.sha256:
+                    path = self.folder / file.name
+                    raise DataError(f"{path}: sha256 {sha256}; the manifest says {file.sha256}")
+        if unknown:
+            # A folder that cannot be written to is compared anew by each run.
+            with suppress(OSError):
+                write_json(memory, {**known, **found})
 
     def validation_tokens(self, clock: StageClock) -> np.ndarray:
         """All validation tokens (N), uint16, checked by sha256; PhaseError where they must not be read."""
@@ -144,6 +176,12 @@ class Dataset:
         return shard
 
 
+def _file_state(path: Path, sha256: str) -> list[int | str]:
+    """What changes when a file does, as JSON values."""
+    now = path.stat()
+    return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, sha256]
+
+
 def open_dataset(folder: Path) -> Dataset:
     """Opens a folder whose tokenizer and shard sizes are the manifest's; training shards may be absent."""
     manifest = Manifest.load(folder)
@@ -167,9 +205,3 @@ def find_byte_file(shard: Path) -> Path:
         says = f"it says how many bytes of the original text each CaseOps token of {shard.name} stands for"
         raise DataError(f"{path}: no such file; {says}, and no score in bits per byte can be trusted without")
     return path
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

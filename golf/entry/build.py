@@ -21,6 +21,7 @@ from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import EntryFolder, RunFolder
 from golf.score.documents import save_arrays
 from golf.system.files import write_bytes, write_json
+from golf.system.lock import owned_folder
 from golf.system.stored import flat_fields
 
 COMMITTED_ARTIFACT_BYTES = 1_000_000
@@ -59,15 +60,15 @@ def build(
     )
     figures = submission(results, read_identity(records_root.parent), blurb, track, date)
     folder = records_root / track / f"{date.isoformat()}_{slug(first.name)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
-        _fill(EntryFolder(partial), read, figures)
-        entry = _move_to_free_name(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with owned_folder(folder.parent, say_waiting=print):
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        try:
+            partial.chmod(0o755)
+            _fill(EntryFolder(partial), read, figures)
+            entry = _move_to_free_name(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     own = records_root.parent / SUBMISSION_NAME
     # An entry that is not the best, a trial run's above all, leaves the file and who it names alone.
     if own.is_file() and entry == best_entry(records_root):

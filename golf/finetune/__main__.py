@@ -20,10 +20,9 @@ import tyro
 from golf.finetune.stage import FinetuneConfig, FinetuneError, StageName, finetune
 from golf.finetune.stages import StagesCommand, run_stages
 from golf.pack.fit import BudgetError
-from golf.system.cli import STOPPED, run_program
+from golf.system.cli import Stopped, run_program
 from golf.system.log import RunLog
 from golf.tasks.results import Metric, TaskResult, print_results
-from golf.train.loop import Interrupted
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,10 @@ def main(arguments: list[str]) -> int:
                 run_stages(command, RunLog())
             else:
                 run_command(command)
-        except Interrupted as stop:
-            raise Interrupted(f"{stop}; {how_to_resume}") from stop
+        except Stopped as stop:
+            raise Stopped(f"{stop}; {how_to_resume}".lstrip("; "), stop.signum) from stop
 
-    codes = {BudgetError: 1, Interrupted: STOPPED}
-    return run_program("golf.finetune", work, codes, f"stopped; {how_to_resume}")
+    return run_program("golf.finetune", work, {BudgetError: 1})
 
 
 if __name__ == "__main__":

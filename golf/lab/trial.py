@@ -8,6 +8,7 @@ it ends: otherwise the next call would start a second run in the same folder.
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,12 +29,12 @@ from golf.results import Averaging, Training
 from golf.run import LiveTrainer, RunContext, average_stage, train_stage
 from golf.run_folder import RunFolder
 from golf.score.scorer import Scoring, score
+from golf.system.cli import STOP_SIGNALS, Stopped
 from golf.system.device import choose_runtime, environment
 from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict, config_to_dict, flat_fields
 from golf.train.checkpoint import load_weights
-from golf.train.loop import Interrupted
 from golf.train.objective import export_config
 
 FIRST_SEED = 1
@@ -106,7 +107,7 @@ def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: 
 
 
 def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
-    """Runs the unfinished trials, `jobs` at a time; KeyboardInterrupt once all have stopped and saved."""
+    """Runs the unfinished trials, `jobs` at a time; Stopped once all have stopped and saved."""
     waiting = [trial for trial in trials if (trial.outcome() or {"again": True}).get("again")]
     log.info(f"{len(trials)} runs, {len(trials) - len(waiting)} of them already done, {jobs} at a time")
     running: dict[subprocess.Popen[bytes], Trial] = {}
@@ -122,6 +123,11 @@ def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
                     _finish(trial, process.returncode, log)
                     bar.advance(1, f"{trial.arm}, seed {trial.seed}")
                 time.sleep(_POLL_SECONDS)
+        except Stopped as stop:
+            # A terminal sends Ctrl-C to all; other signals come to this process alone.
+            for process in running if stop.signum != signal.SIGINT else ():
+                process.terminate()
+            raise
         finally:
             for process in running:
                 process.wait()
@@ -136,8 +142,8 @@ def _start(trial: Trial) -> subprocess.Popen[bytes]:
 def _finish(trial: Trial, code: int, log: RunLog) -> None:
     """Logs the result of a run; one that ended without a result is marked as failed, a stopped one is not."""
     outcome = trial.outcome() if code in (0, 1) else None
-    if code == 130:
-        raise KeyboardInterrupt
+    if code in (128 + signum for signum in STOP_SIGNALS):
+        raise Stopped(signum=code - 128)
     if outcome is None:
         lines = (trial.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
@@ -220,13 +226,13 @@ def held_out_curve(path: Path) -> list[tuple[int, float]]:
 
 
 def run_trial(folder: Path) -> int:
-    """Exit code: 0 with measured.json written, 1 with failed.json, 130 if stopped."""
+    """Exit code: 0 with measured.json written, 1 with failed.json, 130 or 143 if stopped."""
     trial = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     torch.set_num_threads(trial["threads"])
     try:
         write_json(folder / "measured.json", measure_trial(folder, trial))
-    except Interrupted:
-        return 130
+    except Stopped as stop:
+        return stop.code
     except FAILURES as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         write_json(folder / "failed.json", {"reason": reason})

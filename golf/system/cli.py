@@ -1,10 +1,60 @@
-"""Exit codes and one-line errors of every program."""
+"""Exit codes, signals and one-line errors of every program."""
 
+import io
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TextIO
 
-BAD_INPUT, STOPPED = 2, 130
+BAD_INPUT, STOPPED, BROKEN_PIPE = 2, 130, 141
 """Exit codes that all programs share; 0 is success, 1 has a meaning of its own in each program."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; a scheduler, a cloud or a container that ends the program; a terminal that was closed."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to stop; its text says how far it came."""
+
+    def __init__(self, text: str = "", signum: int = signal.SIGINT):
+        super().__init__(text)
+        self.signum = signum
+
+    @property
+    def code(self) -> int:
+        """The exit code that shells expect: 128 and the signal's number."""
+        return 128 + self.signum
+
+
+def raise_stopped(signum: int, frame: FrameType | None) -> None:
+    """Signal handler that raises Stopped."""
+    raise Stopped(signum=signum)
+
+
+@contextmanager
+def handling_stops(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Calls `handler` for STOP_SIGNALS during the block, except for those that are ignored (nohup).
+
+    In another thread than the main one, where Python takes no handlers, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, handler) for signum in heard}
+    try:
+        yield
+    finally:
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
+
+
+def printable(text: str) -> str:
+    """The text with control codes, which a terminal would obey, in the notation of Python; newlines stay."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def run_program(
@@ -15,15 +65,42 @@ def run_program(
 ) -> int:
     """Calls `work` and returns its exit code, 0 for None.
 
-    The exceptions in `codes` return their code, ValueError and OSError return 2, Ctrl-C returns 130; each
-    prints one line to standard error. Any other exception is a bug of the program and propagates.
+    The exceptions in `codes` return their code; ValueError, OSError and a lack of memory return 2, Ctrl-C
+    130, SIGTERM 143; each prints one line to standard error. A closed output ends the program quietly with
+    141. Any other exception is a bug of the program and propagates.
     """
     codes = dict(codes or {})
+    for stream in (sys.stdout, sys.stderr):
+        # Consoles of a small alphabet show what they lack as an escape.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return work() or 0
-    except KeyboardInterrupt:
-        print(f"{name}: {when_stopped}", file=sys.stderr)
-        return STOPPED
-    except (*codes, ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        with handling_stops(raise_stopped):
+            code = work() or 0
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt as stop:
+        print(f"{name}: {printable(str(stop)) or when_stopped}", file=sys.stderr)
+        return stop.code if isinstance(stop, Stopped) else STOPPED
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return BROKEN_PIPE
+    except (*codes, ValueError, OSError, MemoryError, RecursionError) as error:
+        print(f"{name}: {describe_error(error)}", file=sys.stderr)
         return next((code for kind, code in codes.items() if isinstance(error, kind)), BAD_INPUT)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for a user."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({str(error) or 'no more than that is known'})"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return printable(f"{' and '.join(names)}: {error.strerror}")
+    return printable(str(error))
+
+
+def silence(stream: TextIO) -> None:
+    """Sends what is still printed to a closed pipe nowhere."""
+    with suppress(io.UnsupportedOperation), open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), stream.fileno())

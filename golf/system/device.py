@@ -245,6 +245,11 @@ def repeatable_kernels(device: torch.device) -> Iterator[None]:
         settings.fill_uninitialized_memory = filled
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or in the machine's own memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def release_memory(device: torch.device) -> None:
     """Returns unused memory to the device, for other processes."""
     gc.collect()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from golf.system.cli import printable, silence
+from golf.system.files import naming_full_disk
 from golf.system.trackers import Tracker, step_of
 
 FILE_COLUMNS = 110
@@ -57,25 +60,34 @@ class ProgressBar:
         self._progress.update(self._task, completed=completed, note=note)
 
 
+class QuietConsole(Console):
+    """A console that shows nothing any more once its reader has gone (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Sends what is still printed nowhere; rich would end the program."""
+        self.quiet = True
+        silence(sys.stdout)
+
+
 class RunLog:
     """Writes each event to the console, to `<path>.log` as text and to `<path>.jsonl` as JSON.
 
-    Without `path` it writes to the console only; `quiet` turns the console off. Every line is flushed, so
-    that a killed run keeps its log. Each event goes to the `trackers`, too; one that fails is dropped, and
-    the log says so.
+    Without `path` it writes to the console only; `quiet` turns the console off. Every line is written at
+    once, so that a killed run keeps its log. Each event goes to the `trackers`, too; one that fails is
+    dropped, and the log says so.
     """
 
     def __init__(
         self, path: Path | None = None, quiet: bool = False, trackers: Mapping[str, Tracker] | None = None
     ):
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = QuietConsole(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = FILE_COLUMNS
         self.path = path
         self._trackers, self._step = dict(trackers or {}), 0
         self._start = time.monotonic()
-        self._text = open(path.with_suffix(".log"), "a", encoding="utf-8") if path else None
-        self._json = open(path.with_suffix(".jsonl"), "a", encoding="utf-8") if path else None
+        # Unbuffered: a line that the disk has no room for is not tried again when the file is closed.
+        self._files = [open(path.with_suffix(kind), "ab", 0) for kind in (".log", ".jsonl")] if path else []
 
     def event(self, kind: str, **fields: object) -> None:
         """Logs an event; `fields` are JSON values whose names end with their unit."""
@@ -87,7 +99,7 @@ class RunLog:
 
     def info(self, text: str) -> None:
         """Logs one line of prose."""
-        self._write(text, {"event": "say", "text": text})
+        self._write(printable(text), {"event": "say", "text": text})
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Logs a table of at least one row; in the text file, each row is a line of cells joined by bars."""
@@ -121,10 +133,9 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the files; later events go to the console only."""
-        for file in (self._text, self._json):
-            if file:
-                file.close()
-        self._text = self._json = None
+        for file in self._files:
+            file.close()
+        self._files = []
         self._track(lambda tracker: tracker.close())
         self._trackers.clear()
 
@@ -147,9 +158,8 @@ class RunLog:
             self._step = step_of(fields) or self._step
             kind = str(record["event"])
             self._track(lambda tracker: tracker.event(kind, fields, self._step))
-        if self._text and self._json:
-            elapsed = round(time.monotonic() - self._start, 3)
-            self._text.write(text + "\n")
-            self._json.write(json.dumps({**record, "log_seconds": elapsed}) + "\n")
-            self._text.flush()
-            self._json.flush()
+        elapsed = round(time.monotonic() - self._start, 3)
+        lines = (text, json.dumps({**record, "log_seconds": elapsed}))
+        for file, line in zip(self._files, lines, strict=False):
+            with naming_full_disk(Path(file.name)):
+                file.write(line.encode(errors="replace") + b"\n")

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from golf.model.gpt import GPT
 from golf.model.kernels import attention_kernels, present_kernels, require_kernel
 from golf.model.positions import rotary_tables
+from golf.system.cli import Stopped, handling_stops
 from golf.system.clock import StageClock
-from golf.system.device import Runtime, release_memory, synchronize, tag_compiled_code
+from golf.system.device import Runtime, is_out_of_memory, release_memory, synchronize, tag_compiled_code
 from golf.system.log import ProgressBar, RunLog
 from golf.train.averaging import WeightAverage
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -44,10 +45,6 @@ FIRST_STEPS = 30
 """Number of steps in which it may, too."""
 FORECAST_STEP = 6
 """The step after which the size of the run is forecast, from the time of the steps since the first."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 class DivergenceError(ValueError):
@@ -91,11 +88,11 @@ class BatchSource(Protocol):
     def skip(self, num_sequences: int, context: int) -> None:
         """Skips what `next` would return."""
 
-    def state_dict(self) -> dict[str, int | float]:
+    def state_dict(self) -> dict[str, Any]:
         """The position, for `load_state_dict`."""
         ...
 
-    def load_state_dict(self, state: dict[str, int | float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a `state_dict`."""
 
 
@@ -236,7 +233,7 @@ class Trainer:
         self.reports = StepReports(recipe, self.phases, model, clock, log)
         self.steps = self.tokens = 0
         self._seconds, self._step_seconds = clock.elapsed("train"), 0.0
-        self._stop_requested = self._stopping = False
+        self._stop_signal, self._stopping = 0, False
         self.objective = Objective(self.config)
         self._nats = self.objective.nats
         if runtime.compiled:
@@ -252,10 +249,10 @@ class Trainer:
     def train(self, checkpoint_path: Path) -> None:
         """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
 
-        Raises DivergenceError, the last good checkpoint kept, and Interrupted after Ctrl-C, with a fresh one.
+        Raises DivergenceError, the last good checkpoint kept, and Stopped after Ctrl-C or SIGTERM, with a
+        fresh one.
         """
-        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
-        try:
+        with handling_stops(self._request_stop):
             with (
                 self.clock.stage("train"),
                 self.log.progress("train", 1.0, "of the run") as bar,
@@ -286,13 +283,11 @@ class Trainer:
                             self._save(checkpoint_path)
                         last_save = self._seconds
                     if self._stopping:
-                        raise Interrupted(f"stopped at step {self.steps}")
+                        raise Stopped(f"stopped at step {self.steps}", self._stop_signal or signal.SIGTERM)
                 self.reports.launched(None, bar)
                 synchronize(self.runtime.device)
             self.model.looping = self.loops
             self._save(checkpoint_path)
-        finally:
-            signal.signal(signal.SIGINT, earlier_handler)
 
     def step(self) -> LaunchedStep:
         """One optimizer step; its loss stays on the device, so that the host does not wait for it."""
@@ -431,13 +426,15 @@ class Trainer:
             with attention_kernels(self.model, self.attention):
                 self.loss(self.model, inputs_BT, targets_BT).backward()
                 synchronize(self.runtime.device)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         return True
 
     def _read_clock(self) -> None:
         elapsed = self.clock.elapsed("train")
-        self._seconds, self._stopping = self.world.all_reduce_any(elapsed, self._stop_requested)
+        self._seconds, self._stopping = self.world.all_reduce_any(elapsed, bool(self._stop_signal))
 
     def _budget_is_used(self) -> bool:
         if self.budget.steps is not None:
@@ -450,9 +447,9 @@ class Trainer:
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         # torchrun passes on a signal that every process of the terminal has received already.
-        if self._stop_requested and self.world.size == 1:
-            raise KeyboardInterrupt
-        self._stop_requested = True
+        if self._stop_signal and self.world.size == 1:
+            raise Stopped(signum=signum)
+        self._stop_signal = signum
         self.log.info("stopping after this step (again to stop at once)")
 
     def _save(self, path: Path) -> None:

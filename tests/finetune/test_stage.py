@@ -18,10 +18,11 @@ from golf.finetune.stage import (
     read_examples,
     split_held_out,
 )
+from golf.system.cli import Stopped
 from golf.system.log import RunLog
 from golf.tasks.models import open_model
 from golf.train.checkpoint import load_weights
-from golf.train.loop import Interrupted, Trainer
+from golf.train.loop import Trainer
 
 QUIET = RunLog(quiet=True)
 SMALL = FinetuneConfig(steps=12, rows=4, micro_batch_rows=2, rate=0.3, held_out=0.25)
@@ -76,7 +77,7 @@ def test_a_stopped_stage_goes_on_to_the_same_weights(
         return whole_step(trainer)
 
     monkeypatch.setattr(Trainer, "step", step_that_is_stopped)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Stopped):
         finetune("sft", model_folder, [conversations_file], tmp_path, SMALL, QUIET)
     assert not (tmp_path / "finetune.json").exists()
     monkeypatch.setattr(Trainer, "step", whole_step)

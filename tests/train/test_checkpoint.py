@@ -1,12 +1,17 @@
 """Checkpoints are whole or absent."""
 
+import random
+import re
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from golf.train.checkpoint import (
     CheckpointError,
     load_checkpoint,
     load_weights,
+    newest_sound_checkpoint,
     save_checkpoint,
     save_weights,
 )
@@ -38,6 +43,51 @@ def test_a_damaged_file_is_named(tmp_path, keep):
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"c\.pt"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "weights"])
+def test_every_flipped_bit_is_named(tmp_path, kind):
+    path, draw = tmp_path / f"{kind}.file", random.Random(1)
+    weights = {
+        "a.weight": torch.randn(40, 30),
+        "b": torch.ones(3, dtype=torch.bfloat16),
+        "c": torch.tensor(2),
+    }
+    save, load = {"checkpoint": (save_checkpoint, load_checkpoint), "weights": (save_weights, load_weights)}[
+        kind
+    ]
+    save(path, weights)
+    whole = path.read_bytes()
+    header = range(600 if kind == "weights" else 0)
+    for position in [*header, *(draw.randrange(len(whole)) for _ in range(1000))]:
+        flipped = whole[position] ^ 1 << draw.randrange(8)
+        path.write_bytes(whole[:position] + bytes([flipped]) + whole[position + 1 :])
+        with pytest.raises(CheckpointError, match=re.escape(str(path))):
+            load(path)
+    path.write_bytes(whole)
+    assert torch.equal(load(path)["a.weight"], weights["a.weight"])
+
+
+def test_the_checkpoint_before_a_damaged_one_is_kept_and_said(tmp_path):
+    path, said = tmp_path / "checkpoint.pt", []
+    for steps in (1, 2, 3):
+        save_checkpoint(path, {"steps": steps})
+    assert newest_sound_checkpoint(path, said.append) == path and not said
+    path.write_bytes(path.read_bytes()[:-50])
+    before = newest_sound_checkpoint(path, said.append)
+    assert load_checkpoint(before) == {"steps": 2}
+    assert said == [
+        f"checkpoint {path} is damaged or of an earlier version: its checksum is wrong; "
+        "going on from the one before it, checkpoint_before.pt"
+    ]
+    before.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"checkpoint_before\.pt is damaged"):
+        newest_sound_checkpoint(path, said.append)
+
+
+def test_weights_of_other_programs_have_no_checksum(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+    assert torch.equal(load_weights(tmp_path / "w.safetensors")["a"], torch.ones(2))
 
 
 def test_weights_round_trip(tmp_path):
