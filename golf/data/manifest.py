@@ -17,6 +17,7 @@ from golf.system.files import sha256_of_file, write_bytes, write_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
+CHANGED = "has changed since the dataset was made, make or fetch it again"
 VERIFIED_NAME = ".verified.json"
 """Which training shards were compared with the manifest, and what their files were like then."""
 
@@ -141,7 +142,7 @@ class Dataset:
             for file, sha256 in zip(unknown, hashes, strict=True):
                 if sha256 != file.sha256:
                     path = self.folder / file.name
-                    raise DataError(f"{path}: sha256 {sha256}; the manifest says {file.sha256}")
+                    raise DataError(f"{path}: {CHANGED}: sha256 {sha256}; the manifest says {file.sha256}")
         if unknown:
             # A folder that cannot be written to is compared anew by each run.
             with suppress(OSError):
@@ -159,7 +160,7 @@ class Dataset:
                 parts[find_byte_file(path)] = file.bytes_sha256
             for part, stated in parts.items():
                 if (found := sha256_of_file(part)) != stated:
-                    raise DataError(f"{part}: sha256 {found}; the manifest says {stated}")
+                    raise DataError(f"{part}: {CHANGED}: sha256 {found}; the manifest says {stated}")
             check_token_ids(shards[-1], self.vocabulary.size, file.name)
         if not shards:
             raise DataError(f"{self.folder}: has no validation shards")

@@ -1,5 +1,8 @@
 """The processes that work on one run, one per GPU, and what they exchange (torch.distributed)."""
 
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +15,11 @@ from torch import Tensor
 
 TIMEOUT = timedelta(hours=1)
 """How long a process waits for the others before it fails."""
+
+SAY_EVERY_SECONDS = 60.0
+"""How long it waits before it says so, and again each time."""
+_exchange: dict[str, float] = {}
+"""When the exchange that runs began, under `since`."""
 
 Shared = TypeVar("Shared")
 
@@ -51,9 +59,12 @@ class World:
         backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
         with _named_failure():
             dist.init_process_group(backend, timeout=TIMEOUT)
+        ended = threading.Event()
+        threading.Thread(target=_say_waiting, args=(self.rank, ended), daemon=True).start()
         try:
             yield
         finally:
+            ended.set()
             dist.destroy_process_group()
 
     def sum(self, tensor: Tensor) -> Callable[[], None]:
@@ -125,6 +136,7 @@ class World:
 @contextmanager
 def _named_failure() -> Iterator[None]:
     """Turns the RuntimeError of a failed exchange, which names sockets, into a WorldError."""
+    _exchange["since"] = time.monotonic()
     try:
         yield
     except RuntimeError as error:
@@ -132,6 +144,22 @@ def _named_failure() -> Iterator[None]:
             f"another process of this run is gone, so this one ends, too ({str(error).splitlines()[0]}); "
             "the run can be resumed"
         ) from error
+    finally:
+        _exchange.clear()
+
+
+def _say_waiting(rank: int, ended: threading.Event) -> None:
+    """Says when an exchange takes long: a process that is stopped, but not dead, is silent."""
+    while not ended.wait(SAY_EVERY_SECONDS):
+        since = _exchange.get("since")
+        if since is not None and (seconds := time.monotonic() - since) > SAY_EVERY_SECONDS:
+            limit = TIMEOUT.total_seconds() / 60
+            print(
+                f"process {rank} has waited {seconds:.0f} s for the others, which are at work, or one is "
+                f"stopped; after {limit:.0f} minutes this one ends",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _waiter(work: Any) -> Callable[[], None]:

@@ -1,15 +1,18 @@
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from golf.data.manifest import Manifest, ShardFile, open_dataset, sha256_of_file
-from golf.data.shards import DataError, write_shard
+from golf.data.batches import TrainBatches
+from golf.data.manifest import Manifest, ShardFile, open_dataset
+from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import PhaseError, StageClock
+from golf.system.files import sha256_of_file
 
 
 @pytest.fixture
@@ -113,7 +116,7 @@ def test_a_shard_of_another_length_than_the_manifest_says_is_refused(folder: Pat
 
 def test_changed_validation_is_refused_by_its_sha256(folder: Path):
     write_shard(folder / "fineweb_val_000001.bin", np.array([1, 11, 1, 22]))
-    with pytest.raises(DataError, match=r"fineweb_val_000001\.bin: sha256 \w+; the manifest says"):
+    with pytest.raises(DataError, match=r"fineweb_val_000001\.bin: has changed .*the manifest says"):
         open_dataset(folder).validation_tokens(StageClock())
 
 
@@ -198,3 +201,35 @@ def test_document_ranges_in_both_splits_are_refused(folder: Path):
         DataError, match=r"documents 3 to 3 are in both fineweb_val_000001\.bin and fineweb_train"
     ):
         open_dataset(folder)
+
+
+def test_a_training_shard_that_changed_is_refused_by_name_and_looked_at_once(folder: Path, monkeypatch):
+    read = []
+
+    def counting(path: Path) -> str:
+        read.append(path.name)
+        return sha256_of_file(path)
+
+    monkeypatch.setattr("golf.data.manifest.sha256_of_file", counting)
+    for _ in range(2):
+        open_dataset(folder).train_shards()
+    assert sorted(read) == ["fineweb_train_000000.bin", "fineweb_train_000001.bin"], "each once"
+    path = folder / "fineweb_train_000000.bin"
+    before = path.stat()
+    changed = bytearray(path.read_bytes())
+    changed[-2] ^= 1
+    path.write_bytes(changed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=r"fineweb_train_000000\.bin: has changed since the dataset was made"):
+        open_dataset(folder).train_shards()
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path):
+    path = tmp_path / "train.bin"
+    write_shard(path, np.tile(np.arange(1, 9), 400))
+    batches = TrainBatches([read_shard(path)], 1, 0)
+    batches.next(2, 16)
+    os.truncate(path, 1100)
+    with pytest.raises(DataError, match=r"train\.bin: was cut while training read it"):
+        for _ in range(20):
+            batches.next(2, 16)
