@@ -126,7 +126,7 @@ def test_the_entrys_own_script_trains_to_the_same_artifact(whole, data, tmp_path
     arguments = ["--data", data, "--out", "again", "--max-tokens", 6000]
     code, out, err = finish(tmp_path, *arguments, isolated=True, script=script)
     assert code == 0, out + err
-    again = read_scores(tmp_path / "again" / "scores.json")
+    again = read_scores(tmp_path / "again" / "logs" / "seed42.json")
     first = read_results(whole / "run" / "results.json")
     assert again.artifact_sha256 == first.packing.artifact_sha256
     for stage in again.stages:

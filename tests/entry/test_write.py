@@ -2,7 +2,6 @@ import datetime
 import hashlib
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,11 @@ import pytest
 from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_documents
 
 import train_gpt
-from golf.command import parse_run
 from golf.entry.build import build, slug
-from golf.entry.readme import reproduce_options
 from golf.entry.results import EntryError, read_entry_results, read_results
 from golf.entry.runs import check_plan, parse_events
 from golf.entry.selfextract import pack_script
 from golf.entry.submission import best_entry, read_identity
-from golf.presets import PRESETS
-from golf.system.stored import config_to_dict
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -307,12 +302,6 @@ def test_pictures_of_the_run_come_along(run, records):
     assert "![bytes](bytes.png)" in (entry / "README.md").read_text()
 
 
-def test_options_repeat_what_differs_from_the_preset(run):
-    edit(run, config__ttt={"enabled": False}, config__model__rotary_dims=8)
-    options = reproduce_options(read_results(run / "results.json"))
-    assert options == "--preset cpu --seed 7 --steps 30 --ttt.no-enabled"
-
-
 def test_a_line_cut_by_a_kill_is_left_out_of_the_events():
     assert parse_events('{"event": "a"}\n{"event": "b\n3\n{"event": "c"}\n') == [
         {"event": "a"},
@@ -362,22 +351,3 @@ def test_the_projects_submission_is_that_of_its_best_entry():
         assert set(stored) == {"author", "github_id"}
     else:
         assert stored == submission_of(best)
-
-
-@pytest.mark.parametrize("preset", ["cpu", "cpu-10min", "h100-107min"])
-def test_the_options_are_a_command_line_that_makes_the_same_configuration(run, preset):
-    asked = f"--preset {preset} --steps 30 --seed 7 --schedule.context-growth --ttt.lora.projections up down"
-    config = parse_run(shlex.split(asked)).config
-    figures = json.loads((run / "results.json").read_text())
-    stored = {**figures, "preset": preset, "config": config_to_dict(config)}
-    (run / "results.json").write_text(json.dumps(stored))
-    options = reproduce_options(read_results(run / "results.json"))
-    assert parse_run(shlex.split(options)).config == config
-    assert "[" not in options and "chunk-lengths" not in options
-
-
-def test_a_preset_repeated_as_it_is_needs_no_options(run):
-    figures = json.loads((run / "results.json").read_text())
-    stored = {**figures, "preset": "cpu", "config": config_to_dict(PRESETS["cpu"].config)}
-    (run / "results.json").write_text(json.dumps(stored))
-    assert reproduce_options(read_results(run / "results.json")) == "--preset cpu --seed 7"
