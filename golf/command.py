@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import torch
 import tyro
 
 from golf.config import RunConfig, fit_to_vocabulary
@@ -24,7 +23,7 @@ from golf.prepare.sources import prepare_default
 from golf.presets import PRESETS
 from golf.run import RunContext, ScoringOptions
 from golf.run_folder import RunFolder
-from golf.system.device import choose_runtime, environment
+from golf.system.device import choose_runtime, device_kind, environment
 from golf.system.distributed import World
 from golf.system.files import require_writable, write_json
 from golf.system.log import RunLog
@@ -39,9 +38,16 @@ RUN_SUMMARY = (
 )
 
 
-def default_preset() -> str:
+def default_preset(device: str = "auto") -> str:
     """The preset of a run that names none: `h100-10min` on a GPU, the one minute of `cpu` without."""
-    return "h100-10min" if torch.cuda.is_available() else "cpu"
+    return "h100-10min" if device_kind(device) == "cuda" else "cpu"
+
+
+def last_value(arguments: list[str], flag: str) -> str | None:
+    """The value of an option as the command line gives it, the last one if it is given twice."""
+    named = [value for name, value in itertools.pairwise(arguments) if name == flag]
+    named += [text.partition("=")[2] for text in arguments if text.startswith(f"{flag}=")]
+    return named[-1] if named else None
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,9 @@ def run_score(arguments: list[str]) -> None:
 
 def parse_run(arguments: list[str]) -> RunCommand:
     """The command line over its preset; ConfigError for options that contradict each other."""
-    named = [value for flag, value in itertools.pairwise(arguments) if flag == "--preset"]
-    named += [argument.split("=")[1] for argument in arguments if argument.startswith("--preset=")]
-    preset = named[-1] if named else default_preset()
+    preset = last_value(arguments, "--preset")
+    if preset is None:
+        preset = default_preset(last_value(arguments, "--device") or "auto")
     if preset not in PRESETS:
         raise ConfigError(f"preset is {preset!r}; there are {', '.join(PRESETS)}")
     default = PRESETS[preset].config

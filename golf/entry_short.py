@@ -18,7 +18,7 @@ from golf.system.device import (
     cpu_has_bfloat16,
     gpu_has_bfloat16,
     keep_compiled_code,
-    require_usable_gpu,
+    unusable_gpu,
 )
 from golf.system.distributed import World
 
@@ -28,14 +28,14 @@ def choose_runtime(
 ) -> Runtime:
     """Chooses the device, auto, cpu, cuda or cuda:N, and its dtype; `eager` turns torch.compile off.
 
-    With several processes, each takes the GPU of its local rank. DeviceError for a device that is absent, and
-    with auto for a GPU that torch cannot use.
+    With several processes, each takes the GPU of its local rank. DeviceError for a device that is absent or
+    that torch cannot use.
     """
     world = World() if world is None else world
-    if device == "auto":
-        require_usable_gpu()
+    if device != "cpu" and (reason := unusable_gpu()):
+        raise DeviceError(reason)
     on_gpu = torch.cuda.is_available() and device != "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda") and not on_gpu:
         raise DeviceError(f"device {device!r} was asked for; torch {torch.__version__} sees no GPU")
     chosen = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
     if on_gpu:
