@@ -23,7 +23,7 @@ import torch
 
 from golf.system.distributed import World
 
-MIN_TORCH = (2, 10)
+MIN_TORCH = (2, 8)
 TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
 """The environment variables that torchrun sets, and their values without it."""
 
