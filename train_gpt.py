@@ -61,8 +61,9 @@ def run_pipeline(arguments: list[str]) -> None:
             finalize_run(folder, run, results)
             run.log.close()
     if world.is_first:
-        folders, track = [folder.path for _, folder in runs], runs[0][0].options.track
-        print(f"entry: {build(folders, Path('records'), track)}")
+        folders, asked = [folder.path for _, folder in runs], runs[0][0].options
+        who = {"author": asked.author, "github_id": asked.github_id}
+        print(f"entry: {build(folders, Path('records'), asked.track, **who)}")
 
 
 def main(arguments: list[str]) -> int:

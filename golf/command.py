@@ -18,6 +18,7 @@ import tyro
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset
 from golf.entry.runs import Track
+from golf.entry.submission import find_identity
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.prepare.sources import prepare_default
 from golf.presets import PRESETS
@@ -83,6 +84,10 @@ class RunOptions:
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
     """Price of the machine, to say what the run cost."""
+    author: str = ""
+    """Who submits the entry; by default as submission.json says, else git's user.name."""
+    github_id: str = ""
+    """The author's name on GitHub; by default as submission.json says, else git's github.user."""
     trackers: tuple[str, ...] = ()
     """Where the run's events go besides its log: tensorboard, in the run's folder."""
 
@@ -135,6 +140,9 @@ def parse_run(arguments: list[str]) -> RunCommand:
     config, name = command.config, command.options.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
         raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
+    for text in (command.options.author, command.options.github_id):
+        if not text.isprintable():
+            raise ConfigError(f"--author and --github-id are one line of text; found {text!r}")
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
     total = command.options.total_minutes
@@ -224,6 +232,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
     options, config = command.options, command.config
     if world.is_first:
         require_writable(folder.path, "--out")
+        find_identity(Path(), options.author, options.github_id)
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config.check(runtime.device.type)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]

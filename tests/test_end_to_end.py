@@ -313,6 +313,18 @@ def test_nonsense_ends_with_one_clear_line_and_code_2(
     assert not list(tmp_path.iterdir()), "something half-made was left"
 
 
+@pytest.mark.parametrize(
+    ("submission", "options", "says"),
+    [("{}", [], "author is None; expected a text"), (None, ["--author", "A\nB"], "one line of text")],
+)
+def test_who_submits_is_asked_before_the_run(data, tmp_path, monkeypatch, capsys, submission, options, says):
+    monkeypatch.chdir(tmp_path)
+    if submission is not None:
+        (tmp_path / "submission.json").write_text(submission)
+    assert exit_code([*TINY, "--data", str(data), "--steps", "2", "--out", "run", *options]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "text"])
 def test_a_damaged_artifact_is_refused_by_name(whole, data, tmp_path, capsys, damage):
     artifact = bytearray((whole / "run" / "artifact.bin").read_bytes())

@@ -13,7 +13,7 @@ from golf.entry.build import build, slug
 from golf.entry.results import EntryError, read_entry_results, read_results
 from golf.entry.runs import check_plan, parse_events
 from golf.entry.selfextract import pack_script
-from golf.entry.submission import best_entry, read_identity
+from golf.entry.submission import TOOLKIT, best_entry, find_identity
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -323,15 +323,31 @@ def test_names_become_folder_names(name, expected):
     assert slug(name) == expected
 
 
-def test_the_author_comes_from_the_projects_submission(tmp_path, run, records):
-    neutral = "parameter-golf-toolkit"
-    assert read_identity(tmp_path) == {"author": neutral, "github_id": neutral}
+def test_the_author_is_who_was_asked_for_or_the_projects_or_gits(tmp_path, run, records, monkeypatch):
+    def settings(text: str) -> None:
+        (tmp_path / "gitconfig").write_text(text)
+
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    settings("")
+    assert find_identity(tmp_path) == {"author": TOOLKIT, "github_id": TOOLKIT}
+    settings("[user]\nname = Grace Hopper\n")
+    assert find_identity(tmp_path) == {"author": "Grace Hopper", "github_id": "unknown"}
+    settings("[user]\nname = Grace Hopper\n[github]\nuser = grace\n")
+    (tmp_path / "submission.json").write_text(f'{{"author": "{TOOLKIT}", "github_id": "{TOOLKIT}"}}')
+    assert find_identity(tmp_path) == {"author": "Grace Hopper", "github_id": "grace"}
+    assert find_identity(tmp_path, "Edsger") == {"author": "Edsger", "github_id": "grace"}
     (tmp_path / "submission.json").write_text('{"author": "Ada", "github_id": "ada", "val_bpb": 1.0}')
     stored = submission_of(build([run], records, "local"))
     assert (stored["author"], stored["github_id"]) == ("Ada", "ada")
+    stored = submission_of(build([run], records, "local", author="A|B", github_id="ab"))
+    assert (stored["author"], stored["github_id"]) == ("A|B", "ab")
     (tmp_path / "submission.json").write_text('{"author": "Ada"}')
     with pytest.raises(EntryError, match="github_id is None"):
         build([run], records, "local")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "submission.json").unlink()
+    assert find_identity(tmp_path)["author"] == TOOLKIT
 
 
 def test_the_best_committed_entry_is_the_one_with_the_lowest_score(tmp_path, records):
