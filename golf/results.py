@@ -217,6 +217,13 @@ class Feature:
     name: str
     active: bool
     evidence: str
+    failed: bool = False
+    """Whether it had reason and time to act, and did not; a phase beyond the run's end has not failed."""
+
+    @property
+    def state(self) -> str:
+        """active, not active, or without effect."""
+        return "active" if self.active else "without effect" if self.failed else "not active"
 
 
 @dataclass(frozen=True)
