@@ -122,6 +122,8 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")
         log.table("among public scores", columns, place)
     log.info(compares)
+    if better := results.data.better_compressors(results.final.tally.bits_per_byte):
+        log.info(f"WARNING: {better} on the same text: fewer bits per byte than this model")
     if not audit_path(folder.path, dataset.folder, how, log, ttt=False, max_seconds=run.plan.left_seconds):
         raise AuditError(
             f"the audit found violations, listed above and in {folder.audit}; the results stay, "
@@ -215,7 +217,7 @@ def schedule_features(config: RunConfig, results: Results) -> Iterator[Feature]:
         yield Feature(name, progress > start and results.training.steps > 1, evidence)
     output = results.averaging.output
     kept = f"{output} was kept" if output != "last" else "the last weights were kept"
-    if len(results.averaging.held_out) > 1:
+    if len(results.averaging.held_out_bpb) > 1:
         kept += ", the best on held-out text"
     yield Feature("averaging", output != "last", kept)
 

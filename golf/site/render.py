@@ -138,6 +138,12 @@ class EntryView:
         return self.bpb is not None and self.verdict != "failed" and whole
 
     @property
+    def better_compressors(self) -> str:
+        """Names of the general compressors that do better on the same text."""
+        known = self.runs and self.bpb is not None
+        return self.runs[0].data.better_compressors(self.bpb or 0.0) if known else ""
+
+    @property
     def size_parts(self) -> dict[str, float]:
         """What the total is made of, in bytes, the artifact's largest part first."""
         code, model = (self.figures.get(name) for name in ("bytes_code", "bytes_model"))

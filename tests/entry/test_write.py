@@ -111,6 +111,13 @@ def test_the_readme_says_what_was_scored_on_what(run, records):
         assert words in text
 
 
+def test_a_score_worse_than_a_general_compressors_says_so(run, records):
+    assert "worse than" not in (build([run], records, "local") / "README.md").read_text()
+    edit(run, data__xz_bits_per_byte=0.5)
+    text = (build([run], records, "local") / "README.md").read_text()
+    assert "**The model is worse than xz -9 on the same text.**" in text
+
+
 def test_all_bytes_of_the_artifact_are_in_the_table_of_bytes(run, records):
     text = (build([run], records, "local") / "README.md").read_text()
     parts = [
