@@ -16,7 +16,7 @@ train: $(VENV)/.run-ready
 test: $(VENV)/.test-ready
 	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# `make check-torch TORCH=2.10.0` checks, in its own environment, that this torch compiles what a GPU would
+# `make check-torch TORCH=2.9.1` checks, in its own environment, that this torch compiles what a GPU would
 # and passes the CPU tests of model, training, scoring and test-time training. ARGS="--workers 1" for one
 # process. numpy is below 2.4 there; other torch versions were tested with that.
 check-torch: $(OTHER_VENV)/.ready
@@ -28,10 +28,10 @@ lint: $(VENV)/.test-ready
 types: $(VENV)/.test-ready
 	$(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 
-# A torch that the system already has (from 2.10 on) is used as it is: installing the tested version could
+# A torch that the system already has (from 2.8 on) is used as it is: installing the tested version could
 # replace a CUDA build that fits the driver.
 $(VENV)/bin/python:
-	@if $(PYTHON) -c "import torch; v = torch.__version__.split('.'); assert (int(v[0]), int(v[1])) >= (2, 10)" 2>/dev/null; \
+	@if $(PYTHON) -c "import torch; v = torch.__version__.split('.'); assert (int(v[0]), int(v[1])) >= (2, 8)" 2>/dev/null; \
 	then echo "using the torch that $(PYTHON) has"; $(PYTHON) -m venv --system-site-packages $(VENV); \
 	else $(PYTHON) -m venv $(VENV); fi
 

@@ -48,8 +48,9 @@ def run_pipeline(arguments: list[str]) -> None:
                 if not world.broadcast(partial(is_finished, folder)):
                     run_stages(command, folder, world)
     if world.is_first:
-        folders, track = [folder.path for _, folder in runs], runs[0][0].options.track
-        print(f"entry: {build(folders, Path('records'), track)}")
+        folders, asked = [folder.path for _, folder in runs], runs[0][0].options
+        who = {"author": asked.author, "github_id": asked.github_id}
+        print(f"entry: {build(folders, Path('records'), asked.track, **who)}")
 
 
 def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:

@@ -43,7 +43,7 @@ print(json.dumps({"kind": device.type, "hardware": hardware_name(device), "memor
 def find_machine(device: str) -> Machine:
     """Asks torch, in a process that lets go of the card.
 
-    GpuBenchmarkError if it does not start, or sees no card where there is a driver (`require_usable_gpu`).
+    GpuBenchmarkError if it does not start, or sees no card where there is a driver (`unusable_gpu`).
     """
     command = [sys.executable, "-c", PROBE, device]
     try:

@@ -5,7 +5,6 @@ heads, E head width.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -26,7 +25,15 @@ from golf.model.gpt import GPT
 from golf.model.kernels import attention_kernel, attention_kernels, present_kernels, sdpa_kernels
 from golf.model.loss import token_nats
 from golf.presets import PRESETS
-from golf.system.device import Runtime, c_compiler, choose_runtime, environment, seed_everything, synchronize
+from golf.system.device import (
+    Runtime,
+    c_compiler,
+    choose_runtime,
+    environment,
+    query_gpu,
+    seed_everything,
+    synchronize,
+)
 
 NEEDED = (
     "numpy",
@@ -90,14 +97,7 @@ def share_processor() -> None:
 
 def card_state(fields: tuple[str, ...]) -> dict[str, str]:
     """What nvidia-smi says of the first card; empty where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return {}
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    if done.returncode or not done.stdout.strip():
-        return {"nvidia-smi": (done.stderr or done.stdout).strip()[:200]}
-    values = done.stdout.splitlines()[0].split(", ")
-    return dict(zip(fields, values, strict=True))
+    return dict(zip(fields, query_gpu(*fields), strict=False))
 
 
 def found_version(package: str) -> str | None:

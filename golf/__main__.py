@@ -55,7 +55,11 @@ def run_compare(a: Annotated[Path, tyro.conf.Positional], b: Annotated[Path, tyr
 
 
 def run_build(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional], track: str = "local", blurb: str | None = None
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    track: str = "local",
+    blurb: str | None = None,
+    author: str = "",
+    github_id: str = "",
 ) -> int:
     """Makes one entry of finished runs that differ in their seed alone.
 
@@ -63,8 +67,10 @@ def run_build(
         runs: Run folders, one a seed.
         track: Folder under records/: local, track_non_record_16mb or track_10min_16mb.
         blurb: One sentence on what the entry is.
+        author: Who submits the entry; by default as submission.json says, else git's user.name.
+        github_id: The author's name on GitHub; by default as submission.json says, else git's github.user.
     """
-    print(build(runs, Path("records"), track, blurb))
+    print(build(runs, Path("records"), track, blurb, author=author, github_id=github_id))
     return 0
 
 

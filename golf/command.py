@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import torch
 import tyro
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset
 from golf.entry.runs import Track, check_plan
+from golf.entry.submission import find_identity
 from golf.evaluate import EvaluateConfig, main_evaluate
 from golf.prepare.sources import prepare_default
 from golf.presets import PRESETS
 from golf.run import RunContext, ScoringOptions
 from golf.run_folder import RunFolder
-from golf.system.device import choose_runtime, environment
+from golf.system.device import choose_runtime, device_kind, environment
 from golf.system.distributed import World
 from golf.system.files import read_sealed_json, require_writable, write_sealed_json
 from golf.system.log import RunLog
@@ -39,9 +39,16 @@ RUN_SUMMARY = (
 )
 
 
-def default_preset() -> str:
+def default_preset(device: str = "auto") -> str:
     """The preset of a run that names none: `h100-10min` on a GPU, the one minute of `cpu` without."""
-    return "h100-10min" if torch.cuda.is_available() else "cpu"
+    return "h100-10min" if device_kind(device) == "cuda" else "cpu"
+
+
+def last_value(arguments: list[str], flag: str) -> str | None:
+    """The value of an option as the command line gives it, the last one if it is given twice."""
+    named = [value for name, value in itertools.pairwise(arguments) if name == flag]
+    named += [text.partition("=")[2] for text in arguments if text.startswith(f"{flag}=")]
+    return named[-1] if named else None
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,10 @@ class RunOptions:
     """Score this many validation tokens only; the entry then says `partial`."""
     dollars_per_hour: float | None = None
     """Price of the machine, to say what the run cost."""
+    author: str = ""
+    """Who submits the entry; by default as submission.json says, else git's user.name."""
+    github_id: str = ""
+    """The author's name on GitHub; by default as submission.json says, else git's github.user."""
     trackers: tuple[str, ...] = ()
     """Where the run's events go besides its log: tensorboard, in the run's folder."""
 
@@ -117,9 +128,9 @@ def run_score(arguments: list[str]) -> None:
 
 def parse_run(arguments: list[str]) -> RunCommand:
     """The command line over its preset; ConfigError for options that contradict each other."""
-    named = [value for flag, value in itertools.pairwise(arguments) if flag == "--preset"]
-    named += [argument.split("=")[1] for argument in arguments if argument.startswith("--preset=")]
-    preset = named[-1] if named else default_preset()
+    preset = last_value(arguments, "--preset")
+    if preset is None:
+        preset = default_preset(last_value(arguments, "--device") or "auto")
     if preset not in PRESETS:
         raise ConfigError(f"preset is {preset!r}; there are {', '.join(PRESETS)}")
     default = PRESETS[preset].config
@@ -129,6 +140,9 @@ def parse_run(arguments: list[str]) -> RunCommand:
     config, name = command.config, command.options.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
         raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
+    for text in (command.options.author, command.options.github_id):
+        if not text.isprintable():
+            raise ConfigError(f"--author and --github-id are one line of text; found {text!r}")
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
     total = command.options.total_minutes
@@ -230,6 +244,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
     options, config = command.options, command.config
     if world.is_first:
         require_writable(folder.path, "--out")
+        find_identity(Path(), options.author, options.github_id)
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     config.check(runtime.device.type)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]

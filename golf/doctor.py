@@ -17,9 +17,9 @@ from golf.system.device import (
     MIN_TORCH,
     c_compiler,
     cpu_has_bfloat16,
-    driver_version,
     gpu_has_bfloat16,
     processor_name,
+    unusable_gpu,
 )
 from golf.system.log import RunLog
 
@@ -63,8 +63,11 @@ def diagnose(data: Path) -> Iterator[Row]:
         yield "dataset", str(manifest.parent), "ready"
     if not manifests:
         yield "dataset", f"none under {data}", "made or fetched on the first run"
-    preset = default_preset()
-    yield "default preset", preset, PRESETS[preset].purpose
+    if unusable_gpu():
+        yield "default preset", "none", "a run stops; with --device cpu it is cpu"
+    else:
+        preset = default_preset()
+        yield "default preset", preset, PRESETS[preset].purpose
 
 
 def _gpus() -> Iterator[Row]:
@@ -75,10 +78,10 @@ def _gpus() -> Iterator[Row]:
             memory = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
             yield f"cuda:{index}", memory, f"{dtype}, torch.compile"
         yield "C compiler", c_compiler() or "none", "needed by torch.compile on CUDA"
-    elif (driver := driver_version()) is None:
-        yield "CUDA", "none", "runs on the CPU, eager"
+    elif reason := unusable_gpu():
+        yield "CUDA", "unusable", reason
     else:
-        yield "CUDA", f"driver {driver}, which this torch cannot use", "only by --device cpu"
+        yield "CUDA", "none", "runs on the CPU, eager"
     if torch.backends.mps.is_available():
         yield "MPS", "yes", "only by --device mps; untested"
 

@@ -1,12 +1,16 @@
 """Trains, packs and scores the language model of this entry, or scores its artifact.
 
-torchrun --standalone --nproc_per_node=8 train_gpt.py --data DIR   the whole run, into --out
-python train_gpt.py --score artifact.bin --data DIR                scores an artifact in this process
+torchrun --standalone --nproc_per_node=8 train_gpt.py      the whole run, on ./data of the challenge
+python train_gpt.py --score artifact.bin --data DIR        scores an artifact in this process
+
+A run writes logs/RUN_ID.txt and final_model_RUN_ID.bin; one that was stopped goes on from what is in logs/.
 """
 
 import argparse
 import hashlib
 import json
+import math
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 import torch
 
 from golf.config import RunConfig
-from golf.data.manifest import Dataset, open_dataset
+from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset, open_shards
 from golf.evaluate import save_documents, score_once
 from golf.pack.artifact import QUANTIZERS, decode_artifact, pack
 from golf.pack.calibrate import calibrate
@@ -53,16 +57,25 @@ CONFIG = RunConfig()
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line; SystemExit for one that cannot be read."""
+    """The command line over the challenge's environment variables; SystemExit for one that cannot be read."""
+    given, size = os.environ.get, CONFIG.model.vocab_size
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards, tokenizer, manifest.json")
+    folder, data_help = f"data/datasets/fineweb10B_sp{size}", "folder of shards, or $DATA_PATH"
+    parser.add_argument("--data", type=Path, default=given("DATA_PATH", folder), help=data_help)
+    tokenizer_help = "of shards without manifest.json, or $TOKENIZER_PATH; by default from ../../tokenizers"
+    parser.add_argument("--tokenizer", type=Path, default=given("TOKENIZER_PATH"), help=tokenizer_help)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--max-tokens", type=int, help="score this many validation tokens only")
+    parser.add_argument("--log-file", type=Path, help="file of the log; of a run by default logs/RUN_ID.txt")
     train = parser.add_argument_group("training")
-    out_help = "folder of the run; a run that was stopped goes on there"
-    train.add_argument("--out", "--resume", type=Path, default=Path("run"), help=out_help)
-    train.add_argument("--seed", type=int, default=CONFIG.seed, help="by default the entry's")
+    train.add_argument("--out", type=Path, default=".", help="folder for what a run writes")
+    train.add_argument("--run-id", default=given("RUN_ID"), help="name of the run, or $RUN_ID")
+    seed_help = "by default $SEED or the entry's"
+    train.add_argument("--seed", type=int, default=given("SEED", CONFIG.seed), help=seed_help)
+    seconds_help = "training budget, or $MAX_WALLCLOCK_SECONDS; 0 for the entry's"
+    seconds = given("MAX_WALLCLOCK_SECONDS", "0")
+    train.add_argument("--seconds", type=float, default=seconds, help=seconds_help)
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument("--score", type=Path, metavar="ARTIFACT", help="score this artifact and stop")
     scoring.add_argument("--ttt", action="store_true", help="score with test-time training, too")
@@ -70,28 +83,52 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     scoring.add_argument("--max-seconds", type=float, help="limit on test-time training")
     scoring.add_argument("--json", type=Path, help="file for the figures")
     scoring.add_argument("--per-document", type=Path, help="file for the sums of each document")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.run_id = options.run_id or f"seed{options.seed}"
+    model = f"fineweb_{size}_bpe.model"
+    options.tokenizer = options.tokenizer or options.data.absolute().parents[1] / "tokenizers" / model
+    return options
 
 
-def open_text(folder: Path) -> Dataset:
+def open_text(options: argparse.Namespace) -> Dataset:
     """The dataset; ValueError for another tokenizer than the entry's."""
-    dataset = open_dataset(folder)
+    pinned = (options.data / MANIFEST_NAME).is_file()
+    dataset = open_dataset(options.data) if pinned else open_shards(options.data, options.tokenizer)
     vocabulary = dataset.vocabulary
     if (vocabulary.size, vocabulary.bos_id) != (CONFIG.model.vocab_size, CONFIG.model.bos_id):
-        raise ValueError(f"the tokenizer of {folder} is not the one that this entry was made for")
+        raise ValueError(f"the tokenizer of {options.data} is not the one that this entry was made for")
     return dataset
 
 
+def run_config(options: argparse.Namespace) -> RunConfig:
+    """The configuration of a run; ValueError for options or variables that this entry cannot follow."""
+    size, seconds = str(CONFIG.model.vocab_size), options.seconds
+    if (asked := os.environ.get("VOCAB_SIZE", size)) != size:
+        raise ValueError(f"VOCAB_SIZE is {asked}; the vocabulary of this entry has {size} pieces")
+    if Path(options.run_id).name != options.run_id:
+        raise ValueError(f"RUN_ID is {options.run_id!r}; expected the name of a file")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"MAX_WALLCLOCK_SECONDS is {seconds}; expected a number of seconds")
+    config = replace(CONFIG, seed=options.seed)
+    return replace(config, minutes=seconds / 60, steps=None) if seconds else config
+
+
 def train_and_pack(options: argparse.Namespace, world: World) -> None:
-    """The run of this entry, from text to scores; what its folder holds already is not made again."""
-    folder, config = options.out, replace(CONFIG, seed=options.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, artifact = folder / "checkpoint.pt", folder / "artifact.bin"
+    """The run of this entry, from text to scores; what it has written already is not made again."""
+    config, stem = run_config(options), options.out / "logs" / options.run_id
+    artifact = options.out / f"final_model_{options.run_id}.bin"
+    checkpoint, weights_path, figures = (
+        Path(f"{stem}.{kind}") for kind in ("checkpoint.pt", "safetensors", "json")
+    )
+    options.log_file = options.log_file or Path(f"{stem}.txt")
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
-    dataset, clock = open_text(options.data), StageClock()
-    log = RunLog(folder / "run" if world.is_first else None, quiet=not world.is_first)
+    dataset, clock = open_text(options), StageClock()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    log = RunLog(options.log_file if world.is_first else None, quiet=not world.is_first)
     log.info(f"on {runtime.describe()}, seed {config.seed}")
-    if not world.broadcast(artifact.is_file):
+    if world.broadcast(artifact.is_file):
+        log.info(f"{artifact} is there: scored, not trained again")
+    else:
         trainer = build_trainer(config, dataset, runtime, clock, log)
         if world.broadcast(checkpoint.is_file):
             trainer.resume(checkpoint)
@@ -103,7 +140,7 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
             _, weights, _ = trainer.choose_output()
         if world.is_first:
             exported = export_state_dict(weights)
-            save_weights(folder / "weights.safetensors", exported)
+            save_weights(weights_path, exported)
             calibration = None
             if QUANTIZERS[config.pack.scheme].needs_calibration:
                 position, tokens = trainer.batches.state_dict(), trainer.micro_batch_tokens
@@ -119,17 +156,19 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
                 packed = pack(exported, header, config.pack, room_bytes, calibration)
             write_bytes(artifact, packed.artifact)
             log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
+            log.info(f"Total submission size: {len(code) + len(packed.artifact)} bytes")
             log.event("seconds", **clock.seconds)
     if world.is_first:
         # What training holds of the device's memory would be missing to the fresh process.
         trainer = None
         release_memory(runtime.device)
-        score_alone(options, artifact, folder / "scores.json", world)
+        score_alone(options, artifact, figures, world)
 
 
 def score_alone(options: argparse.Namespace, artifact: Path, figures: Path, world: World) -> None:
     """Scores the artifact in fresh processes, as many as train, from the bytes of script and artifact."""
     command = [*isolated_python(world), __file__, "--score", str(artifact), "--data", str(options.data)]
+    command += ["--tokenizer", str(options.tokenizer), "--log-file", str(options.log_file)]
     command += ["--json", str(figures), "--device", options.device]
     command += ["--ttt"] * CONFIG.ttt.enabled + ["--eager"] * options.eager
     command += [] if options.max_tokens is None else ["--max-tokens", str(options.max_tokens)]
@@ -142,13 +181,14 @@ def score_artifact(options: argparse.Namespace, world: World) -> None:
 
     ValueError for an artifact of another entry, or of another tokenizer than the text's.
     """
-    clock, log = StageClock(), RunLog(quiet=not world.is_first)
+    log = RunLog(options.log_file if world.is_first else None, quiet=not world.is_first)
+    clock = StageClock()
     with clock.stage("score"):
         artifact = options.score.read_bytes()
         runtime = choose_runtime(options.device, world=world, eager=options.eager)
         header = read_container(artifact)[0]
         trained = torch.bfloat16 if header.get("compute_dtype") == "bfloat16" else torch.float32
-        dataset = open_text(options.data)
+        dataset = open_text(options)
         own = artifact_header(CONFIG, trained, dataset.vocabulary.sha256)
         for name, value in json.loads(json.dumps(own)).items():
             if header.get(name) != value:
@@ -217,7 +257,7 @@ def main(arguments: list[str]) -> int:
         with world.joined(device_kind(options.device)):
             (train_and_pack if options.score is None else score_artifact)(options, world)
     except KeyboardInterrupt as stop:
-        print(f"train_gpt.py: {str(stop) or 'stopped'}", file=sys.stderr)
+        print(f"train_gpt.py: {str(stop) or 'stopped'}; the same command goes on", file=sys.stderr)
         return stop.code if isinstance(stop, Stopped) else 130
     except (ValueError, OSError) as error:
         print(f"train_gpt.py: {error}", file=sys.stderr)

@@ -14,7 +14,14 @@ import torch
 
 from golf.pack.calibrate import Calibration
 from golf.system.cli import silence
-from golf.system.device import DeviceError, Runtime, cpu_has_bfloat16, gpu_has_bfloat16, keep_compiled_code
+from golf.system.device import (
+    DeviceError,
+    Runtime,
+    cpu_has_bfloat16,
+    gpu_has_bfloat16,
+    keep_compiled_code,
+    unusable_gpu,
+)
 from golf.system.distributed import World
 
 
@@ -23,11 +30,14 @@ def choose_runtime(
 ) -> Runtime:
     """Chooses the device, auto, cpu, cuda or cuda:N, and its dtype; `eager` turns torch.compile off.
 
-    With several processes, each takes the GPU of its local rank. DeviceError for a device that is absent.
+    With several processes, each takes the GPU of its local rank. DeviceError for a device that is absent or
+    that torch cannot use.
     """
     world = World() if world is None else world
+    if device != "cpu" and (reason := unusable_gpu()):
+        raise DeviceError(reason)
     on_gpu = torch.cuda.is_available() and device != "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda") and not on_gpu:
         raise DeviceError(f"device {device!r} was asked for; torch {torch.__version__} sees no GPU")
     chosen = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
     if on_gpu:
@@ -73,10 +83,10 @@ class ProgressBar:
 
 
 class RunLog:
-    """Prints each event as one line, `kind key:value key:value`, and appends it to `<path>.log`."""
+    """Prints each event as one line, `kind key:value key:value`, and appends it to the file `path`."""
 
     def __init__(self, path: Path | None = None, quiet: bool = False):
-        self._file = open(path.with_suffix(".log"), "a", encoding="utf-8") if path else None
+        self._file = open(path, "a", encoding="utf-8") if path else None
         self._quiet = quiet
 
     def event(self, kind: str, **fields: object) -> None:

@@ -209,6 +209,16 @@ class DataFacts:
     notes: tuple[str, ...] = ()
     """What else a reader of the score must know about the text."""
 
+    @property
+    def compressors(self) -> dict[str, float]:
+        """Bits per byte of general compressors on the same text, by name, as far as they were measured."""
+        found = {"zstd -22": self.zstd22_bits_per_byte, "xz -9": self.xz_bits_per_byte}
+        return {name: bits for name, bits in found.items() if bits is not None}
+
+    def better_compressors(self, bits_per_byte: float) -> str:
+        """Names of the general compressors that do better than a score; empty where none does."""
+        return " and ".join(name for name, bits in self.compressors.items() if bits < bits_per_byte)
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -217,6 +227,13 @@ class Feature:
     name: str
     active: bool
     evidence: str
+    failed: bool = False
+    """Whether it had reason and time to act, and did not; a phase beyond the run's end has not failed."""
+
+    @property
+    def state(self) -> str:
+        """active, not active, or without effect."""
+        return "active" if self.active else "without effect" if self.failed else "not active"
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,14 @@ def golden_figures(name: str, folder: Path) -> dict[str, Any]:
 
 def run_figures(run: Path) -> dict[str, Any]:
     """What a finished run's folder came to."""
-    return figures_of(run, read_results(run / "results.json").stages)
+    stages = read_results(run / "results.json").stages
+    return figures_of(run / "weights.safetensors", run / "artifact.bin", stages)
 
 
-def figures_of(run: Path, stages: Sequence[Stage]) -> dict[str, Any]:
-    """What a folder's weights and artifact are, and their scores."""
-    weights = load_file(run / "weights.safetensors")
-    artifact = (run / "artifact.bin").read_bytes()
-    decoded, payload = decode_artifact(artifact)[1], read_container(artifact)[1]
+def figures_of(weights_path: Path, artifact: Path, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What weights and their artifact are, and their scores."""
+    weights = load_file(weights_path)
+    decoded, payload = decode_artifact(artifact.read_bytes())[1], read_container(artifact.read_bytes())[1]
     return {
         "weights_sha256": _digest([array.tobytes() for array in weights.values()]),
         "decoded_sha256": _digest([tensor.numpy().tobytes() for tensor in decoded.values()]),

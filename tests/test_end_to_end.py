@@ -126,7 +126,7 @@ def test_the_entrys_own_script_trains_to_the_same_artifact(whole, data, tmp_path
     arguments = ["--data", data, "--out", "again", "--max-tokens", 6000]
     code, out, err = finish(tmp_path, *arguments, isolated=True, script=script)
     assert code == 0, out + err
-    again = read_scores(tmp_path / "again" / "scores.json")
+    again = read_scores(tmp_path / "again" / "logs" / "seed42.json")
     first = read_results(whole / "run" / "results.json")
     assert again.artifact_sha256 == first.packing.artifact_sha256
     for stage in again.stages:
@@ -309,6 +309,18 @@ def test_nonsense_ends_with_one_clear_line_and_code_2(
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
     assert not list(tmp_path.iterdir()), "something half-made was left"
+
+
+@pytest.mark.parametrize(
+    ("submission", "options", "says"),
+    [("{}", [], "author is None; expected a text"), (None, ["--author", "A\nB"], "one line of text")],
+)
+def test_who_submits_is_asked_before_the_run(data, tmp_path, monkeypatch, capsys, submission, options, says):
+    monkeypatch.chdir(tmp_path)
+    if submission is not None:
+        (tmp_path / "submission.json").write_text(submission)
+    assert exit_code([*TINY, "--data", str(data), "--steps", "2", "--out", "run", *options]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "text"])

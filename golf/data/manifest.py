@@ -26,7 +26,8 @@ VERIFIED_NAME = ".verified.json"
 class ShardFile:
     """One shard of a dataset, of split train or val, in which `num_documents` start.
 
-    Documents are numbered through all shards, validation first; one that an end cuts is in both shards.
+    Documents are numbered through all shards, validation first; one that an end cuts is in both shards. An
+    empty sha256 pins nothing.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Manifest:
     def load(cls, folder: Path) -> "Manifest":
         """Reads `folder`/manifest.json; DataError if it is absent, of another format, or damaged."""
         path, command = folder / MANIFEST_NAME, "python -m golf.prepare --source"
-        adopt = f"`{command} shards --data {folder} --tokenizer FILE.model` checks the shards and writes one"
+        adopt = f"`{command} shards --data {folder}` checks the shards and writes one"
         if not path.is_file():
             if any(folder.glob("fineweb_*.bin")):
                 raise DataError(f"{folder}: has shards but no {MANIFEST_NAME}. {adopt}")
@@ -159,7 +160,7 @@ class Dataset:
             if self.manifest.case_ops:
                 parts[find_byte_file(path)] = file.bytes_sha256
             for part, stated in parts.items():
-                if (found := sha256_of_file(part)) != stated:
+                if stated and (found := sha256_of_file(part)) != stated:
                     raise DataError(f"{part}: {CHANGED}: sha256 {found}; the manifest says {stated}")
             check_token_ids(shards[-1], self.vocabulary.size, file.name)
         if not shards:
@@ -197,6 +198,21 @@ def open_dataset(folder: Path) -> Dataset:
         if file.split == "val" or (folder / file.name).exists():
             dataset.open_shard(file)
     return dataset
+
+
+def open_shards(folder: Path, tokenizer: Path) -> Dataset:
+    """A folder of shards without a manifest, as published: one is made in memory, which pins no bytes."""
+    splits = {split: sorted(folder.glob(f"fineweb_{split}_[0-9]*.bin")) for split in ("train", "val")}
+    files = tuple(
+        ShardFile(path.name, split, "", len(read_shard(path)), 0, 0, 0)
+        for split, paths in splits.items()
+        for path in paths
+    )
+    if not files:
+        raise DataError(f"{folder}: has neither {MANIFEST_NAME} nor fineweb_train_*.bin or fineweb_val_*.bin")
+    vocabulary = Vocabulary.load(tokenizer)
+    stated = (vocabulary.sha256, vocabulary.size, files, 0, 0, 0, (), vocabulary.case_ops)
+    return Dataset(folder, Manifest(folder.name, "", "", "", tokenizer.name, *stated), vocabulary)
 
 
 def find_byte_file(shard: Path) -> Path:

@@ -16,7 +16,7 @@ from golf.entry.readme import render_readme
 from golf.entry.results import ENTRY_FORMAT, EntryError, read_results
 from golf.entry.runs import SeedRun, check_track, read_run
 from golf.entry.selfextract import readable_source, requirements_for
-from golf.entry.submission import SUBMISSION_NAME, best_entry, read_identity, submission, versions
+from golf.entry.submission import SUBMISSION_NAME, best_entry, find_identity, submission, versions
 from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import EntryFolder, RunFolder
 from golf.score.documents import save_arrays
@@ -34,14 +34,17 @@ def build(
     track: str,
     blurb: str | None = None,
     date: datetime.date | None = None,
+    author: str = "",
+    github_id: str = "",
 ) -> Path:
     """Makes one entry of finished runs that differ in their seed alone, and returns its folder.
 
     Scores are means with sample deviations; the largest artifact counts for the limit. `blurb` says in one
     sentence what the entry is, `date` is by default today. An entry that exists is never touched: the new one
     gets -2, -3 and so on. Finished runs of the same configuration that lie beside these, not among them, are
-    named in the entry. The submission.json beside `records_root` says who submits; where the entry is the
-    best of the record tracks, it becomes the entry's. Raises EntryError for a run whose files are missing or
+    named in the entry. `author` and `github_id` say who submits, by default as `find_identity` finds it.
+    Where the entry is the best of the record tracks, the submission.json beside `records_root` becomes the
+    entry's. Raises EntryError for a run whose files are missing or
     contradict each other, or that `track` excludes, for a seed given twice, and for runs whose code,
     configuration or data differ, naming the field.
     """
@@ -58,7 +61,8 @@ def build(
         f"Preset {first.preset}: {done.model_parameters:,} parameters, {done.steps:,} steps over "
         f"{done.train_tokens:,} tokens of {first.data.name}."
     )
-    figures = submission(results, read_identity(records_root.parent), blurb, track, date)
+    identity = find_identity(records_root.parent, author, github_id)
+    figures = submission(results, identity, blurb, track, date)
     folder = records_root / track / f"{date.isoformat()}_{slug(first.name)}"
     with owned_folder(folder.parent, say_waiting=print):
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))

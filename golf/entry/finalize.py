@@ -103,8 +103,10 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         *schedule_features(run.config, results),
         *score_features(run.config, results),
     )
-    rows = [(f.name, "active" if f.active else "NEVER ACTIVE", f.evidence) for f in features]
-    log.table("techniques", ("technique", "", "evidence"), rows)
+    log.table("techniques", ("technique", "", "evidence"), [(f.name, f.state, f.evidence) for f in features])
+    for feature in features:
+        if feature.failed:
+            log.info(f"WARNING: {feature.name} was asked for and is without effect: {feature.evidence}")
     parts, described = portrait(folder, dataset, how.device)
     results = replace(
         results,
@@ -120,6 +122,8 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")
         log.table("among public scores", columns, place)
     log.info(compares)
+    if better := results.data.better_compressors(results.final.tally.bits_per_byte):
+        log.info(f"WARNING: {better} on the same text: fewer bits per byte than this model")
     if not audit_path(folder.path, dataset.folder, how, log, ttt=False, max_seconds=run.plan.left_seconds):
         raise AuditError(
             f"the audit found violations, listed above and in {folder.audit}; the results stay, "
@@ -127,23 +131,28 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         )
 
 
+def _must_act(name: str, active: bool, evidence: str) -> Feature:
+    """A technique that fails where it is not active."""
+    return Feature(name, active, evidence, failed=not active)
+
+
 def shape_features(config: RunConfig, weights: dict[str, Tensor], events: Events) -> Iterator[Feature]:
     """Size of the network, the weights that each optimizer trained, the initialization as it was logged."""
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     asked = f"{config.model.num_layers} layers of width {config.model.width}"
     found = f"{len(blocks)} blocks, {sum(weight.numel() for weight in weights.values()):,} weights"
-    yield Feature(asked, len(blocks) == config.model.num_layers, found)
+    yield _must_act(asked, len(blocks) == config.model.num_layers, found)
     with torch.device("meta"):
         groups = split_parameters(GPT(config.model))
     counts = {name: sum(weight.numel() for weight in group) for name, group in groups.items()}
     matrices, others = groups["matrix"], counts["embedding"] + counts["scalar"]
     evidence = f"{counts['matrix']:,} weights in {len(matrices)} matrices; AdamW {others:,} others"
-    yield Feature(f"optim: {config.optim.matrix}", bool(matrices), evidence)
+    yield _must_act(f"optim: {config.optim.matrix}", bool(matrices), evidence)
     distances = [event["orthogonal_to"] for event in events if event.get("event") == "initialization"]
     if distances:
         distance = distances[0]
         evidence = f"W W^T of the first query matrix was the identity to {distance:.1g}"
-        yield Feature("orthogonal initialisation", distance < MAX_ORTHOGONAL_DISTANCE, evidence)
+        yield _must_act("orthogonal initialisation", distance < MAX_ORTHOGONAL_DISTANCE, evidence)
 
 
 def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Iterator[Feature]:
@@ -169,7 +178,7 @@ def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT:
             without[technique] = _logits(config, weights | neutral, inputs_BT)
     for name, logits in without.items():
         largest = float((with_all - logits).abs().max())
-        yield Feature(name, largest > 0.0, f"moves a logit by up to {largest:.3g}")
+        yield _must_act(name, largest > 0.0, f"moves a logit by up to {largest:.3g}")
 
 
 def _logits(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Tensor:
@@ -202,11 +211,14 @@ def schedule_features(config: RunConfig, results: Results) -> Iterator[Feature]:
         starts |= {f"schedule.{name} at {start:g}": start for start in vars(schedule)[name]}
     for name, start in starts.items():
         evidence = f"due at {start:.2f} of the run, which came to {progress:.2f}"
+        evidence += " in one step" if results.training.steps == 1 else ""
         if name == "schedule.warmdown":
             evidence = f"{schedule.warmdown_shape}, {evidence}"
         yield Feature(name, progress > start and results.training.steps > 1, evidence)
     output = results.averaging.output
-    kept = "the last weights were kept" if output == "last" else f"{output} was kept"
+    kept = f"{output} was kept" if output != "last" else "the last weights were kept"
+    if len(results.averaging.held_out_bpb) > 1:
+        kept += ", the best on held-out text"
     yield Feature("averaging", output != "last", kept)
 
 
@@ -215,7 +227,7 @@ def score_features(config: RunConfig, results: Results) -> Iterator[Feature]:
     packed, plain, ttt = results.packing.report, results.quantized, config.ttt
     name = f"pack: {packed['scheme']}, zstd-{ZSTD_LEVEL}"
     evidence = f"{packed['bits_per_weight']:.3f} bits a weight; {results.packing.artifact_bytes:,} bytes"
-    yield Feature(name, packed["scheme"] == config.pack.scheme, evidence)
+    yield _must_act(name, packed["scheme"] == config.pack.scheme, evidence)
     evidence = f"stride {plain.stride} in windows of {plain.context}"
     yield Feature("sliding windows", (plain.stride or 0) < (plain.context or 0), evidence)
     if not ttt.enabled:
@@ -228,7 +240,7 @@ def score_features(config: RunConfig, results: Results) -> Iterator[Feature]:
         yield Feature(name, False, "left out: there was too little time")
         return
     gain = plain.tally.bits_per_byte - adapted.tally.bits_per_byte
-    yield Feature(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
+    yield _must_act(name, gain != 0.0, f"moved the score by {-gain:+.6f} bits per byte")
 
 
 def toolkit_commit(root: Path) -> str:

@@ -1,5 +1,6 @@
 """Training curves from logs, and the state of runs that have no results yet."""
 
+import fcntl
 import math
 import re
 import time
@@ -16,6 +17,8 @@ from golf.run_folder import RunFolder
 
 MAX_LOG_BYTES = 4 << 20
 """Of a larger log the first part is read for a curve, the last part for the state of a run."""
+STOPPED_SECONDS = 120.0
+"""Of a log that nobody owns; one with an owner may be silent for longer, as while it scores."""
 PHASES = {
     "model_params": "warming up",
     "forecast": "training",
@@ -66,6 +69,9 @@ class LiveRun:
 
     name: str
     phase: str
+    """Its last one, if it is stopped."""
+    stopped: bool
+    """See `is_stopped`."""
     share: float | None
     """Of the training budget, 0 to 1."""
     curve: Curve
@@ -73,6 +79,11 @@ class LiveRun:
     """NaN before the first step that was logged."""
     quiet_seconds: float
     """Since its log was written to."""
+
+    @property
+    def state(self) -> str:
+        """The phase, and whether the run has stopped in it."""
+        return f"stopped while {self.phase}" if self.stopped else self.phase
 
 
 def read_log_curve(path: Path) -> Curve:
@@ -125,6 +136,24 @@ def read_live_runs(runs_root: Path) -> list[LiveRun]:
     return sorted((read_live_run(folder, runs_root) for folder in folders), key=lambda run: run.quiet_seconds)
 
 
+def is_stopped(folder: RunFolder) -> bool:
+    """Whether a run's log is old and no process of this machine works in its folder.
+
+    The kernel frees the lock of a process that ends. A copy of another machine's run has no owner here, but a
+    log that goes on.
+    """
+    if time.time() - folder.events.stat().st_mtime <= STOPPED_SECONDS:
+        return False
+    try:
+        with open(folder.path / ".lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def read_live_run(folder: RunFolder, runs_root: Path) -> LiveRun:
     """The state of one run from the end of its log."""
     status = folder.events.stat()
@@ -140,6 +169,7 @@ def read_live_run(folder: RunFolder, runs_root: Path) -> LiveRun:
         curve=curve_of(events),
         tokens_per_second=_number(last.get("tokens_per_second")),
         quiet_seconds=max(0.0, time.time() - status.st_mtime),
+        stopped=is_stopped(folder),
     )
 
 

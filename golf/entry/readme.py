@@ -10,11 +10,8 @@ from golf.data.reference import text_of_size
 from golf.entry.leaderboard import place_of
 from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
-from golf.presets import PRESETS
 from golf.results import Results, Stage
-from golf.system.stored import config_to_dict, flat_fields
-
-_GIVEN_ELSEWHERE = ("seed", "model.vocab_size", "model.bos_id")
+from golf.system.stored import flat_fields
 
 
 @dataclass(frozen=True)
@@ -44,25 +41,6 @@ def stage_rows(runs: Sequence[Results]) -> list[StageRow]:
         counts = first.tally.num_tokens, first.tally.num_bytes
         rows.append(StageRow(title, *bpb, *nats, _windows(first), *counts))
     return rows
-
-
-def reproduce_options(results: Results) -> str:
-    """The options with which train_gpt.py repeats the run: those that differ from its preset."""
-    preset = PRESETS.get(results.preset)
-    default = flat_fields(config_to_dict(preset.config)) if preset else {}
-    options = [f"--preset {results.preset}", f"--seed {results.seed}"]
-    for name, value in flat_fields(results.config).items():
-        value = tuple(value) if isinstance(value, list) else value
-        if name in _GIVEN_ELSEWHERE or value is None or value == default.get(name):
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            part, dot, last = flag.rpartition(".")
-            options.append(f"--{flag}" if value else f"--{part}{dot}no-{last}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            options.append(" ".join((f"--{flag}", *map(str, values))))
-    return " ".join(options)
 
 
 def render_readme(
@@ -107,7 +85,6 @@ def render_readme(
         phases=list(dict.fromkeys(phase for run in results for phase in run.seconds)),
         versions=versions(first),
         config=flat_fields(first.config),
-        options=[reproduce_options(run) for run in results],
         audits=[run.audit for run in runs],
     )
 

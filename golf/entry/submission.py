@@ -3,6 +3,7 @@
 import datetime
 import json
 import statistics
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,40 @@ from golf.entry.runs import RECORD_TRACKS
 from golf.results import Results
 
 SUBMISSION_NAME = "submission.json"
+TOOLKIT = "parameter-golf-toolkit"
+"""Who submits where nobody says so."""
 
 _NOT_VERSIONS = ("hardware", "device", "processor", "cores", "threads", "platform")
 
 
-def read_identity(project_root: Path) -> dict[str, str]:
-    """`author` and `github_id` of the project's own submission.json; neutral ones where there is none."""
+def find_identity(project_root: Path, author: str = "", github_id: str = "") -> dict[str, str]:
+    """`author` and `github_id` of an entry.
+
+    Each is what was asked for, else that of the project's own submission.json, else git's setting user.name
+    or github.user. Where neither says who submits it is the toolkit. EntryError for a submission.json that
+    is damaged.
+    """
     path = project_root / SUBMISSION_NAME
-    if not path.is_file():
-        return dict.fromkeys(("author", "github_id"), "parameter-golf-toolkit")
-    stored = read_json(path)
-    for key in ("author", "github_id"):
-        if not isinstance(stored.get(key), str):
-            raise EntryError(f"{path}: {key} is {stored.get(key)!r}; expected a text")
-    return {key: stored[key] for key in ("author", "github_id")}
+    stored = read_json(path) if path.is_file() else dict.fromkeys(("author", "github_id"), TOOLKIT)
+    found = {}
+    for key, asked, setting in (("author", author, "user.name"), ("github_id", github_id, "github.user")):
+        own = stored.get(key)
+        if not isinstance(own, str):
+            raise EntryError(f"{path}: {key} is {own!r}; expected a text")
+        found[key] = asked or (own if own != TOOLKIT else _git_setting(project_root, setting))
+    if not found["author"]:
+        return {"author": TOOLKIT, "github_id": found["github_id"] or TOOLKIT}
+    return {"author": found["author"], "github_id": found["github_id"] or "unknown"}
+
+
+def _git_setting(folder: Path, name: str) -> str:
+    """A setting of git as it holds in a folder; empty where there is none, or no git."""
+    try:
+        command = ["git", "config", "--get", name]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def versions(results: Results) -> dict[str, str]:

@@ -5,7 +5,8 @@ K key/value heads, E head width.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -42,11 +43,13 @@ class VarlenKernel:
     """torch's variable-length attention kernel, with the options that the installed version has."""
 
     def __init__(self) -> None:
-        # Imported when it is used: it imports torch's compiler, seconds on a slow machine.
-        from torch.nn.attention.varlen import varlen_attn
+        self._kernel: Callable[..., Any] = flash_by_bounds
+        known: Collection[str] = ()
+        if find_spec("torch.nn.attention.varlen"):
+            # Imported when it is used: it imports torch's compiler, seconds on a slow machine.
+            from torch.nn.attention.varlen import varlen_attn
 
-        self._kernel: Callable[..., Any] = varlen_attn
-        known = inspect.signature(varlen_attn).parameters
+            self._kernel, known = varlen_attn, inspect.signature(varlen_attn).parameters
         self._shares_keys = "enable_gqa" in known
         self._options: dict[str, Any] = {"enable_gqa": True} if self._shares_keys else {}
         self._options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
@@ -59,6 +62,14 @@ class VarlenKernel:
         q_NHE, k_NKE, v_NKE = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BKTE, v_BKTE))
         y_NHE = self._kernel(q_NHE, k_NKE, v_NKE, bounds_S, bounds_S, length, length, **self._options)
         return y_NHE.unflatten(0, (-1, length)).transpose(1, 2)
+
+
+def flash_by_bounds(
+    q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, bounds_S: Tensor, *lengths: Any, is_causal: bool
+) -> Tensor:
+    """What varlen_attn calls, for torch before 2.10, which has no public name for it."""
+    kernel = torch.ops.aten._flash_attention_forward
+    return kernel(q_NHE, k_NHE, v_NHE, bounds_S, *lengths, 0.0, is_causal, False)[0]
 
 
 def visible_keys(inputs_BT: Tensor, bos_id: int, num_queries: int) -> Tensor:

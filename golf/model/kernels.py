@@ -3,6 +3,7 @@
 Shapes: B batch, T time, L last (graded) positions, H query heads, K key/value heads, E head width.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -106,10 +107,21 @@ def kernel_order(capability: tuple[int, int], has_flash_3: bool, cudnn_version: 
 def present_kernels(device: torch.device) -> tuple[str, ...]:
     """The kernels that this machine has, in the order to try them."""
     if device.type != "cuda":
-        return "flash", "math"
+        return ("flash", "math") if cpu_flash_shares_heads() else ("math",)
     has_flash_3 = find_spec("flash_attn_interface") is not None
     version = torch.backends.cudnn.version() or 0
     return kernel_order(torch.cuda.get_device_capability(device), has_flash_3, version)
+
+
+def cpu_flash_shares_heads() -> bool:
+    """Whether torch's flash kernel of a CPU takes fewer key/value heads than queries; 2.8's does not."""
+    q_BHLE, k_BKTE = torch.zeros(1, 2, 1, 8), torch.zeros(1, 1, 1, 8)
+    try:
+        with sdpa_kernels(("flash",)), warnings.catch_warnings(action="ignore"):
+            causal_attention(q_BHLE, k_BKTE, k_BKTE)
+    except RuntimeError:
+        return False
+    return True
 
 
 def require_kernel(asked: str, present: Sequence[str]) -> tuple[str]:

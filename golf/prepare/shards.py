@@ -45,8 +45,10 @@ class TextOrigin:
 def adopt_shards(folder: Path, tokenizer: Path | None, origin: TextOrigin, log: RunLog) -> Manifest:
     """Writes the manifest of a folder of fineweb_train_*.bin and fineweb_val_*.bin; copies the tokenizer.
 
-    `tokenizer` defaults to the only .model file of the folder. The shards are not changed. Documents in both
-    splits are counted and logged; raises DataError for ranges in both splits, and as `check_shards` does.
+    `tokenizer` defaults to the only .model file of the folder, else to that of the challenge's layout:
+    ../../tokenizers/fineweb_1024_bpe.model of datasets/fineweb10B_sp1024. The shards are not changed.
+    Documents in both splits are counted and logged; raises DataError for ranges in both splits, and as
+    `check_shards` does.
     """
     val, train = (sorted(folder.glob(f"fineweb_{split}_[0-9]*.bin")) for split in ("val", "train"))
     if not val and not train:
@@ -54,7 +56,8 @@ def adopt_shards(folder: Path, tokenizer: Path | None, origin: TextOrigin, log: 
     if (folder / MANIFEST_NAME).exists():
         raise DataError(f"{folder / MANIFEST_NAME}: is there already; move it away to make another")
     if tokenizer is None:
-        models = sorted(folder.glob("*.model"))
+        laid_out = f"../../tokenizers/fineweb_{folder.name.rpartition('_sp')[2]}_bpe.model"
+        models = sorted(folder.glob("*.model")) or sorted(folder.glob(laid_out))
         if len(models) != 1:
             names = ", ".join(path.name for path in models) or "none"
             raise DataError(f"{folder}: expected one .model file, found {names}; name it with --tokenizer")

@@ -19,7 +19,7 @@ from golf.check.submission import SubmissionError, read_submission
 from golf.data.reference import text_of_size
 from golf.entry import plots
 from golf.entry.artifact_stats import Portrait
-from golf.entry.progress import Curve, LiveRun, read_live_runs, read_log_curve, run_folders
+from golf.entry.progress import Curve, LiveRun, is_stopped, read_live_runs, read_log_curve, run_folders
 from golf.entry.readme import stage_rows
 from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS, final_nats
@@ -136,6 +136,12 @@ class EntryView:
         """Whether the score ranks: it is of the whole text, and no audit failed."""
         whole = self.text is None or not self.text.partial
         return self.bpb is not None and self.verdict != "failed" and whole
+
+    @property
+    def better_compressors(self) -> str:
+        """Names of the general compressors that do better on the same text."""
+        known = self.runs and self.bpb is not None
+        return self.runs[0].data.better_compressors(self.bpb or 0.0) if known else ""
 
     @property
     def size_parts(self) -> dict[str, float]:
@@ -350,12 +356,16 @@ def watch(records_root: Path, runs_root: Path, out: Path, every_seconds: float, 
 
 
 def signature(records_root: Path, runs_root: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of every file whose change would change the page."""
+    """Name, size and time of every file whose change would change the page, and which runs are stopped."""
     files = list(records_root.glob("*/*/*.json"))
-    files += [path for folder in run_folders(runs_root) for path in (folder.events, folder.results)]
+    folders = run_folders(runs_root)
+    files += [path for folder in folders for path in (folder.events, folder.results)]
     found = []
     for path in files:
         with suppress(OSError):  # A run may be moved away meanwhile, or have no results yet.
             status = path.stat()
             found.append((str(path), status.st_size, status.st_mtime_ns))
+    for folder in folders:
+        with suppress(OSError):
+            found.append((str(folder), int(is_stopped(folder)), 0))
     return tuple(sorted(found))

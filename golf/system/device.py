@@ -23,7 +23,7 @@ import torch
 
 from golf.system.distributed import World
 
-MIN_TORCH = (2, 10)
+MIN_TORCH = (2, 8)
 TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
 """The environment variables that torchrun sets, and their values without it."""
 
@@ -128,29 +128,41 @@ def c_compiler() -> str | None:
     return next((name for name in ("gcc", "clang") if shutil.which(name)), None)
 
 
+def query_gpu(*fields: str) -> list[str]:
+    """What nvidia-smi says of the first GPU, a text for each of its --query-gpu fields; empty without one."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().split("\n")[0].split(", ")
+
+
 def driver_version() -> str | None:
     """The version of the NVIDIA driver, from the kernel or else from nvidia-smi; None without a driver."""
-    path, text = Path("/proc/driver/nvidia/version"), ""
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        text = "" if done.returncode else done.stdout
+    path = Path("/proc/driver/nvidia/version")
+    text = path.read_text(encoding="utf-8") if path.is_file() else " ".join(query_gpu("driver_version"))
     found = re.search(r"\d+\.\d+(\.\d+)?", text)
     return found[0] if found else None
 
 
-def require_usable_gpu() -> None:
-    """Raises DeviceError if the machine has an NVIDIA driver but torch sees no GPU."""
+def unusable_gpu() -> str | None:
+    """Why torch cannot use this machine's NVIDIA GPU, and what to do; None if it can, or there is none."""
     driver = None if torch.cuda.is_available() else driver_version()
-    if driver is not None:
-        built = torch.version.cuda
-        reason = "it is a CPU build" if built is None else f"it is built for CUDA {built}"
-        raise DeviceError(
-            f"this machine has an NVIDIA GPU (driver {driver}), which torch {torch.__version__} cannot use: "
-            f"{reason}; install a torch whose CUDA the driver supports, or train on the CPU by --device cpu"
-        )
+    if driver is None:
+        return None
+    built, hidden = torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES")
+    if built is None:
+        reason = "it is a CPU build"
+    elif hidden is not None and not hidden.split(",")[0].isdecimal():
+        reason = f"CUDA_VISIBLE_DEVICES is {hidden!r}"
+    else:
+        reason = f"it is built for CUDA {built}"
+    return (
+        f"this machine has an NVIDIA GPU (driver {driver}), which torch {torch.__version__} cannot use: "
+        f"{reason}; install a torch whose CUDA the driver supports (CUDA 12 from driver 525 on, 13 from 580 "
+        "on), or compute on the CPU by --device cpu"
+    )
 
 
 def choose_runtime(
@@ -160,15 +172,16 @@ def choose_runtime(
 
     `device` is auto, cpu, cuda, cuda:N or mps; `compute_dtype` is auto, float32 or bfloat16. With several
     processes, each takes the GPU of its local rank. Raises DeviceError for a device that is absent, for a GPU
-    that torch cannot use (with auto), for a missing C compiler, and for a torch older than MIN_TORCH.
+    that torch cannot use (unless another device was asked for), for a missing C compiler, and for a torch
+    older than MIN_TORCH.
     """
     world = World() if world is None else world
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < MIN_TORCH:
         oldest = ".".join(map(str, MIN_TORCH))
         raise DeviceError(f"torch is {torch.__version__}; at least {oldest} is needed")
-    if device == "auto":
-        require_usable_gpu()
+    if device.split(":")[0] in ("auto", "cuda") and (reason := unusable_gpu()):
+        raise DeviceError(reason)
     kind = device_kind(device)
     name = kind if device == "auto" else device
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from golf.data.batches import TrainBatches
-from golf.data.manifest import Manifest, ShardFile, open_dataset
+from golf.data.manifest import Manifest, ShardFile, open_dataset, open_shards
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import PhaseError, StageClock
@@ -162,6 +162,19 @@ def test_shards_without_a_manifest_say_how_to_adopt_them(folder: Path):
         DataError, match=r"has shards but no manifest\.json\. `python -m golf\.prepare --source"
     ):
         open_dataset(folder)
+
+
+def test_shards_without_a_manifest_open_with_the_manifest_in_memory(folder: Path):
+    pinned = open_dataset(folder)
+    (folder / "manifest.json").unlink()
+    found = open_shards(folder, folder / pinned.manifest.tokenizer)
+    assert not (folder / "manifest.json").exists()
+    assert {file.name for file in found.manifest.files} == {file.name for file in pinned.manifest.files}
+    for split in ("train", "val"):
+        assert found.manifest.num_tokens(split) == pinned.manifest.num_tokens(split)
+    clock = StageClock()
+    assert np.array_equal(found.validation_tokens(clock), pinned.validation_tokens(clock))
+    assert all(map(np.array_equal, found.train_shards(), pinned.train_shards()))
 
 
 @pytest.mark.parametrize(

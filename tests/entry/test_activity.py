@@ -85,6 +85,10 @@ def active(features) -> dict[str, bool]:
     return {feature.name: feature.active for feature in features}
 
 
+def states(features) -> dict[str, str]:
+    return {feature.name: feature.state for feature in features}
+
+
 def test_every_technique_of_a_random_network_is_active():
     found = {}
     for config in (EVERYTHING, STUDIED):
@@ -98,12 +102,14 @@ def test_every_technique_of_a_random_network_is_active():
     ("weight", "name"),
     [("bigram.scale", "model.bigram_buckets"), ("skip_weights", "skips"), ("smear.gate", "model.smear")],
 )
-def test_a_technique_whose_weights_do_nothing_is_never_active(weights, weight, name):
+def test_a_technique_whose_weights_do_nothing_is_without_effect(weights, weight, name):
     weights[weight] = (
         torch.full_like(weights[weight], -200.0) if weight == "smear.gate" else 0 * weights[weight]
     )
-    found = active(network_features(EVERYTHING, weights, tokens()))
-    assert [technique for technique, acts in found.items() if not acts] == [name]
+    found = states(network_features(EVERYTHING, weights, tokens()))
+    assert {technique: state for technique, state in found.items() if state != "active"} == {
+        name: "without effect"
+    }
 
 
 def test_a_technique_that_is_off_is_not_listed(weights):
@@ -116,28 +122,28 @@ def test_a_phase_beyond_the_end_of_the_run_never_came():
     config = PRESETS["cpu"].config
     late = replace(config, schedule=replace(config.schedule, warmdown=0.1))
     stopped = replace(RESULTS, training=replace(RESULTS.training, final_progress=0.8))
-    assert active(schedule_features(late, stopped))["schedule.warmdown"] is False
+    assert states(schedule_features(late, stopped))["schedule.warmdown"] == "not active"
     assert active(schedule_features(late, RESULTS))["schedule.warmdown"] is True
 
 
 def test_an_average_that_was_not_kept_was_not_used():
     last = replace(RESULTS, averaging=replace(RESULTS.averaging, output="last"))
-    assert active(schedule_features(RunConfig(), last))["averaging"] is False
+    assert states(schedule_features(RunConfig(), last))["averaging"] == "not active"
     assert active(schedule_features(RunConfig(), RESULTS))["averaging"] is True
 
 
-def test_test_time_training_that_moves_nothing_is_never_active():
+def test_test_time_training_that_moves_nothing_is_without_effect_and_none_is_no_fault():
     name = "ttt: sgd, 3 epochs, 2 frozen blocks"
     same = scored(PLAIN, replace(ADAPTED, tally=PLAIN.tally))
-    assert active(score_features(RunConfig(), same))[name] is False
-    assert active(score_features(RunConfig(), scored(PLAIN)))[name] is False
+    assert states(score_features(RunConfig(), same))[name] == "without effect"
+    assert states(score_features(RunConfig(), scored(PLAIN)))[name] == "not active"
     assert active(score_features(RunConfig(), RESULTS))[name] is True
 
 
 def test_a_quantiser_that_was_not_asked_for_is_not_active():
     asked = RunConfig(pack=PackConfig(scheme="int5"))
     assert active(score_features(asked, RESULTS))["pack: int5, zstd-22"] is True
-    assert active(score_features(RunConfig(), RESULTS))["pack: int5, zstd-22"] is False
+    assert states(score_features(RunConfig(), RESULTS))["pack: int5, zstd-22"] == "without effect"
 
 
 def test_windows_that_do_not_slide_are_never_active():
@@ -168,5 +174,5 @@ def test_clipping_counts_the_steps_whose_gradient_was_scaled_down() -> None:
     (found,) = clip_features(1.0, events)
     assert found.active and found.evidence.startswith("1 of 3 logged steps clipped to 1;")
     (never,) = clip_features(5.0, events)
-    assert not never.active
+    assert never.state == "not active"
     assert not list(clip_features(1.0, [{"event": "step"}]))

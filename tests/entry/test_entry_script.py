@@ -1,7 +1,9 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 
+from golf import entry_main
 from golf.command import parse_run
-from golf.config import fit_to_vocabulary
+from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import open_dataset
 from golf.entry.bundle import entry_script
 from golf.entry.results import read_scores
 from golf.entry.selfextract import pack_script
 from golf.entry.specialize import PLUG_POINTS
+from golf.model.config import ModelConfig
 from golf.presets import PRESETS
 from golf.results import NATS_ARRAYS
+from golf.score.tally import Tally
 from tests.golden_run import RUNS, SIZE, figures_of, plain_environment
 from tests.tiny_samples import tiny_tokenizer, write_tiny_dataset
 
@@ -39,30 +44,36 @@ def golden_script(name: str, data: Path) -> str:
     return entry_script(fit_to_vocabulary(config, config, vocabulary.size, vocabulary.bos_id))
 
 
-def run_alone(script: bytes, data: Path, *options: str, processes: int = 1) -> tuple[Path, str, int]:
-    """The folder in which a script ran, isolated and alone, its output and its exit code."""
-    folder = data.parent / f"alone{len(list(data.parent.iterdir()))}"
-    folder.mkdir()
+def run_alone(
+    script: bytes, data: Path, *options: str, processes: int = 1, folder: Path | None = None, **variables: str
+) -> tuple[Path, str, int]:
+    """The folder in which a script ran, isolated and alone, its output and its exit code.
+
+    With a `folder` the script looks for its data there, as the challenge's does.
+    """
+    where = [] if folder else ["--data", str(data)]
+    if folder is None:
+        folder = data.parent / f"alone{len(list(data.parent.iterdir()))}"
+        folder.mkdir()
     (folder / "train_gpt.py").write_bytes(script)
     alone = [sys.executable, "-I"]
     if processes > 1:
-        alone += ["-m", "torch.distributed.run", "--standalone", "--no-python"]
-        alone += [f"--nproc_per_node={processes}", sys.executable, "-I"]
-    command = [*alone, "train_gpt.py", "--data", str(data), "--device", "cpu", "--eager", *options]
-    done = subprocess.run(
-        command, cwd=folder, env=plain_environment(), capture_output=True, text=True, check=False
-    )
+        alone = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        alone += [f"--nproc_per_node={processes}"]
+    command, surroundings = [*alone, "train_gpt.py", *where, *options], plain_environment() | variables
+    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
     return folder, done.stdout + done.stderr, done.returncode
 
 
-def entry_figures(run: Path) -> dict[str, Any]:
+def entry_figures(folder: Path, run_id: str = "seed42") -> dict[str, Any]:
     """What a run of an entry's own script came to."""
-    return figures_of(run, read_scores(run / "scores.json").stages)
+    weights, scores = (folder / "logs" / f"{run_id}.{kind}" for kind in ("safetensors", "json"))
+    return figures_of(weights, folder / f"final_model_{run_id}.bin", read_scores(scores).stages)
 
 
-def assert_golden(run: Path, name: str) -> None:
+def assert_golden(folder: Path, name: str) -> None:
     """An entry does not score the weights before packing; all else is as the whole project has it."""
-    found, golden = entry_figures(run), GOLDEN["runs"][name]
+    found, golden = entry_figures(folder), GOLDEN["runs"][name]
     for kind in ("nats_per_token", "tokens", "bytes"):
         golden = golden | {kind: {stage: golden[kind][stage] for stage in NATS_ARRAYS}}
     assert found["nats_per_token"] == pytest.approx(golden["nats_per_token"], abs=1e-3)
@@ -72,10 +83,10 @@ def assert_golden(run: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def seed_run(data: Path) -> Path:
-    """The run folder of the seed's own script, which trained, packed and scored alone."""
+    """The folder in which the seed's own script trained, packed and scored alone."""
     folder, said, code = run_alone(golden_script("seed", data).encode(), data)
     assert code == 0, said
-    return folder / "run"
+    return folder
 
 
 def test_an_entry_alone_gives_the_weights_payload_and_scores_of_the_whole_project(seed_run):
@@ -85,24 +96,79 @@ def test_an_entry_alone_gives_the_weights_payload_and_scores_of_the_whole_projec
 def test_the_packed_form_of_another_configuration_does_too(data):
     folder, said, code = run_alone(pack_script(golden_script("frontier", data)), data)
     assert code == 0, said
-    assert_golden(folder / "run", "frontier")
+    assert_golden(folder, "frontier")
 
 
 def test_an_entry_goes_on_with_a_run_that_is_done_and_refuses_an_artifact_of_another(seed_run, data):
     before = entry_figures(seed_run)
-    script = (seed_run.parent / "train_gpt.py").read_bytes()
-    _, said, code = run_alone(script, data, "--resume", str(seed_run))
-    assert code == 0 and "step:" not in said and entry_figures(seed_run) == before
+    script = (seed_run / "train_gpt.py").read_bytes()
+    _, said, code = run_alone(script, data, "--out", str(seed_run))
+    assert code == 0 and "not trained again" in said and "step:" not in said
+    assert entry_figures(seed_run) == before
     other = golden_script("frontier", data).encode()
-    _, said, code = run_alone(other, data, "--score", str(seed_run / "artifact.bin"))
+    _, said, code = run_alone(other, data, "--score", str(seed_run / "final_model_seed42.bin"))
     assert code == 2 and "artifact" in said
 
 
-def test_two_processes_of_torchrun_train_an_entry_together(data):
+@pytest.fixture(scope="module")
+def challenge(data: Path) -> Path:
+    """A folder that is empty but for the challenge's shards and tokenizer."""
+    folder = data.parent / "challenge"
+    shards, tokenizers = folder / "data/datasets/fineweb10B_sp320", folder / "data/tokenizers"
+    tokenizers.mkdir(parents=True)
+    shutil.copytree(data, shards, ignore=shutil.ignore_patterns("*.json", "*.model"))
+    shutil.copyfile(data / "tiny.model", tokenizers / "fineweb_320_bpe.model")
+    return folder
+
+
+def test_two_processes_of_torchrun_train_an_entry_where_the_challenge_runs_it(data, challenge):
+    """Without an option: its variables alone, its layout, and the log and the artifact beside the script."""
     script = golden_script("seed", data).encode()
-    folder, said, code = run_alone(script, data, processes=2)
+    variables = {
+        "DATA_PATH": "data/datasets/fineweb10B_sp320",
+        "TOKENIZER_PATH": "data/tokenizers/fineweb_320_bpe.model",
+        "VOCAB_SIZE": "320",
+        "SEED": "7",
+        "RUN_ID": "ours",
+        "MAX_WALLCLOCK_SECONDS": "1.5",
+    }
+    _, said, code = run_alone(script, data, processes=2, folder=challenge, **variables)
     assert code == 0, said
-    assert "step:12/12" in said and entry_figures(folder / "run")["tokens"].keys() == NATS_ARRAYS.keys()
+    assert {path.name for path in challenge.iterdir()} == {
+        "data", "logs", "train_gpt.py", "final_model_ours.bin"
+    }  # fmt: skip
+    log = (challenge / "logs" / "ours.txt").read_text()
+    assert "seed 7" in log and "Total submission size: " in log and "ttt_score val_loss:" in log
+    scores = json.loads((challenge / "logs" / "ours.json").read_text())
+    assert f"val_bpb:{bits_per_byte(scores['stages'][-1]['tally']):.8g}" in log
+    assert entry_figures(challenge, "ours")["tokens"].keys() == NATS_ARRAYS.keys()
+    # Trained by the clock that was asked for, not by the entry's own 12 steps.
+    assert "step:1/" in log and "step:12/12" not in log
+
+
+def bits_per_byte(tally: dict[str, Any]) -> float:
+    return Tally(**tally).bits_per_byte
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("VOCAB_SIZE", "1024", "VOCAB_SIZE is 1024; the vocabulary of this entry has 320 pieces"),
+        ("RUN_ID", "../up", "RUN_ID is '../up'; expected the name of a file"),
+        ("MAX_WALLCLOCK_SECONDS", "nan", "MAX_WALLCLOCK_SECONDS is nan; expected a number of seconds"),
+        ("DATA_PATH", "data", "data: has neither manifest.json nor fineweb_train_*.bin"),
+        ("TOKENIZER_PATH", "none.model", "none.model: cannot be read"),
+    ],
+)
+def test_an_entry_says_in_one_line_which_variable_it_cannot_follow(
+    challenge, monkeypatch, capfd, name, value, says
+):
+    monkeypatch.chdir(challenge)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(entry_main, "CONFIG", replace(RunConfig(), model=ModelConfig(vocab_size=320)))
+    assert entry_main.main([]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"train_gpt.py: {says}")
 
 
 def test_the_script_is_the_same_each_time_and_has_nothing_that_its_configuration_lacks(data):

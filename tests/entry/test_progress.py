@@ -1,4 +1,6 @@
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,16 @@ def test_runs_of_several_seeds_are_found_and_finished_ones_left_out(tmp_path: Pa
     make_run(tmp_path / "one", [{"event": "size"}])
     found = {run.name: run.phase for run in read_live_runs(tmp_path)}
     assert found == {"sweep/seed1": "starting", "one": "scoring"}
+
+
+def test_a_killed_run_is_stopped_and_one_that_is_owned_or_writes_is_not(tmp_path: Path) -> None:
+    for name in ("fresh", "old", "owned", "killed"):
+        make_run(tmp_path / name, [step(3)])
+    for name in ("old", "owned", "killed"):
+        os.utime(tmp_path / name / "run.jsonl", (0, 0))
+    (tmp_path / "killed" / ".lock").write_text("1\n")
+    with open(tmp_path / "owned" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = {run.name: run.state for run in read_live_runs(tmp_path)}
+    stopped = "stopped while training"
+    assert found == {"fresh": "training", "old": stopped, "owned": "training", "killed": stopped}

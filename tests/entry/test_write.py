@@ -2,7 +2,6 @@ import datetime
 import hashlib
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,11 @@ import pytest
 from entry_toys import SCRIPT, audit, draw_nothing, edit, make_run, scale_documents
 
 import train_gpt
-from golf.command import parse_run
 from golf.entry.build import build, slug
-from golf.entry.readme import reproduce_options
 from golf.entry.results import EntryError, read_entry_results, read_results
 from golf.entry.runs import check_plan, parse_events
 from golf.entry.selfextract import pack_script
-from golf.entry.submission import best_entry, read_identity
-from golf.presets import PRESETS
-from golf.system.stored import config_to_dict
+from golf.entry.submission import TOOLKIT, best_entry, find_identity
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_drawing")
@@ -114,6 +109,13 @@ def test_the_readme_says_what_was_scored_on_what(run, records):
         "| dollars | 0.25 |",
     ):
         assert words in text
+
+
+def test_a_score_worse_than_a_general_compressors_says_so(run, records):
+    assert "worse than" not in (build([run], records, "local") / "README.md").read_text()
+    edit(run, data__xz_bits_per_byte=0.5)
+    text = (build([run], records, "local") / "README.md").read_text()
+    assert "**The model is worse than xz -9 on the same text.**" in text
 
 
 def test_all_bytes_of_the_artifact_are_in_the_table_of_bytes(run, records):
@@ -307,12 +309,6 @@ def test_pictures_of_the_run_come_along(run, records):
     assert "![bytes](bytes.png)" in (entry / "README.md").read_text()
 
 
-def test_options_repeat_what_differs_from_the_preset(run):
-    edit(run, config__ttt={"enabled": False}, config__model__rotary_dims=8)
-    options = reproduce_options(read_results(run / "results.json"))
-    assert options == "--preset cpu --seed 7 --steps 30 --ttt.no-enabled"
-
-
 def test_a_line_cut_by_a_kill_is_left_out_of_the_events():
     assert parse_events('{"event": "a"}\n{"event": "b\n3\n{"event": "c"}\n') == [
         {"event": "a"},
@@ -334,15 +330,31 @@ def test_names_become_folder_names(name, expected):
     assert slug(name) == expected
 
 
-def test_the_author_comes_from_the_projects_submission(tmp_path, run, records):
-    neutral = "parameter-golf-toolkit"
-    assert read_identity(tmp_path) == {"author": neutral, "github_id": neutral}
+def test_the_author_is_who_was_asked_for_or_the_projects_or_gits(tmp_path, run, records, monkeypatch):
+    def settings(text: str) -> None:
+        (tmp_path / "gitconfig").write_text(text)
+
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    settings("")
+    assert find_identity(tmp_path) == {"author": TOOLKIT, "github_id": TOOLKIT}
+    settings("[user]\nname = Grace Hopper\n")
+    assert find_identity(tmp_path) == {"author": "Grace Hopper", "github_id": "unknown"}
+    settings("[user]\nname = Grace Hopper\n[github]\nuser = grace\n")
+    (tmp_path / "submission.json").write_text(f'{{"author": "{TOOLKIT}", "github_id": "{TOOLKIT}"}}')
+    assert find_identity(tmp_path) == {"author": "Grace Hopper", "github_id": "grace"}
+    assert find_identity(tmp_path, "Edsger") == {"author": "Edsger", "github_id": "grace"}
     (tmp_path / "submission.json").write_text('{"author": "Ada", "github_id": "ada", "val_bpb": 1.0}')
     stored = submission_of(build([run], records, "local"))
     assert (stored["author"], stored["github_id"]) == ("Ada", "ada")
+    stored = submission_of(build([run], records, "local", author="A|B", github_id="ab"))
+    assert (stored["author"], stored["github_id"]) == ("A|B", "ab")
     (tmp_path / "submission.json").write_text('{"author": "Ada"}')
     with pytest.raises(EntryError, match="github_id is None"):
         build([run], records, "local")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "submission.json").unlink()
+    assert find_identity(tmp_path)["author"] == TOOLKIT
 
 
 def test_the_best_committed_entry_is_the_one_with_the_lowest_score(tmp_path, records):
@@ -362,22 +374,3 @@ def test_the_projects_submission_is_that_of_its_best_entry():
         assert set(stored) == {"author", "github_id"}
     else:
         assert stored == submission_of(best)
-
-
-@pytest.mark.parametrize("preset", ["cpu", "cpu-10min", "h100-107min"])
-def test_the_options_are_a_command_line_that_makes_the_same_configuration(run, preset):
-    asked = f"--preset {preset} --steps 30 --seed 7 --schedule.context-growth --ttt.lora.projections up down"
-    config = parse_run(shlex.split(asked)).config
-    figures = json.loads((run / "results.json").read_text())
-    stored = {**figures, "preset": preset, "config": config_to_dict(config)}
-    (run / "results.json").write_text(json.dumps(stored))
-    options = reproduce_options(read_results(run / "results.json"))
-    assert parse_run(shlex.split(options)).config == config
-    assert "[" not in options and "chunk-lengths" not in options
-
-
-def test_a_preset_repeated_as_it_is_needs_no_options(run):
-    figures = json.loads((run / "results.json").read_text())
-    stored = {**figures, "preset": "cpu", "config": config_to_dict(PRESETS["cpu"].config)}
-    (run / "results.json").write_text(json.dumps(stored))
-    assert reproduce_options(read_results(run / "results.json")) == "--preset cpu --seed 7"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from golf.model import document_mask
 from golf.model.config import ModelConfig
 from golf.model.document_mask import VarlenKernel, document_bounds, visible_keys
 from golf.model.gpt import GPT
@@ -137,6 +138,15 @@ def test_attention_by_bounds_is_attention_by_mask(length: int, monkeypatch: pyte
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=0)
     fewer = masked_attention(q[:, :, -1:], k, v, visible_keys(tokens, BOS, 1))
     torch.testing.assert_close(fewer, by_mask[:, :, -1:], atol=1e-5, rtol=0)
+
+
+def test_a_torch_without_a_varlen_kernel_has_its_flash_kernel_with_gradients(monkeypatch):
+    """Shapes alone: the kernel is CUDA's. Torch 2.8 and 2.9 have no torch.nn.attention.varlen."""
+    monkeypatch.setattr(document_mask, "find_spec", lambda name: None)
+    q, k, v = (torch.randn(3, num, 16, 8, device="meta", requires_grad=True) for num in (4, 2, 2))
+    y = VarlenKernel()(q, k, v, torch.empty(7, dtype=torch.int32, device="meta"))
+    y.sum().backward()
+    assert y.shape == q.shape == q.grad.shape and k.grad.shape == k.shape == v.grad.shape
 
 
 @pytest.mark.parametrize("change", [{"attention_sinks": True}, {"positions": "alibi"}])

@@ -51,6 +51,17 @@ def test_the_only_model_in_the_folder_is_taken(folder: Path, tiny_model_path: Pa
     assert open_dataset(folder).manifest.tokenizer == "tiny.model"
 
 
+def test_the_tokenizer_is_found_where_the_challenge_lays_it_out(folder: Path, tiny_model_path: Path):
+    datasets, tokenizers = folder.parent / "data" / "datasets", folder.parent / "data" / "tokenizers"
+    datasets.mkdir(parents=True)
+    tokenizers.mkdir()
+    folder = folder.rename(datasets / folder.name)
+    shutil.copy(tiny_model_path, tokenizers / "fineweb_1024_bpe.model")
+    shutil.copy(tiny_model_path, tokenizers / "fineweb_8192_bpe.model")
+    adopt_shards(folder, None, ORIGIN, QUIET)
+    assert open_dataset(folder).manifest.tokenizer == "fineweb_1024_bpe.model"
+
+
 def test_validation_alone_can_be_adopted(folder: Path, tiny_model_path: Path):
     for path in folder.glob("fineweb_train_*"):
         path.unlink()

@@ -1,6 +1,7 @@
 import html
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -263,6 +264,30 @@ def test_a_run_under_way_shows_how_far_it_is_and_a_finished_one_does_not(tmp_pat
     (tmp_path / "runs" / "2026-05-02_live" / "results.json").write_text("{}")
     write_report(tmp_path / "records", tmp_path / "runs", tmp_path / "index.html")
     assert "2026-05-02_live" not in (tmp_path / "index.html").read_text()
+
+
+def test_a_run_whose_process_is_gone_is_stopped_on_the_page(tmp_path: Path) -> None:
+    make_live(tmp_path / "runs", 4)
+    run = tmp_path / "runs" / "2026-05-02_live"
+    assert (str(run), 0, 0) in signature(tmp_path / "records", tmp_path / "runs")
+    os.utime(run / "run.jsonl", (0, 0))
+    assert (str(run), 1, 0) in signature(tmp_path / "records", tmp_path / "runs")
+    write_report(tmp_path / "records", tmp_path / "runs", tmp_path / "index.html")
+    assert '<span class="tag loud">stopped while training</span>' in (tmp_path / "index.html").read_text()
+
+
+def test_a_score_worse_than_a_general_compressors_is_not_green(records: Path, tmp_path: Path) -> None:
+    entry = next(records.glob("track_non_record_16mb/*three-seeds"))
+    copied = shutil.copytree(entry, tmp_path / "records" / "track_non_record_16mb" / entry.name)
+    page = render_page(load_entries(tmp_path / "records"), [], NOW, None)
+    assert 'class="best"' in page and "worse than" not in page
+    results = json.loads((copied / "results.json").read_text())
+    for seed in results["seeds"].values():
+        seed["data"]["xz_bits_per_byte"] = 0.5
+    (copied / "results.json").write_text(json.dumps(results))
+    page = render_page(load_entries(tmp_path / "records"), [], NOW, None)
+    assert 'class="best"' not in page and '<div class="score plain">' in page
+    assert page.count("worse than xz -9") == 2 and "Worse than xz -9 on the same text." in page
 
 
 def test_watching_writes_the_page_when_a_log_grows_and_not_otherwise(

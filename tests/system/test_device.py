@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from golf import entry_short
 from golf.system import device as runtime_module
 from golf.system.device import (
     DeviceError,
@@ -18,6 +19,7 @@ from golf.system.device import (
     env_without_torchrun,
     environment,
     keep_compiled_code,
+    query_gpu,
     read_world,
     scoring_dtype,
 )
@@ -94,18 +96,42 @@ def test_a_gpu_computes_in_what_it_has_and_is_the_current_one(monkeypatch, asked
     assert cudnn == [False], "attention under a mask goes to other kernels than cuDNN's"
 
 
-@pytest.mark.parametrize(
-    ("built", "reason"), [(None, "it is a CPU build"), ("13.0", "it is built for CUDA 13.0")]
-)
-def test_a_gpu_that_torch_cannot_use_is_never_left_for_the_cpu_in_silence(monkeypatch, built, reason):
+UNUSABLE = [
+    (None, None, "it is a CPU build"),
+    ("13.0", None, "it is built for CUDA 13.0"),
+    ("13.0", "0", "it is built for CUDA 13.0"),
+    ("13.0", "", "CUDA_VISIBLE_DEVICES is ''"),
+    ("13.0", "-1", "CUDA_VISIBLE_DEVICES is '-1'"),
+]
+
+
+@pytest.mark.parametrize("choose", [choose_runtime, entry_short.choose_runtime], ids=["whole", "entry"])
+@pytest.mark.parametrize(("built", "hidden", "reason"), UNUSABLE)
+def test_a_gpu_that_torch_cannot_use_is_never_left_for_the_cpu_in_silence(
+    monkeypatch, built, hidden, reason, choose
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(runtime_module, "driver_version", lambda: "535.104")
-    with pytest.raises(DeviceError, match=rf"driver 535\.104.*{reason}.*--device cpu"):
-        choose_runtime("auto")
-    assert choose_runtime("cpu").device.type == "cpu"
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    for device in ("auto", "cuda", "cuda:1"):
+        with pytest.raises(DeviceError, match=rf"driver 535\.104.*{reason}.*--device cpu"):
+            choose(device)
+    assert choose("cpu").device.type == "cpu"
     monkeypatch.setattr(runtime_module, "driver_version", lambda: None)
-    assert choose_runtime("auto").device.type == "cpu"
+    assert choose("auto").device.type == "cpu"
+
+
+def test_the_first_gpu_is_asked_for_through_nvidia_smi_and_its_failures_are_no_answer(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert query_gpu("name", "driver_version") == []
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n/bin/echo 'H100, 580.1'\n/bin/echo 'H200, 580.1'\n")
+    program.chmod(0o755)
+    assert query_gpu("name", "driver_version") == ["H100", "580.1"]
+    program.write_text("#!/bin/sh\n/bin/echo 'no devices were found'\nexit 6\n")
+    assert query_gpu("name", "driver_version") == []
 
 
 def test_a_gpu_without_a_c_compiler_is_told_of_before_the_clock_starts(monkeypatch):
@@ -120,8 +146,8 @@ def test_a_gpu_without_a_c_compiler_is_told_of_before_the_clock_starts(monkeypat
 
 
 def test_a_torch_that_is_too_old_is_refused(monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
-    with pytest.raises(DeviceError, match=r"torch is 2\.9\.1\+cu128; at least 2\.10 is needed"):
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu128")
+    with pytest.raises(DeviceError, match=r"torch is 2\.7\.1\+cu128; at least 2\.8 is needed"):
         choose_runtime("cpu")
 
 
