@@ -18,6 +18,13 @@ FILE_COLUMNS = 110
 """Width in characters of tables printed to a file or a pipe; the default of rich is 80."""
 
 
+def escape_text(text: str) -> str:
+    """A line in which what could steer a terminal, reorder the line or end it is shown as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\t\u200d" else repr(each)[1:-1] for each in text)
+
+
 def format_value(value: object) -> str:
     """The text of a value: floats with 8 digits, sequences joined by commas, dicts as JSON."""
     if isinstance(value, float):
@@ -26,7 +33,7 @@ def format_value(value: object) -> str:
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
         return ",".join(format_value(item) for item in value)
-    return str(value)
+    return escape_text(str(value))
 
 
 def format_event(kind: str, fields: dict[str, object]) -> str:
@@ -129,6 +136,7 @@ class RunLog:
         self._trackers.clear()
 
     def _write(self, text: str, record: dict[str, object]) -> None:
+        text = "\n".join(map(escape_text, text.split("\n")))
         self.console.print(text, markup=False)
         self._write_files(text, record)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-NUMBER_BOUND = 2.0**63
-"""Stored numbers are smaller: they fit an int64, and NaN and infinity are none."""
+INT_BOUND = 1 << 63
+"""Stored integers are smaller."""
 
 
 class ConfigError(ValueError):
@@ -139,7 +139,7 @@ def _value_from_json(kind: Any, value: Any, name: str) -> Any:
                 return _value_from_json(one, value, name)
     if kind is int or kind is float:
         # type, not isinstance: bool is a kind of int in Python.
-        fits = type(value) in (int, kind) and abs(value) < NUMBER_BOUND
+        fits = type(value) in (int, kind) and abs(value) < (INT_BOUND if type(value) is int else math.inf)
     else:
         fits = kind is Any or type(value) is kind or (origin is Literal and value in list(inner))
     if not fits:
