@@ -23,7 +23,7 @@ from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset, open_shards
 from golf.evaluate import save_documents, score_once
 from golf.pack.artifact import QUANTIZERS, decode_artifact, pack
 from golf.pack.calibrate import calibrate
-from golf.pack.container import ArtifactError, read_container
+from golf.pack.container import ArtifactError, read_artifact, read_container
 from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
 from golf.results import RESULTS_VERSION
 from golf.run import (
@@ -184,7 +184,7 @@ def score_artifact(options: argparse.Namespace, world: World) -> None:
     log = RunLog(options.log_file if world.is_first else None, quiet=not world.is_first)
     clock = StageClock()
     with clock.stage("score"):
-        artifact = options.score.read_bytes()
+        artifact = read_artifact(options.score)
         runtime = choose_runtime(options.device, world=world, eager=options.eager)
         header = read_container(artifact)[0]
         trained = torch.bfloat16 if header.get("compute_dtype") == "bfloat16" else torch.float32

@@ -14,7 +14,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.pack.artifact import decode_artifact
-from golf.pack.container import ArtifactError
+from golf.pack.container import ArtifactError, read_artifact
 from golf.results import NATS_ARRAYS, Scores, Stage
 from golf.score.documents import per_document, save_arrays
 from golf.score.scorer import ScoreResult, Scoring, score
@@ -99,7 +99,7 @@ def evaluate(
         raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = StageClock()
     with clock.stage("score"):
-        artifact = artifact_path.read_bytes()
+        artifact = read_artifact(artifact_path)
         runtime = choose_runtime(config.device, world=world, eager=config.eager)
         model, header = load_model(artifact, runtime.device)
         windows, ttt_config = read_settings(header, config)
@@ -110,6 +110,8 @@ def evaluate(
                 f"the artifact was trained with the tokenizer of sha256 {header.get('tokenizer_sha256')}; "
                 f"{data_folder} has {vocabulary.sha256}"
             )
+        if model.config.bos_id != vocabulary.bos_id:
+            raise ArtifactError(f"bos_id is {model.config.bos_id}; the tokenizer has {vocabulary.bos_id}")
         tokens = whole = dataset.validation_tokens(clock)
         if config.sample_documents is not None:
             tokens = sample_documents(whole, vocabulary.bos_id, config.sample_documents)
@@ -182,7 +184,7 @@ def read_settings(header: dict[str, Any], config: EvaluateConfig) -> tuple[Windo
     try:
         windows = config_from_dict(WindowConfig, header.get("score", {}))
         ttt = config_from_dict(TTTConfig, header.get("ttt", {}))
-    except (AttributeError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ArtifactError(f"artifact's settings of the score cannot be read: {error}") from error
     asked = {"context": config.context, "stride": config.stride}
     windows = replace(windows, **{name: value for name, value in asked.items() if value is not None})

@@ -172,7 +172,7 @@ def test_a_stage_that_is_done_anew_makes_the_later_ones_be_done_anew(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"output": ', "Expecting value"), ("{}", "missing 2 required"), ("[]", "is no JSON object")],
+    [('{"output": ', "Expecting value"), ("{}", "lacks its field 'output'"), ("[]", "is no JSON object")],
 )
 def test_a_damaged_result_of_a_stage_is_named(tmp_path, text, reason):
     path = RunFolder(tmp_path).averaging

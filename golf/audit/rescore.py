@@ -17,6 +17,7 @@ from torch import Tensor
 
 from golf.data.manifest import open_dataset
 from golf.evaluate import EvaluateConfig, load_model, read_settings
+from golf.pack.container import read_artifact
 from golf.run_folder import RunFolder, find_artifacts
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import Scoring, score, token_tensor
@@ -308,7 +309,7 @@ def audit_artifact(
     as `evaluate` does.
     """
     started = time.perf_counter()
-    artifact = artifact_path.read_bytes()
+    artifact = read_artifact(artifact_path)
     runtime = choose_runtime(config.device, eager=config.eager)
     device = runtime.device
     model, header = load_model(artifact, device)

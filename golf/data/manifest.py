@@ -5,7 +5,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,11 @@ from golf.data.shards import DataError, check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import StageClock
 from golf.system.files import sha256_of_file, write_bytes, write_json
+from golf.system.stored import config_from_dict, parse_json, read_bounded
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
+MAX_MANIFEST_BYTES = 1 << 22
 CHANGED = "has changed since the dataset was made, make or fetch it again"
 VERIFIED_NAME = ".verified.json"
 """Which training shards were compared with the manifest, and what their files were like then."""
@@ -71,21 +72,23 @@ class Manifest:
                 raise DataError(f"{folder}: has shards but no {MANIFEST_NAME}. {adopt}")
             raise DataError(f"{folder}: no dataset there; make one with `{command} docs --data {folder}`")
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            files = tuple(ShardFile(**file) for file in fields.pop("files"))
-            manifest = cls(files=files, notes=tuple(fields.pop("notes")), **fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            manifest: Manifest = config_from_dict(cls, parse_json(read_bounded(path, MAX_MANIFEST_BYTES)))
+        except ValueError as error:
             raise DataError(f"{path}: is not a manifest of a dataset ({error}). {adopt}") from error
         if manifest.format != MANIFEST_FORMAT:
             raise DataError(f"{path}: format is {manifest.format!r}; expected {MANIFEST_FORMAT!r}. {adopt}")
-        for name in (manifest.tokenizer, *(file.name for file in files)):
-            if Path(name).name != name:
+        for name in (manifest.tokenizer, *(file.name for file in manifest.files)):
+            if Path(name).name != name or not name.isprintable():
                 raise DataError(f"{path}: {name!r} is not a file name inside the folder")
-        for one, other in combinations(files, 2):
-            low = max(one.first_document, other.first_document)
-            high = min(one.last_document, other.last_document)
-            if one.split != other.split and low <= high:
-                raise DataError(f"{path}: documents {low} to {high} are in both {one.name} and {other.name}")
+        last: dict[str, ShardFile] = {}
+        for file in sorted(manifest.files, key=lambda file: file.first_document):
+            if file.split not in ("train", "val"):
+                raise DataError(f"{path}: split is {file.split!r}; expected train or val")
+            other = last.get("val" if file.split == "train" else "train", file)
+            low, high = file.first_document, min(file.last_document, other.last_document)
+            if other is not file and low <= high:
+                raise DataError(f"{path}: documents {low} to {high} are in both {other.name} and {file.name}")
+            last[file.split] = max(last.get(file.split, file), file, key=lambda file: file.last_document)
         return manifest
 
     def save(self, folder: Path) -> None:

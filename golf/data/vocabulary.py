@@ -12,8 +12,10 @@ import sentencepiece
 
 from golf.data.caseops import CASE_MARKS, escape_marks, mark_case, unmark_case
 from golf.data.shards import DataError
+from golf.system.stored import read_bounded
 
 SPACE_MARK = "\u2581"
+MAX_VOCABULARY_BYTES = 1 << 26
 
 
 class Vocabulary:
@@ -55,7 +57,7 @@ class Vocabulary:
     def load(cls, path: Path) -> "Vocabulary":
         """Reads a .model file; DataError if it cannot be read or used."""
         try:
-            return cls(path.read_bytes(), str(path))
+            return cls(read_bounded(path, MAX_VOCABULARY_BYTES), str(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -3,7 +3,6 @@
 Shapes: D documents.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from golf.entry.runs import final_nats
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 from golf.stats import Bootstrap, Sample, paired_bootstrap, sample_of, seeds_to_settle, welch
+from golf.system.cli import escape_text
+from golf.system.foreign import read_arrays
 
 THRESHOLD_NATS = 0.005
 """By how much a record has to beat the last one (README of openai/parameter-golf). The rule does not say per
@@ -26,6 +27,8 @@ PRACTICED_P = 0.25
 """What the last audits of the leaderboard asked of each step of its chain (#1899, #1900, #1902)."""
 TYPICAL_STD_BPB = 0.00067
 """Median deviation of published three-seed scores (181 folders); assumed where only one run is known."""
+MAX_DOCUMENTS = 1 << 20
+"""Twenty times the challenge's; it bounds the work of the bootstrap."""
 SAME_BYTES = 1e-3
 """Byte counts that differ by a larger share belong to other texts; exports of one text differ by 0.004%."""
 BITS_PER_NAT = bits_per_byte(1.0, 1.0)
@@ -119,7 +122,7 @@ def _claimed_scores(path: Path, record: Record) -> EntryScores:
 def _is_own(path: Path) -> bool:
     try:
         return read_json(EntryFolder(path).results).get("format") == ENTRY_FORMAT
-    except (EntryError, OSError, RecursionError):
+    except EntryError:
         return False
 
 
@@ -127,11 +130,13 @@ def _own_scores(entry: EntryFolder) -> EntryScores:
     runs = list(read_entry_results(entry.results).values())
     first, documents = runs[0].final.tally, None
     if entry.per_document.is_file():
+        arrays = read_arrays(entry.per_document)
         try:
-            with np.load(entry.per_document, allow_pickle=False) as arrays:
-                documents = (arrays[final_nats(runs[0])], arrays["bytes"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise CompareError(f"{entry.per_document}: cannot be read ({error})") from error
+            documents = arrays[final_nats(runs[0])], arrays["bytes"]
+        except KeyError as error:
+            raise CompareError(f"{entry.per_document}: has no array {error}") from error
+        if len(documents[0]) != len(documents[1]) or len(documents[0]) > MAX_DOCUMENTS:
+            raise CompareError(f"{entry.per_document}: has {len(documents[0]):,} documents' nats")
     return EntryScores(
         entry.path.name,
         sample_of(np.array([run.final.tally.bits_per_byte for run in runs])),
@@ -217,7 +222,7 @@ def render_comparison(result: Comparison) -> str:
         )
     if result.caution:
         lines.append(f"Caution: {result.caution}.")
-    return "\n".join(lines)
+    return "\n".join(map(escape_text, lines))
 
 
 def _verdict(test: Test, result: Comparison) -> str:

@@ -1,14 +1,22 @@
 """Reads results.json of runs and entries, and the scores that an entry's script writes, of all versions."""
 
+import math
+import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from golf.results import NATS_ARRAYS, RESULTS_VERSION, STAGE_TITLES, Results, Scores
+from golf.system.foreign import ForeignError, read_object
 
 ENTRY_FORMAT = "golf-entry-1"
 """Of an entry's results.json: the results of each seed."""
+
+MAX_COUNT = 1 << 53
+"""Of tokens and bytes; exact in float64."""
+_SEED = re.compile(r"-?[0-9]{1,18}")
 
 Read = TypeVar("Read", Results, Scores)
 
@@ -19,16 +27,16 @@ class EntryError(ValueError):
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; EntryError for a file that is missing or holds something else."""
+    if not os.path.lexists(path):
+        raise EntryError(f"{path.parent} has no {path.name}")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError as error:
-        raise EntryError(f"{path.parent} has no {path.name}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EntryError(f"{path}: not a JSON object ({error})") from error
+        return read_object(path)
+    except ForeignError as error:
+        raise EntryError(str(error)) from error
 
 
 def read_results(path: Path) -> Results:
-    """A run's results.json; EntryError names the key that is missing or of the wrong type."""
+    """A run's results.json; EntryError names the key that is missing, of the wrong type or implausible."""
     return _convert(read_json(path), Results, str(path))
 
 
@@ -37,8 +45,10 @@ def read_entry_results(path: Path) -> dict[int, Results]:
     raw = read_json(path)
     if raw.get("format") != ENTRY_FORMAT:
         raise EntryError(f"{path}: format is {raw.get('format')!r}; expected {ENTRY_FORMAT!r}")
-    seeds = raw["seeds"].items()
-    return {int(seed): _convert(value, Results, f"{path}: seed {seed}") for seed, value in seeds}
+    seeds = raw.get("seeds")
+    if not isinstance(seeds, dict) or not seeds or not all(map(_SEED.fullmatch, seeds)):
+        raise EntryError(f"{path}: seeds is {seeds!r:.60}; expected results by seed")
+    return {int(seed): _convert(value, Results, f"{path}: seed {seed}") for seed, value in seeds.items()}
 
 
 def read_scores(path: Path) -> Scores:
@@ -46,15 +56,24 @@ def read_scores(path: Path) -> Scores:
     return _convert(read_json(path), Scores, str(path))
 
 
-def _convert(value: dict[str, Any], kind: type[Read], where: str) -> Read:
+def _convert(value: Any, kind: type[Read], where: str) -> Read:
     try:
         if "version" not in value:
             value = (_upgrade_results if kind is Results else _upgrade_scores)(value)
         found = msgspec.convert(value, kind)
-    except (msgspec.ValidationError, KeyError, TypeError) as error:
-        raise EntryError(f"{where}: {error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise EntryError(f"{where}: {error!s:.300}") from error
     if found.version != RESULTS_VERSION:
         raise EntryError(f"{where}: version is {found.version}; this toolkit reads {RESULTS_VERSION}")
+    names = [stage.name for stage in found.stages]
+    if "quantized" not in names or names != [name for name in STAGE_TITLES if name in names]:
+        raise EntryError(f"{where}: stages are {names!r:.200}; expected each once, quantized among them")
+    for stage in found.stages:
+        tally = stage.tally
+        if not (0 < tally.num_tokens < MAX_COUNT and 0 < tally.num_bytes < MAX_COUNT and 0 <= tally.nats):
+            raise EntryError(f"{where}: {stage.name} has {tally!r:.200}; nothing scores that")
+        if not math.isfinite(tally.bits_per_byte):
+            raise EntryError(f"{where}: {stage.name} scores {tally.bits_per_byte} bits per byte")
     return found
 
 

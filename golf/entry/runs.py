@@ -1,6 +1,5 @@
 """A finished run folder, read whole and checked against itself before an entry is made of it."""
 
-import hashlib
 import json
 import math
 from contextlib import suppress
@@ -10,10 +9,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from golf.data.manifest import sha256_of_file
 from golf.entry.results import EntryError, read_json, read_results
 from golf.pack.fit import LIMIT_BYTES
 from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import RunFolder
+from golf.system.foreign import ForeignError, read_arrays
 
 TEN_MINUTES_SECONDS = 600.0
 Track = Literal["local", "track_non_record_16mb", "track_10min_16mb"]
@@ -55,13 +56,14 @@ def read_run(path: Path) -> SeedRun:
         raise EntryError(f"{folder}: was held against {size.limit_bytes:,} bytes; {limit}")
     if size.total_bytes > LIMIT_BYTES:
         raise EntryError(f"{folder}: code and artifact are {size.total_bytes:,} bytes; {limit}")
-    script = folder.script.read_text(encoding="utf-8")
     try:
+        script = folder.script.read_text(encoding="utf-8")
         compile(script, folder.script.name, "exec")
-    except SyntaxError as error:
+        documents = read_arrays(folder.per_document)
+    except (SyntaxError, UnicodeDecodeError, RecursionError, MemoryError) as error:
         raise EntryError(f"{folder.script} does not compile: {error}") from error
-    with np.load(folder.per_document) as arrays:
-        documents = dict(arrays)
+    except ForeignError as error:
+        raise EntryError(str(error)) from error
     check_documents(folder.per_document, documents, results)
     audit = read_json(folder.audit) if folder.audit.is_file() else None
     if audit is not None and (audited := audit.get("artifact_sha256")) != size.artifact_sha256:
@@ -72,10 +74,9 @@ def read_run(path: Path) -> SeedRun:
 
 def _check_bytes(path: Path, num_bytes: int, sha256: str) -> None:
     """EntryError unless the file has this size and hash: another one was scored or charged."""
-    data = path.read_bytes()
-    if len(data) != num_bytes:
-        raise EntryError(f"{path} is {len(data):,} bytes; the results say {num_bytes:,}")
-    found = hashlib.sha256(data).hexdigest()
+    if (size := path.stat().st_size) != num_bytes:
+        raise EntryError(f"{path} is {size:,} bytes; the results say {num_bytes:,}")
+    found = sha256_of_file(path)
     if found != sha256:
         raise EntryError(f"{path} has sha256 {found}; the results are of {sha256}")
 
@@ -91,6 +92,8 @@ def check_documents(path: Path, documents: dict[str, np.ndarray], results: Resul
     for name in (nats, "tokens", "bytes"):
         if name not in documents:
             raise EntryError(f"{path} has no array {name!r}; it has {', '.join(documents)}")
+    if len({len(array) for array in documents.values()}) > 1:
+        raise EntryError(f"{path} has arrays of several lengths")
     tokens, num_bytes = (int(documents[name].sum(dtype=np.int64)) for name in ("tokens", "bytes"))
     if (tokens, num_bytes) != (final.num_tokens, final.num_bytes):
         raise EntryError(
@@ -135,6 +138,6 @@ def parse_events(text: str) -> list[dict[str, Any]]:
     """The events of a run.jsonl; a line cut by a kill is left out."""
     events = []
     for line in text.splitlines():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             events.append(json.loads(line))
     return [event for event in events if isinstance(event, dict)]

@@ -1,16 +1,18 @@
 """submission.json: who submits, and an entry's figures over its seeds, every unit fixed."""
 
 import datetime
-import json
 import statistics
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from golf.entry.results import EntryError, read_json
+from golf.data.reference import text_of_size
+from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS
 from golf.results import Results
+from golf.run_folder import EntryFolder
 
 SUBMISSION_NAME = "submission.json"
 TOOLKIT = "parameter-golf-toolkit"
@@ -117,7 +119,15 @@ def _seed_figures(run: Results) -> dict[str, Any]:
 
 
 def best_entry(records_root: Path) -> Path | None:
-    """The committed entry with the lowest bits per byte; None where there is none yet."""
-    paths = [path for track in RECORD_TRACKS for path in records_root.glob(f"{track}/*/{SUBMISSION_NAME}")]
-    scores = {path.parent: json.loads(path.read_text("utf-8"))["val_bpb"] for path in sorted(paths)}
-    return min(scores, key=scores.__getitem__, default=None)
+    """The committed entry of this project with the lowest bits per byte; None where there is none yet.
+
+    Of entries scored on different texts, those on the challenge's come first, else those on the longest.
+    """
+    ranks: dict[Path, tuple[bool, int, float]] = {}
+    for path in sorted(path for track in RECORD_TRACKS for path in records_root.glob(f"{track}/*/")):
+        with suppress(EntryError):
+            runs = list(read_entry_results(EntryFolder(path).results).values())
+            final, scores = runs[0].final.tally, [run.final.tally.bits_per_byte for run in runs]
+            is_other = text_of_size(final.num_bytes) != "challenge"
+            ranks[path] = is_other, -final.num_bytes, statistics.fmean(scores)
+    return min(ranks, key=ranks.__getitem__, default=None)

@@ -5,6 +5,8 @@ from typing import Literal, get_args, get_origin
 
 from golf.model.layers import GATE_INPUTS
 
+MAX_SIZE, MAX_LAYERS, MAX_CONTEXT = 1 << 24, 256, 1 << 17
+"""They bound the memory that an artifact can ask for."""
 MAX_RECURRENCE = 16
 """Far beyond what helps; it bounds the work that an artifact can ask for."""
 MAX_EXPERTS = 64
@@ -98,19 +100,25 @@ class ModelConfig:
             if get_origin(kind) is Literal and vars(self)[name] not in get_args(kind):
                 expected = ", ".join(get_args(kind))
                 raise ValueError(f"{name} is {vars(self)[name]!r}; expected one of {expected}")
+        for name in ("width", "num_heads", "num_kv_heads", "mlp_hidden", "bigram_width"):
+            self._require(name, 1, MAX_SIZE)
+        self._require("num_layers", 1, MAX_LAYERS)
+        self._require("context", 1, MAX_CONTEXT)
+        self._require("vocab_size", 1, 1 << 16)
+        self._require("bos_id", 0, self.vocab_size - 1)
+        self._require("bigram_buckets", 0, MAX_SIZE)
         if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"width {self.width} must divide into num_heads {self.num_heads}, "
                 f"and num_heads into num_kv_heads {self.num_kv_heads}"
             )
+        if self.rotary_base <= 0 or self.embedding_std < 0:
+            raise ValueError(f"rotary_base is {self.rotary_base} and embedding_std {self.embedding_std}")
         if self.rotary_dims % 2 or not 0 < self.rotary_dims <= self.width // self.num_heads:
             raise ValueError(
                 f"rotary_dims is {self.rotary_dims}; expected an even number up to the head width "
                 f"{self.width // self.num_heads}"
             )
-        for name in ("vocab_size", "num_layers", "mlp_hidden", "context", "bigram_width"):
-            self._require(name, 1)
-        self._require("bigram_buckets", 0)
         self._require("future_tokens", 0, MAX_RECURRENCE)
         self._require("recurrence", 1, MAX_RECURRENCE)
         self._require("recurrence_last", 0, self.num_layers - 1)
@@ -128,8 +136,6 @@ class ModelConfig:
         if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
             raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
 
-    def _require(self, name: str, least: int, most: int | None = None) -> None:
-        value = vars(self)[name]
-        if value < least or (most is not None and value > most):
-            expected = f"at least {least}" if most is None else f"{least} to {most}"
-            raise ValueError(f"{name} is {value}; expected {expected}")
+    def _require(self, name: str, least: int, most: int) -> None:
+        if not least <= vars(self)[name] <= most:
+            raise ValueError(f"{name} is {vars(self)[name]}; expected {least} to {most}")

@@ -10,10 +10,13 @@ times the file's. Below are also the parts that payloads share: a bounded reader
 import hashlib
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zstandard
+
+from golf.system.stored import parse_json, read_bounded
 
 ARTIFACT_MAGIC = b"GOLF"
 ARTIFACT_VERSION = 2
@@ -22,6 +25,8 @@ ARTIFACT_CODEC = b"zstd"
 ZSTD_LEVEL = 22
 MAX_EXPANSION = 32
 """Maximum number of codes, or of body bytes, per byte of the file: a quarter of a bit per weight."""
+MAX_ARTIFACT_BYTES = 1 << 26
+"""Four times the limit of an entry."""
 EXPANSION_FLOOR = 1 << 20
 """Added to that bound, so that tiny models with few distinct codes pass it."""
 
@@ -78,13 +83,17 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
             raise ArtifactError(f"its frame claims {claimed:,} bytes, it {body_bytes:,}; allowed {allowed:,}")
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         reader = PayloadReader(memoryview(body))
-        # int refuses NaN and infinity.
-        header = json.loads(bytes(reader.take(reader.take_count())), parse_constant=int)
-    except (zstandard.ZstdError, ValueError, RecursionError) as error:
+        header = parse_json(bytes(reader.take(reader.take_count())))
+    except (zstandard.ZstdError, ValueError) as error:
         raise ArtifactError(f"artifact cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise ArtifactError(f"artifact's header is a {type(header).__name__}; expected an object")
     return header, reader.rest
+
+
+def read_artifact(path: Path) -> bytes:
+    """An artifact file's bytes; ConfigError for what is no file, or too large to be one."""
+    return read_bounded(path, MAX_ARTIFACT_BYTES)
 
 
 def container_checksum(preamble: bytes, frame: bytes | memoryview) -> bytes:

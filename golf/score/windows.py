@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+MAX_WINDOW_TOKENS = 1 << 22
+"""It bounds the memory that an artifact can ask for."""
+
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -18,6 +21,11 @@ class WindowConfig:
     batch_tokens: int | None = None
     """Input tokens of one forward pass, which moves a score in its last digits only; by default 131,072 on a
     GPU and 4,096 elsewhere."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value > MAX_WINDOW_TOKENS:
+                raise ValueError(f"score.{name} is {value}; expected at most {MAX_WINDOW_TOKENS:,}")
 
     def resolve(self, trained_context: int, device_type: str) -> "ResolvedWindows":
         """The same windows with every default filled in; ValueError for sizes that contradict each other."""

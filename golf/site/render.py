@@ -2,7 +2,6 @@
 
 import re
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,11 +28,12 @@ from golf.plotting import css_border
 from golf.results import Results
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
+from golf.system.cli import escape_text
 from golf.system.files import write_bytes
+from golf.system.foreign import ForeignError, read_arrays, read_text
 from golf.system.log import RunLog
 
-MAX_JSON_BYTES = 8 << 20
-MAX_DOCUMENTS_BYTES = 64 << 20
+MAX_SUBMISSION_BYTES = 1 << 20
 
 _FOREIGN_FIGURES = (
     *("val_bpb", "val_bpb_std", "pre_quant_val_bpb", "bytes_total", "bytes_code", "bytes_model"),
@@ -163,19 +163,26 @@ def load_entries(records_root: Path) -> list[EntryView]:
 
 
 def load_entry(folder: Path) -> EntryView:
-    """One entry; a folder that cannot be read comes back with its problem."""
-    entry = EntryFolder(folder)
-    linked = (entry.readme, entry.script, entry.results, entry.submission)
-    files = tuple(path.name for path in linked if path.is_file())
-    bare = EntryView(f"{folder.parent.name}/{folder.name}", folder.name, files=files)
+    """One entry that the page can show; a folder that cannot be read comes back with its problem."""
+    bare = EntryView(f"{folder.parent.name}/{folder.name}", folder.name)
     if folder.is_symlink():
-        return replace(bare, files=(), problem="is a link; links are not followed")
+        return replace(bare, problem="is a link; links are not followed")
+    try:
+        entry = _read_entry(EntryFolder(folder), bare)
+        render_page([entry], [], datetime.now(), None)
+    # Whatever a stranger's folder holds, it must not cost the other entries their page.
+    except Exception as error:
+        return replace(bare, problem=f"cannot be shown: {error!r:.200}")
+    return entry
+
+
+def _read_entry(entry: EntryFolder, bare: EntryView) -> EntryView:
+    linked = (entry.readme, entry.script, entry.results, entry.submission)
+    bare = replace(bare, files=tuple(path.name for path in linked if path.is_file()))
     try:
         return _own_entry(entry, bare)
-    except (EntryError, OSError) as error:
-        return _foreign_entry(entry, bare, _relative(error, folder))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return _foreign_entry(entry, bare, f"{entry.results.name} cannot be read: {error!r:.120}")
+    except (EntryError, ForeignError) as error:
+        return _foreign_entry(entry, bare, _relative(error, entry.path))
 
 
 def group_by_text(entries: Sequence[EntryView]) -> list[tuple[TextScored | None, list[EntryView]]]:
@@ -196,8 +203,6 @@ def best_of(entries: Sequence[EntryView]) -> EntryView | None:
 
 def _own_entry(entry: EntryFolder, bare: EntryView) -> EntryView:
     by_seed = read_entry_results(entry.results)
-    if not by_seed:
-        raise EntryError(f"{entry.results.name} holds no seed")
     runs, stated = tuple(by_seed.values()), read_json(entry.submission)
     said = {name: str(stated.get(name, "")) for name in ("author", "date", "blurb")}
     figures = {**said, **entry_figures(runs), "quantized_bpb": _mean_bpb(runs, "quantized")}
@@ -211,7 +216,7 @@ def _own_entry(entry: EntryFolder, bare: EntryView) -> EntryView:
     for name, reader in readers.items():
         try:
             found[name] = reader()
-        except (EntryError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError) as error:
             # One that cannot be read is a problem, the rest shows.
             problems.append(f"{name} cannot be read: {_relative(error, entry.path):.120}")
     curves, problem = _curves([entry.log(seed) for seed in by_seed]), "; ".join(problems)
@@ -229,12 +234,8 @@ def _foreign_entry(entry: EntryFolder, bare: EntryView, problem: str) -> EntryVi
     """What a submission.json alone says, whoever wrote it."""
     path = entry.submission
     try:
-        if not path.is_file() or path.is_symlink():
-            raise SubmissionError("there is none")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise SubmissionError(f"is {path.stat().st_size:,} bytes")
-        found = read_submission(path.name, path.read_text(encoding="utf-8"))
-    except (SubmissionError, OSError, UnicodeDecodeError) as error:
+        found = read_submission(path.name, read_text(path, MAX_SUBMISSION_BYTES))
+    except (SubmissionError, ForeignError) as error:
         return replace(bare, problem=f"{problem}; {path.name}: {_relative(error, entry.path)}")
     figures: dict[str, Any] = {name: found.value(name) for name in _FOREIGN_FIGURES}
     said = {name: found.raw.get(name) for name in ("blurb", "hardware")}
@@ -255,12 +256,10 @@ def _curves(logs: Sequence[Path]) -> dict[str, Curve]:
 
 
 def _documents(path: Path, final: str) -> Documents:
-    if path.stat().st_size > MAX_DOCUMENTS_BYTES:
-        raise ValueError("is too large")
-    with np.load(path) as arrays:
-        counted = arrays["bytes"] > 0
-        num_bytes = arrays["bytes"][counted]
-        bpb, plain = (bits_per_byte(arrays[name][counted], num_bytes) for name in (final, "nats"))
+    arrays = read_arrays(path)
+    counted = arrays["bytes"] > 0
+    num_bytes = arrays["bytes"][counted]
+    bpb, plain = (bits_per_byte(arrays[name][counted], num_bytes) for name in (final, "nats"))
     if not (np.isfinite(bpb).all() and np.isfinite(plain).all()):
         raise ValueError("holds nats that are not finite")
     return Documents(bpb, plain if final != "nats" else None)
@@ -276,6 +275,11 @@ REFRESH_SECONDS = 10
 """After which a browser reloads a watched page."""
 
 
+def _escape_lines(value: object) -> object:
+    """What a template inserts, but for finished markup, without control characters in its lines."""
+    return "\n".join(map(escape_text, value.split("\n"))) if type(value) is str else value
+
+
 @lru_cache
 def html_environment(package: str = "golf.site") -> Environment:
     """Templates of `package` and, for those it extends and includes, of golf.site; every value is escaped."""
@@ -285,6 +289,7 @@ def html_environment(package: str = "golf.site") -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_escape_lines,
     )
     environment.filters |= {
         "number": lambda value, spec=",.0f": "" if value is None else format(value, spec),

@@ -52,9 +52,11 @@ def handling_stops(handler: Callable[[int, FrameType | None], None]) -> Iterator
             signal.signal(signum, earlier)
 
 
-def printable(text: str) -> str:
-    """The text with control codes, which a terminal would obey, in the notation of Python; newlines stay."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+def escape_text(text: str) -> str:
+    """A line in which what could steer a terminal, reorder the line or end it is shown as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\t\u200d" else repr(each)[1:-1] for each in text)
 
 
 def run_program(
@@ -80,7 +82,7 @@ def run_program(
             sys.stdout.flush()
             return code
     except KeyboardInterrupt as stop:
-        print(f"{name}: {printable(str(stop)) or when_stopped}", file=sys.stderr)
+        print(f"{name}: {escape_text(str(stop)) or when_stopped}", file=sys.stderr)
         return stop.code if isinstance(stop, Stopped) else STOPPED
     except BrokenPipeError:
         silence(sys.stdout)
@@ -96,8 +98,8 @@ def describe_error(error: BaseException) -> str:
         return f"out of memory ({str(error) or 'no more than that is known'})"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return printable(f"{' and '.join(names)}: {error.strerror}")
-    return printable(str(error))
+        return escape_text(f"{' and '.join(names)}: {error.strerror}")
+    return "\n".join(map(escape_text, str(error).split("\n")))
 
 
 def silence(stream: TextIO) -> None:

@@ -14,8 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from golf.system.stored import parse_json, read_bounded
+
 STANDARD_OUTPUT = Path("-")
 """Means standard output where an option takes a file to write."""
+MAX_SEALED_BYTES = 1 << 24
 CHECKSUM = "checksum"
 """Field of a sealed JSON file: the sha256 of the other fields."""
 
@@ -131,13 +134,13 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     Files of earlier versions have no checksum.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(read_bounded(path, MAX_SEALED_BYTES))
         if not isinstance(fields, dict):
             raise ValueError("is no JSON object")
         stated = fields.pop(CHECKSUM, None)
         if stated is not None and stated != _fields_sha256(fields):
             raise ValueError(f"or was edited: its {CHECKSUM} is another; without one it is read as it is")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DamagedFileError(f"{path} is damaged ({error})") from error
     return fields
 

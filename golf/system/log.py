@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from golf.system.cli import printable, silence
+from golf.system.cli import escape_text, silence
 from golf.system.files import naming_full_disk
 from golf.system.trackers import Tracker, step_of
 
@@ -29,7 +29,7 @@ def format_value(value: object) -> str:
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
         return ",".join(format_value(item) for item in value)
-    return str(value)
+    return escape_text(str(value))
 
 
 def format_event(kind: str, fields: dict[str, object]) -> str:
@@ -140,6 +140,7 @@ class RunLog:
         self._trackers.clear()
 
     def _write(self, text: str, record: dict[str, object]) -> None:
+        text = "\n".join(map(escape_text, text.split("\n")))
         self.console.print(text, markup=False)
         self._write_files(text, record)
 

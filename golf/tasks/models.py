@@ -13,6 +13,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.evaluate import load_model
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
+from golf.pack.container import read_artifact
 from golf.run_folder import RunFolder, find_artifact, find_artifacts
 from golf.system.device import choose_runtime
 from golf.system.stored import config_from_dict
@@ -72,7 +73,7 @@ def open_model(
         weights = load_weights(file) if kind == "weights" else load_checkpoint(file)["model"]
         model = build_model(header, export_state_dict(weights), file).to(runtime.device)
     else:
-        model, header = load_model(file.read_bytes(), runtime.device)
+        model, header = load_model(read_artifact(file), runtime.device)
         kind = "artifact"
     model.eval()
     found, vocabulary = find_tokenizer(header, file, tokenizer)

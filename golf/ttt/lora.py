@@ -26,6 +26,9 @@ TARGETS = ("query", "key", "value", "output", "up", "down", HEAD)
 _ADAPTER_SEED = 6
 _ADAPTER_EPS = 1e-10
 
+MAX_LORA_RANK, MAX_LORA_DOCUMENTS = 1024, 1024
+"""Far beyond what helps; they bound the memory that an artifact can ask for."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -62,6 +65,9 @@ class LoraConfig:
         for name, value in least.items():
             if not vars(self)[name] >= value:
                 raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at least {value}")
+        for name, most in {"rank": MAX_LORA_RANK, "batch_documents": MAX_LORA_DOCUMENTS}.items():
+            if vars(self)[name] > most:
+                raise ValueError(f"ttt.lora.{name} is {vars(self)[name]}; expected at most {most}")
         if max(self.beta_first, self.beta_second) >= 1:
             raise ValueError(f"ttt.lora's betas are {self.beta_first}, {self.beta_second}; expected below 1")
         if not self.projections or not set(self.projections) <= set(TARGETS):

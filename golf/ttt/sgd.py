@@ -22,6 +22,8 @@ from golf.ttt.deadline import Deadline
 from golf.ttt.lora import LoraConfig
 from golf.ttt.tilt import TiltConfig
 
+MAX_TTT_EPOCHS = 100
+"""Far beyond what helps; it bounds the work that an artifact can ask for."""
 ADAPTING_PASS_TOKENS = 16_384
 """Most tokens of a forward and backward pass: the frontier's network keeps some 0.7 MB of each."""
 
@@ -68,7 +70,10 @@ class TTTConfig:
     def __post_init__(self) -> None:
         if self.method not in ("sgd", "lora"):
             raise ValueError(f"ttt.method is {self.method!r}; expected sgd or lora")
+        if not self.epochs <= MAX_TTT_EPOCHS:
+            raise ValueError(f"ttt.epochs is {self.epochs}; expected at most {MAX_TTT_EPOCHS}")
         least = {"chunk_tokens": 1, "epochs": 1, "batch_sequences": 1, "learning_rate": 0, "cap_rate": 0}
+        least |= {"momentum": 0, "frozen_blocks": 0}
         for name, value in least.items():
             if not vars(self)[name] >= value:
                 raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least {value}")

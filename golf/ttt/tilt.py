@@ -27,10 +27,10 @@ class TiltConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.boost <= 20:
             raise ValueError(f"ttt.tilt.boost is {self.boost}; expected 0 to 20")
-        if self.context_tokens < 1 or not 0 < self.least_share <= 1 or not 4 <= self.table_bits <= 30:
+        if self.context_tokens < 1 or not 0 < self.least_share <= 1 or not 4 <= self.table_bits <= 24:
             raise ValueError(
                 f"ttt.tilt.context_tokens is {self.context_tokens}, least_share {self.least_share} and "
-                f"table_bits {self.table_bits}; expected at least 1, a share up to 1 and 4 to 30"
+                f"table_bits {self.table_bits}; expected at least 1, a share up to 1 and 4 to 24"
             )
 
 

@@ -180,12 +180,12 @@ def test_shards_without_a_manifest_open_with_the_manifest_in_memory(folder: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"is not a manifest of a dataset \(Expecting property name"),
+        ("{", r"is not a manifest of a dataset \(not readable as JSON: Expecting property name"),
         ("[]", "is not a manifest of a dataset"),
-        ('{"datasets": []}', r"is not a manifest of a dataset \('files'\)"),
-        ('{"format": "golf-dataset-1", "files": [], "notes": []}', "missing 10 required positional"),
-        ('{"format": "golf-dataset-1", "files": [{}], "notes": []}', "missing 7 required positional"),
-        ('{"format": "golf-dataset-1", "files": ["a"], "notes": []}', "must be a mapping, not str"),
+        ('{"datasets": []}', r"is not a manifest of a dataset \(Manifest has no field 'datasets'"),
+        ('{"format": "golf-dataset-1", "files": [], "notes": []}', "Manifest lacks its field"),
+        ('{"format": "golf-dataset-1", "files": [{}], "notes": []}', "ShardFile lacks its field 'name'"),
+        ('{"format": "golf-dataset-1", "files": ["a"], "notes": []}', "ShardFile is stored as a str"),
     ],
 )
 def test_a_damaged_manifest_is_refused(folder: Path, text: str, message: str):

@@ -12,6 +12,7 @@ from record_toys import BYTES, SEEDS, log_text, make_record, rewrite_logs, write
 from golf.__main__ import main
 from golf.entry.compare import CompareError, EntryScores, compare, read_scores, render_comparison
 from golf.stats import Sample
+from golf.system.foreign import ForeignError
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT.parent / "shared" / "samples" / "records" / "track_10min_16mb"
@@ -88,7 +89,7 @@ def test_own_entries_are_compared_by_the_hash_of_their_validation_tokens(tmp_pat
 def test_a_broken_file_of_documents_is_an_error_of_one_line(tmp_path: Path) -> None:
     entry = make_entry(tmp_path, "a", (1,))
     (entry / "per_document.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(CompareError, match=r"per_document\.npz: cannot be read"):
+    with pytest.raises(ForeignError, match=r"per_document\.npz: holds no arrays that can be read"):
         read_scores(entry)
 
 

@@ -167,7 +167,7 @@ def test_code_and_artifact_may_fill_the_limit_to_the_byte(tmp_path, records):
         ({"scores__stages__quantized": ...}, "has no stage 'quantized'"),
         ({"scores__stages__last__tally": ...}, "missing required field `tally` - at `\\$.scores.stages"),
         ({"scores__stages__last__tally__nats": "1.5"}, "Expected `float`, got `str` .*tally.nats"),
-        ({"scores__stages__last__tally__nats": float("nan")}, "not a JSON object"),
+        ({"scores__stages__last__tally__nats": float("nan")}, "not readable as JSON: NaN"),
         ({"seed": True}, "Expected `int`, got `bool` .*seed"),
         ({"seconds__train": "long"}, "Expected `float`, got `str` .*seconds"),
         ({"data": []}, "Expected `object`, got `array` .*data"),
