@@ -49,8 +49,8 @@ def run_pipeline(arguments: list[str]) -> None:
                     run_stages(command, folder, world)
     if world.is_first:
         folders, asked = [folder.path for _, folder in runs], runs[0][0].options
-        who = {"author": asked.author, "github_id": asked.github_id}
-        print(f"entry: {build(folders, Path('records'), asked.track, **who)}")
+        entry = build(folders, Path("records"), asked.track, author=asked.author, github_id=asked.github_id)
+        print(f"entry: {entry}")
 
 
 def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:

@@ -99,7 +99,7 @@ class RunLog:
 
     def info(self, text: str) -> None:
         """Logs one line of prose."""
-        self._write(printable(text), {"event": "say", "text": text})
+        self._write(text, {"event": "say", "text": text})
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Logs a table of at least one row; in the text file, each row is a line of cells joined by bars."""
