@@ -18,8 +18,8 @@ from scipy.optimize import isotonic_regression
 
 from golf.system.files import write_bytes
 
-PALETTE = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76", "#b0862a", "#2a9aa8")
-"""Colors of lines and bars, in order; repeated where there are more lines."""
+PALETTE = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#b0862a", "#2a9aa8", "#5f6b76")
+"""Colors of lines and bars, in order, the last one gray; repeated where there are more lines."""
 INK, SOFT, GRID = "#22303c", "#66727d", "#e3e7eb"
 
 LINE_STYLES = ("solid", "dashed", "dotted")
@@ -36,7 +36,7 @@ _DARK = dict(
     zip(
         (*PALETTE, INK, SOFT, GRID, PAPER),
         (
-            *("#7db4f0", "#f0955a", "#62c99c", "#c79be6", "#f08a8a", "#a9b4be", "#dcb75e", "#5cc8d6"),
+            *("#7db4f0", "#f0955a", "#62c99c", "#c79be6", "#f08a8a", "#dcb75e", "#5cc8d6", "#a9b4be"),
             *("#eceae3", "#a09d92", "#2f302b", "#141512"),
         ),
         strict=True,
