@@ -1,10 +1,10 @@
-"""The look of every chart, and how one is saved: as PNG, or as SVG with the colors of a page's CSS."""
+"""The look of every chart, and how one is saved: as an SVG file for light and dark, or as part of a page."""
 
 import html
 import io
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from scipy.optimize import isotonic_regression
 
-from golf.system.files import atomic_write
+from golf.system.files import write_bytes
 
-PALETTE = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76", "#b0862a", "#2a9aa8")
-"""Colors of lines and bars, in order; repeated where there are more lines."""
+PALETTE = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#b0862a", "#2a9aa8", "#5f6b76")
+"""Colors of lines and bars, in order, the last one gray; repeated where there are more lines."""
 INK, SOFT, GRID = "#22303c", "#66727d", "#e3e7eb"
 
 LINE_STYLES = ("solid", "dashed", "dotted")
@@ -30,6 +31,18 @@ CSS_COLORS = {
     GRID: "var(--rule)",
 }
 """What each color becomes in an SVG: a variable that the page defines for light and for dark."""
+PAPER = "#ffffff"
+_DARK = dict(
+    zip(
+        (*PALETTE, INK, SOFT, GRID, PAPER),
+        (
+            *("#7db4f0", "#f0955a", "#62c99c", "#c79be6", "#f08a8a", "#dcb75e", "#5cc8d6", "#a9b4be"),
+            *("#eceae3", "#a09d92", "#2f302b", "#141512"),
+        ),
+        strict=True,
+    )
+)
+"""The color in place of each in the dark."""
 
 _SVG_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 _SVG_NOISE = re.compile(
@@ -42,7 +55,7 @@ _SVG_NOISE = re.compile(
             r" xmlns\S*",
             r' version="1.1"',
             r' transform="rotate\(-0 [^"]*\)"',
-            r'font-(?:size|family): [^;"]*; ',
+            r'font-family: [^;"]*; ',
             r' id="(?![mp][0-9a-f]{8,}")[^"]*"',  # Ids that nothing refers to.
         )
     ),
@@ -102,23 +115,84 @@ def short_number(value: float, position: int | None = None) -> str:
     return f"{value:.4g}"
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure as PNG; the same figure makes the same bytes."""
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+def spread(heights: np.ndarray, gap: float) -> np.ndarray:
+    """The heights (N), ascending, that are `gap` apart and closest to these; within 0 to 1 if they fit."""
+    steps = gap * np.arange(len(heights))
+    return isotonic_regression(heights - steps).x.clip(0.0, max(0.0, 1.0 - steps[-1])) + steps
 
 
-def to_svg(figure: Figure, label: str) -> str:
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 9.0) -> None:
+    """Writes a name to the right of the axes for each line's end (x, y, name, color), none over another.
+
+    Call it when the limits are set: names keep to the heights of the ends as closely as their size allows.
+    """
+    ends = sorted((end for end in ends if np.isfinite(end[:2]).all()), key=lambda end: end[1])
+    if not ends:
+        return
+    assert axes.figure is not None
+    axes.figure.draw_without_rendering()  # pyright: ignore[reportAttributeAccessIssue]
+    gap = 1.3 * size / (72 * axes.get_window_extent().height / axes.figure.dpi)
+    heights = (axes.transData + axes.transAxes.inverted()).transform([end[:2] for end in ends])[:, 1]
+    steps = gap * np.arange(len(ends))
+    # The closest heights that are a step apart.
+    places = isotonic_regression(heights - steps).x.clip(0.0, max(0.0, 1.0 - steps[-1])) + steps
+    for (x, y, name, color), place in zip(ends, places, strict=True):
+        leader = {
+            "arrowstyle": "-",
+            "color": color,
+            "linewidth": 0.6,
+            "alpha": 0.5,
+            "shrinkA": 1,
+            "shrinkB": 2,
+        }
+        axes.annotate(
+            name,
+            (x, y),
+            (1.03, place),
+            textcoords="axes fraction",
+            color=color,
+            fontsize=size,
+            verticalalignment="center",
+            annotation_clip=False,
+            parse_math=False,
+            arrowprops={**leader, "color": color},
+        )
+
+
+def save_svg(figure: Figure, path: Path, label: str) -> None:
+    """Writes the figure as an SVG file, light or dark as its reader's screen is; always the same bytes."""
+    text = to_svg(figure, label, keeps_sizes=True)
+    names = {**CSS_COLORS, PAPER: "var(--paper)"}
+    light, dark = (
+        ";".join(f"{name[4:-1]}:{colors[color]}" for color, name in names.items())
+        for colors in ({color: color for color in names}, _DARK)
+    )
+    style = f":root{{{light};background:var(--paper);font-family:system-ui,sans-serif}}"
+    style += f"@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    opening, rest = text.split(">", 1)
+    opening = opening.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    write_bytes(path, f"{opening}><style>{style}</style>{rest}\n".encode())
+
+
+def _shorter(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.1f}".removesuffix(".0")
+
+
+def to_svg(figure: Figure, label: str, keeps_sizes: bool = False) -> str:
     """The figure as an `<svg class="chart">` element to paste into HTML; the same figure makes the same text.
 
     Its background is transparent, its colors are CSS_COLORS, and its text is text in the page's font at the
-    size that `svg.chart text` has. `label` describes the picture to those who do not see it.
+    size that `svg.chart text` has, unless it `keeps_sizes`. `label` describes the picture to those who do not
+    see it.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "golf"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=_SVG_METADATA)
     text = _SVG_NOISE.sub("", buffer.getvalue()[buffer.getvalue().index("<svg") :])
-    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
+    # Coordinates alone: what is written in the chart keeps its digits.
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", _shorter, tag[0]), text)
+    if not keeps_sizes:
+        text = re.sub(r'font-size: [^;"]*; ', "", text)
     text = re.sub(r"\s+", " ", text).replace("> <", "><").replace("xlink:href", "href")
     text, unwrapped = re.sub(r"<g ?/>", "", text), 1
     while unwrapped:

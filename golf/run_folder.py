@@ -75,7 +75,7 @@ class EntryFolder(os.PathLike[str]):
         self.requirements = self.path / "requirements.txt"
         self.per_document = self.path / "per_document.npz"
         self.audit = self.path / "audit.json"
-        self.training_plot = self.path / "training.png"
+        self.training_plot = self.path / "training.svg"
         self.ignored = self.path / ".gitignore"
 
     def __fspath__(self) -> str:

@@ -86,7 +86,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_command_leaves_a_complete_entry(whole):
     (entry,) = (whole / "records" / "local").iterdir()
     names = {path.name for path in entry.iterdir()}
-    made = ("README.md", "submission.json", "results.json", "training.png", "per_document.npz")
+    made = ("README.md", "submission.json", "results.json", "training.svg", "per_document.npz")
     assert {*made, "train_gpt.py", "requirements.txt", "train_seed42.log", "artifact_seed42.bin"} <= names
     claimed = json.loads((entry / "submission.json").read_text())
     sizes = [(entry / name).stat().st_size for name in ("train_gpt.py", "artifact_seed42.bin")]

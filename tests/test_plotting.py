@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from golf.entry import plots
 from golf.entry.artifact_stats import CodeCounts, LossByPosition
 from golf.entry.progress import curve_of
-from golf.plotting import CSS_COLORS, PALETTE, line_style, settled_limits, short_number
+from golf.plotting import (
+    CSS_COLORS,
+    INK,
+    PALETTE,
+    label_ends,
+    line_style,
+    new_figure,
+    settled_limits,
+    short_number,
+    spread,
+    to_svg,
+)
 
 EVENTS = [{"step": n, "tokens": 100 * n, "train_loss": 9 / n, "bpb": 3 / n} for n in range(1, 6)]
 CURVE = curve_of(EVENTS)
@@ -74,3 +85,29 @@ def test_twenty_four_lines_differ_and_each_color_has_a_variable() -> None:
 def test_numbers_of_an_axis_are_short() -> None:
     numbers = (0.5, 12, 1024, 15_000, 2.5e6, 3e9, -20_000)
     assert [short_number(n) for n in numbers] == ["0.5", "12", "1024", "15k", "2.5M", "3B", "-20k"]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.001, 0.1))
+def test_names_of_lines_do_not_cover_each_other_and_stay_where_there_is_room(
+    values: list[float], gap: float
+) -> None:
+    heights = np.sort(values)
+    found = spread(heights, gap)
+    assert min(np.diff(found), default=gap) >= gap * (1 - 1e-9)
+    assert found[0] >= 0 and found[-1] <= max(1.0, gap * (len(values) - 1)) + 1e-9
+    if min(np.diff(heights), default=gap) >= gap:
+        assert found == pytest.approx(heights)
+
+
+def test_a_line_without_an_end_has_no_name() -> None:
+    axes = new_figure(4, 3).subplots()
+    label_ends(axes, [(1, np.nan, "c", INK)])
+    assert not axes.texts
+    label_ends(axes, [(1, 0.2, "a", INK), (1, np.nan, "c", INK)])
+    assert [text.get_text() for text in axes.texts] == ["a"]
+
+
+def test_what_is_written_in_a_chart_keeps_its_digits() -> None:
+    figure = new_figure(2, 2)
+    figure.text(0.123456, 0.5, "1.0625")
+    assert ">1.0625</text>" in to_svg(figure, "digits")

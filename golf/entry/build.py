@@ -166,9 +166,8 @@ def _fill(entry: EntryFolder, runs: Sequence[SeedRun], figures: dict[str, Any]) 
     plot_training({run.results.seed: curve_of(run.events) for run in runs}, title, entry.training_plot)
     pictures = [entry.training_plot.name]
     for path in sorted(first.folder.path.glob("*.png")):
-        if path.name not in pictures:
-            shutil.copyfile(path, entry.path / path.name)
-            pictures.append(path.name)
+        shutil.copyfile(path, entry.path / path.name)
+        pictures.append(path.name)
     write_json(entry.submission, figures)
     readme = render_readme(runs, readable, figures, pictures, ignored, left_out)
     entry.readme.write_text(readme, encoding="utf-8")

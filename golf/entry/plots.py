@@ -1,4 +1,4 @@
-"""Charts of an entry: the picture of its training as PNG, and SVG charts for the page of records.
+"""Charts of an entry: the picture of its training, and the charts of the page of records, all SVG.
 
 A function that returns SVG returns an empty text where there is nothing to draw.
 """
@@ -17,9 +17,10 @@ from golf.entry.progress import Curve
 from golf.plotting import (
     INK,
     PALETTE,
+    label_ends,
     line_style,
     new_figure,
-    save_png,
+    save_svg,
     settled_limits,
     style_axes,
     to_svg,
@@ -27,6 +28,8 @@ from golf.plotting import (
 
 MAX_POINTS = 200
 """Of the lines of an SVG chart together, but at least 40 each."""
+MAX_NAME = 16
+"""Characters of a line's name that are drawn."""
 DOCUMENT_BINS = 28
 CODES_SHOWN = 24
 """Codes from minus to plus this are drawn; the share of the others is stated."""
@@ -37,31 +40,35 @@ _SKIPPED_SHARE = 0.08
 
 
 def plot_training(curves: Mapping[int, Curve], title: str, path: Path) -> None:
-    """Draws the curves, by seed, into a PNG: loss over tokens, held-out bits per byte over seconds."""
-    figure = new_figure(11, 5.6, layout="constrained")
+    """Draws the curves, by seed, into an SVG: loss over tokens, held-out bits per byte over seconds.
+
+    Held-out text is left out if no seed was evaluated on it.
+    """
+    looked = any(len(curve.held_out_bpb) for curve in curves.values())
+    figure = new_figure(11 if looked else 6, 5.6, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
-    axes = figure.subplots(2, 2, height_ratios=(3.4, 1), sharex="col")
-    for index, (seed, curve) in enumerate(curves.items()):
-        style = {**line_style(index), "linewidth": 1.6, "alpha": 0.85}
-        losses, bpb = _label(seed, curve.train_loss), _label(seed, curve.held_out_bpb)
-        axes[0, 0].plot(curve.tokens, curve.train_loss, label=losses, **style)
-        axes[0, 1].plot(
-            curve.held_out_seconds, curve.held_out_bpb, label=bpb, marker="o", markersize=4.5, **style
-        )
-        axes[1, 0].plot(curve.tokens, curve.lr_scale, **style)
-        axes[1, 1].plot(curve.seconds, curve.lr_scale, **style)
-    style_axes(axes[0, 0], title="training loss, nats per token")
-    style_axes(axes[0, 1], title="held-out training text, bits per byte")
-    style_axes(axes[1, 0], "tokens trained on", title="learning rate scale")
-    style_axes(axes[1, 1], "seconds of training", title="learning rate scale")
-    limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
-    if limits is not None:
-        axes[0, 0].set_ylim(*limits)
-    for axis in axes[1]:
-        axis.set_ylim(0, 1.08)
-    for axis in axes[0]:
-        axis.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=INK)
-    save_png(figure, path)
+    titles = ("training loss, nats per token", "held-out training text, bits per byte")
+    axes = figure.subplots(2, 1 + looked, height_ratios=(3.4, 1), sharex="col", squeeze=False)
+    for column, (above, below) in enumerate(axes.T):
+        ends = []
+        for index, (seed, curve) in enumerate(curves.items()):
+            style = {**line_style(index), "linewidth": 1.6}
+            xs, ys, steps = curve.tokens, curve.train_loss, curve.tokens
+            if column == 1:
+                xs, ys, steps = curve.held_out_seconds, curve.held_out_bpb, curve.seconds
+            above.plot(xs, ys, marker="o" if column == 1 else "", markersize=4.5, **style)
+            below.plot(steps, curve.lr_scale, **style)
+            if len(ys):
+                name = f"{ys[-1]:.3f}" if len(curves) == 1 else f"seed {seed}: {ys[-1]:.3f}"
+                ends.append((xs[-1], ys[-1], name, style["color"]))
+        style_axes(above, title=titles[column])
+        style_axes(below, ("tokens trained on", "seconds of training")[column], title="learning rate scale")
+        below.set_ylim(0, 1.08)
+        limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
+        if column == 0 and limits is not None:
+            above.set_ylim(*limits)
+        label_ends(above, ends, 10)
+    save_svg(figure, path, f"{title}: training")
 
 
 def loss_chart(curves: Mapping[str, Curve]) -> str:
@@ -69,14 +76,14 @@ def loss_chart(curves: Mapping[str, Curve]) -> str:
     by_tokens = not any(np.isnan(curve.tokens).any() for curve in curves.values())
     lines = [(curve.tokens if by_tokens else curve.steps, curve.train_loss) for curve in curves.values()]
     limits = settled_limits([curve.train_loss for curve in curves.values()], _SKIPPED_SHARE)
-    x_label = "tokens trained on" if by_tokens else "steps"
-    return _line_chart("training loss, nats per token", x_label, _thinned(lines), limits=limits)
+    x_label, title = "tokens trained on" if by_tokens else "steps", "training loss, nats per token"
+    return _line_chart(title, x_label, _thinned(lines), limits=limits, names=tuple(curves))
 
 
 def held_out_chart(curves: Mapping[str, Curve]) -> str:
     """Bits per byte of held-out text over steps."""
     lines = [(curve.held_out_steps, curve.held_out_bpb) for curve in curves.values()]
-    return _line_chart("bits per byte of held-out text", "steps", _thinned(lines))
+    return _line_chart("bits per byte of held-out text", "steps", _thinned(lines), names=tuple(curves))
 
 
 def position_chart(loss: LossByPosition) -> str:
@@ -133,11 +140,16 @@ def _line_chart(
     y_scale: str = "linear",
     marker: str = "o",
     limits: tuple[float, float] | None = None,
+    names: tuple[str, ...] = (),
 ) -> str:
-    """Cached: a page that is written again and again draws what is new alone."""
+    """Cached: a page that is written again and again draws what is new alone.
+
+    Several lines have their `names` at their ends.
+    """
     if not any(len(xs) > 1 for xs, _ in lines):
         return ""
-    figure, axes = _new_chart()
+    names = tuple(name[:MAX_NAME] for name in names) if len(lines) > 1 else ()
+    figure, axes = _new_chart(0.017 * max(map(len, names), default=0))
     for index, (xs, ys) in enumerate(lines):
         style = {**line_style(index), "linewidth": 1.8, "markersize": 4.5}
         axes.plot(xs, ys, marker=marker if len(xs) < 20 else "", **style)
@@ -146,6 +158,12 @@ def _line_chart(
     if limits is not None:
         axes.set_ylim(*limits)
     style_axes(axes, x_label)
+    ends = [
+        (xs[-1], ys[-1], name, line_style(index)["color"])
+        for index, (name, (xs, ys)) in enumerate(zip(names, lines, strict=False))
+        if xs
+    ]
+    label_ends(axes, ends)
     return to_svg(figure, title)
 
 
@@ -159,10 +177,7 @@ def _histogram(label: str, edges: tuple[float, ...], counts: tuple[int, ...], ma
     return to_svg(figure, f"documents by {label}")
 
 
-def _new_chart() -> tuple[Figure, Axes]:
+def _new_chart(name_share: float = 0.0) -> tuple[Figure, Axes]:
+    """A figure and its axes, which leave a share of the width to the names of lines."""
     figure = new_figure(5.0, 2.64)
-    return figure, figure.add_axes((0.11, 0.19, 0.86, 0.76))
-
-
-def _label(seed: int, values: np.ndarray) -> str:
-    return f"seed {seed}: {values[-1]:.3f} at the end" if len(values) else f"seed {seed}: not measured"
+    return figure, figure.add_axes((0.11, 0.19, 0.86 - name_share, 0.76))

@@ -1,4 +1,4 @@
-"""A study's report: README.md, curves.png, results.json, and index.html from templates/study.html.j2."""
+"""A study's report: README.md, its charts, results.json, and index.html from templates/study.html.j2."""
 
 import math
 import re
@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 from golf.lab.outcome import ArmOutcome
 from golf.lab.study import Study
 from golf.lab.trial import STATED_BITS
-from golf.plotting import INK, line_style, new_figure, save_png, settled_limits, style_axes, to_svg
+from golf.plotting import (
+    INK,
+    PALETTE,
+    SOFT,
+    label_ends,
+    line_style,
+    new_figure,
+    save_svg,
+    settled_limits,
+    style_axes,
+    to_svg,
+)
 from golf.site.render import html_environment
 from golf.system.files import atomic_write, write_json
 from golf.system.stored import config_to_dict, flat_fields
@@ -19,8 +30,12 @@ COLUMNS = (
     "arm", "bits per byte", "deviation", "difference", "95% interval", "p", "p (Holm)", "runs",
     "held-out", "tokens", "tokens/s", "parameters", "bytes",
 )  # fmt: skip
-CURVES_NAME = "curves.png"
-CHART_LABEL = "held-out bits per byte during training"
+CURVES, DIFFERENCES = "held-out bits per byte during training", "differences of the scores to the first arm's"
+CHARTS = {DIFFERENCES: "differences.svg", CURVES: "curves.svg"}
+"""What the charts show, and the files that README.md shows."""
+MAX_COLORS = len(PALETTE) - 1
+"""Without the gray. Of more arms than this, only those have a color whose interval of the difference leaves
+out 0, and none has a band of one deviation over the seeds."""
 
 
 def number(value: float, digits: int = 4, sign: bool = False) -> str:
@@ -81,7 +96,8 @@ def conditions(study: Study, outcomes: list[ArmOutcome]) -> str:
         f"Each run trains for {budget}; {study.seeds} seeds an arm.{machine} Lower is better. `difference` "
         "is to the first arm, seed by seed, its error pooled over all arms; `p (Holm)` corrects p for the "
         "number of arms. `held-out` is on training text that was kept back, `tokens/s` that of the fastest "
-        f"seed. `bytes` is the artifact at {STATED_BITS:g} bits a weight."
+        f"seed. `bytes` is the artifact at {STATED_BITS:g} bits a weight. An interval that holds 0 is gray, "
+        f"and so is the arm's curve if there are more than {MAX_COLORS} arms."
     )
 
 
@@ -114,16 +130,17 @@ def prose(text: str) -> Markup:
 
 
 def write_report(study: Study, outcomes: list[ArmOutcome], command: str) -> None:
-    """Writes README.md, index.html, curves.png and results.json into the study's folder."""
+    """Writes README.md, index.html, the charts and results.json into the study's folder."""
     study.folder.mkdir(parents=True, exist_ok=True)
     rows = [cells(outcome) for outcome in outcomes]
     compared = claims(study, outcomes)
     how = conditions(study, outcomes)
-    drawn = drawn_arms(outcomes)
-    if drawn:
-        save_png(draw_curves(drawn, legend=True), study.folder / CURVES_NAME)
+    charts = {DIFFERENCES: draw_differences(outcomes), CURVES: draw_curves(outcomes)}
+    charts = {label: figure for label, figure in charts.items() if figure is not None}
+    for label, figure in charts.items():
+        save_svg(figure, study.folder / CHARTS[label], label)
     parts = [f"# {study.title}", study.intro, f"    {command}", how, markdown_table(COLUMNS, rows)]
-    parts += [f"![{CHART_LABEL}]({CURVES_NAME})"] if drawn else []
+    parts += [f"![{label}]({CHARTS[label]})" for label in charts]
     if compared:
         parts += ["## Results against the sources' claims", markdown_table(CLAIM_COLUMNS, compared, "---")]
     parts += ["## Reading", study.reading] if study.reading else []
@@ -139,8 +156,7 @@ def write_report(study: Study, outcomes: list[ArmOutcome], command: str) -> None
             conditions=how,
             columns=COLUMNS,
             rows=rows,
-            chart=to_svg(draw_curves(drawn, legend=False), CHART_LABEL) if drawn else "",
-            drawn=[outcome.arm.name for outcome in drawn],
+            charts={label: to_svg(figure, label) for label, figure in charts.items()},
             claim_columns=CLAIM_COLUMNS,
             claims=compared,
         )
@@ -176,27 +192,64 @@ def mean_curve(curves: list[list[tuple[int, float]]]) -> tuple[np.ndarray, np.nd
     return stacked[..., 0].mean(0), stacked[..., 1].mean(0), deviation
 
 
-def drawn_arms(outcomes: list[ArmOutcome]) -> list[ArmOutcome]:
-    """The arms that have a curve."""
-    return [one for one in outcomes if one.measured and all(row["curve"] for row in one.measured)]
+def is_settled(outcome: ArmOutcome) -> bool:
+    """Whether the 95% interval of an arm's difference leaves out 0."""
+    return outcome.difference is not None and not outcome.difference.low <= 0.0 <= outcome.difference.high
 
 
-def draw_curves(outcomes: list[ArmOutcome], legend: bool) -> Figure:
-    """The curves of the arms, the first of which is the baseline; `legend` adds their names."""
-    figure = new_figure(*(10.0, 5.4) if legend else (7.0, 4.4), layout="constrained")
+def draw_curves(outcomes: list[ArmOutcome]) -> Figure | None:
+    """The arms' curves, each named at its end, the base in INK; None where there is none.
+
+    Of more arms than there are colors, those that are not settled are gray.
+    """
+    drawn = [one for one in outcomes if one.measured and all(row["curve"] for row in one.measured)]
+    if not drawn:
+        return None
+    figure = new_figure(9.0, max(4.4, 1.4 + 0.2 * len(drawn)), layout="constrained")
     axes = figure.subplots()
-    settled = []
-    for index, outcome in enumerate(outcomes):
+    settled, ends, colors = [], [], 0
+    for outcome in drawn:
         tokens, mean, deviation = mean_curve([row["curve"] for row in outcome.measured])
-        style = line_style(index - 1)
-        axes.plot(tokens, mean, linewidth=1.8, label=outcome.arm.name, **style)
-        band = {"color": style["color"], "alpha": 0.12 if len(outcomes) < 10 else 0.05, "linewidth": 0}
-        axes.fill_between(tokens, mean - deviation, mean + deviation, **band)
+        style = {**line_style(-1), "linewidth": 1.8}
+        if outcome.arm is not outcomes[0].arm and len(drawn) > MAX_COLORS and not is_settled(outcome):
+            style = {"color": SOFT, "linewidth": 0.9}
+        elif outcome.arm is not outcomes[0].arm:
+            style |= line_style(colors // MAX_COLORS * len(PALETTE) + colors % MAX_COLORS)
+            colors += 1
+        axes.plot(tokens, mean, **style)
+        if len(drawn) <= MAX_COLORS:
+            band = {"color": style["color"], "alpha": 0.12, "linewidth": 0}
+            axes.fill_between(tokens, mean - deviation, mean + deviation, **band)
         settled += [mean - deviation, mean + deviation]
+        ends.append((tokens[-1], mean[-1], outcome.arm.name, style["color"]))
     limits = settled_limits(settled, SKIPPED_SHARE)
     if limits is not None:
         axes.set_ylim(*limits)
-    style_axes(axes, "tokens trained on", "bits per byte, held-out training text" if legend else "")
-    if legend:
-        figure.legend(fontsize=9, loc="outside right upper", frameon=False, labelcolor=INK)
+    style_axes(axes, "tokens trained on", title="held-out training text, bits per byte")
+    label_ends(axes, ends, 10)
+    return figure
+
+
+def draw_differences(outcomes: list[ArmOutcome]) -> Figure | None:
+    """Each arm's difference to the base with its 95% interval, the best on top; None where there is none.
+
+    Intervals that leave out 0 are colored, as a gain or a loss.
+    """
+    compared = [(one.arm.name, one.difference) for one in outcomes if one.difference is not None]
+    if not compared:
+        return None
+    compared = sorted(compared, key=lambda pair: -pair[1].mean)
+    figure = new_figure(9.0, 1.1 + 0.26 * len(compared), layout="constrained")
+    axes = figure.subplots()
+    for row, (_, found) in enumerate(compared):
+        color = PALETTE[0] if found.high < 0 else PALETTE[1] if found.low > 0 else SOFT
+        axes.plot((found.low, found.high), (row, row), color=color, linewidth=2.4, solid_capstyle="butt")
+        axes.plot(found.mean, row, marker="o", markersize=6, color=color)
+        axes.annotate(f"{found.mean:+.4f}", (1.02, row), xycoords=("axes fraction", "data"), color=color)
+    style_axes(axes, f"bits per byte more than {outcomes[0].arm.name} has, with the 95% interval")
+    axes.grid(False)
+    axes.axvline(0.0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(compared)), [name for name, _ in compared], parse_math=False)
+    for text in axes.texts:
+        text.set(fontsize=9, verticalalignment="center")
     return figure

@@ -1,4 +1,6 @@
-import struct
+import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,9 +11,14 @@ from golf.entry.plots import plot_training
 from golf.entry.progress import curve_of
 
 
-def size_of_png(data: bytes) -> tuple[int, int]:
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    return struct.unpack(">II", data[16:24])
+def texts_of(path: Path) -> list[str]:
+    """What is written in a picture, which is well-formed, and has both its sets of colors in itself."""
+    text = path.read_text()
+    assert (
+        not re.findall(r"#[0-9a-f]{6}", text.partition("</style>")[2]) and "prefers-color-scheme:dark" in text
+    )
+    assert {name for name in re.findall(r"var\((--\w+)\)", text)} <= set(re.findall(r"(--\w+):#", text))
+    return ["".join(element.itertext()) for element in ElementTree.fromstring(text).iter() if element.text]
 
 
 def test_a_curve_takes_steps_and_looks_from_the_events():
@@ -33,28 +40,33 @@ def test_what_a_resumed_run_did_twice_counts_once():
 
 
 @pytest.mark.parametrize("seeds", [[7], list(range(9))])
-def test_a_picture_is_drawn_for_any_number_of_seeds(tmp_path, seeds):
-    path = tmp_path / "training.png"
+def test_each_curve_of_a_picture_is_named_at_its_end(tmp_path, seeds):
+    path = tmp_path / "training.svg"
     plot_training({seed: curve_of(events(seed)) for seed in seeds}, "a run", path)
-    assert size_of_png(path.read_bytes()) == (1320, 672)
-    assert [file.name for file in tmp_path.iterdir()] == ["training.png"]
+    texts = texts_of(path)
+    assert "held-out training text, bits per byte" in texts
+    for seed in seeds:
+        loss = curve_of(events(seed)).train_loss[-1]
+        assert (f"{loss:.3f}" if len(seeds) == 1 else f"seed {seed}: {loss:.3f}") in texts
+    assert [file.name for file in tmp_path.iterdir()] == ["training.svg"]
 
 
 def test_an_entry_has_its_picture(tmp_path):
     entry = build([make_run(tmp_path / "run")], tmp_path / "records", "local")
-    assert size_of_png((entry / "training.png").read_bytes()) == (1320, 672)
+    assert "training loss, nats per token" in texts_of(entry / "training.svg")
 
 
-def test_a_run_that_said_nothing_has_a_picture_too(tmp_path):
-    path = tmp_path / "training.png"
+def test_what_was_not_measured_has_no_axes(tmp_path):
+    path = tmp_path / "training.svg"
     plot_training({7: curve_of([])}, "nothing", path)
-    assert size_of_png(path.read_bytes()) == (1320, 672)
+    texts = texts_of(path)
+    assert "training loss, nats per token" in texts and not any("held-out" in text for text in texts)
 
 
 def test_the_same_run_draws_the_same_bytes(tmp_path):
-    for name in ("a.png", "b.png"):
+    for name in ("a.svg", "b.svg"):
         plot_training({7: curve_of(events(7))}, "a run", tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_a_look_that_is_logged_before_its_own_step_is_in_the_curve():

@@ -57,7 +57,7 @@ def test_an_entry_holds_the_runs_own_files(run, records):
         "submission.json",
         "train_gpt.py",
         "train_seed7.log",
-        "training.png",
+        "training.svg",
     ]
     for name, source in (
         ("train_gpt.py", "train_gpt.py"),
@@ -105,7 +105,7 @@ def test_the_readme_says_what_was_scored_on_what(run, records):
         "One seed",
         "Not audited",
         "python -I train_gpt.py --score artifact_seed7.bin --data DIR --ttt\n",
-        "![training](training.png)",
+        "![training](training.svg)",
         "| dollars | 0.25 |",
     ):
         assert words in text

@@ -1,6 +1,7 @@
 """The lab end to end: a tiny study, an arm that fails, a second call that has nothing to do."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 from tiny_samples import tiny_tokenizer, write_tiny_dataset
@@ -93,7 +94,12 @@ def test_a_study_trains_measures_and_reports_every_arm_and_resumes(lab, monkeypa
     assert "http" not in page.split("<body>")[0] and 'src="curves' not in page
     for arm in ("base", "gelu"):
         assert f'<td class="text">{arm}</td><td>{sum(scores[arm]) / 2:,.4f}</td>' in page
-    assert (lab / "study" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    shown = ["ahead", "gelu", "sigreg"]
+    for name, arms in (("curves", [*shown, "base"]), ("differences", shown)):
+        assert f"({name}.svg)" in readme
+        picture = ElementTree.fromstring((lab / "study" / f"{name}.svg").read_text())
+        texts = {"".join(element.itertext()) for element in picture.iter()}
+        assert texts & {*shown, "base", "failing"} == {*arms}
 
     times = {path: path.stat().st_mtime_ns for path in lab.glob("runs/**/measured.json")}
     assert call(lab) == 0
