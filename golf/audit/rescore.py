@@ -24,7 +24,7 @@ from golf.score.scorer import Scoring, score, token_tensor
 from golf.score.windows import ResolvedWindows, plan_windows
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
-from golf.system.files import write_json
+from golf.system.files import write_sealed_json
 from golf.system.log import RunLog
 from golf.ttt.documents import DOCUMENT_ORDER, plan_documents, split_documents
 from golf.ttt.methods import score_adapting
@@ -387,7 +387,7 @@ def audit_path(
     passed = all(audit["passed"] for audit in audits.values())
     merged = audits.popitem()[1] if len(audits) == 1 else {"passed": passed, "seeds": audits}
     target = RunFolder(path if path.is_dir() else path.parent).audit
-    write_json(target, merged)
+    write_sealed_json(target, merged)
     log.info(f"{'passed' if passed else 'NOT passed'}: {target}")
     return passed
 

@@ -12,12 +12,17 @@ import numpy as np
 from golf.data.shards import DataError, check_token_ids, read_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import StageClock
-from golf.system.files import sha256_of_file, write_bytes, write_json
-from golf.system.stored import config_from_dict, parse_json, read_bounded
+from golf.system.files import (
+    DamagedFileError,
+    read_sealed_json,
+    sha256_of_file,
+    write_json,
+    write_sealed_json,
+)
+from golf.system.stored import config_from_dict
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
-MAX_MANIFEST_BYTES = 1 << 22
 CHANGED = "has changed since the dataset was made, make or fetch it again"
 VERIFIED_NAME = ".verified.json"
 """Which training shards were compared with the manifest, and what their files were like then."""
@@ -72,7 +77,9 @@ class Manifest:
                 raise DataError(f"{folder}: has shards but no {MANIFEST_NAME}. {adopt}")
             raise DataError(f"{folder}: no dataset there; make one with `{command} docs --data {folder}`")
         try:
-            manifest: Manifest = config_from_dict(cls, parse_json(read_bounded(path, MAX_MANIFEST_BYTES)))
+            manifest: Manifest = config_from_dict(cls, read_sealed_json(path))
+        except DamagedFileError as error:
+            raise DataError(f"{error}. {adopt}") from error
         except ValueError as error:
             raise DataError(f"{path}: is not a manifest of a dataset ({error}). {adopt}") from error
         if manifest.format != MANIFEST_FORMAT:
@@ -99,8 +106,7 @@ class Manifest:
         for file in fields["files"]:
             if not file["bytes_sha256"]:
                 del file["bytes_sha256"]
-        text = json.dumps({"format": self.format, **fields}, indent=1) + "\n"
-        write_bytes(folder / MANIFEST_NAME, text.encode())
+        write_sealed_json(folder / MANIFEST_NAME, {"format": self.format, **fields})
 
     def num_tokens(self, split: str) -> int:
         """Number of tokens of a split, BOS included."""

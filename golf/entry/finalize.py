@@ -33,7 +33,7 @@ from golf.results import Feature, Results
 from golf.run import RunContext
 from golf.run_folder import RunFolder
 from golf.system.clock import StageClock
-from golf.system.files import write_json
+from golf.system.files import write_sealed_json
 from golf.system.log import RunLog
 from golf.train.checkpoint import load_weights
 from golf.train.optim import split_parameters
@@ -116,7 +116,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         features=features,
         portrait=described,
     )
-    write_json(folder.results, asdict(results))
+    write_sealed_json(folder.results, asdict(results))
     place, compares = place_of(results, results.final.tally.bits_per_byte, results.train_seconds)
     if len(place) > 1:
         columns = ("bits per byte", "what", "hardware", "training minutes", "tokenizer", "source")

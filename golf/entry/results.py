@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from golf.results import NATS_ARRAYS, RESULTS_VERSION, STAGE_TITLES, Results, Scores
+from golf.system.files import without_seal
 from golf.system.foreign import ForeignError, read_object
 
 ENTRY_FORMAT = "golf-entry-1"
@@ -30,9 +31,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise EntryError(f"{path.parent} has no {path.name}")
     try:
-        return read_object(path)
+        return without_seal(read_object(path))
     except ForeignError as error:
         raise EntryError(str(error)) from error
+    except ValueError as error:
+        raise EntryError(f"{path} is damaged ({error})") from error
 
 
 def read_results(path: Path) -> Results:

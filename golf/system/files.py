@@ -26,6 +26,10 @@ CHECKSUM = "checksum"
 class DiskFullError(OSError):
     """There is no space left on the disk; nothing that was there before is lost."""
 
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.errno = errno.ENOSPC
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -134,14 +138,18 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     Files of earlier versions have no checksum.
     """
     try:
-        fields = parse_json(read_bounded(path, MAX_SEALED_BYTES))
-        if not isinstance(fields, dict):
-            raise ValueError("is no JSON object")
-        stated = fields.pop(CHECKSUM, None)
-        if stated is not None and stated != _fields_sha256(fields):
-            raise ValueError(f"or was edited: its {CHECKSUM} is another; without one it is read as it is")
+        return without_seal(parse_json(read_bounded(path, MAX_SEALED_BYTES)))
     except ValueError as error:
         raise DamagedFileError(f"{path} is damaged ({error})") from error
+
+
+def without_seal(fields: Any) -> dict[str, Any]:
+    """The fields without their checksum; ValueError for another one than theirs, and for no JSON object."""
+    if not isinstance(fields, dict):
+        raise ValueError("is no JSON object")
+    stated = fields.pop(CHECKSUM, None)
+    if stated is not None and stated != _fields_sha256(fields):
+        raise ValueError(f"or was edited: its {CHECKSUM} is another; without one it is read as it is")
     return fields
 
 

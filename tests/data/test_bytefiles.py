@@ -15,6 +15,7 @@ from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.score.scorer import tally_targets
 from golf.system.clock import StageClock
+from golf.system.files import read_sealed_json, write_sealed_json
 from golf.system.log import RunLog
 
 TEXTS = [sample_text(seed) for seed in range(120)] + [
@@ -127,7 +128,7 @@ def test_manifests_without_case_ops_are_written_as_before(tmp_path: Path, tiny_m
 
 
 def test_a_tokenizer_of_the_other_kind_than_the_manifest_says_is_refused(copy: Path):
-    text = (copy / "manifest.json").read_text()
-    (copy / "manifest.json").write_text(text.replace('"case_ops": true', '"case_ops": false'))
+    fields = read_sealed_json(copy / "manifest.json")
+    write_sealed_json(copy / "manifest.json", {**fields, "case_ops": False})
     with pytest.raises(DataError, match=r"CaseOps are .* True\), and .* False\) in the manifest"):
         open_dataset(copy)

@@ -12,7 +12,7 @@ from golf.data.manifest import Manifest, ShardFile, open_dataset, open_shards
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.system.clock import PhaseError, StageClock
-from golf.system.files import sha256_of_file
+from golf.system.files import read_sealed_json, sha256_of_file, write_sealed_json
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, tiny_model_path: Path) -> Path:
 
 def rewrite(folder: Path, **changes: object) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    write_sealed_json(path, {**read_sealed_json(path), **changes})
 
 
 def test_a_manifest_loads_as_it_was_saved(folder: Path):
@@ -180,8 +180,8 @@ def test_shards_without_a_manifest_open_with_the_manifest_in_memory(folder: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"is not a manifest of a dataset \(not readable as JSON: Expecting property name"),
-        ("[]", "is not a manifest of a dataset"),
+        ("{", r"manifest\.json is damaged \(not readable as JSON: Expecting property name"),
+        ("[]", r"is damaged \(is no JSON object\)"),
         ('{"datasets": []}', r"is not a manifest of a dataset \(Manifest has no field 'datasets'"),
         ('{"format": "golf-dataset-1", "files": [], "notes": []}', "Manifest lacks its field"),
         ('{"format": "golf-dataset-1", "files": [{}], "notes": []}', "ShardFile lacks its field 'name'"),

@@ -14,6 +14,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.prepare import challenge as hub_module
 from golf.prepare.challenge import ChallengeConfig, fetch_challenge
 from golf.system.clock import StageClock
+from golf.system.files import read_sealed_json, write_sealed_json
 from golf.system.log import RunLog
 
 QUIET = RunLog(quiet=True)
@@ -180,8 +181,8 @@ def test_another_file_of_the_same_name_is_left_alone(hub: FakeHub, tmp_path: Pat
 
 def test_a_folder_with_another_dataset_is_left_alone(hub: FakeHub, tmp_path: Path):
     fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps({**manifest, "name": "docs"}))
+    path = tmp_path / "data" / "manifest.json"
+    write_sealed_json(path, {**read_sealed_json(path), "name": "docs"})
     with pytest.raises(DataError, match="holds the dataset docs; name another folder for fineweb10B_sp1024"):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
 
