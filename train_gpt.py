@@ -62,8 +62,9 @@ def run_pipeline(arguments: list[str]) -> None:
             run.log.close()
     if world.is_first:
         folders, asked = [folder.path for _, folder in runs], runs[0][0].options
-        who = {"author": asked.author, "github_id": asked.github_id}
-        print(f"entry: {build(folders, Path('records'), asked.track, **who)}")
+        author, github_id = asked.author, asked.github_id
+        entry = build(folders, Path("records"), asked.track, author=author, github_id=github_id)
+        print(f"entry: {entry}")
 
 
 def main(arguments: list[str]) -> int:

@@ -32,7 +32,7 @@ CSS_COLORS = {
 }
 """What each color becomes in an SVG: a variable that the page defines for light and for dark."""
 PAPER = "#ffffff"
-_DARK = dict(
+_DARK: dict[str, str] = dict(
     zip(
         (*PALETTE, INK, SOFT, GRID, PAPER),
         (
