@@ -56,10 +56,15 @@ CONFIG = RunConfig()
 """The configuration of this entry; fields that are not written have their default."""
 
 
+def given(name: str, default: Any = None) -> Any:
+    """An environment variable; an empty one counts as none."""
+    return os.environ.get(name) or default
+
+
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line over the challenge's environment variables; SystemExit for one that cannot be read."""
-    given, size = os.environ.get, CONFIG.model.vocab_size
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    size, layout = CONFIG.model.vocab_size, argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser("train_gpt.py", "%(prog)s [options]", __doc__, formatter_class=layout)
     folder, data_help = f"data/datasets/fineweb10B_sp{size}", "folder of shards, or $DATA_PATH"
     parser.add_argument("--data", type=Path, default=given("DATA_PATH", folder), help=data_help)
     tokenizer_help = "of shards without manifest.json, or $TOKENIZER_PATH; by default from ../../tokenizers"
@@ -86,7 +91,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.run_id = options.run_id or f"seed{options.seed}"
     model = f"fineweb_{size}_bpe.model"
-    options.tokenizer = options.tokenizer or options.data.absolute().parents[1] / "tokenizers" / model
+    options.tokenizer = options.tokenizer or options.data.absolute().parent.parent / "tokenizers" / model
     return options
 
 
@@ -103,10 +108,12 @@ def open_text(options: argparse.Namespace) -> Dataset:
 def run_config(options: argparse.Namespace) -> RunConfig:
     """The configuration of a run; ValueError for options or variables that this entry cannot follow."""
     size, seconds = str(CONFIG.model.vocab_size), options.seconds
-    if (asked := os.environ.get("VOCAB_SIZE", size)) != size:
+    if (asked := given("VOCAB_SIZE", size)) != size:
         raise ValueError(f"VOCAB_SIZE is {asked}; the vocabulary of this entry has {size} pieces")
     if Path(options.run_id).name != options.run_id:
         raise ValueError(f"RUN_ID is {options.run_id!r}; expected the name of a file")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"SEED is {options.seed}; expected 0 to 2**63 - 1")
     if not 0 <= seconds < math.inf:
         raise ValueError(f"MAX_WALLCLOCK_SECONDS is {seconds}; expected a number of seconds")
     config = replace(CONFIG, seed=options.seed)

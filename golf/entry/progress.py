@@ -92,7 +92,7 @@ def read_log_curve(path: Path) -> Curve:
         text = file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace")
     events: list[dict[str, Any]] = []
     for line in text.splitlines():
-        if line.startswith(("step:", "held_out ")):
+        if line.startswith(("step:", "held_out ", "average ")):
             events.append(dict(_PAIR.findall(line)))
     return curve_of(events)
 
@@ -103,6 +103,10 @@ def curve_of(events: Iterable[Mapping[str, Any]]) -> Curve:
     held_out: dict[float, list[float]] = {}
     newest = 0.0
     for event in events:
+        last = _number(event.get("held_out_bpb_last"))
+        if not math.isnan(last) and newest in steps:
+            # The last weights, compared with their averages when training has ended.
+            held_out[newest] = [newest, steps[newest][1], last]
         step = _number(str(event.get("step")).split("/")[0])
         if math.isnan(step):
             continue

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import packages_distributions, version
 
 from golf.entry.source import PACKAGE, BundleError, is_string_statement
+from golf.system.device import MIN_TORCH
 
 _DECODERS: dict[str, Callable[[bytes], bytes]] = {
     "lzma": lzma.decompress,
@@ -180,8 +181,9 @@ def requirements_for(source: str, recorded: Mapping[str, str] | None = None) -> 
     """The text of a requirements.txt: exact versions of the packages that `source` imports anywhere.
 
     Versions come from `recorded` (distribution to version, what a run wrote down) and otherwise from what
-    is installed here, without local tags such as +cpu. A package that neither knows is an error when
-    imported at the top level, and a comment line when a function imports it on demand.
+    is installed here, without local tags such as +cpu. Of torch any version from MIN_TORCH on is accepted,
+    for the machine's own is the one that fits its driver; the exact one is a comment. A package that neither
+    knows is an error when imported at the top level, and a comment line when a function imports it on demand.
     """
     owners = _package_owners()
     tree = ast.parse(source)
@@ -190,7 +192,11 @@ def requirements_for(source: str, recorded: Mapping[str, str] | None = None) -> 
         names = [*owners.get(package, []), package]
         noted = [f"{name}=={recorded[name]}" for name in names if recorded and name in recorded]
         if noted or package in owners:
-            lines.add((noted or [f"{names[0]}=={version(names[0])}"])[0].split("+")[0])
+            exact = (noted or [f"{names[0]}=={version(names[0])}"])[0].split("+")[0]
+            if package == "torch":
+                oldest = ".".join(map(str, MIN_TORCH))
+                exact = f"torch>={oldest}  # {exact.removeprefix('torch==')} made the figures"
+            lines.add(exact)
         elif package in _imported_packages(tree.body):
             raise BundleError(f"the script imports {package}, which is not installed")
         else:

@@ -29,9 +29,9 @@ def find_identity(project_root: Path, author: str = "", github_id: str = "") -> 
     is damaged.
     """
     path = project_root / SUBMISSION_NAME
-    stored: dict[str, Any] = (
-        read_json(path) if path.is_file() else dict.fromkeys(("author", "github_id"), TOOLKIT)
-    )
+    stored: dict[str, Any] = {"author": TOOLKIT, "github_id": TOOLKIT}
+    if path.is_file():
+        stored = read_json(path)
     found = {}
     for key, asked, setting in (("author", author, "user.name"), ("github_id", github_id, "github.user")):
         own = stored.get(key)

@@ -306,11 +306,11 @@ def test_unpacking_another_file_is_refused(data):
         unpack_script(data)
 
 
-def test_requirements_are_exact_and_without_local_tags():
+def test_requirements_are_exact_and_without_local_tags_and_leave_a_machine_its_torch():
     source = "import os\nimport torch\nfrom numpy import array\n\ndef f():\n    import no_such_package_here\n"
     lines = requirements_for(source, {"torch": "2.99.1+cpu"}).splitlines()
     assert lines[0] == "# no_such_package_here: imported on demand; not installed where this was made"
-    assert lines[1].startswith("numpy==") and lines[2:] == ["torch==2.99.1"]
+    assert lines[1].startswith("numpy==") and lines[2:] == ["torch>=2.8  # 2.99.1 made the figures"]
 
 
 def test_a_missing_package_imported_at_the_top_is_an_error():

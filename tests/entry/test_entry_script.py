@@ -146,6 +146,18 @@ def test_two_processes_of_torchrun_train_an_entry_where_the_challenge_runs_it(da
     assert "step:1/" in log and "step:12/12" not in log
 
 
+def test_an_empty_variable_is_none_and_an_unreadable_one_is_named(monkeypatch, capfd):
+    for name in ("SEED", "RUN_ID", "DATA_PATH", "TOKENIZER_PATH", "MAX_WALLCLOCK_SECONDS", "VOCAB_SIZE"):
+        monkeypatch.setenv(name, "")
+    options = entry_main.parse_arguments([])
+    assert (options.seed, options.run_id, options.seconds) == (42, "seed42", 0.0)
+    assert entry_main.run_config(options) == entry_main.CONFIG
+    monkeypatch.setenv("SEED", "x")
+    with pytest.raises(SystemExit) as leaving:
+        entry_main.main([])
+    assert leaving.value.code == 2 and "argument --seed: invalid int value: 'x'" in capfd.readouterr().err
+
+
 def bits_per_byte(tally: dict[str, Any]) -> float:
     return Tally(**tally).bits_per_byte
 
@@ -154,6 +166,8 @@ def bits_per_byte(tally: dict[str, Any]) -> float:
     ("name", "value", "says"),
     [
         ("VOCAB_SIZE", "1024", "VOCAB_SIZE is 1024; the vocabulary of this entry has 320 pieces"),
+        ("SEED", str(2**64), f"SEED is {2**64}; expected 0 to 2**63 - 1"),
+        ("DATA_PATH", "/", "/: has neither manifest.json"),
         ("RUN_ID", "../up", "RUN_ID is '../up'; expected the name of a file"),
         ("MAX_WALLCLOCK_SECONDS", "nan", "MAX_WALLCLOCK_SECONDS is nan; expected a number of seconds"),
         ("DATA_PATH", "data", "data: has neither manifest.json nor fineweb_train_*.bin"),

@@ -84,3 +84,14 @@ def test_a_killed_run_is_stopped_and_one_that_is_owned_or_writes_is_not(tmp_path
         found = {run.name: run.state for run in read_live_runs(tmp_path)}
     stopped = "stopped while training"
     assert found == {"fresh": "training", "old": stopped, "owned": "training", "killed": stopped}
+
+
+def test_the_held_out_curve_ends_with_the_weights_that_training_ended_with(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    log.write_text(
+        "held_out step:2 tokens:20 bpb:3\nstep:4/4 train_loss:2 tokens:40 train_seconds:8\n"
+        "average output:ema held_out_bpb_last:2.5 held_out_bpb_ema:2.4\n"
+    )
+    curve = read_log_curve(log)
+    assert curve.held_out_tokens.tolist() == [20, 40] and curve.held_out_bpb.tolist() == [3, 2.5]
+    assert curve.held_out_seconds[-1] == 8
