@@ -23,6 +23,7 @@ from golf.lab.study import Study, load_study
 from golf.lab.trial import cores, plan_trials, run_trials
 from golf.system.cli import run_program
 from golf.system.device import choose_runtime
+from golf.system.lock import owned_folder
 from golf.system.log import RunLog
 
 
@@ -94,8 +95,9 @@ def main(arguments: list[str]) -> int:
     def work() -> None:
         if options.search:
             require_optuna()
-        command = shlex.join(["python", "-m", "golf.lab", *arguments])
-        run_study(study_of(options), options, command, RunLog())
+        command, study = shlex.join(["python", "-m", "golf.lab", *arguments]), study_of(options)
+        with owned_folder(options.out / study.name):
+            run_study(study, options, command, RunLog())
 
     return run_program("golf.lab", work, when_stopped="stopped; the same command resumes")
 
