@@ -110,7 +110,7 @@ def run_config(options: argparse.Namespace) -> RunConfig:
     size, seconds = str(CONFIG.model.vocab_size), options.seconds
     if (asked := given("VOCAB_SIZE", size)) != size:
         raise ValueError(f"VOCAB_SIZE is {asked}; the vocabulary of this entry has {size} pieces")
-    if Path(options.run_id).name != options.run_id:
+    if Path(options.run_id).name != options.run_id or not options.run_id.isprintable():
         raise ValueError(f"RUN_ID is {options.run_id!r}; expected the name of a file")
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"SEED is {options.seed}; expected 0 to 2**63 - 1")

@@ -1,7 +1,9 @@
 """The diagnosis says what is there and what is missing."""
 
+import pytest
 import torch
 
+from golf.command import parse_run
 from golf.doctor import diagnose, print_diagnosis
 from golf.system.log import RunLog
 
@@ -26,3 +28,26 @@ def test_the_table_is_printed(tmp_path):
     log = RunLog(tmp_path / "run", quiet=True)
     print_diagnosis(log, tmp_path)
     assert "default preset | " in (tmp_path / "run.log").read_text()
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_and_makes_no_run_on_the_cpu_the_default(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("golf.system.device.driver_version", lambda: "535.104")
+    rows = {what: (found, therefore) for what, found, therefore in diagnose(tmp_path)}
+    assert rows["CUDA"][0] == "unusable" and "driver 535.104" in rows["CUDA"][1]
+    assert rows["default preset"][0] == "none" and "--device cpu" in rows["default preset"][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        ([], "h100-10min"),
+        (["--device", "cuda:1"], "h100-10min"),
+        (["--device", "cpu"], "cpu"),
+        (["--device=cpu"], "cpu"),
+        (["--device", "cpu", "--preset=seed"], "seed"),
+    ],
+)
+def test_the_default_preset_of_a_gpu_machine_is_that_of_the_device(monkeypatch, arguments, preset):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert parse_run(arguments).options.preset == preset

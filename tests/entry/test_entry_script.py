@@ -168,6 +168,7 @@ def bits_per_byte(tally: dict[str, Any]) -> float:
         ("VOCAB_SIZE", "1024", "VOCAB_SIZE is 1024; the vocabulary of this entry has 320 pieces"),
         ("SEED", str(2**64), f"SEED is {2**64}; expected 0 to 2**63 - 1"),
         ("DATA_PATH", "/", "/: has neither manifest.json"),
+        ("RUN_ID", "a\x1b[2J", r"RUN_ID is 'a\x1b[2J'; expected the name of a file"),
         ("RUN_ID", "../up", "RUN_ID is '../up'; expected the name of a file"),
         ("MAX_WALLCLOCK_SECONDS", "nan", "MAX_WALLCLOCK_SECONDS is nan; expected a number of seconds"),
         ("DATA_PATH", "data", "data: has neither manifest.json nor fineweb_train_*.bin"),
