@@ -1,6 +1,5 @@
 """Training curves from logs, and the state of runs that have no results yet."""
 
-import fcntl
 import math
 import re
 import time
@@ -14,6 +13,7 @@ import numpy as np
 from golf.entry.results import EntryError, read_json
 from golf.entry.runs import parse_events
 from golf.run_folder import RunFolder
+from golf.system.lock import lock_owner
 
 MAX_LOG_BYTES = 4 << 20
 """Of a larger log the first part is read for a curve, the last part for the state of a run."""
@@ -146,16 +146,8 @@ def is_stopped(folder: RunFolder) -> bool:
     The kernel frees the lock of a process that ends. A copy of another machine's run has no owner here, but a
     log that goes on.
     """
-    if time.time() - folder.events.stat().st_mtime <= STOPPED_SECONDS:
-        return False
-    try:
-        with open(folder.path / ".lock", "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+    is_old = time.time() - folder.events.stat().st_mtime > STOPPED_SECONDS
+    return is_old and lock_owner(folder.path) is None
 
 
 def read_live_run(folder: RunFolder, runs_root: Path) -> LiveRun:

@@ -42,7 +42,7 @@ def owned_folder(folder: Path, say_waiting: Callable[[str], None] | None = None)
 
 
 def lock_owner(folder: Path) -> int | None:
-    """The number of the process that owns the folder; None if nobody does."""
+    """The number of the process that owns the folder, 0 if it is not known; None if nobody does."""
     path = folder / LOCK_NAME
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -51,7 +51,7 @@ def lock_owner(folder: Path) -> int | None:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _stated_owner(file)
+        return _stated_owner(file) or 0
     finally:
         os.close(file)
     return None
