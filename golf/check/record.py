@@ -40,6 +40,11 @@ class Entry:
         return PurePosixPath(self.name).suffix.lower()
 
 
+def is_readme(entry: Entry) -> bool:
+    """Whether a file is a README, whatever its kind of text."""
+    return entry.suffix in ("", ".md", ".txt", ".rst") and PurePosixPath(entry.name).stem.lower() == "readme"
+
+
 @dataclass(frozen=True)
 class Total:
     """Bytes of code and weights of one run: charged by its log, and shipped in the folder."""
@@ -73,14 +78,17 @@ class Record:
     """Text of each requirements file by name."""
     problems: list[Finding] = field(default_factory=list)
     """What went wrong in reading."""
-    num_bytes_read: int = 0
-    """Of logs and scripts."""
+    log_bytes: int = 0
+    """Read so far."""
+    script_bytes: int = 0
+    """Parsed so far."""
 
     @property
     def script(self) -> Script | None:
-        """The script that trains: train_gpt.py, else the only Python file."""
-        named = [s for s in self.scripts if PurePosixPath(s.file).name == "train_gpt.py"]
-        return (named or (self.scripts if len(self.scripts) == 1 else [None]))[0]
+        """The script that trains: train_gpt.py, else the only Python file; the folder's own before others."""
+        own = [script for script in self.scripts if "/" not in script.file] or self.scripts
+        named = [script for script in own if PurePosixPath(script.file).name == "train_gpt.py"]
+        return (named or (own if len(own) == 1 else [None]))[0]
 
     @property
     def artifacts(self) -> list[Entry]:
