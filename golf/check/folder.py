@@ -1,5 +1,6 @@
 """Reads a record folder and nothing outside it: bounded, without following links, whatever bytes it holds."""
 
+import gc
 import os
 import stat
 from collections.abc import Iterator
@@ -16,14 +17,16 @@ MAX_FILES = 2000
 MAX_DEPTH = 6
 MAX_TEXT_BYTES = 2**20
 """A JSON file, a script or a README above this is not read."""
-LOG_PART_BYTES = 2 * 2**20
-"""Of a log above twice this, the first and the last part of this size are read."""
-MAX_LOG_BYTES = 2**30
-MAX_READ_BYTES = 8 * 2**20
-"""Of the logs of one folder together; the rest is not read."""
+MIN_LOG_PART_BYTES = 2**15
+"""Of a log above twice its share, the first and the last part are read; shares are no smaller than this."""
+MAX_LOG_BYTES = 2**28
+"""Of all logs of a folder together, the lines that are only counted included."""
+MAX_READ_BYTES = 5 * 2**19
+"""Of the logs of one folder together, in equal shares of those that need it."""
 MAX_SCRIPT_BYTES = 2**20
 """Of the scripts of one folder together, likewise; a syntax tree takes a hundred times as much."""
 
+_COUNT_BYTES = 2**21
 _LOG_SUFFIXES = {".log", ".out", ".txt", ""}
 _TEXT_SUFFIXES = {".md", ".json", ".py", ".toml", ".cfg", ".sh", *_LOG_SUFFIXES}
 
@@ -31,13 +34,23 @@ _TEXT_SUFFIXES = {".md", ".json", ".py", ".toml", ".cfg", ".sh", *_LOG_SUFFIXES}
 def read_record(path: Path) -> Record:
     """Reads a folder; raises OSError only if the folder itself cannot be listed."""
     os.scandir(path).close()
-    record = Record(path)
+    was_enabled = gc.isenabled()
+    gc.disable()  # The collector's search for cycles in syntax trees, which have none, doubles the time.
+    try:
+        return _read_folder(Record(path))
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_folder(record: Record) -> Record:
     for entry in _walk(record):
         if len(record.files) >= MAX_FILES:
             text = f"more than {MAX_FILES} files; the rest was not looked at"
             record.problems.append(warning("many-files", text))
             break
         record.files.append(entry)
+    record.log_part_bytes = _share_of_logs(record.files)
     for entry in sorted(record.files, key=lambda e: (not is_readme(e), e.name.count("/"), e.name)):
         _take(record, entry)
     _find_submission(record)
@@ -74,20 +87,36 @@ def _walk(record: Record) -> Iterator[Entry]:
                 _warn(record, "odd-file", "is neither a file nor a folder; it was not opened", inside)
 
 
+def _is_log(entry: Entry) -> bool:
+    name = PurePosixPath(entry.name).name.lower()
+    other = name.startswith(("requirements", "license")) or is_readme(entry)
+    return entry.suffix in _LOG_SUFFIXES and not other
+
+
+def _share_of_logs(files: list[Entry]) -> int:
+    """Bytes of the first part of a log, and of its last, so that all together are MAX_READ_BYTES."""
+    left, sizes = MAX_READ_BYTES, sorted(entry.num_bytes for entry in files if _is_log(entry))
+    for index, size in enumerate(sizes):
+        if size > left // (len(sizes) - index):
+            return max(MIN_LOG_PART_BYTES, left // (len(sizes) - index) // 2)
+        left -= size
+    return MAX_READ_BYTES
+
+
 def _take(record: Record, entry: Entry) -> None:
     name = PurePosixPath(entry.name).name.lower()
     is_requirements = name.startswith("requirements")
-    is_log = entry.suffix in _LOG_SUFFIXES and not is_requirements and not is_readme(entry)
+    is_log = _is_log(entry)
     limit = MAX_LOG_BYTES if is_log else MAX_TEXT_BYTES
     if entry.suffix not in _TEXT_SUFFIXES or name.startswith("license"):
         return
     is_script = entry.suffix == ".py"
     most, read = (MAX_SCRIPT_BYTES, record.script_bytes) if is_script else (MAX_READ_BYTES, record.log_bytes)
-    if (is_log or is_script) and read + min(entry.num_bytes, 2 * LOG_PART_BYTES) > most:
+    if (is_log or is_script) and read + min(entry.num_bytes, 2 * record.log_part_bytes) > most:
         text = f"more than {most:,} bytes of {'scripts' if is_script else 'logs'}; from here on none was read"
         if not any(problem.message == text for problem in record.problems):
             _warn(record, "too-much-text", text, entry.name)
-    elif entry.num_bytes > limit:
+    elif entry.num_bytes + (record.counted_bytes if is_log else 0) > limit:
         if is_log or entry.suffix in (".py", ".json", ".md"):
             text = f"has {entry.num_bytes:,} bytes; above {limit:,} it is not read"
             _warn(record, "file-too-large", text, entry.name)
@@ -108,8 +137,9 @@ def _take(record: Record, entry: Entry) -> None:
 
 
 def _take_log(record: Record, entry: Entry) -> None:
-    whole = entry.num_bytes <= 2 * LOG_PART_BYTES
-    head = _read(record, entry, 0, entry.num_bytes if whole else LOG_PART_BYTES)
+    part_bytes = record.log_part_bytes
+    whole = entry.num_bytes <= 2 * part_bytes
+    head = _read(record, entry, 0, entry.num_bytes if whole else part_bytes)
     if head is None:
         return
     if b"\x00" in head[:65536] and not head.startswith(UTF16_MARKS):
@@ -119,13 +149,14 @@ def _take_log(record: Record, entry: Entry) -> None:
     record.log_bytes += len(head)
     lines = list(numbered(decode_text(head)))
     if not whole:
-        record.log_bytes += LOG_PART_BYTES
-        starts = range(0, entry.num_bytes - LOG_PART_BYTES, LOG_PART_BYTES)
-        parts = (_read(record, entry, start, min(LOG_PART_BYTES, starts.stop - start)) for start in starts)
+        record.log_bytes += part_bytes
+        record.counted_bytes += entry.num_bytes
+        starts = range(0, entry.num_bytes - part_bytes, _COUNT_BYTES)
+        parts = (_read(record, entry, start, min(_COUNT_BYTES, starts.stop - start)) for start in starts)
         first = 1 + sum((part or b"").count(b"\n") for part in parts)
-        tail = _read(record, entry, starts.stop, LOG_PART_BYTES)
+        tail = _read(record, entry, starts.stop, part_bytes)
         lines = lines[:-1] + list(numbered(decode_text(tail or b""), first))[1:]
-        text = f"has {entry.num_bytes:,} bytes; its first and last {LOG_PART_BYTES:,} were read"
+        text = f"has {entry.num_bytes:,} bytes; its first and last {part_bytes:,} were read"
         record.problems.append(info("log-read-in-part", text, Quote(entry.name)))
     log = parse_log(entry.name, lines)
     if log.has_content or entry.suffix in (".log", ".out"):

@@ -80,6 +80,10 @@ class Record:
     """Text of each requirements file by name."""
     problems: list[Finding] = field(default_factory=list)
     """What went wrong in reading."""
+    log_part_bytes: int = 0
+    """Of the beginning of a log, and of its end, that are read."""
+    counted_bytes: int = 0
+    """Of logs whose middle was read to count its lines."""
     log_bytes: int = 0
     """Read so far."""
     script_bytes: int = 0
