@@ -1,8 +1,6 @@
 """Checks record folders from their files alone: where what they claim differs from what their files say."""
 
-import gc
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -14,14 +12,12 @@ from golf.check.folder import read_record
 from golf.check.record import Record, Track, seed_of
 from golf.check.rules import files, limits, scores
 from golf.check.scripts import RUNNING
+from golf.system.log import escape_text
 
 RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
     rule for module in (files, limits, scores) for rule in module.RULES
 )
 MAX_EVIDENCE_SHOWN = 6
-
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-"""Characters of other people's text that could steer a terminal; they are shown escaped."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,6 @@ class Report:
 
 def check_folder(path: Path) -> Report:
     """Checks one folder; a folder that cannot be listed comes back with its error."""
-    was_enabled = gc.isenabled()
-    gc.disable()  # The collector's search for cycles in syntax trees, which have none, doubles the time.
     try:
         record = read_record(path)
         if not record.files and not record.problems:
@@ -57,9 +51,9 @@ def check_folder(path: Path) -> Report:
         findings = [*record.problems, *(finding for rule in RULES for finding in rule(record))]
     except OSError as failure:
         return Report(str(path), error=f"cannot be read: {failure.strerror}")
-    finally:
-        if was_enabled:
-            gc.enable()
+    # A stranger's folder must not cost the others their check; this is a fault of ours to be reported.
+    except Exception as failure:
+        return Report(str(path), error=f"check failed: {failure!r}"[:300])
     claimed = record.submission.figures if record.submission else {}
     return Report(
         folder=str(path),
@@ -124,7 +118,7 @@ def to_json(report: Report) -> dict[str, Any]:
 def render(report: Report) -> str:
     """A report as text: findings with their lines, then what was looked at and what could not be seen."""
     if report.error:
-        return f"{report.folder}\n  unreadable: {report.error}"
+        return "\n".join(map(escape_text, (report.folder, f"  unreadable: {report.error}")))
     counts = {level: sum(finding.level == level for finding in report.findings) for level in LEVELS}
     plural = {level: "" if count == 1 or level == "info" else "s" for level, count in counts.items()}
     counted = ", ".join(f"{count} {level}{plural[level]}" for level, count in counts.items())
@@ -134,7 +128,7 @@ def render(report: Report) -> str:
         lines += [f"            {evidence}" for evidence in finding.evidence[:MAX_EVIDENCE_SHOWN]]
     lines.append("  looked at: " + "; ".join(report.looked_at))
     lines.append("  not seen: " + "; ".join(report.not_seen))
-    return "\n".join(_CONTROL.sub(lambda found: repr(found[0])[1:-1], line) for line in lines)
+    return "\n".join(map(escape_text, lines))
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:

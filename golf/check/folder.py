@@ -1,6 +1,6 @@
 """Reads a record folder and nothing outside it: bounded, without following links, whatever bytes it holds."""
 
-import codecs
+import gc
 import os
 import stat
 from collections.abc import Iterator
@@ -8,45 +8,54 @@ from pathlib import Path, PurePosixPath
 
 from golf.check.findings import Quote, error, info, warning
 from golf.check.logs import numbered, parse_log
-from golf.check.record import Entry, Record, Track
+from golf.check.record import Entry, Record, Track, is_readme
 from golf.check.scripts import read_script
 from golf.check.submission import Submission, SubmissionError, read_submission
+from golf.system.foreign import UTF16_MARKS, ForeignError, decode_text, read_part
 
 MAX_FILES = 2000
 MAX_DEPTH = 6
 MAX_TEXT_BYTES = 2**20
 """A JSON file, a script or a README above this is not read."""
-LOG_PART_BYTES = 2 * 2**20
-"""Of a log above twice this, the first and the last part of this size are read."""
-MAX_LOG_BYTES = 2**30
-MAX_READ_BYTES = 32 * 2**20
-"""Of the logs and scripts of one folder together; the rest is not read."""
+MIN_LOG_PART_BYTES = 2**15
+"""Of a log above twice its share, the first and the last part are read; shares are no smaller than this."""
+MAX_LOG_BYTES = 2**28
+"""Of all logs of a folder together, the lines that are only counted included."""
+MAX_READ_BYTES = 5 * 2**19
+"""Of the logs of one folder together, in equal shares of those that need it."""
+MAX_SCRIPT_BYTES = 2**20
+"""Of the scripts of one folder together, likewise; a syntax tree takes a hundred times as much."""
 
+_COUNT_BYTES = 2**21
 _LOG_SUFFIXES = {".log", ".out", ".txt", ""}
 _TEXT_SUFFIXES = {".md", ".json", ".py", ".toml", ".cfg", ".sh", *_LOG_SUFFIXES}
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_record(path: Path) -> Record:
     """Reads a folder; raises OSError only if the folder itself cannot be listed."""
     os.scandir(path).close()
-    record = Record(path)
+    was_enabled = gc.isenabled()
+    gc.disable()  # The collector's search for cycles in syntax trees, which have none, doubles the time.
+    try:
+        return _read_folder(Record(path))
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_folder(record: Record) -> Record:
     for entry in _walk(record):
         if len(record.files) >= MAX_FILES:
             text = f"more than {MAX_FILES} files; the rest was not looked at"
             record.problems.append(warning("many-files", text))
             break
         record.files.append(entry)
-    for entry in sorted(record.files, key=lambda e: (not _is_readme(e), e.name.count("/"), e.name)):
+    record.log_part_bytes = _share_of_logs(record.files)
+    for entry in sorted(record.files, key=lambda e: (not is_readme(e), e.name.count("/"), e.name)):
         _take(record, entry)
     _find_submission(record)
     record.track = _track(record)
     return record
-
-
-def decode(data: bytes) -> str:
-    """Text of any bytes: UTF-16 by its mark (what PowerShell's redirection writes), else UTF-8."""
-    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8", errors="replace")
 
 
 def _warn(record: Record, code: str, message: str, name: str) -> None:
@@ -78,59 +87,76 @@ def _walk(record: Record) -> Iterator[Entry]:
                 _warn(record, "odd-file", "is neither a file nor a folder; it was not opened", inside)
 
 
-def _is_readme(entry: Entry) -> bool:
-    return PurePosixPath(entry.name).name.lower().startswith("readme")
+def _is_log(entry: Entry) -> bool:
+    name = PurePosixPath(entry.name).name.lower()
+    other = name.startswith(("requirements", "license")) or is_readme(entry)
+    return entry.suffix in _LOG_SUFFIXES and not other
+
+
+def _share_of_logs(files: list[Entry]) -> int:
+    """Bytes of the first part of a log, and of its last, so that all together are MAX_READ_BYTES."""
+    left, sizes = MAX_READ_BYTES, sorted(entry.num_bytes for entry in files if _is_log(entry))
+    for index, size in enumerate(sizes):
+        if size > left // (len(sizes) - index):
+            return max(MIN_LOG_PART_BYTES, left // (len(sizes) - index) // 2)
+        left -= size
+    return MAX_READ_BYTES
 
 
 def _take(record: Record, entry: Entry) -> None:
     name = PurePosixPath(entry.name).name.lower()
     is_requirements = name.startswith("requirements")
-    is_log = entry.suffix in _LOG_SUFFIXES and not is_requirements
+    is_log = _is_log(entry)
     limit = MAX_LOG_BYTES if is_log else MAX_TEXT_BYTES
     if entry.suffix not in _TEXT_SUFFIXES or name.startswith("license"):
         return
-    if record.num_bytes_read >= MAX_READ_BYTES:
-        if not any(problem.code == "too-much-text" for problem in record.problems):
-            text = f"more than {MAX_READ_BYTES:,} bytes of text; from here on nothing was read"
+    is_script = entry.suffix == ".py"
+    most, read = (MAX_SCRIPT_BYTES, record.script_bytes) if is_script else (MAX_READ_BYTES, record.log_bytes)
+    if (is_log or is_script) and read + min(entry.num_bytes, 2 * record.log_part_bytes) > most:
+        text = f"more than {most:,} bytes of {'scripts' if is_script else 'logs'}; from here on none was read"
+        if not any(problem.message == text for problem in record.problems):
             _warn(record, "too-much-text", text, entry.name)
-    elif entry.num_bytes > limit:
+    elif entry.num_bytes + (record.counted_bytes if is_log else 0) > limit:
         if is_log or entry.suffix in (".py", ".json", ".md"):
             text = f"has {entry.num_bytes:,} bytes; above {limit:,} it is not read"
             _warn(record, "file-too-large", text, entry.name)
     elif is_log:
         _take_log(record, entry)
-    elif entry.suffix in (".py", ".md") or _is_readme(entry) or is_requirements:
+    elif is_script or entry.suffix == ".md" or is_readme(entry) or is_requirements:
         data = _read(record, entry, 0, entry.num_bytes)
         if data is None:
             return
-        if entry.suffix == ".py":
-            record.num_bytes_read += len(data)
-            record.scripts.append(read_script(entry.name, data))
+        if is_script:
+            script = read_script(entry.name, data, MAX_SCRIPT_BYTES - record.script_bytes)
+            record.script_bytes += script.parsed_bytes
+            record.scripts.append(script)
         elif is_requirements and entry.suffix != ".md":
-            record.requirements[entry.name] = decode(data)
-        elif record.readme is None:
-            record.readme = (entry.name, decode(data))
+            record.requirements[entry.name] = decode_text(data)
+        elif is_readme(entry) and "/" not in entry.name and record.readme is None:
+            record.readme = (entry.name, decode_text(data))
 
 
 def _take_log(record: Record, entry: Entry) -> None:
-    whole = entry.num_bytes <= 2 * LOG_PART_BYTES
-    head = _read(record, entry, 0, entry.num_bytes if whole else LOG_PART_BYTES)
+    part_bytes = record.log_part_bytes
+    whole = entry.num_bytes <= 2 * part_bytes
+    head = _read(record, entry, 0, entry.num_bytes if whole else part_bytes)
     if head is None:
         return
-    if b"\x00" in head[:65536] and not head.startswith(_UTF16):
+    if b"\x00" in head[:65536] and not head.startswith(UTF16_MARKS):
         if entry.suffix in (".log", ".out"):
             _warn(record, "log-binary", "is not text; it was not read", entry.name)
         return
-    record.num_bytes_read += len(head)
-    lines = list(numbered(decode(head)))
+    record.log_bytes += len(head)
+    lines = list(numbered(decode_text(head)))
     if not whole:
-        record.num_bytes_read += LOG_PART_BYTES
-        starts = range(0, entry.num_bytes - LOG_PART_BYTES, LOG_PART_BYTES)
-        parts = (_read(record, entry, start, min(LOG_PART_BYTES, starts.stop - start)) for start in starts)
+        record.log_bytes += part_bytes
+        record.counted_bytes += entry.num_bytes
+        starts = range(0, entry.num_bytes - part_bytes, _COUNT_BYTES)
+        parts = (_read(record, entry, start, min(_COUNT_BYTES, starts.stop - start)) for start in starts)
         first = 1 + sum((part or b"").count(b"\n") for part in parts)
-        tail = _read(record, entry, starts.stop, LOG_PART_BYTES)
-        lines = lines[:-1] + list(numbered(decode(tail or b""), first))[1:]
-        text = f"has {entry.num_bytes:,} bytes; its first and last {LOG_PART_BYTES:,} were read"
+        tail = _read(record, entry, starts.stop, part_bytes)
+        lines = lines[:-1] + list(numbered(decode_text(tail or b""), first))[1:]
+        text = f"has {entry.num_bytes:,} bytes; its first and last {part_bytes:,} were read"
         record.problems.append(info("log-read-in-part", text, Quote(entry.name)))
     log = parse_log(entry.name, lines)
     if log.has_content or entry.suffix in (".log", ".out"):
@@ -138,13 +164,10 @@ def _take_log(record: Record, entry: Entry) -> None:
 
 
 def _read(record: Record, entry: Entry, start: int, length: int) -> bytes | None:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(os.open(record.path / entry.name, flags), "rb") as file:
-            file.seek(start)
-            return file.read(length)
-    except OSError as failure:
-        _warn(record, "file-unreadable", f"cannot be read: {failure.strerror}", entry.name)
+        return read_part(record.path / entry.name, start, length)
+    except ForeignError as failure:
+        _warn(record, "file-unreadable", str(failure).removeprefix(f"{record.path}/"), entry.name)
         return None
 
 
@@ -158,7 +181,7 @@ def _find_submission(record: Record) -> None:
     if data is None:
         return
     try:
-        record.submission = read_submission(name, decode(data))
+        record.submission = read_submission(name, decode_text(data))
     except SubmissionError as failure:
         record.problems.append(error("json-invalid", str(failure), Quote(name)))
         record.submission = Submission(name, {})

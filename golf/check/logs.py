@@ -56,7 +56,9 @@ UNQUANTIZED = re.compile(
     re.I,
 )
 _DIAGNOSTIC = re.compile(r"\bdiagnostic\b", re.I)
-_SCORED = re.compile(r"\b(tokens|bytes)_scored\s*[:=]\s*(\d+)")
+_SCORED = re.compile(r"\b(tokens|bytes)(?:_scored)?\s*[:=]\s*(\d{1,15})\b")
+MAX_BPB = 100.0
+"""A score at this or above, at 0 or below it is a placeholder: the best so far, before there is one."""
 _TIME = r"\s*[:=]\s*([\d.]+)\s*(ms|s|m|min)?\b"
 _EVAL_TIME = re.compile(r"(?<![\w.])(?:eval_time|eval_seconds|seconds)" + _TIME)
 
@@ -105,7 +107,13 @@ _FRACTION = re.compile(
     r"\bval_doc_fraction\s*[:=]\s*0?\.\d+|\b(?:val|eval)_(?:max_)?tokens?_(?:limit|cap)\s*[:=]\s*[1-9]\d*",
     re.I,
 )
+_VOCABULARY = re.compile(
+    r"vocab(?:ulary)?(?:_size| size)?\W{0,3}(\d+)\D{0,40}?(?:!=|mismatch|differs|does not match|expected|but)"
+    r".{0,60}?(\d{3,6})|vocab\w*.{0,40}mismatch",
+    re.I,
+)
 _MARKS = (
+    ("vocabulary", ("vocab",), _VOCABULARY),
     ("fallback", ("zlib", "zst", "brotli", "lrzip"), _FALLBACK),
     ("cache", ("gram",), re.compile(r"\bn-?gram(?:_cache|\d*\b)|\bngram\w*:", re.I)),
     ("partial", ("val_", "eval_"), _FRACTION),
@@ -122,6 +130,12 @@ _LABEL_CHARACTERS = 80
 _UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
 _SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code")
 """A line without any of these, in lower case, states no size."""
+_NO_STATEMENT = re.compile(
+    r"""file "|\w(?:Warning|Error|Exception)\b|\[(?:WARNING|ERROR|DEBUG)\]|\[?[WEI]\d{4} \d\d:|https?://"""
+    r"""|[\w.-]/[\w./-]+\.(?:py|cpp|cu|h|so)\b|^\s*(?:\^|\+|>>>|\.\.\.)"""
+    r"""|^\s*(?:\w+ = [A-Za-z_(\[{]|(?:if|elif|for|while|with)\b.*:$)""",
+)
+"""A warning, a traceback, a path of code, a difference or a line of source: its numbers are no sizes."""
 _NOT_SIZE = re.compile(
     r"param|token|step|time|second|window|chunk|doc|memory|peak|flop|shard|batch|layer|budget|limit|cap\b"
     r"|target|headroom|margin|slack|under|over|left|payload|raw_torch|ratio|train|dim|head|\bN_bytes|num_bytes|scored"
@@ -294,11 +308,14 @@ def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
     """Reads a log given as (line number, text) pairs; printed source and templates are not log lines."""
     lines = skip_source(file, numbered)
     log = ParsedLog(file, last_line=lines[-1] if lines else None)
-    in_settings = False
+    in_settings = in_traceback = False
     for at, following in zip(lines, [*lines[1:], None], strict=False):
         if following and _is_loss(at) and _is_loss(following):
             continue  # The following line on the training loss updates what this one states.
         text = at.text
+        in_traceback = in_traceback and text[:1].isspace()
+        if in_traceback:
+            continue
         in_settings = text.startswith("Hyperparameters:") or (in_settings and text.startswith("  "))
         if in_settings:
             if match := _SETTING.match(text):
@@ -310,6 +327,7 @@ def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
             log.gpus += tuple(_GPU.findall(text))
         elif text.startswith("Traceback (most recent call last)"):
             log.marks.setdefault("traceback", []).append(at)
+            in_traceback = True
         elif not ("{" in text or "(" in text or "#" in text) or not _CODE.search(text):
             _read_line(log, at)
     return log
@@ -341,7 +359,7 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
     found: list[LoggedSize] = []
     text = at.text
     lowered = text.lower()
-    if not _SIZE_WORDS.search(lowered) or 'file "' in lowered:
+    if not _SIZE_WORDS.search(lowered) or 'file "' in lowered or _NO_STATEMENT.search(text):
         return found
     fits = bool(_FITS.search(text)) and not _OVER.search(text)
     label_start = 0
@@ -420,13 +438,16 @@ def _read_score(at: Quote) -> LoggedScore | None:
     loss = _LOSS.search(at.text)
     before = at.text[: min(match.start(), loss.start() if loss else match.start())]
     label = " ".join(part for part in (before.strip(" :=-\t"), match.group(1)) if part)
-    if "best" in label.lower() and not math.isfinite(float(match.group(2))):
-        return None  # The best score so far, before there is one.
+    value = float(match.group(2))
+    if not 0 < value < MAX_BPB and not (math.isnan(value) and "best" not in label.lower()):
+        return None
     stage: Stage = "unquantized" if UNQUANTIZED.search(label) else "final"
     if _STEP.search(at.text) or _PLAIN_STEP.search(at.text):
         stage = "training"
     seconds = _EVAL_TIME.search(at.text)
     scored = {name: int(count) for name, count in _SCORED.findall(at.text)}
+    if len(scored) < 2 and "_scored" not in at.text:
+        scored = {}  # A lone count of bytes is the artifact's as well.
     digits = match.group(2).partition(".")[2]
     return LoggedScore(
         label=label,
@@ -448,7 +469,12 @@ def _read_facts(log: ParsedLog, at: Quote) -> None:
     if step is None and "stop" in text:
         step = _PLAIN_STEP.search(text)
     if step:
-        log.facts["steps"] = Fact(float(step.group(1)), at)
+        value, total = float(step.group(1)), step.groups()[1:]
+        before = log.facts.get("steps")
+        # A log of every 20th step may end 19 before the last one, unless it says where it stopped.
+        ends = "stop" in text or (total and value == float(total[0]))
+        gap = 0.0 if ends or before is None else max(0.0, value - before.value)
+        log.facts["steps"] = Fact(value, at, gap)
     for name, word, pattern in _FACTS:
         if word in text and (found := pattern.search(text)):
             number, *unit = found.groups()

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,9 +22,11 @@ MIN_FOREIGN_FIGURES = 3
 
 _WEIGHT_SUFFIXES = {".ptz", ".pt", ".bin", ".safetensors", ".npz", ".pth", ".xz", ".zst"}
 _SIDE_RUN = re.compile(
-    r"ablat|baseline|smoke|proxy|debug|partial|stopped|first_try|compare|sweep|(^|[/_])old", re.I
+    r"(?:^|[/_.-])(?:ablations?|baseline|smoke|proxy|debug|partial|stopped|first_try|compare|sweep|old)"
+    r"(?=[/_.-]|\d|$)",
+    re.I,
 )
-_SEED_NAME = re.compile(r"seed[_-]?(\d{1,6})(?!\d)|(?:^|[/_])s(\d{1,6})(?=[._])", re.I)
+_SEED_NAME = re.compile(r"(?<![A-Za-z])seed[_-]?(\d{1,6})(?!\d)|(?:^|[/_])s(\d{1,6})(?=[._])", re.I)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Entry:
     def suffix(self) -> str:
         """The ending in lower case."""
         return PurePosixPath(self.name).suffix.lower()
+
+
+def is_readme(entry: Entry) -> bool:
+    """Whether a file is a README, whatever its kind of text."""
+    return entry.suffix in ("", ".md", ".txt", ".rst") and PurePosixPath(entry.name).stem.lower() == "readme"
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,21 @@ class Record:
     """Text of each requirements file by name."""
     problems: list[Finding] = field(default_factory=list)
     """What went wrong in reading."""
-    num_bytes_read: int = 0
-    """Of logs and scripts."""
+    log_part_bytes: int = 0
+    """Of the beginning of a log, and of its end, that are read."""
+    counted_bytes: int = 0
+    """Of logs whose middle was read to count its lines."""
+    log_bytes: int = 0
+    """Read so far."""
+    script_bytes: int = 0
+    """Parsed so far."""
 
     @property
     def script(self) -> Script | None:
-        """The script that trains: train_gpt.py, else the only Python file."""
-        named = [s for s in self.scripts if PurePosixPath(s.file).name == "train_gpt.py"]
-        return (named or (self.scripts if len(self.scripts) == 1 else [None]))[0]
+        """The script that trains: train_gpt.py, else the only Python file; the folder's own before others."""
+        own = [script for script in self.scripts if "/" not in script.file] or self.scripts
+        named = [script for script in own if PurePosixPath(script.file).name == "train_gpt.py"]
+        return (named or (own if len(own) == 1 else [None]))[0]
 
     @property
     def artifacts(self) -> list[Entry]:
@@ -89,25 +103,38 @@ class Record:
 
     @cached_property
     def runs(self) -> list[ParsedLog]:
-        """The runs of the seeds the JSON names, else those that carry its score, else all.
+        """The runs of the seeds the JSON names, else of all seeds: whatever else there is.
 
-        Logs of other configurations, as studies have them, are left out if the JSON tells which one it means.
+        Of several logs of one seed, the one that the JSON means: see `_chosen`.
         """
-        main = [log for log in self.distinct_logs if not _SIDE_RUN.search(log.file)] or self.distinct_logs
-        complete = [log for log in main if log.final_score] or main
-        seeds = [seed_of(log) for log in complete]
+        complete = [log for log in self.distinct_logs if log.final_score] or self.distinct_logs
         claimed = self.submission.seeds if self.submission else ()
-        named = [log for log in complete if seed_of(log) in claimed]
-        # Of several logs of one seed, the one that is named after it.
-        after_seed = {named_seed(log) for log in named}
-        named = [log for log in named if named_seed(log) is not None or seed_of(log) not in after_seed]
-        if len(claimed) > 1 and len({seed_of(log) for log in named}) == len(named) > 0:
-            return named
-        figure = self.figure("val_bpb")
-        if figure is None or (None not in seeds and len(set(seeds)) == len(seeds)):
-            return complete
-        scored = [(log, log.final_score) for log in complete if log.final_score]
-        return [log for log, score in scored if matches(figure, score.val_bpb, 1e-4)] or complete
+        by_seed: dict[int | None, list[ParsedLog]] = {}
+        for log in complete:
+            by_seed.setdefault(seed_of(log), []).append(log)
+        if len(claimed) > 1 and by_seed.keys() & claimed:
+            by_seed = {seed: logs for seed, logs in by_seed.items() if seed in claimed}
+        elif None in by_seed or len(by_seed) < len(complete):
+            # One score over a study: its run is the one with that score.
+            meant = self._chosen(None, complete)
+            seeds = {seed_of(log) for log in meant}
+            by_seed = {seed: [log for log in meant if seed_of(log) == seed] for seed in seeds}
+        chosen = {log.file for seed, logs in by_seed.items() for log in self._chosen(seed, logs)}
+        return [log for log in complete if log.file in chosen]
+
+    def _chosen(self, seed: int | None, logs: list[ParsedLog]) -> list[ParsedLog]:
+        """Of logs of one seed: named after it, of the JSON's score, of no study, in the folder itself."""
+        claims = self.submission.seed_results.get(seed, {}) if self.submission and seed is not None else {}
+        figure = claims.get("val_bpb") or self.figure("val_bpb")
+        tests: list[Callable[[ParsedLog], bool]] = [
+            lambda log: seed is not None and named_seed(log) == seed,
+            lambda log: bool(figure and log.final_score and matches(figure, log.final_score.val_bpb, 1e-4)),
+            lambda log: not _SIDE_RUN.search(log.file),
+            lambda log: "/" not in log.file,
+        ]
+        for test in tests:
+            logs = [log for log in logs if test(log)] or logs if len(logs) > 1 else logs
+        return logs
 
     @cached_property
     def distinct_logs(self) -> list[ParsedLog]:
@@ -140,7 +167,7 @@ class Record:
             "bytes_total": _with_mean([(float(total.logged.num_bytes), 1.0) for total in self.totals]),
             "bytes_model": _with_mean([(float(size.num_bytes), 1.0) for size in models]),
             "bytes_code": [(float(size.num_bytes), 1.0) for size in code],
-            "steps": _with_mean([(fact.value, 1.0) for fact in self.facts("steps")]),
+            "steps": _with_mean(stated_steps(self.facts("steps"))),
             "train_seconds": _with_mean([(fact.value, 2.0) for fact in self.facts("train_seconds")]),
             "pre_quant_val_bpb": _with_mean(scores, before),
         }
@@ -203,6 +230,11 @@ def seed_of(log: ParsedLog) -> int | None:
     """The seed a log states, else the one in its name."""
     stated = log.fact("seed")
     return int(stated) if stated is not None else named_seed(log)
+
+
+def stated_steps(facts: Sequence[Fact]) -> list[Stated]:
+    """Steps of each run: the last one printed, or one up to the next that would have been."""
+    return [(fact.value + fact.resolution / 2, 1.0 + fact.resolution) for fact in facts]
 
 
 def matches(figure: Figure, value: float, resolution: float = 0.0) -> bool:

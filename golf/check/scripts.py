@@ -18,6 +18,8 @@ MAX_SOURCE_BYTES = 2**20
 MIN_PAYLOAD_CHARACTERS = 400
 """Shorter string constants are not taken for packed source."""
 MAX_LAYERS = 4
+MAX_CONSTANTS = 3
+"""The largest of these are tried."""
 
 VERSIONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 """Pythons on which a script may have to run."""
@@ -28,7 +30,7 @@ _RUNS_SOURCE = re.compile(rb"\bexec\b|\beval\s*\(\s*compile\b")
 _IMPORTABLE_CODE = re.compile(rb"^\s*(import|from)\s+\w|\bdef \w+\(", re.M)
 _NEW_STATEMENT = re.compile(r"\s*(?:type\s+\w+\s*[=\[]|(?:async\s+)?def\s+\w+\[|class\s+\w+\[)")
 _DECOMPRESSORS = (
-    ("lzma", lambda: lzma.LZMADecompressor(memlimit=2**28)),
+    ("lzma", lambda: lzma.LZMADecompressor(memlimit=2**27)),
     ("gzip", lambda: zlib.decompressobj(zlib.MAX_WBITS | 16)),
     ("bz2", bz2.BZ2Decompressor),
     ("zlib", zlib.decompressobj),
@@ -72,26 +74,34 @@ class Script:
     """Why a payload that was found stayed packed."""
     verdict: SyntaxVerdict
     """Of `source`."""
+    parsed_bytes: int
+    """Of all layers of source; the most that the caller allowed, where it ended there."""
     imports: dict[str, int]
     """Top-level modules without which it cannot be loaded, with the line of the import."""
 
 
-def read_script(file: str, data: bytes) -> Script:
-    """Reads a Python file's bytes."""
+def read_script(file: str, data: bytes, max_bytes: int = MAX_SOURCE_BYTES) -> Script:
+    """Reads a Python file's bytes; of all its layers `max_bytes` are parsed."""
     source, verdict = data, parse_for_versions(data)
     codecs: tuple[str, ...] = ()
-    undecoded = ""
+    undecoded, parsed_bytes = "", len(data)
     for _ in range(MAX_LAYERS):
         inner = unpack(source, verdict.tree)
+        if isinstance(inner, tuple) and parsed_bytes + len(inner[1]) > max_bytes:
+            inner, parsed_bytes = f"there is more source than {max_bytes:,} bytes", max_bytes
         if inner is None or isinstance(inner, str):
             undecoded = inner or ""
             break
         codecs += inner[0]
         source = inner[1]
+        parsed_bytes += len(source)
         verdict = parse_for_versions(source)
     text, imports = source.decode(errors="replace"), list_imports(verdict.tree.body if verdict.tree else [])
     verdict = replace(verdict, tree=None)
-    return Script(file, len(data), text, codecs, len(source), undecoded, verdict, dict(imports))
+    unpacked_bytes = len(source)
+    return Script(
+        file, len(data), text, codecs, unpacked_bytes, undecoded, verdict, parsed_bytes, dict(imports)
+    )
 
 
 def parse_for_versions(data: bytes) -> SyntaxVerdict:
@@ -108,7 +118,11 @@ def parse_for_versions(data: bytes) -> SyntaxVerdict:
             return SyntaxVerdict(tuple(rejected), message, line, tree=tree)
         except SyntaxError as error:
             message, line = str(error.msg), error.lineno or 0
-        except (ValueError, RecursionError, MemoryError, LookupError) as error:
+        except (RecursionError, MemoryError):
+            # A parser's limit, not the language's: a thousand elif are deep for one and valid for another.
+            text = "it is nested deeper than this parser goes"
+            return SyntaxVerdict((), text, 0, parses=False, maybe_newer=True)
+        except (ValueError, LookupError) as error:
             message, line = f"{type(error).__name__}: {error}"[:120], 0
         rejected.append(f"{version[0]}.{version[1]}")
     at_line = data.decode("utf-8", errors="replace").split("\n")[line - 1 : line]
@@ -124,7 +138,7 @@ def unpack(data: bytes, tree: ast.Module | None) -> tuple[tuple[str, ...], bytes
     """
     if tree is None or not _RUNS_SOURCE.search(data):
         return None
-    constants = list(_large_constants(tree))
+    constants = sorted(_large_constants(tree), key=len, reverse=True)[:MAX_CONSTANTS]
     names_brotli = b"brotli" in data
     with_brotli = names_brotli and importlib.util.find_spec("brotli") is not None
     for constant in constants:

@@ -5,8 +5,9 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-from golf.check.findings import Quote
+from golf.check.findings import MAX_QUOTE_CHARACTERS, Quote
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -42,9 +43,18 @@ NAMES = {
     "track": "track category",
 }
 
+PLAUSIBLE = {
+    **dict.fromkeys(("val_bpb", "pre_quant_val_bpb", "val_bpb_std"), (0.0, 100.0)),
+    **dict.fromkeys(("val_loss", "val_loss_std"), (0.0, 1000.0)),
+    **dict.fromkeys(("bytes_total", "bytes_model", "bytes_code"), (0.0, 1e13)),
+    **dict.fromkeys(("train_seconds", "eval_seconds", "steps"), (0.0, 1e9)),
+}
+"""Between these a figure is a measurement; 0, -1 and 1e9 stand for one that was not made."""
+MAX_CLAIMED_SEEDS = 200
 MAX_BPB_HALF_STEP = 0.002
 """Upper bound of the rounding of a score: 1.1 may stand for 1.098, but 1.0 not for 1.04."""
 
+_KEY = re.compile(r'"((?:[^"\\]|\\.)*+)"\s*:')
 _TEXT_NUMBER = re.compile(r"^\s*[~<>=\u2248]*\s*([-+]?\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)")
 _SIZE_UNITS = {"mb": 10**6, "mib": 2**20, "kb": 10**3, "kib": 2**10, "bytes": 1, "b": 1}
 _TIME_UNITS = {
@@ -93,15 +103,24 @@ class Submission:
     """By meaning, a key of ALIASES."""
     names: dict[str, str] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
-    """Meanings whose key holds no number, with the key and its value: null, NaN, a list."""
+    """Meanings whose key holds no measurement, with the key and its value: null, NaN, a list, -1."""
     seeds: tuple[int, ...] = ()
     seed_results: dict[int, dict[str, Figure]] = field(default_factory=dict)
 
+    @cached_property
+    def _line_of(self) -> dict[str, int]:
+        """The first line that holds a key, as the key is written."""
+        found: dict[str, int] = {}
+        for number, line in enumerate(self.lines, 1):
+            for key in _KEY.findall(line):
+                found.setdefault(key, number)
+        return found
+
     def quote(self, key: str) -> Quote:
-        """The line of a top-level key."""
-        quoted = (number for number, line in enumerate(self.lines, 1) if json.dumps(key) in line)
-        number = next(quoted, 0)
-        return Quote(self.file, number, self.lines[number - 1].strip() if number else "")
+        """The first line of a key."""
+        number = self._line_of.get(json.dumps(key)[1:-1]) or self._line_of.get(key, 0)
+        text = self.lines[number - 1].lstrip() if number else ""
+        return Quote(self.file, number, text[:MAX_QUOTE_CHARACTERS].rstrip())
 
     def value(self, meaning: str) -> float | None:
         """The number for a meaning, or None."""
@@ -120,7 +139,7 @@ def read_submission(file: str, text: str) -> Submission:
         raw = json.loads(text, parse_float=WrittenFloat)
     except json.JSONDecodeError as error:
         raise SubmissionError(f"line {error.lineno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise SubmissionError(f"cannot be read: {type(error).__name__}") from error
     if not isinstance(raw, dict):
         raise SubmissionError(f"is a JSON {type(raw).__name__}, expected an object")
@@ -136,7 +155,11 @@ def read_submission(file: str, text: str) -> Submission:
     seeds = raw.get("seeds", raw.get("seed"))
     seeds = seeds if isinstance(seeds, list | dict) else [seeds]
     found = [int(s) for s in map(str, seeds) if s.isdigit() and len(s) < 10]
-    submission.seeds = tuple(dict.fromkeys(found or submission.seed_results))
+    submission.seeds = tuple(dict.fromkeys(found or submission.seed_results))[:MAX_CLAIMED_SEEDS]
+    results = raw.get("seed_results")
+    claimed = max(len(found), len(results) if isinstance(results, dict | list) else 0)
+    if claimed > MAX_CLAIMED_SEEDS:
+        submission.odd["seeds"] = f"seeds: {claimed:,}, of which the first {MAX_CLAIMED_SEEDS} were read"
     return submission
 
 
@@ -145,13 +168,19 @@ def _take_figure(submission: Submission, meaning: str, key: str) -> None:
     if isinstance(value, dict):
         value = next((value[k] for k in ("mean", "val_bpb", "value", "avg") if k in value), value)
     figure = to_figure(key, value, submission.quote(key))
-    if figure is None:
+    if figure is None or not is_plausible(meaning, figure.value):
         submission.odd.setdefault(meaning, f"{key}: {json.dumps(value)[:60]}")
         return
     if meaning == "val_bpb":
         figure = replace(figure, half_step=min(figure.half_step, MAX_BPB_HALF_STEP))
     submission.figures[meaning] = figure
     submission.odd.pop(meaning, None)
+
+
+def is_plausible(meaning: str, value: float) -> bool:
+    """Whether a value can be a measurement of this meaning and is no placeholder."""
+    low, high = PLAUSIBLE[meaning]
+    return low < value < high
 
 
 def to_figure(key: str, value: JsonValue, at: Quote) -> Figure | None:
@@ -204,7 +233,7 @@ def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figur
         pairs = list(results.items())
     elif isinstance(results, list):
         pairs = [(item.get("seed"), item) for item in results if isinstance(item, dict)]
-    for seed, result in pairs:
+    for seed, result in pairs[:MAX_CLAIMED_SEEDS]:
         number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None
         if not number:
             continue
@@ -212,6 +241,7 @@ def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figur
         at, figures = submission.quote(str(seed)), {}
         for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds"):
             key = next((key for key in ALIASES[meaning].split() if key in fields), "")
-            if figure := to_figure(key, fields.get(key), at):
+            figure = to_figure(key, fields.get(key), at)
+            if figure and is_plausible(meaning, figure.value):
                 figures[meaning] = figure
         yield int(number.group()), figures

@@ -86,10 +86,10 @@ class LiveRun:
         return f"stopped while {self.phase}" if self.stopped else self.phase
 
 
-def read_log_curve(path: Path) -> Curve:
+def read_log_curve(path: Path, max_bytes: int = MAX_LOG_BYTES) -> Curve:
     """The curve in a text log of this project or of the challenge's baseline; empty where there is none."""
     with open(path, "rb") as file:
-        text = file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace")
+        text = file.read(max_bytes).decode("utf-8", errors="replace")
     events: list[dict[str, Any]] = []
     for line in text.splitlines():
         if line.startswith(("step:", "held_out ", "average ")):

@@ -18,7 +18,15 @@ from golf.check.submission import SubmissionError, read_submission
 from golf.data.reference import text_of_size
 from golf.entry import plots
 from golf.entry.artifact_stats import Portrait
-from golf.entry.progress import Curve, LiveRun, is_stopped, read_live_runs, read_log_curve, run_folders
+from golf.entry.progress import (
+    MAX_LOG_BYTES,
+    Curve,
+    LiveRun,
+    is_stopped,
+    read_live_runs,
+    read_log_curve,
+    run_folders,
+)
 from golf.entry.readme import stage_rows
 from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS, final_nats
@@ -248,7 +256,9 @@ def _foreign_entry(entry: EntryFolder, bare: EntryView, problem: str) -> EntryVi
 
 def _curves(logs: Sequence[Path]) -> dict[str, Curve]:
     curves = {
-        path.stem.removeprefix("train_").replace("seed", "seed "): read_log_curve(path)
+        path.stem.removeprefix("train_").replace("seed", "seed "): read_log_curve(
+            path, MAX_LOG_BYTES // len(logs)
+        )
         for path in logs
         if path.is_file() and not path.is_symlink()
     }

@@ -32,7 +32,7 @@ MAX_ARRAYS_BYTES = 1 << 26
 """Of an .npz file, and of what its arrays claim to hold."""
 MAX_ARRAYS = 256
 
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ZIP_END, _ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
 _ZIP_END_BYTES, _ZIP64_LOCATOR_BYTES = 22, 20
 _ZIP_ENTRY_BYTES = 512
@@ -78,7 +78,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 def decode_text(data: bytes) -> str:
     """Text of any bytes: UTF-16 by its mark (what PowerShell's redirection writes), else UTF-8."""
-    return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8", errors="replace")
+    return data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8", errors="replace")
 
 
 def read_text(path: Path, max_bytes: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from golf.check.findings import Finding, Quote, error, info, warning
-from golf.check.record import Record, fingerprint, is_stated, nearest, seed_of
+from golf.check.record import Record, fingerprint, is_readme, is_stated, nearest, seed_of
 from golf.check.scripts import RUNNING, Script
 
 MAX_COMMITTED_BYTES = 1_000_000
@@ -53,7 +53,7 @@ def submission_complete(record: Record) -> Iterable[Finding]:
         return
     bpb, odd = submission.figures.get("val_bpb"), dict(submission.odd)
     if bpb is None:
-        found = f"is not a number ({odd['val_bpb']})" if "val_bpb" in odd else "is missing"
+        found = f"is no measurement ({odd['val_bpb']})" if "val_bpb" in odd else "is missing"
         yield error("json-no-score", f"val_bpb {found}", at)
     elif bpb.was_text:
         yield info("json-text-number", "val_bpb is written as text", bpb.at)
@@ -62,7 +62,7 @@ def submission_complete(record: Record) -> Iterable[Finding]:
     for optional in ("val_bpb", "val_bpb_std", "val_loss_std"):
         odd.pop(optional, None)
     if odd:
-        yield info("json-no-number", f"no number under {', '.join(sorted(odd.values()))}", at)
+        yield info("json-no-number", f"no measurement under {', '.join(sorted(odd.values()))}", at)
 
 
 def further_figures(record: Record) -> Iterable[Finding]:
@@ -98,7 +98,8 @@ def present(record: Record) -> Iterable[Finding]:
     elif not record.scripts:
         yield error("no-script", "no Python script; a record needs its train_gpt.py")
     elif record.readme is None:
-        yield error("no-readme", "no README.md")
+        nested = [entry.name for entry in record.files if is_readme(entry)][:1]
+        yield error("no-readme", "no README.md" + "".join(f"; {name} is a subfolder's" for name in nested))
     if record.scripts and record.script is None:
         names = ", ".join(script.file for script in record.scripts[:4])
         yield warning("script-name", f"no train_gpt.py; which of {names} trains?")

@@ -213,6 +213,9 @@ def claimed_times(record: Record) -> Iterable[Finding]:
         # The budget itself, or a clock around training, is not a measurement of the training time.
         is_budget = figure.value in (600.0, 4800.0) and figure.value >= max(values) - 20
         is_wall_clock = meaning == "train_seconds" and "wall" in figure.key and figure.value > max(values)
+        # A clock around evaluation holds loading too, which a log without a total does not count.
+        totals = [log for log in record.runs if "total_eval_seconds" in log.facts]
+        is_wall_clock |= meaning == "eval_seconds" and not totals and figure.value > max(values)
         if not is_budget and not is_wall_clock:
             stated = ", ".join(f"{value:,.1f}" for value in dict.fromkeys(values))
             yield warning("time-unsupported", f"{figure}; the logs state {stated} s", figure.at)

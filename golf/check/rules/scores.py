@@ -8,7 +8,16 @@ from statistics import fmean
 
 from golf.check.findings import Finding, Quote, error, info, warning
 from golf.check.logs import UNQUANTIZED, ParsedLog, bytes_per_token
-from golf.check.record import Record, fingerprint, implied_bytes, is_stated, matches, named_seed, seed_of
+from golf.check.record import (
+    Record,
+    fingerprint,
+    implied_bytes,
+    is_stated,
+    matches,
+    named_seed,
+    seed_of,
+    stated_steps,
+)
 from golf.check.rules.limits import stated_times
 from golf.check.submission import Figure
 from golf.data.reference import CANONICAL_BYTES, describe_bytes, find_cause, find_export, is_canonical
@@ -164,6 +173,9 @@ def large_gain(record: Record) -> Iterable[Finding]:
         finals = [score for score in log.scores if score.stage == "final"]
         final = log.final_score
         plain = max(finals, key=lambda score: score.val_bpb, default=None)
+        value = implied_bytes(log)
+        if value is not None and not is_canonical(value):
+            continue  # What accepted records gained, they gained on the challenge's text.
         if final and plain and plain.val_bpb - final.val_bpb > LARGE_GAIN_BPB:
             text = (
                 f"the last stage gains {plain.val_bpb - final.val_bpb:.4f} bpb over {plain.label!r}; "
@@ -299,9 +311,9 @@ def seed_results(record: Record) -> Iterable[Finding]:
         totals += [size.num_bytes for size in log.sizes_of("model")]
         stated = {
             "val_bpb": [score.stated, *(s.stated for s in log.scores)] if score else [],
-            "val_loss": [(score.val_loss, 1e-4)] if score and score.val_loss else [],
+            "val_loss": [(s.val_loss, 1e-4) for s in log.scores if s.val_loss] if score else [],
             "bytes_total": [(float(value), 1.0) for value in totals],
-            "steps": [(fact.value, 1.0) for fact in record.facts("steps", [log])],
+            "steps": stated_steps(record.facts("steps", [log])),
             "train_seconds": [(value, 2.0) for value in stated_times([log], "train_seconds")],
         }
         off = {
@@ -407,6 +419,9 @@ def whole_set(record: Record) -> Iterable[Finding]:
                 yield warning("bytes-miscounted", f"counts {describe_bytes(num_bytes)}", at)
             elif not count:
                 yield warning("partial-validation", "scores a part of the validation text", at)
+        for at in log.marks.get("vocabulary", [])[:1]:
+            text = "warns that the model's vocabulary is not the tokenizer's: tokens beyond it are not graded"
+            yield warning("vocab-mismatch", text, at)
         shards = log.facts.get("train_shards")
         if shards and shards.value == LEAKING_TRAIN_SHARDS:
             text = "1,499 training shards: the CaseOps export that trains on validation documents (#2127)"
