@@ -10,7 +10,8 @@ import tyro
 
 from golf.data.manifest import Manifest, sha256_of_file
 from golf.data.shards import DataError
-from golf.prepare.build import build_dataset, require_empty
+from golf.data.vocabulary import Vocabulary
+from golf.prepare.build import build_dataset
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
     ENCODE_SECONDS_PER_MB,
@@ -23,7 +24,8 @@ from golf.prepare.docs import read_docs
 from golf.prepare.encode import text_digest
 from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.text import FINEWEB, TextStream, stream_dataset, stream_files
+from golf.prepare.staging import require_empty
+from golf.prepare.text import FINEWEB, BadRows, TextStream, stream_dataset, stream_files
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
 from golf.system.log import RunLog
 
@@ -40,7 +42,8 @@ class TextConfig:
     """The text of the source `text`, its tokenizer and its split."""
 
     files: tuple[Path, ...] = ()
-    """.txt, .jsonl, .jsonl.zst or .parquet files; without files, `dataset` is streamed."""
+    """.txt, .jsonl, .ndjson, .json or .parquet files, plain or .gz, .zst, .xz or .bz2; without files, `dataset`
+    is streamed."""
     dataset: str = FINEWEB[0]
     """A dataset on the Hugging Face hub, or a folder that the `datasets` library can read."""
     configuration: str | None = None
@@ -49,6 +52,9 @@ class TextConfig:
     """Field or column of the text."""
     max_docs: int | None = None
     """Maximum number of documents to read."""
+    skip_bad_rows: bool = False
+    """Leave out rows without text (null, a number, no such field, not JSON, not UTF-8) and count them; the first
+    is an error otherwise."""
     val_shard: tuple[Path, ...] = ()
     """Shards that are the validation split; all other text is then for training."""
     val_tokenizer: Path | None = None
@@ -152,16 +158,27 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
     config = options.text
     if (options.tokenizer is None) == (options.vocab_size is None):
         raise DataError("source text needs either --tokenizer FILE.model or --vocab-size N")
-    given = given_validation(config)
+    for option, value in (("vocab-size", options.vocab_size), ("max-docs", config.max_docs)):
+        if value is not None and value < 1:
+            raise DataError(f"--{option} is {value}; expected at least 1")
+    if config.sample_bytes < 1:
+        raise DataError(f"--sample-bytes is {config.sample_bytes}; expected at least 1")
+    given, bad_rows = given_validation(config), BadRows(config.skip_bad_rows)
+    config.split.check()
+    if options.tokenizer is not None:
+        Vocabulary.load(options.tokenizer)
+    require_empty(options.data)
     if config.files:
-        stream = stream_files(config.files, config.text_field, config.max_docs)
+        stream = stream_files(config.files, config.text_field, config.max_docs, bad_rows)
         names = ", ".join(path.name for path in config.files)
         source, licence, name = f"files {names}", "not stated", config.files[0].name.split(".")[0]
         revision = ", ".join(f"sha256 {sha256_of_file(path)}" for path in config.files)
     else:
         is_fineweb = config.dataset == FINEWEB[0]
         configuration = config.configuration or (FINEWEB[1] if is_fineweb else None)
-        stream = stream_dataset(config.dataset, configuration, config.text_field, config.max_docs)
+        stream = stream_dataset(
+            config.dataset, configuration, config.text_field, config.max_docs, bad_rows
+        )
         source = f"dataset {config.dataset} {configuration or ''}".strip()
         licence = "ODC-By 1.0" if is_fineweb else "not stated"
         name, revision = config.dataset.split("/")[-1], "as streamed"

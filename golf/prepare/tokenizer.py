@@ -26,6 +26,7 @@ MarkPieces = Literal["marks", "fused"]
 """The pieces for CaseOps: its marks, or its marks and FUSED_MARKS."""
 
 _LONGEST_SENTENCE_BYTES = 4000
+_CHARACTER_OF_NO_TOKENIZER = "\U0010fffe"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def train_tokenizer(
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].split("] ")[-1].strip()
+        reason = str(error).splitlines()[-1].split("] ")[-1].strip() or "it is too small"
         raise DataError(f"no {name} can be trained on this text: {reason}") from error
     check_tokenizer(Vocabulary(model.getvalue(), name), name)
     return model.getvalue()
@@ -136,6 +137,12 @@ def check_tokenizer(vocabulary: Vocabulary, name: str) -> None:
         if SPACE_MARK in piece[1:]:
             has = f"piece {token}, {piece!r}, has a space inside"
             raise DataError(f"{name}: {has}, which would count as 3 bytes")
+
+
+def unknown_id(vocabulary: Vocabulary) -> int | None:
+    """The token of characters that the tokenizer has no piece for; None if they fall back to bytes."""
+    *_, token = vocabulary.encode_text(_CHARACTER_OF_NO_TOKENIZER)
+    return None if vocabulary.piece(token).startswith("<0x") else token
 
 
 def _sentences(texts: Iterable[str], sample_bytes: int) -> Iterator[str]:

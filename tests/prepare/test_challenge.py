@@ -119,7 +119,7 @@ def test_a_killed_download_resumes_in_the_next_run(
     monkeypatch.setattr(hub_module, "http_get", killed)
     with pytest.raises(KeyboardInterrupt):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "manifest.json").exists()
     monkeypatch.setattr(hub_module, "http_get", whole)
     hub.requests.clear()
     fetch_challenge(tmp_path / "data", config(hub), QUIET)
@@ -135,7 +135,7 @@ def test_a_corrupted_file_is_refused_and_thrown_away(hub: FakeHub, tmp_path: Pat
         DataError, match=r"fineweb_val_000001\.bin: sha256 \w+; the hub says \w+; the download was"
     ):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "manifest.json").exists()
     hub.served[VAL_1] = good
     fetch_challenge(tmp_path / "data", config(hub), QUIET)
     assert (tmp_path / "data" / "fineweb_val_000001.bin").read_bytes() == good
@@ -243,4 +243,4 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_dataset(
     monkeypatch.setattr(hub_module, "http_get", full)
     with pytest.raises(DataError, match="no space left on the disk"):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "manifest.json").exists()
