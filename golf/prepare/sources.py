@@ -20,8 +20,14 @@ from golf.prepare.challenge import (
     documents_for,
     fetch_challenge,
 )
+from golf.prepare.common_docs import (
+    DOCS_SPLIT,
+    DOCS_VOCAB_SIZE,
+    common_tokenizer,
+    fingerprint,
+    load_common,
+)
 from golf.prepare.docs import read_docs
-from golf.prepare.encode import text_digest
 from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.staging import require_empty
@@ -29,10 +35,6 @@ from golf.prepare.text import FINEWEB, BadRows, TextStream, stream_dataset, stre
 from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
 from golf.system.log import RunLog
 
-DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
-"""66,000 tokens of validation at 512 pieces: test-time training on two slow cores takes a minute."""
-
-DOCS_VOCAB_SIZE = 512
 CHALLENGE_SAMPLE_BYTES = 200_000_000
 """Bytes of text that a tokenizer for the challenge's documents is trained on."""
 
@@ -77,7 +79,7 @@ class PrepareOptions:
     """The source of a dataset, and its folder."""
 
     source: Literal["docs", "challenge", "text", "shards"]
-    """docs: documentation of the installed Python and packages. challenge: the export published on the hub.
+    """docs: documentation of the installed Python and packages, as far as the common text has it. challenge: the export published on the hub.
     text: files, or a dataset by name. shards: shards that are in the folder already, which get a manifest."""
     data: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
     """The dataset folder."""
@@ -139,18 +141,31 @@ def prepare_challenge(
 
 
 def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:
-    """The documentation installed with Python and the dependencies, with a tokenizer trained on it."""
+    """The common text, as far as it is installed with Python and the dependencies.
+
+    Validation is shipped; so is the tokenizer of DOCS_VOCAB_SIZE pieces, another one is trained. A dataset
+    without some of the training documents is named docs_<vocab_size>_partial.
+    """
     require_empty(folder)
     log.info("reading the documentation of the installed Python and packages")
-    docs = read_docs(min(8, os.cpu_count() or 1))
-    in_order = sorted(docs.documents, key=text_digest)
-    size_bytes = sum(len(document.encode("utf-8", "replace")) for document in in_order)
-    read = f"{len(in_order)} documents, {size_bytes} bytes, from {docs.num_files} files"
-    log.info(f"{read} ({docs.num_unreadable} not readable)")
-    origin = TextOrigin(f"docs_{vocab_size}", docs.source, docs.licence, docs.revision)
-    places = ((text, position) for position, text in enumerate(in_order, 1))
-    stream = TextStream(places, len(in_order), "documents")
-    return build_dataset(folder, origin, stream, TokenizerChoice(vocab_size=vocab_size), DOCS_SPLIT, log)
+    docs, common = read_docs(min(8, os.cpu_count() or 1)), load_common()
+    training = common.select(docs.documents)
+    log.info(f"{len(docs.documents)} documents from {docs.num_files} files ({docs.num_unreadable} not readable)")
+    found = common.describe(len(set(training)), docs.revision)
+    name = f"docs_{vocab_size}" + ("" if len(set(training)) == len(common.training) else "_partial")
+    origin = TextOrigin(name, common.source, common.licence, docs.revision, (found,))
+    texts = [*common.validation, *training]
+    stream = TextStream(((text, place) for place, text in enumerate(texts, 1)), len(texts), "documents")
+    choice = TokenizerChoice(vocab_size=vocab_size)
+    if vocab_size == DOCS_VOCAB_SIZE:
+        choice = TokenizerChoice(common_tokenizer())
+    given = GivenValidation(first_documents=len(common.validation))
+    manifest = build_dataset(folder, origin, stream, choice, DOCS_SPLIT, log, given)
+    log.info(found)
+    if vocab_size == DOCS_VOCAB_SIZE:
+        same = fingerprint(manifest) == common.fingerprint
+        log.info(f"fingerprint {fingerprint(manifest)}, {'that' if same else 'NOT that'} of the common text")
+    return manifest
 
 
 def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
