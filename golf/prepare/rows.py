@@ -30,6 +30,7 @@ _PIECE_BYTES = 1 << 20
 _ZSTD_INPUT_BYTES = 1 << 10
 """Compressed bytes at a time: 1 KiB of zstd holds up to 32 MiB."""
 _LARGEST_WINDOW_BYTES = 2**31
+_AFTER_ITEM = frozenset(" \t\r\n,]")
 _FOREIGN_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
@@ -88,7 +89,9 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
         blocks = read_blocks(file, raw)
         head = next(blocks, b"")
         while not head.strip() and (block := next(blocks, b"")):
-            head = block
+            head += block
+            if len(head) > MAX_ROW_BYTES:
+                raise DataError(f"{file}: starts with {len(head) >> 20} MiB of white space")
         read = _list_items if kind == ".json" and head.lstrip().startswith(b"[") else _json_lines
         is_empty = True
         for place, value, reason in read(file, itertools.chain([head], blocks)):
@@ -207,8 +210,9 @@ def _parse(line: bytes) -> tuple[Any, str]:
 def _list_items(file: Path, blocks: Iterable[bytes]) -> Iterator[tuple[str, Any, str]]:
     """The items of a JSON list; after one that cannot be parsed the next is not to be found: DataError."""
     texts, decoder = _decoded(file, blocks), json.JSONDecoder()
-    buffer, line = next(texts).lstrip(), 1
-    position, is_more = 1, True
+    buffer = next(texts)
+    position = buffer.index("[") + 1
+    line = 1 + buffer.count("\n", 0, position)
     while True:
         while position < len(buffer) and buffer[position] in " \t\r\n,":
             line += buffer[position] == "\n"
@@ -218,7 +222,8 @@ def _list_items(file: Path, blocks: Iterable[bytes]) -> Iterator[tuple[str, Any,
             return
         try:
             value, end = decoder.raw_decode(buffer, position)
-            if end < len(buffer):
+            # The end of what is read so far may cut a number.
+            if buffer[end : end + 1] in _AFTER_ITEM:
                 yield place, value, ""
                 line += buffer.count("\n", position, end)
                 position = end
