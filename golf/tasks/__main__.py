@@ -36,8 +36,9 @@ class TasksCommand:
     """Tasks, comma-separated."""
     limit: int | None = None
     """Number of items of each task to measure (WikiText-2: articles); by default all."""
-    long: LongTexts = "error"
-    """Items longer than the context: error names the line, truncate drops the start, skip drops the item."""
+    long: LongTexts = "truncate"
+    """Items longer than the context: truncate drops their beginning, as lm-eval does, skip drops the item, error
+    names the line. The results have the counts."""
     context: int | None = None
     """Context in tokens; by default that of training."""
     tokenizer: Path | None = None
