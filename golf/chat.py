@@ -183,6 +183,8 @@ def chat(command: ChatCommand) -> None:
     """Answers the given prompt, or lines of standard input until Ctrl-D."""
     if command.max_tokens < 1:
         raise ChatError(f"max_tokens is {command.max_tokens}; expected at least 1")
+    if command.seed is not None and not 0 <= command.seed < 2**63:
+        raise ChatError(f"seed is {command.seed}; expected 0 to {2**63 - 1}")
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     template = None if command.plain else stored_template(opened.header)
     session = ChatSession(opened, template, command)
@@ -200,8 +202,11 @@ def chat(command: ChatCommand) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
-    command = tyro.cli(ChatCommand, args=arguments, prog="python -m golf.chat", description=__doc__)
-    return run_program("golf.chat", lambda: chat(command), when_stopped="stopped")
+
+    def work() -> None:
+        chat(tyro.cli(ChatCommand, args=arguments, prog="python -m golf.chat", description=__doc__))
+
+    return run_program("golf.chat", work)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from golf.data.manifest import MANIFEST_NAME, Manifest, sha256_of_file
 from golf.data.shards import DataError
+from golf.prepare.rows import first_line
 from golf.prepare.shards import (
     DOCUMENTS_NAME,
     VALIDATION_DOCUMENTS,
@@ -75,6 +77,8 @@ def fetch_challenge(folder: Path, config: ChallengeConfig, log: RunLog) -> Manif
     Raises DataError unless every file has the size and the hash that the hub states. `folder`/.download
     holds the files until all are there; after an interruption the next call continues with it.
     """
+    if config.train_shards < 1:
+        raise DataError(f"--train-shards is {config.train_shards}; expected at least 1")
     folder = folder.resolve()
     staging = folder / DOWNLOAD_NAME
     hub = HubCommit(config)
@@ -238,5 +242,5 @@ def _hub_errors(what: str) -> Iterator[None]:
     except (HTTPError, OSError) as error:
         if not isinstance(error, HTTPError) and error.errno is not None:
             raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = re.sub(r"\[Errno -?\d+\] ", "", first_line(error))
         raise DataError(f"{what} ({reason})") from error

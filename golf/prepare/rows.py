@@ -66,7 +66,7 @@ def require_file(file: Path) -> None:
         found = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise DataError(f"{file}: {found}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"{file}: is a folder; name the files in it")
+        raise DataError(f"{file}: is a folder; expected a file")
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{file}: is a pipe or a device; expected a file")
     if not status.st_size:

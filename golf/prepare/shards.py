@@ -14,7 +14,7 @@ from golf.data.reference import CANONICAL_BYTES, COUNT_TOLERANCE, SEQUENCE_TOKEN
 from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.staging import full_disk_as_data_error
-from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer, unknown_id
+from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer, load_tokenizer, unknown_id
 from golf.system.files import atomic_write
 from golf.system.log import ProgressBar, RunLog
 
@@ -70,7 +70,7 @@ def manifest_of_published(
     val: Sequence[Path], train: Sequence[Path], tokenizer: Path, origin: TextOrigin, log: RunLog
 ) -> Manifest:
     """The manifest of shards that somebody else encoded; the log and the notes report repeated documents."""
-    vocabulary = Vocabulary.load(tokenizer)
+    vocabulary = load_tokenizer(tokenizer)
     check_tokenizer(vocabulary, str(tokenizer))
     byte_notes = adopt_byte_files(val, vocabulary) if vocabulary.case_ops else ()
     manifest, shared = check_shards(val, train, vocabulary, tokenizer.name, origin, log)

@@ -10,7 +10,6 @@ import tyro
 
 from golf.data.manifest import Manifest, sha256_of_file
 from golf.data.shards import DataError
-from golf.data.vocabulary import Vocabulary
 from golf.prepare.build import build_dataset
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
@@ -28,13 +27,16 @@ from golf.prepare.common_docs import (
     load_common,
 )
 from golf.prepare.docs import read_docs
+from golf.prepare.rows import require_file
 from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.staging import require_empty
 from golf.prepare.text import FINEWEB, BadRows, TextStream, stream_dataset, stream_files
-from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
+from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice, load_tokenizer
 from golf.system.log import RunLog
 
+MAX_VOCAB_SIZE = 2**16
+"""Tokens are stored in 16 bits."""
 CHALLENGE_SAMPLE_BYTES = 200_000_000
 """Bytes of text that a tokenizer for the challenge's documents is trained on."""
 
@@ -173,15 +175,13 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
     config = options.text
     if (options.tokenizer is None) == (options.vocab_size is None):
         raise DataError("source text needs either --tokenizer FILE.model or --vocab-size N")
-    for option, value in (("vocab-size", options.vocab_size), ("max-docs", config.max_docs)):
+    for option, value in (("max-docs", config.max_docs), ("sample-bytes", config.sample_bytes)):
         if value is not None and value < 1:
             raise DataError(f"--{option} is {value}; expected at least 1")
-    if config.sample_bytes < 1:
-        raise DataError(f"--sample-bytes is {config.sample_bytes}; expected at least 1")
     given, bad_rows = given_validation(config), BadRows(config.skip_bad_rows)
     config.split.check()
     if options.tokenizer is not None:
-        Vocabulary.load(options.tokenizer)
+        load_tokenizer(options.tokenizer)
     require_empty(options.data)
     if config.files:
         stream = stream_files(config.files, config.text_field, config.max_docs, bad_rows)
@@ -216,6 +216,8 @@ def given_validation(config: TextConfig) -> GivenValidation:
         raise DataError("--val-tokenizer says how --val-shard was encoded; no shard is given")
     if config.val_docs is not None and (config.val_shard or config.val_docs < 1):
         raise DataError(f"--val-docs is {config.val_docs}; expected at least 1, and no --val-shard beside it")
+    for file in config.val_shard:
+        require_file(file)
     is_challenge = any(file.name.startswith(DOCUMENTS_NAME) for file in config.files) and not config.val_shard
     first = VALIDATION_DOCUMENTS if is_challenge else 0
     first = first if config.val_docs is None else config.val_docs
@@ -230,6 +232,8 @@ def given_validation(config: TextConfig) -> GivenValidation:
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
     """Makes the dataset of the options; raises DataError if that fails."""
     _refuse_foreign_options(options)
+    if options.vocab_size is not None and not 0 < options.vocab_size <= MAX_VOCAB_SIZE:
+        raise DataError(f"--vocab-size is {options.vocab_size}; expected 1 to {MAX_VOCAB_SIZE}")
     if options.source == "docs":
         return prepare_docs(options.data, options.vocab_size or DOCS_VOCAB_SIZE, log)
     if options.source == "challenge":

@@ -12,6 +12,7 @@ from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import EncodedDocument, encode_documents, text_digest
 from golf.prepare.shards import check_encoded_with, iterate_documents
+from golf.prepare.tokenizer import load_tokenizer
 
 
 MAX_SHARD_TOKENS = 2**30
@@ -62,7 +63,7 @@ class GivenValidation:
         Raises DataError if the stream is too short or a shard was encoded with another tokenizer.
         """
         if self.tokenizer is not None:
-            vocabulary = Vocabulary.load(self.tokenizer)
+            vocabulary = load_tokenizer(self.tokenizer)
             return [vocabulary.decode_tokens(document[1:]) for document in self._documents(vocabulary)]
         taken = list(islice(stream, self.first_documents))
         if len(taken) < self.first_documents:
@@ -79,7 +80,7 @@ class GivenValidation:
             return f"validation is the first {num_documents} documents of the text; {left_out}"
         if self.tokenizer is None:
             return f"validation is given as shards; {left_out}"
-        vocabulary = Vocabulary.load(self.tokenizer)
+        vocabulary = load_tokenizer(self.tokenizer)
         stream = np.concatenate(list(self._documents(vocabulary)))
         given = int(vocabulary.count_bytes(stream[:-1], stream[1:]).sum())
         same = f"{given} bytes" if given == num_bytes else f"MISMATCH: {given} bytes before, {num_bytes} now"

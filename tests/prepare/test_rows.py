@@ -145,7 +145,7 @@ def test_what_is_no_file_of_text_is_said_before_anything_is_read(tmp_path: Path)
     messages = {
         "pipe.txt": "is a pipe or a device; expected a file",
         "zero.txt": "is a pipe or a device; expected a file",
-        "folder.jsonl": "is a folder; name the files in it",
+        "folder.jsonl": "is a folder; expected a file",
         "empty.txt": "is empty",
         "none.txt": "no such file",
         "a.csv": r"\.csv is not readable here; it is none of \.txt, \.jsonl",
