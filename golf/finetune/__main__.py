@@ -27,6 +27,7 @@ from golf.prepare.rows import require_file
 from golf.prepare.staging import made_folder
 from golf.run_folder import RunFolder
 from golf.system.cli import STOPPED, run_program
+from golf.system.files import require_writable
 from golf.system.log import RunLog
 from golf.tasks.results import Metric, TaskResult, print_results
 from golf.train.loop import Interrupted
@@ -58,6 +59,7 @@ def run_command(command: FinetuneCommand) -> None:
     for file in command.data:
         require_file(file)
     folder = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{command.stage}"
+    require_writable(folder, "--out")
     with removed_if_unstarted(folder):
         log = RunLog(folder / "run")
         figures = finetune(

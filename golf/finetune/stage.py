@@ -5,7 +5,6 @@ Shapes: B batch, T time, P pairs.
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -70,6 +69,7 @@ StageName = Literal["sft", "dpo"]
 DEFAULT_RATES = {"sft": 0.1, "dpo": 0.01}
 DEFAULT_EPOCHS = 3.0
 MAX_SETTING = 10**9
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "scalar_lr")
 
 
 class FinetuneError(ValueError):
@@ -117,6 +117,8 @@ class FinetuneConfig:
             "rate": self.rate,
             "rows": self.rows,
             "checkpoint_seconds": self.checkpoint_seconds,
+            "pack.calibration_tokens": self.pack.calibration_tokens,
+            **{f"optim.{name}": vars(self.optim)[name] for name in LEARNING_RATES},
         }
         for name, value in positive.items():
             if value is not None and not 0 < value <= MAX_SETTING:
@@ -128,8 +130,8 @@ class FinetuneConfig:
         in_range = {
             "held_out": 0 < self.held_out < 1,
             "label_smoothing": 0 <= self.label_smoothing < 0.5,
-            "beta": 0 < self.beta < math.inf,
-            "chosen_weight": 0 <= self.chosen_weight < math.inf,
+            "beta": 0 < self.beta <= MAX_SETTING,
+            "chosen_weight": 0 <= self.chosen_weight <= MAX_SETTING,
         }
         for name, is_in in in_range.items():
             if not is_in:
@@ -289,7 +291,7 @@ def build_trainer(
         epochs = DEFAULT_EPOCHS if config.epochs is None else config.epochs
         steps = max(1, round(epochs * items / config.rows))
     rate = DEFAULT_RATES[stage] if config.rate is None else config.rate
-    rates = {name: rate * vars(config.optim)[name] for name in ("matrix_lr", "embedding_lr", "scalar_lr")}
+    rates = {name: rate * vars(config.optim)[name] for name in LEARNING_RATES}
     train = TrainConfig(
         batch_tokens=config.rows * context,
         micro_batch_tokens=config.micro_batch_rows * context,

@@ -603,6 +603,17 @@ TASKS: dict[str, RunTask] = {
 }
 
 
+TASK_READERS: dict[str, Callable[[Path], object]] = {
+    "hellaswag": lambda data: read_hellaswag(find_file(data / "hellaswag", "hellaswag_val*.jsonl")),
+    "wikitext2": lambda data: split_articles(read_text(data / "wikitext2" / "wiki.test.tokens")),
+    "sst2": lambda data: [
+        read_labeled_lines(data / "sst2" / f"{part}.tsv", ("0", "1")) for part in ("train", "dev")
+    ],
+    "gsm8k": lambda data: [read_gsm8k(data / "gsm8k" / f"{part}.jsonl") for part in ("train", "test")],
+}
+"""Reads the files of a task; TaskDataError for missing and invalid ones."""
+
+
 def parse_tasks(names: str) -> list[str]:
     """Comma-separated task names; TaskDataError for an unknown one, or none."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -618,8 +629,15 @@ def run_tasks(
     opened: OpenedModel, names: Sequence[str], data: Path, limit: int | None, long: LongTexts, log: RunLog
 ) -> list[TaskResult]:
     """Measures the model on each task in turn; TaskDataError for missing or invalid files."""
+    check_task_files(names, data, limit)
+    return [TASKS[name](opened, data, limit, long, log) for name in names]
+
+
+def check_task_files(names: Sequence[str], data: Path, limit: int | None) -> None:
+    """Reads the files of all tasks, before the first is measured; TaskDataError for missing and invalid ones."""
     if not data.is_dir():
         raise TaskDataError(f"{data}: no such folder; expected a folder with {', '.join(TASKS)} in it")
     if limit is not None and limit < 1:
         raise TaskDataError(f"limit is {limit}; expected at least 1")
-    return [TASKS[name](opened, data, limit, long, log) for name in names]
+    for name in names:
+        TASK_READERS[name](data)
