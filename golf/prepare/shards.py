@@ -160,6 +160,14 @@ def require_known(tokens: np.ndarray, vocabulary: Vocabulary, name: str) -> None
         )
 
 
+def require_as_stated(shard: Path) -> None:
+    """Raises DataError if a manifest beside a shard states another sha256 for it."""
+    if (shard.parent / MANIFEST_NAME).is_file():
+        for file in Manifest.load(shard.parent).files:
+            if file.name == shard.name and (found := sha256_of_file(shard)) != file.sha256:
+                raise DataError(f"{shard}: sha256 {found}; the manifest beside it says {file.sha256}")
+
+
 def iterate_documents(tokens: np.ndarray, bos_id: int) -> Iterator[np.ndarray]:
     """The documents of a token stream, each with its BOS; tokens before the first BOS are left out."""
     yield from np.split(tokens, np.flatnonzero(tokens == bos_id))[1:]

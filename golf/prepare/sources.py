@@ -28,7 +28,13 @@ from golf.prepare.common_docs import (
 )
 from golf.prepare.docs import read_docs
 from golf.prepare.rows import require_file
-from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
+from golf.prepare.shards import (
+    DOCUMENTS_NAME,
+    VALIDATION_DOCUMENTS,
+    TextOrigin,
+    adopt_shards,
+    require_as_stated,
+)
 from golf.prepare.split import GivenValidation, SplitConfig
 from golf.prepare.staging import require_empty
 from golf.prepare.text import FINEWEB, BadRows, TextStream, stream_dataset, stream_files
@@ -218,6 +224,7 @@ def given_validation(config: TextConfig) -> GivenValidation:
         raise DataError(f"--val-docs is {config.val_docs}; expected at least 1, and no --val-shard beside it")
     for file in config.val_shard:
         require_file(file)
+        require_as_stated(file)
     is_challenge = any(file.name.startswith(DOCUMENTS_NAME) for file in config.files) and not config.val_shard
     first = VALIDATION_DOCUMENTS if is_challenge else 0
     first = first if config.val_docs is None else config.val_docs
