@@ -27,8 +27,8 @@ CONTEXT_KEYS = ("input", "context")
 ANSWER_KEYS = ("output", "response", "completion", "answer")
 SYSTEM_KEYS = ("system", "system_prompt")
 KNOWN_FORMS = (
-    "messages (role, content), conversations (from, value), or a prompt (instruction, prompt, question, query) "
-    "and an answer (output, response, completion, answer)"
+    "messages (role, content), conversations (from, value), or a prompt (instruction, prompt, question, "
+    "query) and an answer (output, response, completion, answer)"
 )
 
 _MARKED_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -90,7 +90,7 @@ Item = TypeVar("Item")
 
 
 def read_conversations(path: Path, left_out: LeftOut | None = None) -> list[Conversation]:
-    """Every conversation of a file of rows; DialogueError if there is none, with the reason of the first row."""
+    """Every conversation of a file of rows; DialogueError, with the reason of the first row, for none."""
     return read_dialogues(path, lambda fields, place: Conversation(place, _read_turns(fields)), left_out)
 
 
@@ -102,7 +102,7 @@ def read_preferences(path: Path, left_out: LeftOut | None = None) -> list[Prefer
 def read_dialogues(
     path: Path, parse: Callable[[dict[str, Any], str], Item], left_out: LeftOut | None
 ) -> list[Item]:
-    """What `parse` makes of the fields and the place of each row; DialogueError if it makes nothing of any."""
+    """What `parse` makes of the fields and the place of each row; DialogueError if it refuses all."""
     found, bad = [], left_out if left_out is not None else LeftOut()
     first = ""
     for row in read_rows(path):
@@ -155,7 +155,9 @@ def _read_prompt(fields: dict[str, Any]) -> tuple[Turn, ...]:
     for pair in fields.get("history") or ():
         if not isinstance(pair, list) or len(pair) != 2:
             raise DialogueError("'history' is no list of pairs")
-        opening += [Turn(role, _text(part, "history")) for role, part in zip(("user", "assistant"), pair)]
+        opening += [
+            Turn(role, _text(part, "history")) for role, part in zip(("user", "assistant"), pair, strict=True)
+        ]
     return (*opening, Turn("user", text))
 
 
@@ -187,8 +189,12 @@ def _split_answer(turns: Sequence[Turn], key: str) -> tuple[tuple[Turn, ...], st
 
 
 def _read_side(value: Any, key: str) -> tuple[Turn, ...]:
-    """The turns of an answer: a text, one turn, a list of turns, or a text with marks "Human:", "Assistant:"."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "type" not in item for item in value):
+    """The turns of an answer: a text, also with marks "Human:" and "Assistant:", one turn, or a list."""
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(item, dict) and "type" not in item for item in value)
+    ):
         return _read_list(value, key)
     if isinstance(value, dict):
         text_key = _first_key(value, ("value", "content"))
@@ -198,7 +204,8 @@ def _read_side(value: Any, key: str) -> tuple[Turn, ...]:
         _, *parts = _MARKED_TURN.split(text.strip())
         marks, texts = parts[::2], parts[1::2]
         return tuple(
-            Turn(ROLES[mark.lower()], _text(part.strip(), key)) for mark, part in zip(marks, texts, strict=True)
+            Turn(ROLES[mark.lower()], _text(part.strip(), key))
+            for mark, part in zip(marks, texts, strict=True)
         )
     return (Turn("assistant", text),)
 
@@ -212,7 +219,10 @@ def _read_list(value: Any, key: str) -> tuple[Turn, ...]:
             item = {"role": ("user", "assistant")[(number - 1) % 2], "content": item}
         if not isinstance(item, dict):
             raise DialogueError(f"{key!r} has a turn that is a {type(item).__name__}")
-        role_key, text_key = _first_key(item, ("role", "from")), _first_key(item, ("content", "value", "text"))
+        role_key, text_key = (
+            _first_key(item, ("role", "from")),
+            _first_key(item, ("content", "value", "text")),
+        )
         role = str(item[role_key]) if role_key else ""
         if role.lower() not in ROLES:
             raise DialogueError(f"has a turn of {role!r}; expected one of {', '.join(ROLES)}")
@@ -256,7 +266,12 @@ def _first_key(fields: dict[str, Any], keys: Sequence[str]) -> str | None:
 
 
 def _is_filled(value: Any) -> bool:
-    return value is not None and value != "" and value != [] and not (isinstance(value, str) and not value.strip())
+    return (
+        value is not None
+        and value != ""
+        and value != []
+        and not (isinstance(value, str) and not value.strip())
+    )
 
 
 def _names(fields: dict[str, Any]) -> str:

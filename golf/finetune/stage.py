@@ -185,12 +185,12 @@ def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list
 def read_examples(
     stage: StageName, files: Sequence[Path], opened: OpenedModel, template: ChatTemplate, long: LongTexts
 ) -> tuple[list[Any], LeftOut]:
-    """Every conversation (sft) or pair (dpo) that fits the context, as tokens; and what was left out or cut."""
-    read, encode, fit = (
-        (read_conversations, encode_conversation, fit_example)
-        if stage == "sft"
-        else (read_preferences, encode_preference, fit_pair)
-    )
+    """Every conversation (sft) or pair (dpo) that fits the context, as tokens; and what was left out."""
+    parts: dict[str, tuple[Callable[..., list[Any]], Callable[..., Any], Callable[..., Any]]] = {
+        "sft": (read_conversations, encode_conversation, fit_example),
+        "dpo": (read_preferences, encode_preference, fit_pair),
+    }
+    read, encode, fit = parts[stage]
     context, found, left_out = opened.model.config.context, [], LeftOut()
     for file in files:
         for item in read(file, left_out):

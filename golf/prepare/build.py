@@ -79,7 +79,9 @@ def build_dataset(
         notes = [splitter.describe(given, manifest.val_text_bytes)]
         if given.first_documents == VALIDATION_DOCUMENTS:
             notes += compare_with_published(manifest, vocabulary)
-        manifest = replace(manifest, repeated_documents=splitter.num_repeated, notes=(*origin.notes, *stream.notes(), *notes))
+        manifest = replace(
+            manifest, repeated_documents=splitter.num_repeated, notes=(*origin.notes, *stream.notes(), *notes)
+        )
         manifest.save(staging)
     return manifest
 

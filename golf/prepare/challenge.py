@@ -209,7 +209,9 @@ def _read_export(
     if not 0 < config.train_shards <= num_train:
         raise DataError(f"{config.train_shards} training shards were asked for; {name} has {num_train}")
     if not 0 < num_val <= MAX_VALIDATION_SHARDS or not isinstance(model_path, str):
-        raise DataError(f"{remote.path} of {config.repository}: {num_val} validation shards; expected 1 or more")
+        raise DataError(
+            f"{remote.path} of {config.repository}: {num_val} validation shards; expected 1 or more"
+        )
     wanted = [model_path]
     for split, count in (("val", num_val), ("train", config.train_shards)):
         wanted += [f"datasets/{name}/fineweb_{split}_{index:06d}.bin" for index in range(count)]

@@ -65,7 +65,7 @@ class CommonDocs:
         common = set(self.revision.split(", "))
         changed = ", ".join(part for part in revision.split(", ") if part not in common)
         return (
-            f"training DIFFERS from the common text: {counted}; validation and tokenizer are the common ones. "
+            f"training DIFFERS from the common text: {counted}; validation and tokenizer are those of all. "
             f"Other versions: {changed or 'none, some packages are missing'}"
         )
 
@@ -96,12 +96,18 @@ def pin_common(docs: DocsText, folder: Path, log: RunLog, vocab_size: int = DOCS
     in_order = sorted(docs.documents, key=text_digest)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
-        stream = TextStream(((text, place) for place, text in enumerate(in_order, 1)), len(in_order), "documents")
+        stream = TextStream(
+            ((text, place) for place, text in enumerate(in_order, 1)), len(in_order), "documents"
+        )
         origin = TextOrigin(f"docs_{vocab_size}", docs.source, docs.licence, docs.revision)
-        manifest = build_dataset(data, origin, stream, TokenizerChoice(vocab_size=vocab_size), DOCS_SPLIT, log)
+        manifest = build_dataset(
+            data, origin, stream, TokenizerChoice(vocab_size=vocab_size), DOCS_SPLIT, log
+        )
         model = (data / manifest.tokenizer).read_bytes()
         vocabulary = Vocabulary(model, manifest.tokenizer)
-        tokens = np.concatenate([read_shard(data / file.name) for file in manifest.files if file.split == "val"])
+        tokens = np.concatenate(
+            [read_shard(data / file.name) for file in manifest.files if file.split == "val"]
+        )
         decoded = [vocabulary.decode_tokens(d[1:]) for d in iterate_documents(tokens, vocabulary.bos_id)]
     first_of = {text_digest(text): text for text in reversed(in_order)}
     validation = [first_of[text_digest(text)] for text in decoded]

@@ -1,4 +1,4 @@
-"""Files of text from elsewhere, plain or compressed, read in bounded memory: lines, JSON values, parquet rows."""
+"""Files of text from elsewhere, plain or compressed, in bounded memory: lines, JSON values, parquet rows."""
 
 import bz2
 import codecs
@@ -48,13 +48,15 @@ class Row(NamedTuple):
 
 
 def kind_of(file: Path) -> str:
-    """The suffix of the content, in small letters; DataError for a file that cannot be read as text or rows."""
+    """The suffix of the content, in small letters; DataError for a file of an unknown kind."""
     *_, before, last = "", "", *(suffix.lower() for suffix in file.suffixes)
     is_compressed = last in (*COMPRESSIONS, ".zst")
     kind = before if is_compressed else last
     if kind not in KINDS or (is_compressed and kind == ".parquet"):
         known = f"{', '.join(KINDS)}, all but the last also with .gz, .zst, .xz or .bz2"
-        raise DataError(f"{file}: {kind or 'a file without a suffix'} is not readable here; it is none of {known}")
+        raise DataError(
+            f"{file}: {kind or 'a file without a suffix'} is not readable here; it is none of {known}"
+        )
     return kind
 
 

@@ -150,13 +150,13 @@ def check_shards(
 def require_known(tokens: np.ndarray, vocabulary: Vocabulary, name: str) -> None:
     """Raises DataError for validation that its tokens do not restore: the audit of every run would fail."""
     unknown = unknown_id(vocabulary)
-    places = np.flatnonzero(tokens == unknown) if unknown is not None else ()
+    places = np.flatnonzero(tokens == (-1 if unknown is None else unknown))
     if len(places):
         around = vocabulary.decode_tokens(tokens[max(0, places[0] - 20) : places[0] + 5])
         raise DataError(
-            f"{name}: {len(places)} tokens stand for characters that the tokenizer has no piece for, and it has "
-            f"no byte fallback (first: {around!r:.80}): no score on this text passes an audit. Train a tokenizer "
-            "by --vocab-size N, or name one with byte fallback"
+            f"{name}: {len(places)} tokens stand for characters that the tokenizer has no piece for, and it "
+            f"has no byte fallback (first: {around!r:.80}): no score on this text passes an audit. Train a "
+            "tokenizer by --vocab-size N, or name one with byte fallback"
         )
 
 

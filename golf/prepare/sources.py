@@ -52,8 +52,8 @@ class TextConfig:
     """The text of the source `text`, its tokenizer and its split."""
 
     files: tuple[Path, ...] = ()
-    """.txt, .jsonl, .ndjson, .json or .parquet files, plain or .gz, .zst, .xz or .bz2; without files, `dataset`
-    is streamed."""
+    """.txt, .jsonl, .ndjson, .json or .parquet files, plain or .gz, .zst, .xz or .bz2; without files,
+    `dataset` is streamed."""
     dataset: str = FINEWEB[0]
     """A dataset on the Hugging Face hub, or a folder that the `datasets` library can read."""
     configuration: str | None = None
@@ -63,8 +63,8 @@ class TextConfig:
     max_docs: int | None = None
     """Maximum number of documents to read."""
     skip_bad_rows: bool = False
-    """Leave out rows without text (null, a number, no such field, not JSON, not UTF-8) and count them; the first
-    is an error otherwise."""
+    """Leave out rows without text (null, a number, no such field, not JSON, not UTF-8) and count them; the
+    first is an error otherwise."""
     val_shard: tuple[Path, ...] = ()
     """Shards that are the validation split; all other text is then for training."""
     val_tokenizer: Path | None = None
@@ -87,7 +87,7 @@ class PrepareOptions:
     """The source of a dataset, and its folder."""
 
     source: Literal["docs", "challenge", "text", "shards"]
-    """docs: documentation of the installed Python and packages, as far as the common text has it. challenge: the export published on the hub.
+    """docs: the common text, documentation of Python and packages. challenge: the export on the hub.
     text: files, or a dataset by name. shards: shards that are in the folder already, which get a manifest."""
     data: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
     """The dataset folder."""
@@ -158,7 +158,9 @@ def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:
     log.info("reading the documentation of the installed Python and packages")
     docs, common = read_docs(min(8, os.cpu_count() or 1)), load_common()
     training = common.select(docs.documents)
-    log.info(f"{len(docs.documents)} documents from {docs.num_files} files ({docs.num_unreadable} not readable)")
+    log.info(
+        f"{len(docs.documents)} documents from {docs.num_files} files ({docs.num_unreadable} not readable)"
+    )
     found = common.describe(len(set(training)), docs.revision)
     name = f"docs_{vocab_size}" + ("" if len(set(training)) == len(common.training) else "_partial")
     origin = TextOrigin(name, common.source, common.licence, docs.revision, (found,))
@@ -185,6 +187,9 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
         if value is not None and value < 1:
             raise DataError(f"--{option} is {value}; expected at least 1")
     given, bad_rows = given_validation(config), BadRows(config.skip_bad_rows)
+    for file in config.val_shard:
+        require_file(file)
+        require_as_stated(file)
     config.split.check()
     if options.tokenizer is not None:
         load_tokenizer(options.tokenizer)
@@ -197,9 +202,7 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
     else:
         is_fineweb = config.dataset == FINEWEB[0]
         configuration = config.configuration or (FINEWEB[1] if is_fineweb else None)
-        stream = stream_dataset(
-            config.dataset, configuration, config.text_field, config.max_docs, bad_rows
-        )
+        stream = stream_dataset(config.dataset, configuration, config.text_field, config.max_docs, bad_rows)
         source = f"dataset {config.dataset} {configuration or ''}".strip()
         licence = "ODC-By 1.0" if is_fineweb else "not stated"
         name, revision = config.dataset.split("/")[-1], "as streamed"
@@ -222,9 +225,6 @@ def given_validation(config: TextConfig) -> GivenValidation:
         raise DataError("--val-tokenizer says how --val-shard was encoded; no shard is given")
     if config.val_docs is not None and (config.val_shard or config.val_docs < 1):
         raise DataError(f"--val-docs is {config.val_docs}; expected at least 1, and no --val-shard beside it")
-    for file in config.val_shard:
-        require_file(file)
-        require_as_stated(file)
     is_challenge = any(file.name.startswith(DOCUMENTS_NAME) for file in config.files) and not config.val_shard
     first = VALIDATION_DOCUMENTS if is_challenge else 0
     first = first if config.val_docs is None else config.val_docs

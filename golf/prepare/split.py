@@ -14,7 +14,6 @@ from golf.prepare.encode import EncodedDocument, encode_documents, text_digest
 from golf.prepare.shards import check_encoded_with, iterate_documents
 from golf.prepare.tokenizer import load_tokenizer
 
-
 MAX_SHARD_TOKENS = 2**30
 
 
@@ -118,7 +117,7 @@ class ShardWriter:
             self.close()
 
     def take_smallest(self) -> list[EncodedDocument]:
-        """Takes out the document of smallest digest, if no shard is written yet and another document is left."""
+        """Takes out the document of smallest digest, if no shard is written yet and another one is left."""
         if self.paths or len(self._documents) < 2:
             return []
         smallest = min(self._documents, key=lambda document: document.digest)

@@ -30,7 +30,10 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     require_empty(folder)
-    with full_disk_as_data_error(f"{folder}: no space left on the disk; nothing was kept"), made_folder(folder):
+    with (
+        full_disk_as_data_error(f"{folder}: no space left on the disk; nothing was kept"),
+        made_folder(folder),
+    ):
         staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         try:
             with claimed(staging, folder):
@@ -42,7 +45,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def require_empty(folder: Path) -> None:
-    """Raises DataError unless `folder` is absent or empty, after clearing up what a killed process left there."""
+    """Clears up what a killed process left; raises DataError unless `folder` is absent or empty then."""
     for left in folder.glob(f"{STAGING_PREFIX}*"):
         with claimed(left, folder):
             _finish(folder, left)
@@ -94,7 +97,7 @@ def claimed(staging: Path, folder: Path) -> Iterator[None]:
 
 
 def move_into(folder: Path, staging: Path) -> None:
-    """Moves the files of `staging`, a folder in `folder`, the manifest last: with it the dataset is complete."""
+    """Moves the files of `staging`, a folder in `folder`; the manifest, which makes it a dataset, last."""
     for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
         os.replace(path, folder / path.name)
     staging.rmdir()

@@ -60,7 +60,7 @@ class TextStream:
             found.append(f"{bad.count} bad rows were left out, the first: {bad.first}")
         if self._num_cut:
             found.append(
-                f"{self._num_cut} texts of more than {MAX_DOCUMENT_CHARACTERS} characters were cut into documents"
+                f"{self._num_cut} texts of more than {MAX_DOCUMENT_CHARACTERS} characters were cut into parts"
             )
         return tuple(found)
 

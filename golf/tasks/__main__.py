@@ -38,8 +38,8 @@ class TasksCommand:
     limit: int | None = None
     """Number of items of each task to measure (WikiText-2: articles); by default all."""
     long: LongTexts = "truncate"
-    """Items longer than the context: truncate drops their beginning, as lm-eval does, skip drops the item, error
-    names the line. The results have the counts."""
+    """Items longer than the context: truncate drops their beginning, as lm-eval does, skip drops the item,
+    error names the line. The results have the counts."""
     context: int | None = None
     """Context in tokens; by default that of training."""
     tokenizer: Path | None = None

@@ -80,7 +80,9 @@ def open_model(
         model = build_model(header, export_state_dict(weights), file).to(runtime.device)
     else:
         if file.stat().st_size > MAX_ARTIFACT_BYTES:
-            raise ModelError(f"{file}: {file.stat().st_size:,} bytes; an artifact has {MAX_ARTIFACT_BYTES:,} at most")
+            raise ModelError(
+                f"{file}: {file.stat().st_size:,} bytes; an artifact has {MAX_ARTIFACT_BYTES:,} at most"
+            )
         model, header = load_model(file.read_bytes(), runtime.device)
         kind = "artifact"
     model.eval()

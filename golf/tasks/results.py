@@ -77,7 +77,9 @@ def print_results(results: Sequence[TaskResult], log: RunLog) -> None:
     for result in results:
         for metric in result.metrics:
             log.info(f"{result.task} {metric.name}: {metric.convention}")
-        if changed := [f"{result.notes[key]} {key.replace('_', ' ')}" for key in CHANGED if result.notes.get(key)]:
+        if changed := [
+            f"{result.notes[key]} {key.replace('_', ' ')}" for key in CHANGED if result.notes.get(key)
+        ]:
             log.info(f"{result.task}: of items longer than the context, {', '.join(changed)}")
         if result.notes:
             log.record("task_notes", task=result.task, **result.notes)

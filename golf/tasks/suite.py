@@ -308,7 +308,7 @@ def label_requests(
 def score_sentences(
     opened: OpenedModel, template: PromptTemplate, shots: Sequence[Line], lines: Sequence[Line], log: RunLog
 ) -> list[float]:
-    """Nats by which "positive" is likelier than "negative", for each sentence; long prompts lose their start."""
+    """Nats by which "positive" is likelier than "negative", for each sentence; long prompts are cut."""
     requests = [
         [
             fitted
@@ -373,7 +373,9 @@ def try_prompts(
     for template, num_shots in itertools.product(TEMPLATES, SST2_SHOTS):
         shots = balanced_examples(pool, num_shots, SEED)
         requests = label_requests(opened, template, shots, longest.fields["text"])
-        if max(request.num_inputs for request in requests) > opened.context and (num_shots or long == "error"):
+        if max(request.num_inputs for request in requests) > opened.context and (
+            num_shots or long == "error"
+        ):
             continue
         margins = score_sentences(opened, template, shots, choosing, log)
         accuracy = sum((m > 0) == label for m, label in zip(margins, labels, strict=True)) / len(labels)
@@ -634,7 +636,7 @@ def run_tasks(
 
 
 def check_task_files(names: Sequence[str], data: Path, limit: int | None) -> None:
-    """Reads the files of all tasks, before the first is measured; TaskDataError for missing and invalid ones."""
+    """Reads the files of all tasks before the first is measured; TaskDataError for missing and wrong ones."""
     if not data.is_dir():
         raise TaskDataError(f"{data}: no such folder; expected a folder with {', '.join(TASKS)} in it")
     if limit is not None and limit < 1:

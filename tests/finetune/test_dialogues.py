@@ -53,7 +53,10 @@ def test_every_form_says_the_same(tmp_path, form, is_list):
         {"instruction": "add", "input": "1 2", "output": "3", "system": "be short"},
         {"instruction": "add", "context": "1 2", "response": "3", "system_prompt": "be short"},
         {"question": "add", "context": "1 2", "answer": 3, "system": "be short"},
-        {"system": "be short", "messages": [{"role": "user", "content": "add\n1 2"}, {**ANSWER, "content": "3"}]},
+        {
+            "system": "be short",
+            "messages": [{"role": "user", "content": "add\n1 2"}, {**ANSWER, "content": "3"}],
+        },
     ],
 )
 def test_a_context_follows_its_instruction_and_a_system_text_comes_first(tmp_path, fields):
@@ -67,7 +70,12 @@ def test_a_history_comes_before_its_instruction(tmp_path):
     assert found.turns == (*WANTED, Turn("user", "and?"), Turn("assistant", "no."))
 
 
-TOOLS = [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}, {"role": "tool", "content": "5"}, ANSWER]
+TOOLS = [
+    USER,
+    {"role": "assistant", "content": None, "tool_calls": [{}]},
+    {"role": "tool", "content": "5"},
+    ANSWER,
+]
 IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}, *PARTS]
 UNREADABLE = [
     ({"prompt": "why?", "response": " \n"}, "'response' is empty"),
@@ -81,13 +89,19 @@ UNREADABLE = [
     ({"messages": []}, "'messages' is no list of turns ([])"),
     ({"messages": "why?"}, "'messages' is no list of turns"),
     ({"messages": [USER]}, "has no turn of the assistant"),
-    ({"messages": [USER, {"role": "assistant", "content": None}]}, "'a turn of the assistant' is not text (null)"),
+    (
+        {"messages": [USER, {"role": "assistant", "content": None}]},
+        "'a turn of the assistant' is not text (null)",
+    ),
     ({"messages": [USER, {"role": "assistant"}]}, "'a turn of the assistant' is not text (null)"),
     ({"messages": [USER, {"role": "assistant", "content": ""}]}, "'a turn of the assistant' is empty"),
     ({"messages": [{"content": "why?"}, ANSWER]}, "has a turn of ''; expected one of system"),
     ({"messages": TOOLS}, "has a turn that calls a tool"),
     ({"messages": [USER, *TOOLS[2:]]}, "has a turn of 'tool'"),
-    ({"messages": [{"role": "user", "content": IMAGE}, ANSWER]}, "has a part of type 'image_url', which is not text"),
+    (
+        {"messages": [{"role": "user", "content": IMAGE}, ANSWER]},
+        "has a part of type 'image_url', which is not text",
+    ),
     ({"messages": [5]}, "'messages' has a turn that is a int"),
     ({"instruction": "a", "output": "b", "history": "c"}, "'history' is no list of pairs"),
     (["why?"], "is a list; expected an object"),
@@ -136,7 +150,11 @@ TURN = {"from": "gpt", "value": "so."}, {"from": "gpt", "value": "no."}
 FULL = [USER, ANSWER], [USER, {**ANSWER, "content": "no."}]
 MARKED = "\n\nHuman: why?\n\nAssistant: so.", "\n\nHuman: why?\n\nAssistant: no."
 PAIRS = {
-    "list and turns": {"conversations": [{"from": "human", "value": "why?"}], "chosen": TURN[0], "rejected": TURN[1]},
+    "list and turns": {
+        "conversations": [{"from": "human", "value": "why?"}],
+        "chosen": TURN[0],
+        "rejected": TURN[1],
+    },
     "texts": {"prompt": "why?", "chosen": "so.", "rejected": "no."},
     "instruction": {"instruction": "why?", "input": "", "chosen": "so.", "rejected": "no."},
     "prompt and whole conversations": {"prompt": "why?", "chosen": FULL[0], "rejected": FULL[1]},

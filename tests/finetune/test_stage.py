@@ -133,10 +133,25 @@ def test_settings_that_contradict_each_other_are_refused(wrong, message):
 
 def test_long_and_useless_rows_are_cut_or_left_out_and_counted(model_folder, tmp_path, capsys):
     rows = [{"prompt": f"the {word}", "response": "of"} for word in ("a", "the", "in", "is")]
-    rows += [{"prompt": "a", "response": "the " * 60}, {"prompt": "the " * 60, "response": "of"}, {"prompt": "a"}]
+    rows += [
+        {"prompt": "a", "response": "the " * 60},
+        {"prompt": "the " * 60, "response": "of"},
+        {"prompt": "a"},
+    ]
     data = tmp_path / "long.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows))
-    arguments = ["--stage", "sft", "--model", str(model_folder), "--data", str(data), "--steps", "1", "--rows", "2"]
+    arguments = [
+        "--stage",
+        "sft",
+        "--model",
+        str(model_folder),
+        "--data",
+        str(data),
+        "--steps",
+        "1",
+        "--rows",
+        "2",
+    ]
     arguments += ["--micro-batch-rows", "2", "--out", str(tmp_path / "run")]
     assert main(arguments) == 0
     said = capsys.readouterr().out

@@ -175,7 +175,9 @@ def test_validation_that_its_tokens_do_not_restore_is_refused(tmp_path: Path):
     write_shard(train, np.array(unknown))
     assert checked([val], [train], vocabulary)[0].num_tokens("val") == len(known)
     write_shard(val, np.array([*known, *unknown]))
-    with pytest.raises(DataError, match=r"fineweb_val_000000\.bin: 1 tokens stand for characters .* byte fallback"):
+    with pytest.raises(
+        DataError, match=r"fineweb_val_000000\.bin: 1 tokens stand for characters .* byte fallback"
+    ):
         checked([val], [], vocabulary)
 
 

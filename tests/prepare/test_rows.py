@@ -128,7 +128,7 @@ def test_what_was_left_out_and_what_was_cut_is_noted(tmp_path: Path, monkeypatch
     assert list(stream) == ["one two ", "three"]
     bad, cut = stream.notes()
     assert bad == f"1 bad rows were left out, the first: {path}, line 2: 'text' is null; expected text"
-    assert cut == "1 texts of more than 10 characters were cut into documents"
+    assert cut == "1 texts of more than 10 characters were cut into parts"
 
 
 def test_a_file_of_bad_rows_only_is_an_error_even_if_they_are_skipped(tmp_path: Path):

@@ -214,8 +214,8 @@ BAD = {
     "--source text": "source text needs either --tokenizer FILE.model or --vocab-size N",
     "--source text --tokenizer a.model --vocab-size 9": "either --tokenizer FILE.model or --vocab-size N",
     "--source text --vocab-size 400 --files none.txt": "none.txt: no such file",
-    "--source text --vocab-size 400 --files LICENSE.csv": "LICENSE.csv: .csv is not readable here; it is none of .txt, .jsonl",
-    "--source text --tokenizer none.model --files LICENSE.txt": "none.model: cannot be read (No such file",
+    "--source text --vocab-size 400 --files LICENSE.csv": "LICENSE.csv: .csv is not readable here",
+    "--source text --tokenizer none.model --files LICENSE.txt": "none.model: no such file",
     "--source shards": "has no fineweb_train_*.bin or fineweb_val_*.bin",
 }
 

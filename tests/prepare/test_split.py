@@ -130,7 +130,11 @@ def test_options_that_would_leak_or_contradict_are_refused(config: TextConfig, m
 @pytest.mark.parametrize("number", [2, 3, 12])
 @pytest.mark.parametrize("trains_tokenizer", [False, True])
 def test_a_text_too_small_for_its_share_is_validated_on_one_document_unseen_by_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_path: Path, number: int, trains_tokenizer: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model_path: Path,
+    number: int,
+    trains_tokenizer: bool,
 ):
     split, texts = SplitConfig(val_fraction=1e-9), sorted(TEXTS[:number], key=text_digest)
     seen: list[str] = []
@@ -149,9 +153,11 @@ def test_a_text_too_small_for_its_share_is_validated_on_one_document_unseen_by_a
 
 
 def test_one_document_is_too_few(tmp_path: Path, tiny_model_path: Path):
-    with pytest.raises(DataError, match="the text has 1 documents, none of them left to train a tokenizer on"):
+    with pytest.raises(
+        DataError, match="the text has 1 documents, none of them left to train a tokenizer on"
+    ):
         make(tmp_path / "a", TokenizerChoice(vocab_size=400), TEXTS[:1], GivenValidation())
-    with pytest.raises(DataError, match="of 1 different documents the validation share of 0.05 gets none"):
+    with pytest.raises(DataError, match=r"of 1 different documents the validation share of 0\.05 gets none"):
         make(tmp_path / "a", TokenizerChoice(tiny_model_path), TEXTS[:1], GivenValidation())
 
 
@@ -170,5 +176,7 @@ def test_a_division_out_of_range_is_refused_before_anything_is_made(
 ):
     stream = TextStream(((text, 0) for text in TEXTS), len(TEXTS), "documents")
     with pytest.raises(DataError, match="expected"):
-        build_dataset(tmp_path / "a", ORIGIN, stream, TokenizerChoice(tiny_model_path), split, RunLog(quiet=True))
+        build_dataset(
+            tmp_path / "a", ORIGIN, stream, TokenizerChoice(tiny_model_path), split, RunLog(quiet=True)
+        )
     assert not list(tmp_path.glob("a*"))

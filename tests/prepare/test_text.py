@@ -84,7 +84,11 @@ def test_several_files_follow_each_other_up_to_a_number_of_documents(tmp_path: P
 BROKEN = {
     "not json": ("a.jsonl", jsonl(["x"]) + b"{'text'\n", r"a\.jsonl, line 2: not JSON"),
     "no field": ("a.jsonl", jsonl(["x"], "body"), r"a\.jsonl, line 1: has body, n; expected text in 'text'"),
-    "no object": ("a.jsonl", b'\n"x"\n', r"a\.jsonl, line 2: is a str; expected an object with text in 'text'"),
+    "no object": (
+        "a.jsonl",
+        b'\n"x"\n',
+        r"a\.jsonl, line 2: is a str; expected an object with text in 'text'",
+    ),
     "no text": ("a.jsonl", b'{"text": 5}\n', r"a\.jsonl, line 1: 'text' is 5; expected text"),
     "not utf-8": (
         "a.txt",
@@ -106,7 +110,9 @@ def test_broken_content_is_named_with_its_place(tmp_path: Path, case: str):
 def test_missing_and_unknown_files_are_refused_before_anything_is_read(tmp_path: Path):
     with pytest.raises(DataError, match=r"none\.txt: no such file"):
         stream_files([tmp_path / "none.txt"], "text")
-    with pytest.raises(DataError, match=r"a\.csv: \.csv is not readable here; it is none of \.txt, \.jsonl, "):
+    with pytest.raises(
+        DataError, match=r"a\.csv: \.csv is not readable here; it is none of \.txt, \.jsonl, "
+    ):
         stream_files([write(tmp_path / "a.csv", b"x")], "text")
 
 
