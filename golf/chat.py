@@ -8,6 +8,7 @@ by line from the terminal or a pipe. An empty line starts a new conversation, Ct
 bad input, 130 when stopped.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from golf.system.cli import run_program
 from golf.tasks.decoder import Decoder
 from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
+
+CONTROL_CODES = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+"""All but tab and line feed, and the marks that reverse the direction of writing."""
 
 
 class ChatError(ValueError):
@@ -175,8 +179,8 @@ def converse(session: ChatSession, lines: Iterator[str], show: Callable[[str], N
 
 
 def show_text(text: str) -> None:
-    """Prints without a line break and flushes."""
-    print(text, end="", flush=True)
+    """Prints without a line break and flushes; control codes, which a terminal would obey, as escapes."""
+    print(CONTROL_CODES.sub(lambda found: repr(found[0])[1:-1], text), end="", flush=True)
 
 
 def chat(command: ChatCommand) -> None:

@@ -13,6 +13,7 @@ from golf.data.manifest import MANIFEST_NAME, Manifest, ShardFile, find_byte_fil
 from golf.data.reference import CANONICAL_BYTES, COUNT_TOLERANCE, SEQUENCE_TOKENS, published_tokens
 from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
+from golf.prepare.rows import require_file
 from golf.prepare.staging import full_disk_as_data_error
 from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer, load_tokenizer, unknown_id
 from golf.system.files import atomic_write
@@ -57,6 +58,8 @@ def adopt_shards(folder: Path, tokenizer: Path | None, origin: TextOrigin, log: 
             names = ", ".join(path.name for path in models) or "none"
             raise DataError(f"{folder}: expected one .model file, found {names}; name it with --tokenizer")
         tokenizer = models[0]
+    for path in (*val, *train):
+        require_file(path)
     manifest = manifest_of_published(val, train, tokenizer, origin, log)
     with full_disk_as_data_error(f"{folder}: no space left on the disk; no manifest was written"):
         if tokenizer.absolute() != (folder / tokenizer.name).absolute():
