@@ -94,7 +94,7 @@ def read_rows(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
             head += block
             if len(head) > MAX_ROW_BYTES:
                 raise DataError(f"{file}: starts with {len(head) >> 20} MiB of white space")
-        read = _list_items if kind == ".json" and head.lstrip().startswith(b"[") else _json_lines
+        read = _json_items if kind == ".json" and not _is_line_of_json(head) else _json_lines
         is_empty = True
         for place, value, reason in read(file, itertools.chain([head], blocks)):
             is_empty = False
@@ -209,18 +209,31 @@ def _parse(line: bytes) -> tuple[Any, str]:
         return None, f"not JSON ({error})"
 
 
-def _list_items(file: Path, blocks: Iterable[bytes]) -> Iterator[tuple[str, Any, str]]:
-    """The items of a JSON list; after one that cannot be parsed the next is not to be found: DataError."""
+def _is_line_of_json(head: bytes) -> bool:
+    """Whether the first line that is not blank has an object, or is longer than the first block."""
+    first = head.lstrip()
+    line, end, _ = first.partition(b"\n")
+    return not first.startswith(b"[") and (not end or not _parse(line)[1])
+
+
+def _json_items(file: Path, blocks: Iterable[bytes]) -> Iterator[tuple[str, Any, str]]:
+    """The items of a JSON list, or values of any number of lines one after the other.
+
+    DataError for one that cannot be parsed: the next is not to be found.
+    """
     texts, decoder = _decoded(file, blocks), json.JSONDecoder()
     buffer = next(texts)
-    position = buffer.index("[") + 1
+    is_list = buffer.lstrip().startswith("[")
+    position = buffer.index("[") + 1 if is_list else 0
     line = 1 + buffer.count("\n", 0, position)
+    # A line end, so that the last value has an end, too.
+    texts = texts if is_list else itertools.chain(texts, ["\n"])
     while True:
         while position < len(buffer) and buffer[position] in " \t\r\n,":
             line += buffer[position] == "\n"
             position += 1
         place, reason = f"{file}, line {line}", "the list has no end"
-        if buffer[position : position + 1] == "]":
+        if is_list and buffer[position : position + 1] == "]":
             return
         try:
             value, end = decoder.raw_decode(buffer, position)
@@ -244,6 +257,8 @@ def _list_items(file: Path, blocks: Iterable[bytes]) -> Iterator[tuple[str, Any,
             buffer, is_more = buffer + text, True
             if len(buffer) >= wanted:
                 break
+        if not is_more and not is_list and not buffer:
+            return
         if not is_more:
             raise DataError(f"{place}: {reason}")
 

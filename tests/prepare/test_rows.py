@@ -41,7 +41,14 @@ def texts_of(path: Path, skip: bool = False) -> tuple[list[str], BadRows]:
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize(
     ("kind", "data"),
-    [(".jsonl", LINES), (".ndjson", LINES), (".json", LINES), (".json", LIST), (".JSON", b"\n\n " + LIST)],
+    [
+        (".jsonl", LINES),
+        (".ndjson", LINES),
+        (".json", LINES),
+        (".json", LIST),
+        (".JSON", b"\n\n " + LIST),
+        (".json", b"\n".join(json.dumps({"text": t}, indent=1).encode() for t in TEXTS)),
+    ],
 )
 def test_rows_are_the_same_in_every_form_and_case(tmp_path: Path, kind: str, data: bytes, suffix: str):
     for name in (f"a.b{kind}{suffix}", f"A{kind}{suffix}".upper()):
@@ -79,6 +86,8 @@ BROKEN_LISTS = {
     "no item": (b'[{"text": "a"},\n oh]', r"line 2: not JSON \(Expecting value"),
     "deep": (b'[{"text": "a"},\n' + b"[" * 5000, r"line 2: not readable JSON \(nested too deeply\)"),
     "not utf-8": (b'[{"text": "a"},\n {"text": "\xff"}]', r"line 2: not UTF-8"),
+    "cut object": (b'{\n"text": "a"\n}\n{\n"text": "b"\n', r"line 4: not JSON"),
+    "no object": (b'{\n"text": "a",\n}\n', r"line 1: not JSON"),
     "other text": (b'[{"text": "a"}\n'.decode().encode("utf-16"), r"a\.json: is UTF-16; convert it: iconv"),
 }
 
