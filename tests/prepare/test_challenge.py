@@ -215,7 +215,7 @@ def test_a_download_goes_to_a_folder_on_another_disk_or_behind_a_link(
     monkeypatch.setattr("os.rename", on_one_disk)
     fetch_challenge(tmp_path / "link", config(hub), QUIET)
     assert (tmp_path / "link").is_symlink() and open_dataset(tmp_path / "disk").train_shards()
-    assert not list((tmp_path / "disk").glob(".*"))
+    assert not (tmp_path / "disk" / ".download").exists()
 
 
 def test_two_downloads_into_one_folder_do_not_mix(hub: FakeHub, tmp_path: Path):
