@@ -8,6 +8,7 @@ by line from the terminal or a pipe. An empty line starts a new conversation, Ct
 bad input, 130 when stopped.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from golf.system.cli import run_program
 from golf.tasks.decoder import Decoder
 from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
+
+CONTROL_CODES = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+"""All but tab and line feed, and the marks that reverse the direction of writing."""
 
 
 class ChatError(ValueError):
@@ -175,14 +179,16 @@ def converse(session: ChatSession, lines: Iterator[str], show: Callable[[str], N
 
 
 def show_text(text: str) -> None:
-    """Prints without a line break and flushes."""
-    print(text, end="", flush=True)
+    """Prints without a line break and flushes; control codes, which a terminal would obey, as escapes."""
+    print(CONTROL_CODES.sub(lambda found: repr(found[0])[1:-1], text), end="", flush=True)
 
 
 def chat(command: ChatCommand) -> None:
     """Answers the given prompt, or lines of standard input until Ctrl-D."""
     if command.max_tokens < 1:
         raise ChatError(f"max_tokens is {command.max_tokens}; expected at least 1")
+    if command.seed is not None and not 0 <= command.seed < 2**63:
+        raise ChatError(f"seed is {command.seed}; expected 0 to {2**63 - 1}")
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     template = None if command.plain else stored_template(opened.header)
     session = ChatSession(opened, template, command)
@@ -200,8 +206,11 @@ def chat(command: ChatCommand) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
-    command = tyro.cli(ChatCommand, args=arguments, prog="python -m golf.chat", description=__doc__)
-    return run_program("golf.chat", lambda: chat(command), when_stopped="stopped")
+
+    def work() -> None:
+        chat(tyro.cli(ChatCommand, args=arguments, prog="python -m golf.chat", description=__doc__))
+
+    return run_program("golf.chat", work)
 
 
 if __name__ == "__main__":

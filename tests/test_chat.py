@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_samples import tiny_tokenizer, write_tiny_artifact
 
-from golf.chat import ChatCommand, ChatError, ChatSession, TextStream, converse, drop_oldest, main
+from golf.chat import ChatCommand, ChatError, ChatSession, TextStream, converse, drop_oldest, main, show_text
 from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.examples import template_of
@@ -122,3 +122,8 @@ def test_with_sinks_an_answer_goes_on_past_the_context(folder, monkeypatch):
         session = session_of(folder, "plain.bin", max_tokens=150, sink_tokens=sinks)
         pieces[sinks] = len(list(session.stream_answer([2, 3, 4]))) - 1
     assert pieces == {None: 61, 4: 150}
+
+
+def test_control_codes_of_a_model_are_shown_and_not_obeyed(capsys):
+    show_text("the\x1b[2J sea\x07\tis\nblue\u202e \x9b31m é 🙂")
+    assert capsys.readouterr().out == "the\\x1b[2J sea\\x07\tis\nblue\\u202e \\x9b31m é 🙂"

@@ -9,8 +9,11 @@ pretrains, fine-tunes and measures after each stage, with several seeds, and wri
 on bad input, 130 when stopped.
 """
 
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +23,11 @@ import tyro
 from golf.finetune.stage import FinetuneConfig, FinetuneError, StageName, finetune
 from golf.finetune.stages import StagesCommand, run_stages
 from golf.pack.fit import BudgetError
+from golf.prepare.rows import require_file
+from golf.run_folder import RunFolder
 from golf.system.cli import Stopped, run_program
+from golf.system.files import require_writable
+from golf.system.lock import owned_folder
 from golf.system.log import RunLog
 from golf.tasks.results import Metric, TaskResult, print_results
 
@@ -48,26 +55,42 @@ def run_command(command: FinetuneCommand) -> None:
     """Runs the stage and logs the held-out scores before and after."""
     if not command.data:
         raise FinetuneError("--data needs at least one file")
+    for file in command.data:
+        require_file(file)
     folder = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{command.stage}"
-    folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder / "run")
-    figures = finetune(
-        command.stage,
-        command.model,
-        command.data,
-        folder,
-        command.config,
-        log,
-        command.device,
-        command.tokenizer,
-    )
-    results = [
-        TaskResult(when, tuple(Metric(**metric) for metric in figures[when]), [])
-        for when in ("before", "after")
-    ]
-    print_results(results, log)
-    log.info(f"{folder}: artifact.bin of {figures['artifact_bytes']:,} bytes")
-    log.close()
+    require_writable(folder, "--out")
+    with removed_if_unstarted(folder):
+        log = RunLog(folder / "run")
+        figures = finetune(
+            command.stage,
+            command.model,
+            command.data,
+            folder,
+            command.config,
+            log,
+            command.device,
+            command.tokenizer,
+        )
+        results = [
+            TaskResult(when, tuple(Metric(**metric) for metric in figures[when]), [])
+            for when in ("before", "after")
+        ]
+        print_results(results, log)
+        log.info(f"{folder}: artifact.bin of {figures['artifact_bytes']:,} bytes")
+        log.close()
+
+
+@contextmanager
+def removed_if_unstarted(folder: Path) -> Iterator[None]:
+    """Owns a run folder; removes a new one if the block ends with an error before the run has begun."""
+    is_new = not folder.exists()
+    with owned_folder(folder):
+        try:
+            yield
+        except BaseException:
+            if is_new and not RunFolder(folder).config.exists():
+                shutil.rmtree(folder)
+            raise
 
 
 def main(arguments: list[str]) -> int:

@@ -1,27 +1,41 @@
-"""Readers of conversations and preferences in the usual published forms; an error names the line."""
+"""Readers of conversations and preferences in the usual published forms.
 
-import json
-from collections.abc import Iterator
+A row is read where its meaning is plain; other rows are left out and counted by the reason.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from golf.tasks.files import TaskDataError, numbered_lines, parse_json, read_text
+from golf.prepare.rows import read_rows
+from golf.system.log import RunLog
+from golf.tasks.files import TaskDataError
 
 ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "model", "ai"), "assistant"),
 }
-"""Role names in files, and the names used here."""
+"""Role names in files, in small letters, and the names used here."""
+LIST_KEYS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
+PROMPT_KEYS = ("instruction", "prompt", "question", "query", "input")
+CONTEXT_KEYS = ("input", "context")
+"""What an instruction is about, on a line of its own after it."""
+ANSWER_KEYS = ("output", "response", "completion", "answer")
+SYSTEM_KEYS = ("system", "system_prompt")
 KNOWN_FORMS = (
-    "messages (role, content), conversations (from, value), instruction and output, or prompt and response"
+    "messages (role, content), conversations (from, value), or a prompt (instruction, prompt, question, "
+    "query) and an answer (output, response, completion, answer)"
 )
+
+_MARKED_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 class DialogueError(TaskDataError):
-    """A line of a file is not a conversation, or not a preference."""
+    """A row is not a conversation, or not a preference, that can be read or encoded."""
 
 
 class Turn(NamedTuple):
@@ -49,123 +63,216 @@ class Preference(NamedTuple):
     rejected: str
 
 
-def read_conversations(path: Path) -> list[Conversation]:
-    """Every conversation of a .jsonl file or a .json list; DialogueError names a bad line."""
-    return [Conversation(place, _read_turns(fields, place)) for place, fields in read_records(path)]
+@dataclass
+class LeftOut:
+    """Rows that were left out, by reason, and the place of the first of each; and rows that were cut."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, str] = field(default_factory=dict)
+    num_cut: int = 0
+    """Rows that lost their end, which the model's context does not hold."""
+
+    def add(self, place: str, reason: str) -> None:
+        """Counts a row; what stands in brackets is a detail of the first row with this reason."""
+        kind = reason.split(" (")[0]
+        self.counts[kind] += 1
+        self.places.setdefault(kind, f"{place}: {reason}")
+
+    def report(self, log: RunLog) -> None:
+        """Logs a line for each reason, and one for rows that were cut."""
+        if self.num_cut:
+            log.info(f"cut {self.num_cut:,} rows to the model's context; --long skip leaves them out")
+        for kind, count in self.counts.most_common():
+            log.info(f"left out {count:,} rows, the first: {self.places[kind]}")
 
 
-def read_preferences(path: Path) -> list[Preference]:
-    """Every pair of a file; DialogueError names a line without a pair, or with two equal answers."""
-    pairs = []
-    for place, fields in read_records(path):
-        for key in ("chosen", "rejected"):
-            if key not in fields:
-                raise DialogueError(f"{place}: has no key {key!r}; found {', '.join(fields) or 'none'}")
-        prompt = _read_prompt(fields, place)
-        chosen, rejected = (_read_answer(fields[key], key, place) for key in ("chosen", "rejected"))
-        if chosen.split() == rejected.split():
-            raise DialogueError(f"{place}: chosen and rejected are the same text: {chosen!r:.60}")
-        pairs.append(Preference(place, prompt, chosen, rejected))
-    return pairs
+Item = TypeVar("Item")
 
 
-def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Place and fields of each object of a .jsonl file or of a .json list."""
-    text = read_text(path)
-    if text.lstrip().startswith("["):
-        found = list(_list_records(text, path))
-    else:
-        found = [(place, parse_json(line, place)) for place, _, line in numbered_lines(text, path)]
+def read_conversations(path: Path, left_out: LeftOut | None = None) -> list[Conversation]:
+    """Every conversation of a file of rows; DialogueError, with the reason of the first row, for none."""
+    return read_dialogues(path, lambda fields, place: Conversation(place, _read_turns(fields)), left_out)
+
+
+def read_preferences(path: Path, left_out: LeftOut | None = None) -> list[Preference]:
+    """Every pair of two different answers of a file of rows; DialogueError if there is none."""
+    return read_dialogues(path, lambda fields, place: Preference(place, *_read_pair(fields)), left_out)
+
+
+def read_dialogues(
+    path: Path, parse: Callable[[dict[str, Any], str], Item], left_out: LeftOut | None
+) -> list[Item]:
+    """What `parse` makes of the fields and the place of each row; DialogueError if it refuses all."""
+    found, bad = [], left_out if left_out is not None else LeftOut()
+    first = ""
+    for row in read_rows(path):
+        try:
+            if row.reason:
+                raise DialogueError(row.reason)
+            if not isinstance(row.value, dict):
+                raise DialogueError(f"is a {type(row.value).__name__}; expected an object")
+            fields = {str(key).lower(): value for key, value in row.value.items() if value is not None}
+            found.append(parse(fields, row.place))
+        except DialogueError as error:
+            first = first or f"{row.place}: {error}"
+            bad.add(row.place, str(error))
     if not found:
-        raise DialogueError(f"{path}: holds no items")
-    for place, fields in found:
-        if not isinstance(fields, dict):
-            raise DialogueError(f"{place}: a {type(fields).__name__}; expected an object")
+        raise DialogueError(f"no row of {path.name} can be used. {first}")
     return found
 
 
-def _list_records(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Items of a JSON list, each with the line where it starts."""
-    decoder, position, line = json.JSONDecoder(), text.index("[") + 1, 1
-    counted = 0
-    while True:
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
-        line, counted = line + text.count("\n", counted, position), position
-        place = f"{path}, line {line}"
-        if text[position : position + 1] == "]":
-            return
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except ValueError as error:
-            raise DialogueError(f"{place}: not JSON ({error})") from error
-        yield place, value
-
-
-def _read_turns(fields: dict[str, Any], place: str) -> tuple[Turn, ...]:
-    if "messages" in fields or "conversations" in fields:
-        turns = _read_list(fields, place)
-    elif "instruction" in fields:
-        turns = (*_read_prompt(fields, place), _answer_turn(fields, "output", place))
-    elif "prompt" in fields:
-        turns = (*_read_prompt(fields, place), _answer_turn(fields, "response", place))
-    else:
-        raise DialogueError(f"{place}: found the keys {', '.join(fields) or 'none'}; expected {KNOWN_FORMS}")
-    if turns[-1].role != "assistant":
-        raise DialogueError(f"{place}: the last turn is the {turns[-1].role}'s; expected the assistant's")
-    return turns
-
-
-def _read_prompt(fields: dict[str, Any], place: str) -> tuple[Turn, ...]:
-    if "messages" in fields or "conversations" in fields:
-        return _read_list(fields, place)
-    for key in ("instruction", "prompt"):
-        if key in fields:
-            text = _text(fields[key], key, place)
-            if key == "instruction" and fields.get("input"):
-                text = f"{text}\n{_text(fields['input'], 'input', place)}"
-            system = fields.get("system")
-            opening = (Turn("system", _text(system, "system", place)),) if system else ()
-            return (*opening, Turn("user", text))
-    raise DialogueError(f"{place}: found the keys {', '.join(fields) or 'none'}; expected {KNOWN_FORMS}")
-
-
-def _read_list(fields: dict[str, Any], place: str) -> tuple[Turn, ...]:
-    key, role_key, text_key = (
-        ("messages", "role", "content") if "messages" in fields else ("conversations", "from", "value")
-    )
-    if not isinstance(fields[key], list) or not fields[key]:
-        raise DialogueError(f"{place}: {key!r} is {fields[key]!r:.60}; expected a list of turns")
-    turns = []
-    for number, item in enumerate(fields[key], start=1):
-        if not isinstance(item, dict) or role_key not in item or text_key not in item:
-            raise DialogueError(f"{place}: turn {number} is {item!r:.60}; expected {role_key} and {text_key}")
-        if item[role_key] not in ROLES:
-            raise DialogueError(
-                f"{place}: turn {number} is of {item[role_key]!r}; expected one of {', '.join(ROLES)}"
-            )
-        turns.append(Turn(ROLES[item[role_key]], _text(item[text_key], f"turn {number}", place)))
+def _read_turns(fields: dict[str, Any]) -> tuple[Turn, ...]:
+    """The conversation of a row, up to its last answer."""
+    turns = list(_read_prompt(fields))
+    if not _first_key(fields, LIST_KEYS):
+        key = _first_key(fields, ANSWER_KEYS)
+        if key is None:
+            raise DialogueError(f"has no answer; expected {KNOWN_FORMS} (found {_names(fields)})")
+        turns += _read_side(fields[key], key)
+    while turns and turns[-1].role != "assistant":
+        turns.pop()
+    if not turns:
+        raise DialogueError("has no turn of the assistant")
     return tuple(turns)
 
 
-def _answer_turn(fields: dict[str, Any], key: str, place: str) -> Turn:
-    if key not in fields:
-        raise DialogueError(f"{place}: has no key {key!r}; found {', '.join(fields)}")
-    return Turn("assistant", _text(fields[key], key, place))
+def _read_prompt(fields: dict[str, Any]) -> tuple[Turn, ...]:
+    """All turns of a list, or the system text, the turns before and the prompt."""
+    system = _first_key(fields, SYSTEM_KEYS)
+    opening = [Turn("system", _text(fields[system], system))] if system and _is_filled(fields[system]) else []
+    if key := _first_key(fields, LIST_KEYS):
+        turns = _read_list(fields[key], key)
+        return (*([] if turns[0].role == "system" else opening), *turns)
+    key = _first_key(fields, PROMPT_KEYS)
+    if key is None:
+        raise DialogueError(f"is in no known form; expected {KNOWN_FORMS} (found {_names(fields)})")
+    if isinstance(fields[key], list):
+        return (*opening, *_read_list(fields[key], key))
+    text = _text(fields[key], key)
+    for context in CONTEXT_KEYS:
+        if context != key and _is_filled(fields.get(context)):
+            text = f"{text}\n{_text(fields[context], context)}"
+    for pair in fields.get("history") or ():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise DialogueError("'history' is no list of pairs")
+        opening += [
+            Turn(role, _text(part, "history")) for role, part in zip(("user", "assistant"), pair, strict=True)
+        ]
+    return (*opening, Turn("user", text))
 
 
-def _read_answer(value: Any, key: str, place: str) -> str:
-    """An answer given as text, as a turn, or as a list of turns that ends with it."""
-    if isinstance(value, list) and value:
-        value = value[-1]
+def _read_pair(fields: dict[str, Any]) -> tuple[tuple[Turn, ...], str, str]:
+    """Prompt, chosen and rejected answer of a row."""
+    for key in ("chosen", "rejected"):
+        if key not in fields:
+            raise DialogueError(f"has no {key!r} (found {_names(fields)})")
+    has_prompt = _first_key(fields, (*LIST_KEYS, *PROMPT_KEYS)) is not None
+    given = _read_prompt(fields) if has_prompt else ()
+    (before, chosen), (before_rejected, rejected) = (
+        _split_answer(_read_side(fields[key], key), key) for key in ("chosen", "rejected")
+    )
+    if before != before_rejected:
+        raise DialogueError("chosen and rejected answer different prompts")
+    prompt = max(given, before, key=len)
+    if not prompt:
+        raise DialogueError(f"has no prompt (found {_names(fields)})")
+    if chosen.split() == rejected.split():
+        raise DialogueError(f"chosen and rejected are the same text ({chosen!r:.60})")
+    return prompt, chosen, rejected
+
+
+def _split_answer(turns: Sequence[Turn], key: str) -> tuple[tuple[Turn, ...], str]:
+    """The turns before the last one, and its text."""
+    if turns[-1].role != "assistant":
+        raise DialogueError(f"{key!r} ends with a turn of the {turns[-1].role}")
+    return tuple(turns[:-1]), turns[-1].text
+
+
+def _read_side(value: Any, key: str) -> tuple[Turn, ...]:
+    """The turns of an answer: a text, also with marks "Human:" and "Assistant:", one turn, or a list."""
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(item, dict) and "type" not in item for item in value)
+    ):
+        return _read_list(value, key)
     if isinstance(value, dict):
-        value = value.get("value", value.get("content"))
-    return _text(value, key, place)
+        text_key = _first_key(value, ("value", "content"))
+        return (Turn("assistant", _text(value.get(text_key) if text_key else None, key)),)
+    text = _text(value, key)
+    if text.lstrip().startswith("Human:"):
+        _, *parts = _MARKED_TURN.split(text.strip())
+        marks, texts = parts[::2], parts[1::2]
+        return tuple(
+            Turn(ROLES[mark.lower()], _text(part.strip(), key))
+            for mark, part in zip(marks, texts, strict=True)
+        )
+    return (Turn("assistant", text),)
 
 
-def _text(value: Any, name: str, place: str) -> str:
+def _read_list(value: Any, key: str) -> tuple[Turn, ...]:
+    if not isinstance(value, list) or not value:
+        raise DialogueError(f"{key!r} is no list of turns ({value!r:.60})")
+    turns = []
+    for number, item in enumerate(value, start=1):
+        if isinstance(item, str):
+            item = {"role": ("user", "assistant")[(number - 1) % 2], "content": item}
+        if not isinstance(item, dict):
+            raise DialogueError(f"{key!r} has a turn that is a {type(item).__name__}")
+        role_key, text_key = (
+            _first_key(item, ("role", "from")),
+            _first_key(item, ("content", "value", "text")),
+        )
+        role = str(item[role_key]) if role_key else ""
+        if role.lower() not in ROLES:
+            raise DialogueError(f"has a turn of {role!r}; expected one of {', '.join(ROLES)}")
+        if item.get("tool_calls") or item.get("function_call"):
+            raise DialogueError("has a turn that calls a tool")
+        text = item[text_key] if text_key else None
+        if ROLES[role.lower()] != "system" or _is_filled(text):
+            turns.append(Turn(ROLES[role.lower()], _text(text, f"a turn of the {ROLES[role.lower()]}")))
+    if not turns:
+        raise DialogueError(f"{key!r} has only empty turns")
+    return tuple(turns)
+
+
+def _text(value: Any, name: str) -> str:
+    """The text of a value: itself, its parts of type text, or a number as written."""
+    if isinstance(value, list) and value:
+        value = "\n".join(_part_text(part, name) for part in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str):
-        raise DialogueError(f"{place}: {name!r} is {value!r:.60}; expected a text")
+        raise DialogueError(f"{name!r} is not text ({'null' if value is None else repr(value)[:60]})")
     if not value.strip():
-        raise DialogueError(f"{place}: {name!r} is empty")
+        raise DialogueError(f"{name!r} is empty")
     return value
+
+
+def _part_text(part: Any, name: str) -> str:
+    if isinstance(part, dict):
+        kind = part.get("type", "text")
+        if kind != "text":
+            raise DialogueError(f"{name!r} has a part of type {kind!r}, which is not text")
+        part = part.get("text")
+    if not isinstance(part, str):
+        raise DialogueError(f"{name!r} has a part that is not text")
+    return part
+
+
+def _first_key(fields: dict[str, Any], keys: Sequence[str]) -> str | None:
+    """The first of `keys` that is there with a value."""
+    return next((key for key in keys if fields.get(key) is not None), None)
+
+
+def _is_filled(value: Any) -> bool:
+    return (
+        value is not None
+        and value != ""
+        and value != []
+        and not (isinstance(value, str) and not value.strip())
+    )
+
+
+def _names(fields: dict[str, Any]) -> str:
+    return f"{', '.join(fields) or 'nothing':.200}"

@@ -127,7 +127,7 @@ def encode_turns(
         text = vocabulary.encode_text(turn.text)
         counts = turn.role == "assistant" and number >= first_graded
         if counts and not text:
-            raise DialogueError(f"{place}: the answer {turn.text!r:.40} has no tokens")
+            raise DialogueError(f"an answer has no tokens ({turn.text!r:.40})")
         tokens += [template.opening(turn.role), *text, template.end]
         is_graded += [False, *[counts] * (len(text) + 1)]
         graded_bytes += counts * len(turn.text.encode("utf-8", "replace"))
@@ -148,7 +148,7 @@ def encode_preference(vocabulary: Vocabulary, template: ChatTemplate, item: Pref
         for text in (item.chosen, item.rejected)
     )
     if chosen.tokens == rejected.tokens:
-        raise DialogueError(f"{item.place}: chosen and rejected have the same tokens")
+        raise DialogueError("chosen and rejected have the same tokens")
     return ExamplePair(chosen, rejected)
 
 

@@ -19,7 +19,7 @@ from golf.config import RunConfig
 from golf.data.manifest import sha256_of_file
 from golf.entry.finalize import charged_script
 from golf.finetune.batches import PreferenceBatches, ResponseBatches
-from golf.finetune.dialogues import DialogueError, read_conversations, read_preferences
+from golf.finetune.dialogues import DialogueError, LeftOut, read_conversations, read_preferences
 from golf.finetune.examples import (
     ChatTemplate,
     Example,
@@ -68,6 +68,8 @@ StageName = Literal["sft", "dpo"]
 """Supervised fine-tuning on conversations, or direct preference optimization on pairs."""
 DEFAULT_RATES = {"sft": 0.1, "dpo": 0.01}
 DEFAULT_EPOCHS = 3.0
+MAX_SETTING = 10**9
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "scalar_lr")
 
 
 class FinetuneError(ValueError):
@@ -92,8 +94,9 @@ class FinetuneConfig:
     """Factor on the learning rates of pretraining; by default 0.1 for sft and 0.01 for dpo."""
     held_out: float = 0.1
     """Share of the data that is held out for measurement."""
-    long: LongTexts = "error"
-    """Conversations above the context: error names the line, truncate drops the end, skip drops them."""
+    long: LongTexts = "truncate"
+    """Conversations above the context: truncate drops the end, and those without an answer then; skip drops
+    them; error names the line. The log has the counts."""
     beta: float = 0.1
     """DPO's beta: strength of the penalty for moving away from the reference."""
     label_smoothing: float = 0.0
@@ -108,13 +111,27 @@ class FinetuneConfig:
     """Packing: from weights to an artifact."""
 
     def __post_init__(self) -> None:
+        positive = {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "rate": self.rate,
+            "rows": self.rows,
+            "checkpoint_seconds": self.checkpoint_seconds,
+            "pack.calibration_tokens": self.pack.calibration_tokens,
+            **{f"optim.{name}": vars(self.optim)[name] for name in LEARNING_RATES},
+        }
+        for name, value in positive.items():
+            if value is not None and not 0 < value <= MAX_SETTING:
+                raise FinetuneError(f"{name} is {value}; expected above 0 and at most {MAX_SETTING:,}")
+        if not 0 <= self.seed < 2**32:
+            raise FinetuneError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
         if self.epochs is not None and self.steps is not None:
             raise FinetuneError("epochs and steps are two budgets; give one of them")
         in_range = {
             "held_out": 0 < self.held_out < 1,
             "label_smoothing": 0 <= self.label_smoothing < 0.5,
-            "beta": self.beta > 0,
-            "chosen_weight": self.chosen_weight >= 0,
+            "beta": 0 < self.beta <= MAX_SETTING,
+            "chosen_weight": 0 <= self.chosen_weight <= MAX_SETTING,
         }
         for name, is_in in in_range.items():
             if not is_in:
@@ -167,23 +184,30 @@ def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list
 
 def read_examples(
     stage: StageName, files: Sequence[Path], opened: OpenedModel, template: ChatTemplate, long: LongTexts
-) -> tuple[list[Any], int]:
-    """Every conversation (sft) or pair (dpo) that fits the context, as tokens; and how many were skipped."""
-    context, found, left_out = opened.model.config.context, [], 0
+) -> tuple[list[Any], LeftOut]:
+    """Every conversation (sft) or pair (dpo) that fits the context, as tokens; and what was left out."""
+    parts: dict[str, tuple[Callable[..., list[Any]], Callable[..., Any], Callable[..., Any]]] = {
+        "sft": (read_conversations, encode_conversation, fit_example),
+        "dpo": (read_preferences, encode_preference, fit_pair),
+    }
+    read, encode, fit = parts[stage]
+    context, found, left_out = opened.model.config.context, [], LeftOut()
     for file in files:
-        if stage == "sft":
-            encoded = [
-                encode_conversation(opened.vocabulary, template, item) for item in read_conversations(file)
-            ]
-            fitted = [fit_example(example, context, long) for example in encoded]
-        else:
-            pairs = [encode_preference(opened.vocabulary, template, item) for item in read_preferences(file)]
-            fitted = [fit_pair(pair, context, long) for pair in pairs]
-        kept = [item for item in fitted if item is not None]
-        found += kept
-        left_out += len(fitted) - len(kept)
+        for item in read(file, left_out):
+            try:
+                encoded = encode(opened.vocabulary, template, item)
+            except DialogueError as error:
+                left_out.add(item.place, str(error))
+                continue
+            fitted = fit(encoded, context, long)
+            if fitted is None:
+                left_out.add(item.place, f"too long for the context of {context} tokens")
+            else:
+                left_out.num_cut += fitted != encoded
+                found.append(fitted)
     if not found:
-        raise DialogueError(f"no conversation fits the context of {context} tokens")
+        reasons = "; ".join(left_out.places.values())
+        raise DialogueError(f"no conversation fits the context of {context} tokens. {reasons}")
     return found, left_out
 
 
@@ -267,7 +291,7 @@ def build_trainer(
         epochs = DEFAULT_EPOCHS if config.epochs is None else config.epochs
         steps = max(1, round(epochs * items / config.rows))
     rate = DEFAULT_RATES[stage] if config.rate is None else config.rate
-    rates = {name: rate * vars(config.optim)[name] for name in ("matrix_lr", "embedding_lr", "scalar_lr")}
+    rates = {name: rate * vars(config.optim)[name] for name in LEARNING_RATES}
     train = TrainConfig(
         batch_tokens=config.rows * context,
         micro_batch_tokens=config.micro_batch_rows * context,
@@ -326,11 +350,15 @@ def finetune(
         },
         "header": {**header, "chat": asdict(template), "stages": [*header.get("stages", []), stage]},
     }
-    _claim_folder(folder, described)
+    _require_same_run(folder, described)
     if done.is_file():
         log.info(f"{folder}: already done")
         return json.loads(done.read_text(encoding="utf-8"))
     examples, left_out = read_examples(stage, files, opened, template, config.long)
+    left_out.report(log)
+    split_held_out(len(examples), config.held_out, config.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(RunFolder(folder).config, described)
     if stage == "sft":
         given = prepare_responses(examples, opened, config, log)
     else:
@@ -347,7 +375,8 @@ def finetune(
     figures = {
         **described["finetune"],
         **given.facts,
-        "left_out": left_out,
+        "left_out": dict(left_out.counts),
+        "cut": left_out.num_cut,
         "steps": trainer.steps,
         "epochs": trainer.batches.epoch,
         "before": [asdict(metric) for metric in given.before],
@@ -364,14 +393,11 @@ def _training_shards(opened: OpenedModel) -> Iterator[Path]:
     return iter(sorted(opened.tokenizer.parent.glob("fineweb_train_*.bin")))
 
 
-def _claim_folder(folder: Path, described: dict[str, Any]) -> None:
-    """Writes config.json; FinetuneError if the folder holds another run."""
+def _require_same_run(folder: Path, described: dict[str, Any]) -> None:
+    """FinetuneError if the folder holds another run."""
     path = RunFolder(folder).config
-    folder.mkdir(parents=True, exist_ok=True)
-    described = json.loads(json.dumps(described))
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(described)):
         raise FinetuneError(f"{folder} holds another run; give --out another folder")
-    write_json(path, described)
 
 
 def _pack_weights(

@@ -15,9 +15,11 @@ import numpy as np
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
+from golf.finetune.dialogues import read_conversations, read_preferences
 from golf.finetune.examples import stored_template, template_of
 from golf.finetune.losses import pair_log_probs, score_preferences, score_responses
 from golf.finetune.stage import (
+    MAX_SETTING,
     FinetuneConfig,
     FinetuneError,
     StageName,
@@ -30,13 +32,13 @@ from golf.run import LiveTrainer, RunContext, average_stage, calibrate_stage, tr
 from golf.run_folder import RunFolder
 from golf.stats import mean_interval
 from golf.system.device import choose_runtime
-from golf.system.files import atomic_write, write_json
+from golf.system.files import atomic_write, require_writable, write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import Metric, write_results
-from golf.tasks.suite import parse_tasks, run_tasks
+from golf.tasks.suite import check_task_files, parse_tasks, run_tasks
 
 STAGES = ("pretrain", "sft", "dpo")
 
@@ -84,10 +86,17 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
     names, seeds = parse_tasks(command.tasks), read_seeds(command.seeds)
     if command.preset not in PRESETS:
         raise FinetuneError(f"preset is {command.preset!r}; expected one of {', '.join(PRESETS)}")
-    for path in (*command.sft, *command.preferences, command.evals):
-        if not path.exists():
-            raise FinetuneError(f"{path}: no such file or folder")
+    for name, value in (("minutes", command.minutes), ("context", command.context), ("width", command.width)):
+        if value is not None and not 0 < value <= MAX_SETTING:
+            raise FinetuneError(f"{name} is {value}; expected above 0 and at most {MAX_SETTING:,}")
+    # What the later stages read is read before the first one trains.
+    for path in command.sft:
+        read_conversations(path)
+    for path in command.preferences:
+        read_preferences(path)
+    check_task_files(names, command.evals, command.limit)
     dataset = open_dataset(command.data)
+    require_writable(command.stages, "--stages")
     measured: dict[str, list[list[Metric]]] = {stage: [] for stage in STAGES}
     for seed in seeds:
         folder = command.stages / f"seed{seed}"
@@ -118,11 +127,13 @@ def run_stages(command: StagesCommand, log: RunLog) -> list[dict[str, Any]]:
 
 
 def read_seeds(text: str) -> list[int]:
-    """Comma-separated seeds; FinetuneError for a value that is no integer or occurs twice."""
+    """Comma-separated seeds; FinetuneError for a value that is no seed or occurs twice."""
     try:
         seeds = [int(seed) for seed in text.split(",")]
     except ValueError as error:
         raise FinetuneError(f"seeds are {text!r}; expected comma-separated integers") from error
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise FinetuneError(f"seeds are {text!r}; expected 0 to {2**32 - 1}")
     if len(set(seeds)) < len(seeds):
         raise FinetuneError(f"seeds are {text!r}; expected each only once")
     return seeds

@@ -28,10 +28,13 @@ def describe(manifest: Manifest, log: RunLog) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
-    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
     log = RunLog()
-    stopped = "stopped; the same command starts or goes on"
-    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
+
+    def work() -> None:
+        options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
+        describe(prepare(options, log), log)
+
+    return run_program("prepare", work, when_stopped="stopped; the same command starts or goes on")
 
 
 if __name__ == "__main__":

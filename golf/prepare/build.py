@@ -1,13 +1,11 @@
 """From documents to a dataset folder: tokenizer, split, shards, manifest; complete, or absent."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from golf.data.manifest import MANIFEST_NAME, Manifest
+from golf.data.manifest import Manifest
 from golf.data.shards import DataError
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import encode_documents, text_digest
@@ -16,11 +14,10 @@ from golf.prepare.shards import (
     TextOrigin,
     check_shards,
     compare_with_published,
-    full_disk_as_data_error,
-    move_into,
     write_byte_files,
 )
 from golf.prepare.split import GivenValidation, SplitConfig, Splitter
+from golf.prepare.staging import staged_folder
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice, train_tokenizer
 from golf.system.log import RunLog
@@ -36,15 +33,14 @@ def build_dataset(
     given: GivenValidation | None = None,
     num_threads: int | None = None,
 ) -> Manifest:
-    """Writes a dataset folder, which must be absent or empty; renames it into place at the end.
+    """Writes a dataset folder, which must be absent or empty, whole or not at all.
 
     With a `given` validation split all other documents are for training. A document is dropped if an earlier
     document or one of the given validation split has the same normalized text. Raises DataError, and the
     errors of reading shards and tokenizers.
     """
     given = given or GivenValidation()
-    if not 0 < split.val_fraction < 1:
-        raise DataError(f"validation share is {split.val_fraction}; expected a number between 0 and 1")
+    split.check()
     with staged_folder(folder) as staging:
         texts = iter(stream)
         val_texts = given.texts(texts)
@@ -53,9 +49,16 @@ def build_dataset(
             sample = _take_sample(texts, tokenizer.sample_bytes / (1 - split.val_fraction))
             texts = chain(sample, texts)
             excluded = set(map(text_digest, val_texts))
-            is_drawn = not val_texts and not given.shards
-            digests = ((text, text_digest(text)) for text in sample)
-            trained = (t for t, d in digests if d not in excluded and not (is_drawn and split.is_val(d)))
+            digests = [text_digest(text) for text in sample]
+            if not val_texts and not given.shards:
+                # Validation of a text too small for its share is the document of smallest hash.
+                excluded |= set(filter(split.is_val, digests)) or {min(digests, default=b"")}
+            trained = [text for text, digest in zip(sample, digests, strict=True) if digest not in excluded]
+            if not trained:
+                raise DataError(
+                    f"the text has {len(set(digests))} documents, none of them left to train a tokenizer on; "
+                    "training and validation need at least one each: give more text"
+                )
             choice = (tokenizer.vocab_size, tokenizer.case_ops, tokenizer.sample_bytes)
             model.write_bytes(train_tokenizer(trained, *choice))
         else:
@@ -76,43 +79,17 @@ def build_dataset(
         notes = [splitter.describe(given, manifest.val_text_bytes)]
         if given.first_documents == VALIDATION_DOCUMENTS:
             notes += compare_with_published(manifest, vocabulary)
-        manifest = replace(manifest, repeated_documents=splitter.num_repeated, notes=(*origin.notes, *notes))
+        manifest = replace(
+            manifest, repeated_documents=splitter.num_repeated, notes=(*origin.notes, *stream.notes(), *notes)
+        )
         manifest.save(staging)
     return manifest
 
 
-@contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
-    """Yields `<folder>.preparing`; at the end of the block renames it to `folder`, on an error deletes it.
-
-    Raises DataError if `folder` is not empty, and if the disk is full.
-    """
-    folder = folder.absolute()
-    require_empty(folder)
-    staging = folder.with_name(folder.name + ".preparing")
-    with full_disk_as_data_error(f"{folder}: no space left on the disk; nothing was kept"):
-        try:
-            if staging.exists():
-                shutil.rmtree(staging)
-            staging.mkdir(parents=True)
-            yield staging
-            move_into(folder, staging)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def require_empty(folder: Path) -> None:
-    """Raises DataError unless `folder` is absent or an empty folder."""
-    if (folder / MANIFEST_NAME).exists():
-        raise DataError(f"{folder}: already holds a dataset; remove it or name another folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: is not an empty folder; name another one")
-
-
 def _take_sample(texts: Iterator[str], size: float) -> list[str]:
-    """The first documents, of at least `size` characters."""
+    """The first documents that are not blank, of at least `size` characters."""
     sample, taken = [], 0
-    for text in texts:
+    for text in filter(str.strip, texts):
         sample.append(text)
         taken += len(text)
         if taken >= size:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,14 +25,14 @@ from huggingface_hub.utils import build_hf_headers
 
 from golf.data.manifest import MANIFEST_NAME, Manifest, sha256_of_file
 from golf.data.shards import DataError
+from golf.prepare.rows import first_line
 from golf.prepare.shards import (
     DOCUMENTS_NAME,
     VALIDATION_DOCUMENTS,
     TextOrigin,
-    full_disk_as_data_error,
     manifest_of_published,
-    move_into,
 )
+from golf.prepare.staging import DOWNLOAD_NAME, claimed, full_disk_as_data_error, made_folder, move_into
 from golf.system.log import ProgressBar, RunLog
 
 EXPORTS = {1024: "willdepueoai/parameter-golf", 8192: "kevclark/parameter-golf"}
@@ -41,6 +42,7 @@ DOCUMENT_BYTES = 3_021
 """Mean size of a validation document: 151.08 million bytes in 50,000."""
 TOKEN_BYTES = {1024: 2.436, 8192: 3.727}
 """Bytes per token of the challenge's validation text, by vocabulary size."""
+MAX_VALIDATION_SHARDS = 1_000
 ENCODE_SECONDS_PER_MB = 0.7
 """Of one core for 8,192 pieces (Intel Xeon at 2.5 GHz, 10 MB of transcripts, n = 1)."""
 
@@ -72,14 +74,19 @@ def documents_for(vocab_size: int, train_shards: int) -> int:
 def fetch_challenge(folder: Path, config: ChallengeConfig, log: RunLog) -> Manifest:
     """Downloads into `folder`, or adds the files that an earlier and smaller download left out.
 
-    Raises DataError unless every file has the size and the hash that the hub states. `<folder>.download`
+    Raises DataError unless every file has the size and the hash that the hub states. `folder`/.download
     holds the files until all are there; after an interruption the next call continues with it.
     """
-    folder = folder.absolute()
-    staging = folder.with_name(folder.name + ".download")
-    with full_disk_as_data_error(f"{folder}: no space left on the disk; what was fetched stays in {staging}"):
-        hub = HubCommit(config)
-        staging.mkdir(parents=True, exist_ok=True)
+    if config.train_shards < 1:
+        raise DataError(f"--train-shards is {config.train_shards}; expected at least 1")
+    folder = folder.resolve()
+    staging = folder / DOWNLOAD_NAME
+    hub = HubCommit(config)
+    with (
+        full_disk_as_data_error(f"{folder}: no space left on the disk; what was fetched stays in {staging}"),
+        made_folder(staging),
+        claimed(staging, folder),
+    ):
         name, stats, wanted = _read_export(hub, config, staging, log)
         present = Manifest.load(folder) if (folder / MANIFEST_NAME).exists() else None
         if present and present.name != name:
@@ -193,12 +200,18 @@ def _read_export(
         num_val, num_train = int(stats["files_val"]), int(stats["files_train"])
         tokenizers = {entry["name"]: entry for entry in listed["tokenizers"]}
         model_path = tokenizers[by_name[name]["tokenizer_name"]]["model_path"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except DataError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{remote.path} of {config.repository}: not as expected ({error!r})") from error
     finally:
         path.unlink()
     if not 0 < config.train_shards <= num_train:
         raise DataError(f"{config.train_shards} training shards were asked for; {name} has {num_train}")
+    if not 0 < num_val <= MAX_VALIDATION_SHARDS or not isinstance(model_path, str):
+        raise DataError(
+            f"{remote.path} of {config.repository}: {num_val} validation shards; expected 1 or more"
+        )
     wanted = [model_path]
     for split, count in (("val", num_val), ("train", config.train_shards)):
         wanted += [f"datasets/{name}/fineweb_{split}_{index:06d}.bin" for index in range(count)]
@@ -231,5 +244,5 @@ def _hub_errors(what: str) -> Iterator[None]:
     except (HTTPError, OSError) as error:
         if not isinstance(error, HTTPError) and error.errno is not None:
             raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = re.sub(r"\[Errno -?\d+\] ", "", first_line(error))
         raise DataError(f"{what} ({reason})") from error

@@ -15,7 +15,7 @@ import signal
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,10 @@ def read_docs(num_processes: int = 2) -> DocsText:
     # Spawned, not forked: a fork of a process that has loaded torch may hang.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, spawn, _prepare_worker) as pool:
-        by_file = list(pool.map(_read_file, files, chunksize=16))
+        try:
+            by_file = list(pool.map(_read_file, files, chunksize=16))
+        except BrokenExecutor as error:
+            raise OSError(f"a process that reads documentation was killed ({error})") from error
     packages = [package for package in roots if package != "python"]
     versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
     licences = [f"{package}: {package_licence(package)}" for package in packages]

@@ -1,11 +1,8 @@
 """Shards on disk, made here or published: read back, checked and counted for their manifest."""
 
-import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +13,9 @@ from golf.data.manifest import MANIFEST_NAME, Manifest, ShardFile, find_byte_fil
 from golf.data.reference import CANONICAL_BYTES, COUNT_TOLERANCE, SEQUENCE_TOKENS, published_tokens
 from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer
+from golf.prepare.rows import require_file
+from golf.prepare.staging import full_disk_as_data_error
+from golf.prepare.tokenizer import FUSED_MARKS, check_tokenizer, load_tokenizer, unknown_id
 from golf.system.files import atomic_write
 from golf.system.log import ProgressBar, RunLog
 
@@ -62,6 +61,8 @@ def adopt_shards(folder: Path, tokenizer: Path | None, origin: TextOrigin, log: 
             names = ", ".join(path.name for path in models) or "none"
             raise DataError(f"{folder}: expected one .model file, found {names}; name it with --tokenizer")
         tokenizer = models[0]
+    for path in (*val, *train):
+        require_file(path)
     manifest = manifest_of_published(val, train, tokenizer, origin, log)
     with full_disk_as_data_error(f"{folder}: no space left on the disk; no manifest was written"):
         if tokenizer.absolute() != (folder / tokenizer.name).absolute():
@@ -75,7 +76,7 @@ def manifest_of_published(
     val: Sequence[Path], train: Sequence[Path], tokenizer: Path, origin: TextOrigin, log: RunLog
 ) -> Manifest:
     """The manifest of shards that somebody else encoded; the log and the notes report repeated documents."""
-    vocabulary = Vocabulary.load(tokenizer)
+    vocabulary = load_tokenizer(tokenizer)
     check_tokenizer(vocabulary, str(tokenizer))
     byte_notes = adopt_byte_files(val, vocabulary) if vocabulary.case_ops else ()
     manifest, shared = check_shards(val, train, vocabulary, tokenizer.name, origin, log)
@@ -120,6 +121,8 @@ def check_shards(
                 path_of_hash[sha256] = path
                 tokens = np.asarray(read_shard(path))
                 text_bytes[split] += _count_text(tokens, token_before, vocabulary, str(path), bar)
+                if split == "val":
+                    require_known(tokens, vocabulary, path.name)
                 has_bytes = split == "val" and vocabulary.case_ops
                 bytes_sha256 = check_byte_file(path, vocabulary, token_before) if has_bytes else ""
                 token_before = int(tokens[-1])
@@ -148,6 +151,27 @@ def check_shards(
         case_ops=vocabulary.case_ops,
     )
     return manifest, repeats.shared
+
+
+def require_known(tokens: np.ndarray, vocabulary: Vocabulary, name: str) -> None:
+    """Raises DataError for validation that its tokens do not restore: the audit of every run would fail."""
+    unknown = unknown_id(vocabulary)
+    places = np.flatnonzero(tokens == (-1 if unknown is None else unknown))
+    if len(places):
+        around = vocabulary.decode_tokens(tokens[max(0, places[0] - 20) : places[0] + 5])
+        raise DataError(
+            f"{name}: {len(places)} tokens stand for characters that the tokenizer has no piece for, and it "
+            f"has no byte fallback (first: {around!r:.80}): no score on this text passes an audit. Train a "
+            "tokenizer by --vocab-size N, or name one with byte fallback"
+        )
+
+
+def require_as_stated(shard: Path) -> None:
+    """Raises DataError if a manifest beside a shard states another sha256 for it."""
+    if (shard.parent / MANIFEST_NAME).is_file():
+        for file in Manifest.load(shard.parent).files:
+            if file.name == shard.name and (found := sha256_of_file(shard)) != file.sha256:
+                raise DataError(f"{shard}: sha256 {found}; the manifest beside it says {file.sha256}")
 
 
 def iterate_documents(tokens: np.ndarray, bos_id: int) -> Iterator[np.ndarray]:
@@ -256,27 +280,6 @@ def compare_with_published(manifest: Manifest, vocabulary: Vocabulary) -> tuple[
     if abs(manifest.val_text_bytes - CANONICAL_BYTES) <= COUNT_TOLERANCE:
         return tokens, f"{size}, the published 151.08 million"
     return tokens, f"MISMATCH: {size}; the published total is 151.08 million: other documents"
-
-
-def move_into(folder: Path, staging: Path) -> None:
-    """Makes the finished folder `staging` the dataset `folder`, which may be a mount point or a link."""
-    if not folder.exists():
-        os.rename(staging, folder)
-        return
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
-        shutil.move(path, folder / path.name)
-    staging.rmdir()
-
-
-@contextmanager
-def full_disk_as_data_error(message: str) -> Iterator[None]:
-    """Turns the errors of a full disk or an exhausted quota into a DataError with `message`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(message) from error
-        raise
 
 
 def _count_text(tokens: np.ndarray, before: int, vocabulary: Vocabulary, name: str, bar: ProgressBar) -> int:

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from golf.data.manifest import Manifest, sha256_of_file
+from golf.data.manifest import MANIFEST_NAME, Manifest, sha256_of_file
 from golf.data.shards import DataError
-from golf.prepare.build import build_dataset, require_empty
+from golf.prepare.build import build_dataset
 from golf.prepare.challenge import (
     DOCUMENT_BYTES,
     ENCODE_SECONDS_PER_MB,
@@ -19,18 +19,31 @@ from golf.prepare.challenge import (
     documents_for,
     fetch_challenge,
 )
+from golf.prepare.common_docs import (
+    DOCS_SPLIT,
+    DOCS_VOCAB_SIZE,
+    common_tokenizer,
+    fingerprint,
+    load_common,
+)
 from golf.prepare.docs import read_docs
-from golf.prepare.encode import text_digest
-from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS, TextOrigin, adopt_shards
+from golf.prepare.rows import require_file
+from golf.prepare.shards import (
+    DOCUMENTS_NAME,
+    VALIDATION_DOCUMENTS,
+    TextOrigin,
+    adopt_shards,
+    require_as_stated,
+)
 from golf.prepare.split import GivenValidation, SplitConfig
-from golf.prepare.text import FINEWEB, TextStream, stream_dataset, stream_files
-from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice
+from golf.prepare.staging import require_empty
+from golf.prepare.text import FINEWEB, BadRows, TextStream, stream_dataset, stream_files
+from golf.prepare.tokenizer import SAMPLE_BYTES, MarkPieces, TokenizerChoice, load_tokenizer
+from golf.system.lock import owned_folder
 from golf.system.log import RunLog
 
-DOCS_SPLIT = SplitConfig(val_max_bytes=120_000)
-"""66,000 tokens of validation at 512 pieces: test-time training on two slow cores takes a minute."""
-
-DOCS_VOCAB_SIZE = 512
+MAX_VOCAB_SIZE = 2**16
+"""Tokens are stored in 16 bits."""
 CHALLENGE_SAMPLE_BYTES = 200_000_000
 """Bytes of text that a tokenizer for the challenge's documents is trained on."""
 
@@ -40,7 +53,8 @@ class TextConfig:
     """The text of the source `text`, its tokenizer and its split."""
 
     files: tuple[Path, ...] = ()
-    """.txt, .jsonl, .jsonl.zst or .parquet files; without files, `dataset` is streamed."""
+    """.txt, .jsonl, .ndjson, .json or .parquet files, plain or .gz, .zst, .xz or .bz2; without files,
+    `dataset` is streamed."""
     dataset: str = FINEWEB[0]
     """A dataset on the Hugging Face hub, or a folder that the `datasets` library can read."""
     configuration: str | None = None
@@ -49,6 +63,9 @@ class TextConfig:
     """Field or column of the text."""
     max_docs: int | None = None
     """Maximum number of documents to read."""
+    skip_bad_rows: bool = False
+    """Leave out rows without text (null, a number, no such field, not JSON, not UTF-8) and count them; the
+    first is an error otherwise."""
     val_shard: tuple[Path, ...] = ()
     """Shards that are the validation split; all other text is then for training."""
     val_tokenizer: Path | None = None
@@ -71,7 +88,7 @@ class PrepareOptions:
     """The source of a dataset, and its folder."""
 
     source: Literal["docs", "challenge", "text", "shards"]
-    """docs: documentation of the installed Python and packages. challenge: the export published on the hub.
+    """docs: the common text, documentation of Python and packages. challenge: the export on the hub.
     text: files, or a dataset by name. shards: shards that are in the folder already, which get a manifest."""
     data: Annotated[Path, tyro.conf.arg(aliases=["--out"])]
     """The dataset folder."""
@@ -92,10 +109,16 @@ class PrepareOptions:
 def prepare_default(
     source: Literal["docs", "challenge"], folder: Path, vocab_size: int, log: RunLog, train_shards: int = 8
 ) -> Manifest:
-    """Makes the dataset of a preset; `train_shards` is the number of shards that the run will read."""
-    if source == "docs":
-        return prepare_docs(folder, vocab_size, log)
-    return prepare_challenge(folder, vocab_size, log, train_shards)
+    """The dataset of a preset, made unless it is there; `train_shards` is how many shards the run will read.
+
+    Of several processes one makes it, and the others wait.
+    """
+    with owned_folder(folder, log.info):
+        if (folder / MANIFEST_NAME).is_file():
+            return Manifest.load(folder)
+        if source == "docs":
+            return prepare_docs(folder, vocab_size, log)
+        return prepare_challenge(folder, vocab_size, log, train_shards)
 
 
 def prepare_challenge(
@@ -133,18 +156,33 @@ def prepare_challenge(
 
 
 def prepare_docs(folder: Path, vocab_size: int, log: RunLog) -> Manifest:
-    """The documentation installed with Python and the dependencies, with a tokenizer trained on it."""
+    """The common text, as far as it is installed with Python and the dependencies.
+
+    Validation is shipped; so is the tokenizer of DOCS_VOCAB_SIZE pieces, another one is trained. A dataset
+    without some of the training documents is named docs_<vocab_size>_partial.
+    """
     require_empty(folder)
     log.info("reading the documentation of the installed Python and packages")
-    docs = read_docs(min(8, os.cpu_count() or 1))
-    in_order = sorted(docs.documents, key=text_digest)
-    size_bytes = sum(len(document.encode("utf-8", "replace")) for document in in_order)
-    read = f"{len(in_order)} documents, {size_bytes} bytes, from {docs.num_files} files"
-    log.info(f"{read} ({docs.num_unreadable} not readable)")
-    origin = TextOrigin(f"docs_{vocab_size}", docs.source, docs.licence, docs.revision)
-    places = ((text, position) for position, text in enumerate(in_order, 1))
-    stream = TextStream(places, len(in_order), "documents")
-    return build_dataset(folder, origin, stream, TokenizerChoice(vocab_size=vocab_size), DOCS_SPLIT, log)
+    docs, common = read_docs(min(8, os.cpu_count() or 1)), load_common()
+    training = common.select(docs.documents)
+    log.info(
+        f"{len(docs.documents)} documents from {docs.num_files} files ({docs.num_unreadable} not readable)"
+    )
+    found = common.describe(len(set(training)), docs.revision)
+    name = f"docs_{vocab_size}" + ("" if len(set(training)) == len(common.training) else "_partial")
+    origin = TextOrigin(name, common.source, common.licence, docs.revision, (found,))
+    texts = [*common.validation, *training]
+    stream = TextStream(((text, place) for place, text in enumerate(texts, 1)), len(texts), "documents")
+    choice = TokenizerChoice(vocab_size=vocab_size)
+    if vocab_size == DOCS_VOCAB_SIZE:
+        choice = TokenizerChoice(common_tokenizer())
+    given = GivenValidation(first_documents=len(common.validation))
+    manifest = build_dataset(folder, origin, stream, choice, DOCS_SPLIT, log, given)
+    log.info(found)
+    if vocab_size == DOCS_VOCAB_SIZE:
+        same = fingerprint(manifest) == common.fingerprint
+        log.info(f"fingerprint {fingerprint(manifest)}, {'that' if same else 'NOT that'} of the common text")
+    return manifest
 
 
 def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
@@ -152,16 +190,26 @@ def prepare_text(options: PrepareOptions, log: RunLog) -> Manifest:
     config = options.text
     if (options.tokenizer is None) == (options.vocab_size is None):
         raise DataError("source text needs either --tokenizer FILE.model or --vocab-size N")
-    given = given_validation(config)
+    for option, value in (("max-docs", config.max_docs), ("sample-bytes", config.sample_bytes)):
+        if value is not None and value < 1:
+            raise DataError(f"--{option} is {value}; expected at least 1")
+    given, bad_rows = given_validation(config), BadRows(config.skip_bad_rows)
+    for file in config.val_shard:
+        require_file(file)
+        require_as_stated(file)
+    config.split.check()
+    if options.tokenizer is not None:
+        load_tokenizer(options.tokenizer)
+    require_empty(options.data)
     if config.files:
-        stream = stream_files(config.files, config.text_field, config.max_docs)
+        stream = stream_files(config.files, config.text_field, config.max_docs, bad_rows)
         names = ", ".join(path.name for path in config.files)
         source, licence, name = f"files {names}", "not stated", config.files[0].name.split(".")[0]
         revision = ", ".join(f"sha256 {sha256_of_file(path)}" for path in config.files)
     else:
         is_fineweb = config.dataset == FINEWEB[0]
         configuration = config.configuration or (FINEWEB[1] if is_fineweb else None)
-        stream = stream_dataset(config.dataset, configuration, config.text_field, config.max_docs)
+        stream = stream_dataset(config.dataset, configuration, config.text_field, config.max_docs, bad_rows)
         source = f"dataset {config.dataset} {configuration or ''}".strip()
         licence = "ODC-By 1.0" if is_fineweb else "not stated"
         name, revision = config.dataset.split("/")[-1], "as streamed"
@@ -196,8 +244,15 @@ def given_validation(config: TextConfig) -> GivenValidation:
 
 
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
-    """Makes the dataset of the options; raises DataError if that fails."""
+    """Makes the dataset of the options, once no other process works in its folder; DataError if it fails."""
     _refuse_foreign_options(options)
+    with owned_folder(options.data, log.info):
+        return _prepare_owned(options, log)
+
+
+def _prepare_owned(options: PrepareOptions, log: RunLog) -> Manifest:
+    if options.vocab_size is not None and not 0 < options.vocab_size <= MAX_VOCAB_SIZE:
+        raise DataError(f"--vocab-size is {options.vocab_size}; expected 1 to {MAX_VOCAB_SIZE}")
     if options.source == "docs":
         return prepare_docs(options.data, options.vocab_size or DOCS_VOCAB_SIZE, log)
     if options.source == "challenge":

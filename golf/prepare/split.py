@@ -12,11 +12,17 @@ from golf.data.shards import DataError, check_token_ids, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.encode import EncodedDocument, encode_documents, text_digest
 from golf.prepare.shards import check_encoded_with, iterate_documents
+from golf.prepare.tokenizer import load_tokenizer
+
+MAX_SHARD_TOKENS = 2**30
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """The division into training and validation by the hash of each document's own text."""
+    """The division into training and validation by the hash of each document's own text.
+
+    A text without a document in the validation fraction has the one of smallest hash as validation.
+    """
 
     val_fraction: float = 0.05
     """Fraction of documents, by the hash of their normalized text, that are not trained on."""
@@ -24,6 +30,15 @@ class SplitConfig:
     """Maximum bytes of validation text, smallest hashes first; the rest of that fraction is unused."""
     shard_tokens: int = 100_000_000
     """Number of tokens after which a shard is closed."""
+
+    def check(self) -> None:
+        """Raises DataError for a value out of range."""
+        if not 0 < self.val_fraction < 1:
+            raise DataError(f"validation share is {self.val_fraction}; expected a number between 0 and 1")
+        if self.val_max_bytes < 1:
+            raise DataError(f"the most bytes of validation are {self.val_max_bytes}; expected at least 1")
+        if not 0 < self.shard_tokens <= MAX_SHARD_TOKENS:
+            raise DataError(f"a shard of {self.shard_tokens} tokens; expected 1 to {MAX_SHARD_TOKENS}")
 
     def is_val(self, digest: bytes) -> bool:
         """Whether the document with this `text_digest` belongs to the validation fraction."""
@@ -47,7 +62,7 @@ class GivenValidation:
         Raises DataError if the stream is too short or a shard was encoded with another tokenizer.
         """
         if self.tokenizer is not None:
-            vocabulary = Vocabulary.load(self.tokenizer)
+            vocabulary = load_tokenizer(self.tokenizer)
             return [vocabulary.decode_tokens(document[1:]) for document in self._documents(vocabulary)]
         taken = list(islice(stream, self.first_documents))
         if len(taken) < self.first_documents:
@@ -64,7 +79,7 @@ class GivenValidation:
             return f"validation is the first {num_documents} documents of the text; {left_out}"
         if self.tokenizer is None:
             return f"validation is given as shards; {left_out}"
-        vocabulary = Vocabulary.load(self.tokenizer)
+        vocabulary = load_tokenizer(self.tokenizer)
         stream = np.concatenate(list(self._documents(vocabulary)))
         given = int(vocabulary.count_bytes(stream[:-1], stream[1:]).sum())
         same = f"{given} bytes" if given == num_bytes else f"MISMATCH: {given} bytes before, {num_bytes} now"
@@ -100,6 +115,14 @@ class ShardWriter:
         self._num_tokens += len(document.tokens)
         if self._num_tokens >= self._shard_tokens:
             self.close()
+
+    def take_smallest(self) -> list[EncodedDocument]:
+        """Takes out the document of smallest digest, if no shard is written yet and another one is left."""
+        if self.paths or len(self._documents) < 2:
+            return []
+        smallest = min(self._documents, key=lambda document: document.digest)
+        self._documents.remove(smallest)
+        return [smallest]
 
     def close(self) -> None:
         """Writes the remaining documents as the last shard."""
@@ -167,6 +190,7 @@ class Splitter:
         """Writes the validation shards and the last training shard; DataError if a split is empty."""
         self._keep_smallest_hashes()
         if not self._given:
+            self._candidates = self._candidates or self.train_writer.take_smallest()
             self._write_validation(self._candidates)
         self.train_writer.close()
         found = f"of {len(self._seen)} different documents"
@@ -174,7 +198,7 @@ class Splitter:
             raise DataError(f"{found} none is left for training")
         if not self.val_paths:
             share = f"the validation share of {self._split.val_fraction:g}"
-            raise DataError(f"{found} {share} gets none; give more text or a larger share")
+            raise DataError(f"{found} {share} gets none; give more text, of at least two documents")
 
     def describe(self, given: GivenValidation, val_bytes: int) -> str:
         """The note on the validation split, of `val_bytes`, for the manifest."""

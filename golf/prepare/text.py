@@ -1,197 +1,202 @@
 """The source `text`: documents of files or of a named dataset, streamed."""
 
-import importlib.util
-import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import zstandard
+from typing import Any
 
 from golf.data.shards import DataError
+from golf.prepare.rows import first_line, kind_of, read_pieces, read_rows, require_file, require_package
 
 FINEWEB = ("HuggingFaceFW/fineweb", "sample-10BT")
 """Name and configuration of the challenge's text on the hub; its licence is ODC-By 1.0."""
 END_OF_TEXT = "<|endoftext|>"
 """Separates the documents of a .txt file that contains it."""
 TEXT_CHUNK_CHARACTERS = 100_000
-"""A .txt file without END_OF_TEXT is cut at the first empty line after this number of characters."""
+"""A .txt file without END_OF_TEXT is cut at the first empty line after this number of characters, or at the
+first end of a line after twice as many; a small file after 1/200 of its size."""
+MIN_CHUNK_CHARACTERS = 200
+MAX_DOCUMENT_CHARACTERS = 4_000_000
+"""Longer texts become several documents: a tokenizer takes 40 bytes of memory for each character."""
 
-_BLOCK_BYTES = 1 << 20
-_LARGEST_WINDOW_BYTES = 2**31
+
+class BadRows:
+    """What becomes of rows without text: the first one is an error, or all are left out and counted."""
+
+    def __init__(self, skip: bool = False):
+        self.skip, self.count, self.first = skip, 0, ""
+
+    def add(self, place: str, reason: str) -> None:
+        """Counts a bad row; DataError unless they are skipped."""
+        if not self.skip:
+            raise DataError(f"{place}: {reason}. --skip-bad-rows leaves such rows out and counts them")
+        self.count += 1
+        self.first = self.first or f"{place}: {reason}"
 
 
 class TextStream:
     """An iterator of documents that knows its position in the source, of `total` in `unit`."""
 
-    def __init__(self, texts: Iterator[tuple[str, float]], total: float, unit: str):
-        """Each of `texts` comes with the position after it."""
-        self._texts = texts
+    def __init__(
+        self, texts: Iterator[tuple[str, float]], total: float, unit: str, bad_rows: BadRows | None = None
+    ):
+        """Each of `texts` comes with the position after it; longer ones than a document may be are cut."""
+        self._texts, self._bad_rows = texts, bad_rows or BadRows()
         self.total = total
         self.unit = unit
         self.position = 0.0
+        self._num_cut = 0
 
     def __iter__(self) -> Iterator[str]:
         for text, position in self._texts:
             self.position = position
-            yield text
+            self._num_cut += len(text) > MAX_DOCUMENT_CHARACTERS
+            yield from cut_text(text, MAX_DOCUMENT_CHARACTERS)
+
+    def notes(self) -> tuple[str, ...]:
+        """A line on rows left out so far, and one on texts that became several documents."""
+        bad, found = self._bad_rows, []
+        if bad.count:
+            found.append(f"{bad.count} bad rows were left out, the first: {bad.first}")
+        if self._num_cut:
+            found.append(
+                f"{self._num_cut} texts of more than {MAX_DOCUMENT_CHARACTERS} characters were cut into parts"
+            )
+        return tuple(found)
 
 
-def stream_files(files: Sequence[Path], field: str, max_documents: int | None = None) -> TextStream:
-    """The documents of .txt, .jsonl, .jsonl.zst and .parquet files, one file after the other.
+def cut_text(text: str, size: int) -> Iterator[str]:
+    """Parts of at most `size` characters, cut after a space where there is one."""
+    start = 0
+    while len(text) - start > size:
+        end = text.rfind(" ", start, start + size) + 1 or start + size
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
-    `field` is the field of JSON lines and parquet rows. Raises DataError at once for a missing file or a file
-    of another kind; for broken content, with file and line, when the iteration reaches it.
+
+def stream_files(
+    files: Sequence[Path], field: str, max_documents: int | None = None, bad_rows: BadRows | None = None
+) -> TextStream:
+    """The documents of files, one file after the other; `golf.prepare.rows` names the kinds of files.
+
+    `field` is the field of JSON values and parquet rows. Raises DataError at once for a missing or empty file
+    and a file of another kind; for broken content, with file and line, when the iteration reaches it.
     """
-    readers = [_reader_of(file) for file in files]
+    readers = [_read_txt if kind_of(file) == ".txt" else _read_field for file in files]
+    for file in files:
+        require_file(file)
     sizes = [file.stat().st_size for file in files]
+    bad = bad_rows or BadRows()
 
     def texts() -> Iterator[tuple[str, float]]:
         for index, (file, reader) in enumerate(zip(files, readers, strict=True)):
-            for text, position in reader(file, field):
+            is_empty = True
+            for text, position in reader(file, field, bad):
+                is_empty = is_empty and not text.strip()
                 yield text, (sum(sizes[:index]) + position) / 1e6
+            if is_empty:
+                raise DataError(f"{file}: has no text{f' (first bad row: {bad.first})' if bad.first else ''}")
 
-    return TextStream(islice(texts(), max_documents), sum(sizes) / 1e6, "MB read")
+    return TextStream(islice(texts(), max_documents), sum(sizes) / 1e6, "MB read", bad)
 
 
 def stream_dataset(
-    name: str, configuration: str | None, field: str, max_documents: int | None = None
+    name: str,
+    configuration: str | None,
+    field: str,
+    max_documents: int | None = None,
+    bad_rows: BadRows | None = None,
 ) -> TextStream:
     """The documents of a dataset's training split, streamed by the `datasets` library.
 
     `name` is a dataset on the hub or a local folder. Raises DataError if the library is missing, the dataset
     cannot be reached, or it has no column `field`.
     """
-    _require("datasets", "a dataset by name")
+    require_package("datasets", "a dataset by name")
     from datasets import load_dataset
 
+    # The library's readers raise errors of their own packages, too.
     try:
         rows = load_dataset(name, configuration, split="train", streaming=True)
         columns = rows.column_names
         info = rows.info.splits
-    except (OSError, ValueError) as error:
-        raise DataError(f"dataset {name}: cannot be streamed ({_first_line(error)})") from error
+    except Exception as error:
+        raise DataError(f"dataset {name}: cannot be streamed ({first_line(error)})") from error
     if columns is not None and field not in columns:
         raise DataError(f"dataset {name}: has no column {field!r}; it has {', '.join(columns)}")
     known = info["train"].num_examples if info and "train" in info else 0
     total = min(max_documents or known, known or max_documents or 0)
+    bad = bad_rows or BadRows()
 
     def texts() -> Iterator[tuple[str, float]]:
-        for number, row in enumerate(islice(rows, max_documents), 1):
-            yield _text_of(row, field, f"dataset {name}, row {number}"), number
+        number, remaining = 0, iter(islice(rows, max_documents))
+        while True:
+            try:
+                row = next(remaining)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise DataError(f"dataset {name}, row {number + 1}: {first_line(error)}") from error
+            number += 1
+            reason = _missing_text(row, field)
+            if reason:
+                bad.add(f"dataset {name}, row {number}", reason)
+            else:
+                yield row[field], number
 
-    return TextStream(texts(), total, "documents")
-
-
-def _reader_of(file: Path) -> Callable[[Path, str], Iterator[tuple[str, int]]]:
-    reader = next((reader for suffix, reader in _READERS.items() if file.name.endswith(suffix)), None)
-    if reader is None:
-        raise DataError(f"{file}: is none of {', '.join(_READERS)}")
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    return reader
-
-
-def _read_txt(file: Path, field: str) -> Iterator[tuple[str, int]]:
-    with open(file, "rb") as raw:
-        gathered: list[str] = []
-        has_marks = False
-        for line in _lines(file, raw):
-            *ended, line = line.split(END_OF_TEXT)
-            for part in ended:
-                yield "".join([*gathered, part]), raw.tell()
-                gathered, has_marks = [], True
-            gathered.append(line)
-            if not has_marks and not line.strip() and sum(map(len, gathered)) >= TEXT_CHUNK_CHARACTERS:
-                yield "".join(gathered), raw.tell()
-                gathered = []
-        yield "".join(gathered), raw.tell()
+    return TextStream(texts(), total, "documents", bad)
 
 
-def _read_jsonl(file: Path, field: str) -> Iterator[tuple[str, int]]:
-    with open(file, "rb") as raw:
-        for number, line in enumerate(_lines(file, raw), 1):
-            if line.strip():
-                place = f"{file}, line {number}"
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{place}: not JSON ({error})") from error
-                yield _text_of(row, field, place), raw.tell()
-
-
-def _read_parquet(file: Path, field: str) -> Iterator[tuple[str, int]]:
-    _require("pyarrow", "a .parquet file")
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    size = file.stat().st_size
-    try:
-        table = ParquetFile(file)
-        if field not in table.schema_arrow.names:
-            raise DataError(f"{file}: has no column {field!r}; it has {', '.join(table.schema_arrow.names)}")
-        number = 0
-        for batch in table.iter_batches(batch_size=1000, columns=[field]):
-            for row in batch.to_pylist():
-                number += 1
-                yield _text_of(row, field, f"{file}, row {number}"), size * number // table.metadata.num_rows
-    except ArrowException as error:
-        raise DataError(f"{file}: not a readable parquet file ({_first_line(error)})") from error
-
-
-_READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".jsonl.zst": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _lines(file: Path, raw: BinaryIO) -> Iterator[str]:
-    """Lines, with line ends, of a file of UTF-8, zipped or not; DataError at a line that is not UTF-8."""
-    for number, line in enumerate(_unzipped_lines(file, raw) if file.suffix == ".zst" else raw, 1):
+def _read_txt(file: Path, field: str, bad: BadRows) -> Iterator[tuple[str, int]]:
+    chunk = min(TEXT_CHUNK_CHARACTERS, max(MIN_CHUNK_CHARACTERS, file.stat().st_size // 200))
+    pieces = read_pieces(file)
+    head: list[tuple[int, bytes, int]] = []
+    gathered: list[str] = []
+    size, position, mark = 0, 0, END_OF_TEXT.encode()
+    for found in pieces:
+        head.append(found)
+        size += len(found[1])
+        if mark in found[1] or size > MAX_DOCUMENT_CHARACTERS:
+            break
+    has_marks, size = bool(head) and mark in head[-1][1], 0
+    for number, piece, position in chain(head, pieces):
         try:
-            yield line.decode("utf-8")
+            *ended, line = piece.decode("utf-8").split(END_OF_TEXT)
         except UnicodeDecodeError as error:
-            found = f"not UTF-8 ({error.reason} at byte {error.start})"
-            raise DataError(f"{file}, line {number}: {found}") from error
+            bad.add(f"{file}, line {number}", f"not UTF-8 ({error.reason} at byte {error.start})")
+            continue
+        for part in ended:
+            yield "".join([*gathered, part]), position
+            gathered, size = [], 0
+        for part in cut_text(line, chunk):
+            gathered.append(part)
+            size += len(part)
+            limit = MAX_DOCUMENT_CHARACTERS if has_marks else chunk if not part.strip() else 2 * chunk
+            if size >= limit:
+                yield "".join(gathered), position
+                gathered, size = [], 0
+    yield "".join(gathered), position
 
 
-def _unzipped_lines(file: Path, raw: BinaryIO) -> Iterator[bytes]:
-    rest = b""
-    for block in _unzipped(file, raw):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from (line + b"\n" for line in lines)
-    if rest:
-        yield rest
+def _read_field(file: Path, field: str, bad: BadRows) -> Iterator[tuple[str, int]]:
+    for row in read_rows(file, [field]):
+        reason = row.reason or _missing_text(row.value, field)
+        if reason:
+            bad.add(row.place, reason)
+        else:
+            yield row.value[field], row.position
 
 
-def _unzipped(file: Path, raw: BinaryIO) -> Iterator[bytes]:
-    """Blocks of a .zst file of any number of frames; DataError if it is damaged or truncated."""
-    unzip = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES)
-    frame = unzip.decompressobj()
-    complete = True
-    try:
-        while block := raw.read(_BLOCK_BYTES):
-            while block:
-                yield frame.decompress(block)
-                block, complete = frame.unused_data, frame.eof
-                if complete:
-                    frame = unzip.decompressobj()
-    except zstandard.ZstdError as error:
-        raise DataError(f"{file}: damaged zstd data ({error})") from error
-    if not complete:
-        raise DataError(f"{file}: ends in the middle of its zstd data")
-
-
-def _text_of(row: Any, field: str, place: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        found = f"has {', '.join(map(str, row))}" if isinstance(row, dict) else f"is a {type(row).__name__}"
-        raise DataError(f"{place}: {found}; expected text in {field!r}")
-    return row[field]
-
-
-def _require(package: str, purpose: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        command = "pip install datasets"
-        raise DataError(f"{purpose} needs the package {package!r}, which is not installed: `{command}`")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def _missing_text(row: Any, field: str) -> str:
+    """Why a row has no text in `field`; empty if it has."""
+    if not isinstance(row, dict):
+        return f"is a {type(row).__name__}; expected an object with text in {field!r}"
+    if field not in row:
+        names = ", ".join(map(str, row)) or "nothing"
+        return f"has {names:.200}; expected text in {field!r} (--text-field names another field)"
+    if not isinstance(row[field], str):
+        value = row[field]
+        found = "null" if value is None else f"{value!r:.40}"
+        return f"{field!r} is {found}; expected text"
+    return ""

@@ -11,6 +11,7 @@ import sentencepiece
 from golf.data.caseops import ALLCAPS_MARK, CAPNEXT_MARK, CASE_MARKS, TITLE_MARK, mark_case
 from golf.data.shards import DataError
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
+from golf.prepare.rows import require_file
 
 SAMPLE_BYTES = 8_000_000
 """Bytes of text a tokenizer is trained on: more text changes no piece of a small vocabulary."""
@@ -25,7 +26,9 @@ they need no second step, and the hash of the tokenizer says whether they are us
 MarkPieces = Literal["marks", "fused"]
 """The pieces for CaseOps: its marks, or its marks and FUSED_MARKS."""
 
+MAX_TOKENIZER_BYTES = 64 << 20
 _LONGEST_SENTENCE_BYTES = 4000
+_CHARACTER_OF_NO_TOKENIZER = "\U0010fffe"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,19 @@ class TokenizerChoice:
 
     def read(self, path: Path) -> bytes:
         """The checked file at `path`, marks fused if asked for; DataError if it has no marks to fuse."""
-        vocabulary = Vocabulary.load(path)
+        vocabulary = load_tokenizer(path)
         check_tokenizer(vocabulary, str(path))
         if self.case_ops and not vocabulary.case_ops:
             raise DataError(f"{path}: has no pieces for the marks of CaseOps")
         return fuse_marks(path.read_bytes(), str(path)) if self.case_ops == "fused" else path.read_bytes()
+
+
+def load_tokenizer(file: Path) -> Vocabulary:
+    """The vocabulary of a .model file; DataError if it is no regular file of at most MAX_TOKENIZER_BYTES."""
+    require_file(file)
+    if file.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise DataError(f"{file}: {file.stat().st_size:,} bytes; not a SentencePiece model")
+    return Vocabulary.load(file)
 
 
 def train_tokenizer(
@@ -92,7 +103,7 @@ def train_tokenizer(
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].split("] ")[-1].strip()
+        reason = str(error).splitlines()[-1].split("] ")[-1].strip() or "it is too small"
         raise DataError(f"no {name} can be trained on this text: {reason}") from error
     check_tokenizer(Vocabulary(model.getvalue(), name), name)
     return model.getvalue()
@@ -136,6 +147,12 @@ def check_tokenizer(vocabulary: Vocabulary, name: str) -> None:
         if SPACE_MARK in piece[1:]:
             has = f"piece {token}, {piece!r}, has a space inside"
             raise DataError(f"{name}: {has}, which would count as 3 bytes")
+
+
+def unknown_id(vocabulary: Vocabulary) -> int | None:
+    """The token of characters that the tokenizer has no piece for; None if they fall back to bytes."""
+    *_, token = vocabulary.encode_text(_CHARACTER_OF_NO_TOKENIZER)
+    return None if vocabulary.piece(token).startswith("<0x") else token
 
 
 def _sentences(texts: Iterable[str], sample_bytes: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ import tyro
 
 from golf.system.cli import run_program
 from golf.system.device import environment
+from golf.system.files import require_writable
 from golf.system.log import RunLog
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
@@ -36,8 +37,9 @@ class TasksCommand:
     """Tasks, comma-separated."""
     limit: int | None = None
     """Number of items of each task to measure (WikiText-2: articles); by default all."""
-    long: LongTexts = "error"
-    """Items longer than the context: error names the line, truncate drops the start, skip drops the item."""
+    long: LongTexts = "truncate"
+    """Items longer than the context: truncate drops their beginning, as lm-eval does, skip drops the item,
+    error names the line. The results have the counts."""
     context: int | None = None
     """Context in tokens; by default that of training."""
     tokenizer: Path | None = None
@@ -51,9 +53,10 @@ class TasksCommand:
 def run_command(command: TasksCommand, log: RunLog) -> None:
     """Measures the model, logs and writes the results; ValueError for bad input."""
     names = parse_tasks(command.tasks)
+    out = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_tasks"
+    require_writable(out, "--out")
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     log.info(opened.describe())
-    out = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_tasks"
     results = run_tasks(opened, names, command.data, command.limit, command.long, log)
     print_results(results, log)
     facts = {
@@ -70,8 +73,12 @@ def run_command(command: TasksCommand, log: RunLog) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
-    command = tyro.cli(TasksCommand, args=arguments, prog="python -m golf.tasks", description=__doc__)
-    return run_program("golf.tasks", lambda: run_command(command, RunLog()))
+
+    def work() -> None:
+        command = tyro.cli(TasksCommand, args=arguments, prog="python -m golf.tasks", description=__doc__)
+        run_command(command, RunLog())
+
+    return run_program("golf.tasks", work)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from golf.data.shards import DataError
+from golf.prepare.rows import require_file
+
+MAX_FILE_BYTES = 1 << 30
 LongTexts = Literal["error", "truncate", "skip"]
 """What to do with a text longer than the context: raise an error, drop a part of it, or skip it."""
 
@@ -24,11 +28,15 @@ class Line(NamedTuple):
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file; TaskDataError if it is missing, empty or not UTF-8."""
-    if not path.is_file():
-        raise TaskDataError(f"{path}: no such file")
+    """A UTF-8 file; TaskDataError if it is missing, no file, empty, too large or not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        require_file(path)
+    except DataError as error:
+        raise TaskDataError(str(error)) from error
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise TaskDataError(f"{path}: {path.stat().st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise TaskDataError(f"{path}: not UTF-8 at byte {error.start}") from error
     if not text.strip():
@@ -47,6 +55,8 @@ def parse_json(text: str, place: str) -> Any:
     """The value of a JSON text; TaskDataError names the place."""
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise TaskDataError(f"{place}: not readable JSON (nested too deeply)") from error
     except ValueError as error:
         raise TaskDataError(f"{place}: not JSON ({error})") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from golf.system.cli import run_program
 from golf.system.log import RunLog
@@ -20,6 +20,7 @@ from golf.tasks.likelihood import encode_request, fit_request, likelihoods, text
 from golf.tasks.models import open_model
 
 MAX_NEW_TOKENS = 256
+INSTALL = "pip install 'lm-eval>=0.4.9' (the extra `tasks`)"
 
 
 class HarnessModel:
@@ -40,6 +41,11 @@ class HarnessModel:
         **unused: object,
     ):
         super().__init__()
+        for name, value in (("context", context), ("seed", seed)):
+            if value is not None and not str(value).isdecimal():
+                raise ValueError(f"{name} is {value!r}; expected a whole number")
+        if long not in get_args(LongTexts):
+            raise ValueError(f"long is {long!r}; expected one of {', '.join(get_args(LongTexts))}")
         found = Path(tokenizer) if tokenizer else None
         self.opened = open_model(Path(path), found, device or "auto", int(context) if context else None)
         self.long: LongTexts = long
@@ -108,10 +114,12 @@ def main() -> int:
 
     def work() -> None:
         if find_spec("lm_eval") is None:
-            raise ValueError("lm-eval is not installed: pip install 'lm-eval>=0.4.9' (the extra `tasks`)")
-        register()
-        from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
-
+            raise ValueError(f"lm-eval is not installed: {INSTALL}")
+        try:
+            register()
+            from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ValueError(f"lm-eval cannot be imported ({error}); install it anew: {INSTALL}") from error
         cli_evaluate()
 
     return run_program("golf.tasks.harness", work)

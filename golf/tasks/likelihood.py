@@ -60,7 +60,8 @@ def encode_request(vocabulary: Vocabulary, context: str, continuation: str) -> R
 def fit_request(request: Request, context: int, long: LongTexts, place: str) -> Request | None:
     """The request within `context` input tokens: unchanged, without its beginning, or None to skip it.
 
-    TaskDataError for a long request if `long` is "error", and if the continuation alone is too long.
+    As in lm-eval, the beginning is cut off, of a continuation longer than the context its own, too; one token
+    of context always stays. TaskDataError for a long request if `long` is "error".
     """
     length = request.num_inputs
     if length <= context:
@@ -72,11 +73,9 @@ def fit_request(request: Request, context: int, long: LongTexts, place: str) -> 
         )
     if long == "skip":
         return None
-    if len(request.continuation) > context:
-        raise TaskDataError(
-            f"{place}: {len(request.continuation)} tokens to grade; the model reads {context}"
-        )
-    return Request(request.context[length - context :], request.continuation)
+    kept = [*request.context, *request.continuation][-(context + 1) :]
+    num_context = max(1, len(kept) - len(request.continuation))
+    return Request(kept[:num_context], kept[num_context:])
 
 
 def batches_by_length(lengths: Sequence[int], device: torch.device) -> Iterator[list[int]]:

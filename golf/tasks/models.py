@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from golf.data.manifest import sha256_of_file
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import load_model
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.pack.container import read_artifact
+from golf.prepare.rows import require_file
+from golf.prepare.tokenizer import MAX_TOKENIZER_BYTES, load_tokenizer
 from golf.run_folder import RunFolder, find_artifact, find_artifacts
 from golf.system.device import choose_runtime
 from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_checkpoint, load_weights
 from golf.train.objective import export_state_dict
 
+MAX_CONTEXT = 1 << 20
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -65,6 +69,8 @@ def open_model(
     by its sha256. `context` is by default that of training. ModelError, ArtifactError or CheckpointError for
     a file that is missing or invalid.
     """
+    if context is not None and not 2 <= context <= MAX_CONTEXT:
+        raise ModelError(f"context is {context}; expected at least 2, at most {MAX_CONTEXT:,}")
     runtime = choose_runtime(device)
     file = locate_model(path)
     if file.suffix in (".safetensors", ".pt"):
@@ -77,8 +83,6 @@ def open_model(
         kind = "artifact"
     model.eval()
     found, vocabulary = find_tokenizer(header, file, tokenizer)
-    if context is not None and context < 2:
-        raise ModelError(f"context is {context}; expected at least 2")
     return OpenedModel(model, vocabulary, found, context or model.config.context, header, file, kind)
 
 
@@ -87,6 +91,7 @@ def locate_model(path: Path) -> Path:
     if not path.exists():
         raise ModelError(f"{path}: no such file or folder")
     if not path.is_dir():
+        require_file(path)
         return path
     if find_artifacts(path):
         return find_artifact(path)
@@ -129,7 +134,7 @@ def find_tokenizer(header: dict[str, Any], file: Path, given: Path | None) -> tu
     """
     wanted = header.get("tokenizer_sha256")
     if given is not None:
-        vocabulary = Vocabulary.load(given)
+        vocabulary = load_tokenizer(given)
         if vocabulary.sha256 != wanted:
             raise ModelError(
                 f"{given} has sha256 {vocabulary.sha256}; the model was trained with the tokenizer {wanted}"
@@ -138,9 +143,9 @@ def find_tokenizer(header: dict[str, Any], file: Path, given: Path | None) -> tu
     folders = list(_folders_of_tokenizers(file))
     for folder in folders:
         for candidate in sorted(folder.glob("*.model")):
-            vocabulary = Vocabulary.load(candidate)
-            if vocabulary.sha256 == wanted:
-                return candidate, vocabulary
+            is_small = candidate.is_file() and candidate.stat().st_size <= MAX_TOKENIZER_BYTES
+            if is_small and sha256_of_file(candidate) == wanted:
+                return candidate, load_tokenizer(candidate)
     looked = ", ".join(str(folder) for folder in folders)
     raise ModelError(
         f"the tokenizer of {file} is missing: no .model file of sha256 {wanted} in {looked}; "

@@ -12,6 +12,9 @@ from golf.stats import proportion_interval, ratio_interval
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
+CHANGED = ("cut", "left_out")
+"""Notes that count items longer than the context."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -74,6 +77,10 @@ def print_results(results: Sequence[TaskResult], log: RunLog) -> None:
     for result in results:
         for metric in result.metrics:
             log.info(f"{result.task} {metric.name}: {metric.convention}")
+        if changed := [
+            f"{result.notes[key]} {key.replace('_', ' ')}" for key in CHANGED if result.notes.get(key)
+        ]:
+            log.info(f"{result.task}: of items longer than the context, {', '.join(changed)}")
         if result.notes:
             log.record("task_notes", task=result.task, **result.notes)
 

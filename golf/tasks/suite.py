@@ -308,10 +308,23 @@ def label_requests(
 def score_sentences(
     opened: OpenedModel, template: PromptTemplate, shots: Sequence[Line], lines: Sequence[Line], log: RunLog
 ) -> list[float]:
-    """Nats by which "positive" is likelier than "negative", for each sentence."""
-    requests = [label_requests(opened, template, shots, line.fields["text"]) for line in lines]
+    """Nats by which "positive" is likelier than "negative", for each sentence; long prompts are cut."""
+    requests = [
+        [
+            fitted
+            for request in label_requests(opened, template, shots, line.fields["text"])
+            if (fitted := fit_request(request, opened.context, "truncate", line.place))
+        ]
+        for line in lines
+    ]
     description = f"sst2, {template.name}, {len(shots)} shots"
     return [negative - positive for negative, positive in choice_nats(opened, requests, log, description)]
+
+
+def num_plain_inputs(opened: OpenedModel, line: Line) -> int:
+    """The most input tokens of a sentence in any prompt without examples."""
+    text = line.fields["text"]
+    return max(r.num_inputs for template in TEMPLATES for r in label_requests(opened, template, (), text))
 
 
 def best_threshold(margins: Sequence[float], labels: Sequence[bool]) -> float:
@@ -344,11 +357,12 @@ class FewShotPrompt:
 
 
 def try_prompts(
-    opened: OpenedModel, train: Sequence[Line], dev: Sequence[Line], log: RunLog
+    opened: OpenedModel, train: Sequence[Line], dev: Sequence[Line], long: LongTexts, log: RunLog
 ) -> list[FewShotPrompt]:
     """Every template with every number of examples, measured on training sentences.
 
-    A prompt is skipped if it exceeds the context with the longest sentence; TaskDataError if all do.
+    A prompt is skipped if it exceeds the context with the longest sentence. If all do, those without examples
+    are tried, unless `long` is "error", which then is a TaskDataError.
     """
     shuffled = list(train)
     random.Random(SEED).shuffle(shuffled)
@@ -359,7 +373,9 @@ def try_prompts(
     for template, num_shots in itertools.product(TEMPLATES, SST2_SHOTS):
         shots = balanced_examples(pool, num_shots, SEED)
         requests = label_requests(opened, template, shots, longest.fields["text"])
-        if max(request.num_inputs for request in requests) > opened.context:
+        if max(request.num_inputs for request in requests) > opened.context and (
+            num_shots or long == "error"
+        ):
             continue
         margins = score_sentences(opened, template, shots, choosing, log)
         accuracy = sum((m > 0) == label for m, label in zip(margins, labels, strict=True)) / len(labels)
@@ -374,13 +390,19 @@ def try_prompts(
 def run_sst2(opened: OpenedModel, data: Path, limit: int | None, long: LongTexts, log: RunLog) -> TaskResult:
     """Accuracy on dev, by the likelier label and by the threshold chosen on train.
 
-    Long prompts are never used: `long` has no effect.
+    Sentences too long for the context without any examples lose their start, or are skipped, as `long` says.
     """
     train = read_labeled_lines(data / "sst2" / "train.tsv", ("0", "1"))
     dev = read_labeled_lines(data / "sst2" / "dev.tsv", ("0", "1"))[:limit]
     if len(train) <= NUM_CHOOSING:
         raise TaskDataError(f"sst2: train has {len(train)} sentences; expected more than {NUM_CHOOSING}")
-    tried = try_prompts(opened, train, dev, log)
+    fits = [num_plain_inputs(opened, line) <= opened.context for line in dev]
+    num_long = fits.count(False)
+    if long == "skip":
+        dev = [line for line, fit in zip(dev, fits, strict=True) if fit]
+        if not dev:
+            raise TaskDataError(f"sst2: no sentence fits the context of {opened.context} tokens")
+    tried = try_prompts(opened, train, dev, long, log)
     prompt = max(tried, key=lambda candidate: candidate.train_accuracy)
     margins = score_sentences(opened, prompt.template, prompt.shots, dev, log)
     records = []
@@ -412,6 +434,7 @@ def run_sst2(opened: OpenedModel, data: Path, limit: int | None, long: LongTexts
         "shots": len(prompt.shots),
         "shot_lines": [shot.number for shot in prompt.shots],
         "tried": [candidate.facts() for candidate in tried],
+        "left_out" if long == "skip" else "cut": num_long,
     }
     return TaskResult("sst2", metrics, records, notes)
 
@@ -478,14 +501,16 @@ def build_prompt(
 
 def fitting_prompts(
     opened: OpenedModel, train: Sequence[Line], lines: Sequence[Line], long: LongTexts
-) -> tuple[list[Line], list[list[int]], Counter]:
-    """The questions that fit, their prompts, and how many prompts have how many examples.
+) -> tuple[list[Line], list[list[int]], Counter, int]:
+    """The questions that fit, their prompts, how many prompts have how many examples, how many were cut.
 
     A question without room for an answer is an error, loses its beginning, or is skipped, as `long` says.
     """
+    if len(train) < GSM8K_SHOTS:
+        raise TaskDataError(f"gsm8k: train has {len(train)} examples; expected at least {GSM8K_SHOTS}")
     shots = random.Random(SEED).sample(list(train), GSM8K_SHOTS)
     room = opened.context - min(MAX_NEW_TOKENS, opened.context // 2)
-    asked, prompts, num_shots = [], [], Counter()
+    asked, prompts, num_shots, num_cut = [], [], Counter(), 0
     for line in lines:
         prompt, count = build_prompt(opened.vocabulary, shots, line, room)
         if len(prompt) > room:
@@ -497,20 +522,20 @@ def fitting_prompts(
                 )
             if long == "skip":
                 continue
-            prompt = prompt[-room:]
+            prompt, num_cut = prompt[-room:], num_cut + 1
         asked.append(line)
         prompts.append(prompt)
         num_shots[count] += 1
     if not asked:
         raise TaskDataError(f"gsm8k: no question fits the context of {opened.context} tokens")
-    return asked, prompts, num_shots
+    return asked, prompts, num_shots, num_cut
 
 
 def run_gsm8k(opened: OpenedModel, data: Path, limit: int | None, long: LongTexts, log: RunLog) -> TaskResult:
     """Exact match by greedy decoding, and its mean over samples."""
     train = read_gsm8k(data / "gsm8k" / "train.jsonl")
     lines = read_gsm8k(data / "gsm8k" / "test.jsonl")[:limit]
-    asked, prompts, num_shots = fitting_prompts(opened, train, lines, long)
+    asked, prompts, num_shots, num_cut = fitting_prompts(opened, train, lines, long)
     generator = Generator(opened, log)
 
     def is_done(tokens: list[int]) -> bool:
@@ -561,6 +586,7 @@ def run_gsm8k(opened: OpenedModel, data: Path, limit: int | None, long: LongText
         ),
     )
     notes = {
+        "cut": num_cut,
         "left_out": len(lines) - len(asked),
         "shots": {str(k): n for k, n in sorted(num_shots.items())},
         "max_new_tokens": MAX_NEW_TOKENS,
@@ -579,6 +605,17 @@ TASKS: dict[str, RunTask] = {
 }
 
 
+TASK_READERS: dict[str, Callable[[Path], object]] = {
+    "hellaswag": lambda data: read_hellaswag(find_file(data / "hellaswag", "hellaswag_val*.jsonl")),
+    "wikitext2": lambda data: split_articles(read_text(data / "wikitext2" / "wiki.test.tokens")),
+    "sst2": lambda data: [
+        read_labeled_lines(data / "sst2" / f"{part}.tsv", ("0", "1")) for part in ("train", "dev")
+    ],
+    "gsm8k": lambda data: [read_gsm8k(data / "gsm8k" / f"{part}.jsonl") for part in ("train", "test")],
+}
+"""Reads the files of a task; TaskDataError for missing and invalid ones."""
+
+
 def parse_tasks(names: str) -> list[str]:
     """Comma-separated task names; TaskDataError for an unknown one, or none."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -594,8 +631,15 @@ def run_tasks(
     opened: OpenedModel, names: Sequence[str], data: Path, limit: int | None, long: LongTexts, log: RunLog
 ) -> list[TaskResult]:
     """Measures the model on each task in turn; TaskDataError for missing or invalid files."""
+    check_task_files(names, data, limit)
+    return [TASKS[name](opened, data, limit, long, log) for name in names]
+
+
+def check_task_files(names: Sequence[str], data: Path, limit: int | None) -> None:
+    """Reads the files of all tasks before the first is measured; TaskDataError for missing and wrong ones."""
     if not data.is_dir():
         raise TaskDataError(f"{data}: no such folder; expected a folder with {', '.join(TASKS)} in it")
     if limit is not None and limit < 1:
         raise TaskDataError(f"limit is {limit}; expected at least 1")
-    return [TASKS[name](opened, data, limit, long, log) for name in names]
+    for name in names:
+        TASK_READERS[name](data)

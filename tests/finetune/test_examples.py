@@ -45,7 +45,7 @@ def test_of_a_pair_only_the_last_answer_counts(vocabulary, template):
 
 
 def test_answers_that_become_the_same_or_no_tokens_are_refused(vocabulary, template):
-    with pytest.raises(DialogueError, match="place 3: chosen and rejected have the same tokens"):
+    with pytest.raises(DialogueError, match="chosen and rejected have the same tokens"):
         encode_preference(vocabulary, template, Preference("place 3", TURNS[1:2], "it\u00a0is", "it is"))
     with pytest.raises(DialogueError, match="has no tokens"):
         encode_conversation(vocabulary, template, Conversation("here", (Turn("assistant", "\u200b"),)))

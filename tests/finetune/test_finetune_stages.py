@@ -85,7 +85,7 @@ def test_missing_files_and_other_settings_are_said(command, tmp_path, capsys):
     assert main([*command, "--preset", "none"]) == 2
     assert "preset is 'none'" in capsys.readouterr().err
     assert main([*command, "--evals", str(tmp_path / "nowhere")]) == 2
-    assert "no such file or folder" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_seeds_are_numbers_and_different():

@@ -132,17 +132,48 @@ def test_settings_that_contradict_each_other_are_refused(wrong, message):
         FinetuneConfig(**wrong)
 
 
-def test_the_command_names_the_line_that_is_wrong(model_folder, tmp_path, capsys):
+def test_long_and_useless_rows_are_cut_or_left_out_and_counted(model_folder, tmp_path, capsys):
+    rows = [{"prompt": f"the {word}", "response": "of"} for word in ("a", "the", "in", "is")]
+    rows += [
+        {"prompt": "a", "response": "the " * 60},
+        {"prompt": "the " * 60, "response": "of"},
+        {"prompt": "a"},
+    ]
     data = tmp_path / "long.jsonl"
-    data.write_text(
-        '{"prompt": "the", "response": "of"}\n' + json.dumps({"prompt": "a", "response": "the " * 60})
-    )
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    arguments = [
+        "--stage",
+        "sft",
+        "--model",
+        str(model_folder),
+        "--data",
+        str(data),
+        "--steps",
+        "1",
+        "--rows",
+        "2",
+    ]
+    arguments += ["--micro-batch-rows", "2", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "cut 1 rows to the model's context" in said
+    assert f"left out 1 rows, the first: {data}, line 6: too long for the context" in said
+    assert f"left out 1 rows, the first: {data}, line 7: has no answer" in said
+    figures = json.loads((tmp_path / "run" / "finetune.json").read_text())
+    assert (figures["cut"], sum(figures["left_out"].values())) == (1, 2)
+
+
+def test_an_error_in_the_data_is_one_line_and_leaves_no_folder(model_folder, tmp_path, capsys):
+    data = tmp_path / "long.jsonl"
+    data.write_text(json.dumps({"prompt": "a", "response": "the " * 60}))
     arguments = ["--stage", "sft", "--model", str(model_folder), "--data", str(data)]
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
-    assert "long.jsonl, line 2: the conversation is" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "runs" / "a"), "--long", "error"]) == 2
+    assert "long.jsonl, line 1: the conversation is" in capsys.readouterr().err
     data.write_text('{"prompt": "the"}')
-    assert main([*arguments, "--out", str(tmp_path / "run2")]) == 2
-    assert "long.jsonl, line 1: has no key 'response'" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "runs" / "a")]) == 2
+    error = capsys.readouterr().err
+    assert "no row of long.jsonl can be used." in error and "line 1: has no answer" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["long.jsonl"]
 
 
 def test_shards_with_marks_of_their_own_clash_with_the_template(

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -91,3 +92,9 @@ def test_what_cannot_be_adopted_gets_no_manifest(folder: Path, tiny_model_path: 
         adopt_shards(folder, tiny_model_path, ORIGIN, QUIET)
     assert not (folder / "manifest.json").exists()
     assert not list(folder.glob("*.part"))
+
+
+def test_a_pipe_in_place_of_a_shard_is_named(tmp_path: Path, tiny_model_path: Path):
+    os.mkfifo(tmp_path / "fineweb_train_000000.bin")
+    with pytest.raises(DataError, match=r"fineweb_train_000000\.bin: is a pipe or a device; expected a file"):
+        adopt_shards(tmp_path, tiny_model_path, TextOrigin("a", "b", "c", "d"), RunLog(quiet=True))

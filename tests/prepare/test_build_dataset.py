@@ -14,6 +14,7 @@ from golf.prepare.build import build_dataset
 from golf.prepare.encode import text_digest
 from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.split import GivenValidation, SplitConfig
+from golf.prepare.staging import claimed
 from golf.prepare.text import TextStream
 from golf.prepare.tokenizer import TokenizerChoice
 from golf.system.clock import StageClock
@@ -196,28 +197,61 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, tiny_model_
         make(tmp_path / "b", tiny_model_path)
 
 
+def leave_staging(folder: Path, *names: str) -> Path:
+    left = folder / ".preparing-killed"
+    left.mkdir(parents=True)
+    for name in names:
+        (left / name).write_text("{}")
+    return left
+
+
 def test_an_empty_folder_and_the_rest_of_a_killed_run_are_no_hindrance(tmp_path: Path, tiny_model_path: Path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a.preparing").mkdir()
-    (tmp_path / "a.preparing" / "fineweb_train_000007.bin").touch()
+    leave_staging(tmp_path / "a", "fineweb_train_000007.bin")
+    (tmp_path / "a" / "lost+found").mkdir()
     make(tmp_path / "a", tiny_model_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert not (tmp_path / "a" / "fineweb_train_000007.bin").exists()
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == [
+        "fineweb_train_000000.bin",
+        "fineweb_val_000000.bin",
+        "lost+found",
+        "manifest.json",
+        "tiny.model",
+    ]
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".json"])
+def test_a_dataset_whose_move_was_cut_is_completed_by_the_next_start(tmp_path: Path, tiny_model_path: Path):
+    make(tmp_path / "a", tiny_model_path)
+    left = leave_staging(tmp_path / "a")
+    for name in ("fineweb_val_000000.bin", "manifest.json"):
+        os.rename(tmp_path / "a" / name, left / name)
+    with pytest.raises(DataError, match="already holds a dataset"):
+        make(tmp_path / "a", tiny_model_path)
+    assert not left.exists() and open_dataset(tmp_path / "a").train_shards()
+
+
+def test_a_folder_that_another_process_prepares_is_left_to_it(tmp_path: Path, tiny_model_path: Path):
+    left = leave_staging(tmp_path / "a", "fineweb_train_000000.bin")
+    with (
+        claimed(left, tmp_path / "a"),
+        pytest.raises(DataError, match="a: another process is preparing it; wait until it has ended"),
+    ):
+        make(tmp_path / "a", tiny_model_path)
+    assert [path.name for path in left.iterdir()] == ["fineweb_train_000000.bin"]
+
+
+@pytest.mark.parametrize("name", ["fineweb_train_000000.bin", "manifest.json"])
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
-    tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     replace = os.replace
 
     def full(source, target):
-        if str(target).endswith(suffix):
+        if Path(target).name == name:
             raise OSError(28, "No space left on device")
         replace(source, target)
 
     monkeypatch.setattr("golf.system.files.os.replace", full)
-    with pytest.raises(DataError, match="no space left on the disk; nothing was kept") as caught:
+    with pytest.raises((DataError, OSError), match="no space left on the disk") as caught:
         make(tmp_path / "a", tiny_model_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from golf.data.shards import DataError, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare import challenge as hub_module
 from golf.prepare.challenge import ChallengeConfig, fetch_challenge
+from golf.prepare.staging import claimed
 from golf.system.clock import StageClock
 from golf.system.files import read_sealed_json, write_sealed_json
 from golf.system.log import RunLog
@@ -120,7 +123,7 @@ def test_a_killed_download_resumes_in_the_next_run(
     monkeypatch.setattr(hub_module, "http_get", killed)
     with pytest.raises(KeyboardInterrupt):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "manifest.json").exists()
     monkeypatch.setattr(hub_module, "http_get", whole)
     hub.requests.clear()
     fetch_challenge(tmp_path / "data", config(hub), QUIET)
@@ -136,7 +139,7 @@ def test_a_corrupted_file_is_refused_and_thrown_away(hub: FakeHub, tmp_path: Pat
         DataError, match=r"fineweb_val_000001\.bin: sha256 \w+; the hub says \w+; the download was"
     ):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "manifest.json").exists()
     hub.served[VAL_1] = good
     fetch_challenge(tmp_path / "data", config(hub), QUIET)
     assert (tmp_path / "data" / "fineweb_val_000001.bin").read_bytes() == good
@@ -187,10 +190,54 @@ def test_a_folder_with_another_dataset_is_left_alone(hub: FakeHub, tmp_path: Pat
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
 
 
-@pytest.mark.parametrize("number", [0, 4])
-def test_more_shards_than_there_are_cannot_be_had(hub: FakeHub, tmp_path: Path, number: int):
-    with pytest.raises(DataError, match=f"{number} training shards were asked for; fineweb10B_sp1024 has 3"):
-        fetch_challenge(tmp_path / "data", config(hub, number), QUIET)
+def test_more_shards_than_there_are_and_none_cannot_be_had(hub: FakeHub, tmp_path: Path):
+    with pytest.raises(DataError, match="4 training shards were asked for; fineweb10B_sp1024 has 3"):
+        fetch_challenge(tmp_path / "data", config(hub, 4), QUIET)
+    hub.requests.clear()
+    with pytest.raises(DataError, match="--train-shards is 0; expected at least 1"):
+        fetch_challenge(tmp_path / "data", config(hub, 0), QUIET)
+    assert not hub.requests
+
+
+def test_a_download_goes_to_a_folder_on_another_disk_or_behind_a_link(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As between file systems, nothing can be renamed into the folder from outside it."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    replace = os.replace
+
+    def on_one_disk(source, target):
+        if not str(source).startswith(f"{tmp_path / 'disk'}/"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", on_one_disk)
+    monkeypatch.setattr("os.rename", on_one_disk)
+    fetch_challenge(tmp_path / "link", config(hub), QUIET)
+    assert (tmp_path / "link").is_symlink() and open_dataset(tmp_path / "disk").train_shards()
+    assert not (tmp_path / "disk" / ".download").exists()
+
+
+def test_two_downloads_into_one_folder_do_not_mix(hub: FakeHub, tmp_path: Path):
+    (tmp_path / "data" / ".download").mkdir(parents=True)
+    with (
+        claimed(tmp_path / "data" / ".download", tmp_path / "data"),
+        pytest.raises(DataError, match="another process is preparing it"),
+    ):
+        fetch_challenge(tmp_path / "data", config(hub), QUIET)
+    fetch_challenge(tmp_path / "data", config(hub), QUIET)
+
+
+@pytest.mark.parametrize("stats", [{"files_val": "x"}, {"files_val": 10**9}, {"files_val": -1}, []])
+def test_an_export_whose_manifest_is_wrong_is_refused(hub: FakeHub, tmp_path: Path, stats: dict | list):
+    listed = json.loads(hub.files["datasets/manifest.json"])
+    own = listed["datasets"][0]
+    own["stats"] = {**own["stats"], **stats} if isinstance(stats, dict) else stats
+    data = json.dumps(listed).encode()
+    hub.files["datasets/manifest.json"] = hub.served["datasets/manifest.json"] = data
+    with pytest.raises(DataError, match=r"not as expected|expected 1 or more"):
+        fetch_challenge(tmp_path / "data", config(hub), QUIET)
 
 
 def test_an_unknown_variant_names_those_there_are(hub: FakeHub, tmp_path: Path):
@@ -244,4 +291,4 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_dataset(
     monkeypatch.setattr(hub_module, "http_get", full)
     with pytest.raises(DataError, match="no space left on the disk"):
         fetch_challenge(tmp_path / "data", config(hub), QUIET)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "manifest.json").exists()

@@ -1,14 +1,22 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from data_samples import SHARED, sample_text
 
 from golf.data.manifest import Manifest, sha256_of_file
 from golf.data.shards import DataError, write_shard
 from golf.data.vocabulary import Vocabulary
-from golf.prepare.shards import TextOrigin, check_encoded_with, check_shards, iterate_documents
-from golf.prepare.tokenizer import train_tokenizer
+from golf.prepare.shards import (
+    TextOrigin,
+    check_encoded_with,
+    check_shards,
+    iterate_documents,
+    require_as_stated,
+)
+from golf.prepare.tokenizer import train_tokenizer, unknown_id
 from golf.system.log import RunLog
 
 
@@ -144,3 +152,46 @@ def test_the_challenges_validation_prefix_is_counted_exactly():
     found, _ = checked([path], [], vocabulary)
     assert found.val_text_bytes == 2_504_867
     assert (found.files[0].num_tokens, found.files[0].num_documents) == (1_040_298, 902)
+
+
+def test_validation_that_its_tokens_do_not_restore_is_refused(tmp_path: Path):
+    texts, model = [sample_text(seed) for seed in range(60)], io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=120,
+        byte_fallback=False,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        add_dummy_prefix=False,
+        minloglevel=2,
+    )
+    vocabulary = Vocabulary(model.getvalue(), "no bytes")
+    assert unknown_id(vocabulary) is not None
+    known, unknown = ([vocabulary.bos_id, *vocabulary.encode_text(text)] for text in (texts[0], "a \u4e2d b"))
+    val, train = tmp_path / "fineweb_val_000000.bin", tmp_path / "fineweb_train_000000.bin"
+    write_shard(val, np.array(known))
+    write_shard(train, np.array(unknown))
+    assert checked([val], [train], vocabulary)[0].num_tokens("val") == len(known)
+    write_shard(val, np.array([*known, *unknown]))
+    with pytest.raises(
+        DataError, match=r"fineweb_val_000000\.bin: 1 tokens stand for characters .* byte fallback"
+    ):
+        checked([val], [], vocabulary)
+
+
+def test_a_tokenizer_with_byte_fallback_knows_every_character(vocabulary: Vocabulary):
+    assert unknown_id(vocabulary) is None
+
+
+def test_a_shard_that_the_manifest_beside_it_does_not_state_is_refused(make, tmp_path: Path):
+    manifest, _ = make([[0, 1]], [[2, 3]])
+    manifest.save(tmp_path)
+    shard = tmp_path / "fineweb_val_000000.bin"
+    require_as_stated(shard)
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"val_000000\.bin: sha256 \w+; the manifest beside it says"):
+        require_as_stated(shard)

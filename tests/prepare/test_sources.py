@@ -10,12 +10,16 @@ from data_samples import SHARED, sample_text
 
 from golf.data.manifest import open_dataset
 from golf.data.shards import DataError
+from golf.data.vocabulary import Vocabulary
+from golf.prepare import common_docs
 from golf.prepare import sources as prepare_module
 from golf.prepare.__main__ import main
 from golf.prepare.challenge import EXPORTS, ChallengeConfig
+from golf.prepare.common_docs import CommonDocs
 from golf.prepare.docs import DocsText
 from golf.prepare.shards import DOCUMENTS_NAME, VALIDATION_DOCUMENTS
 from golf.prepare.sources import prepare_default
+from golf.prepare.split import SplitConfig
 from golf.system.log import RunLog
 
 ROOT = Path(__file__).parents[2]
@@ -86,18 +90,65 @@ def test_text_with_marked_case_is_prepared_whole(corpus: Path, tmp_path: Path, c
     assert "validation is the first 20 documents of the text" in " ".join(capsys.readouterr().out.split())
 
 
-def test_docs_are_prepared_in_the_order_of_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    texts = [sample_text(seed) for seed in range(300)]
-    docs = DocsText(texts, "manuals", "PSF-2.0", "python 3", 3, 0)
+DOCS = [sample_text(seed) for seed in range(300)]
+
+
+@pytest.fixture
+def common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommonDocs:
+    """A common text of 300 documents and some repeats, which are all installed."""
+    monkeypatch.setattr(common_docs, "DOCS_SPLIT", SplitConfig(val_fraction=0.1, val_max_bytes=3000))
+    docs = DocsText([*DOCS, *DOCS[:9]], "manuals", "PSF-2.0", "python 3.11, torch 2.13", 3, 0)
+    pinned = common_docs.pin_common(docs, tmp_path / "common", RunLog(quiet=True), 400)
     monkeypatch.setattr(prepare_module, "read_docs", lambda processes: docs)
-    log = RunLog(quiet=True)
-    prepare_default("docs", tmp_path / "a", 400, log)
-    docs.documents.reverse()
-    prepare_default("docs", tmp_path / "b", 400, log)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    manifest = open_dataset(tmp_path / "a").manifest
-    assert (manifest.name, manifest.licence, manifest.revision) == ("docs_400", "PSF-2.0", "python 3")
+    monkeypatch.setattr(prepare_module, "DOCS_VOCAB_SIZE", 400)
+    monkeypatch.setattr(prepare_module, "load_common", lambda: common_docs.load_common(tmp_path / "common"))
+    monkeypatch.setattr(
+        prepare_module, "common_tokenizer", lambda: tmp_path / "common" / "docs_400_bpe.model"
+    )
+    return pinned
+
+
+def test_the_same_documents_in_any_order_are_the_common_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, common: CommonDocs
+):
+    log = RunLog(tmp_path / "run", quiet=True)
+    docs = DocsText(DOCS[::-1], "manuals", "PSF-2.0", "python 3.11, torch 2.13", 3, 0)
+    monkeypatch.setattr(prepare_module, "read_docs", lambda processes: docs)
+    manifest = prepare_default("docs", tmp_path / "a", 400, log)
+    assert common_docs.fingerprint(manifest) == common.fingerprint
+    assert (manifest.name, manifest.licence, manifest.revision) == ("docs_400", "PSF-2.0", docs.revision)
+    assert manifest.notes[0].startswith("this is the common text")
+    assert f"fingerprint {common.fingerprint}, that of the common text" in (tmp_path / "run.log").read_text()
+    assert "DIFFERS" not in (tmp_path / "run.log").read_text()
+
+
+def test_other_versions_of_documents_are_left_out_and_validation_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, common: CommonDocs
+):
+    whole = prepare_default("docs", tmp_path / "whole", 400, RunLog(quiet=True))
+    other = [*(f"{text} In version 3.14 too." for text in DOCS), *DOCS[::2]]
+    docs = DocsText(other, "manuals", "PSF-2.0", "python 3.14, torch 2.13", 3, 0)
+    monkeypatch.setattr(prepare_module, "read_docs", lambda processes: docs)
+    log = RunLog(tmp_path / "run", quiet=True)
+    part = prepare_default("docs", tmp_path / "part", 400, log)
+    assert (part.name, part.val_text_bytes) == ("docs_400_partial", whole.val_text_bytes)
+    for name in ("fineweb_val_000000.bin", "docs_400_bpe.model"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert 0 < part.files[1].num_documents <= 150 < whole.files[1].num_documents
+    dataset = open_dataset(tmp_path / "part")
+    assert "version" not in dataset.vocabulary.decode_tokens(dataset.train_shards()[0])
+    said = (tmp_path / "run.log").read_text()
+    assert "training DIFFERS from the common text" in said and "Other versions: python 3.14" in said
+    assert "NOT that of the common text" in said
+
+
+def test_the_shipped_text_fits_its_shipped_tokenizer():
+    common = common_docs.load_common()
+    vocabulary = Vocabulary.load(common_docs.common_tokenizer())
+    num_tokens = sum(1 + len(vocabulary.encode_text(text)) for text in common.validation)
+    assert (vocabulary.size, len(common.validation), num_tokens) == (512, 106, 66_210)
+    assert len(set(common.training)) == 12_177
+    assert not {common_docs.exact_digest(text) for text in common.validation} & set(common.training)
 
 
 def test_the_challenge_is_fetched_with_as_many_shards_as_the_run_reads(tmp_path: Path, monkeypatch):
@@ -163,8 +214,8 @@ BAD = {
     "--source text": "source text needs either --tokenizer FILE.model or --vocab-size N",
     "--source text --tokenizer a.model --vocab-size 9": "either --tokenizer FILE.model or --vocab-size N",
     "--source text --vocab-size 400 --files none.txt": "none.txt: no such file",
-    "--source text --vocab-size 400 --files LICENSE.csv": "LICENSE.csv: is none of .txt, .jsonl",
-    "--source text --tokenizer none.model --files LICENSE.txt": "LICENSE.txt: no such file",
+    "--source text --vocab-size 400 --files LICENSE.csv": "LICENSE.csv: .csv is not readable here",
+    "--source text --tokenizer none.model --files LICENSE.txt": "none.model: no such file",
     "--source shards": "has no fineweb_train_*.bin or fineweb_val_*.bin",
 }
 
@@ -201,8 +252,10 @@ def test_the_module_runs_as_a_program(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_docs_of_this_installation_come_to_eight_megabytes(tmp_path: Path):
-    prepare_default("docs", tmp_path / "a", 512, RunLog(quiet=True))
-    manifest = open_dataset(tmp_path / "a").manifest
-    assert manifest.train_text_bytes > 8_000_000
-    assert 60_000 < manifest.num_tokens("val") <= 75_000
+def test_the_docs_of_this_installation_are_most_of_the_common_text(tmp_path: Path):
+    manifest = prepare_default("docs", tmp_path / "a", 512, RunLog(quiet=True))
+    common = common_docs.load_common()
+    assert manifest.num_tokens("val") == 66_210
+    assert manifest.files[1].num_documents > 0.5 * len(common.training)
+    is_whole = manifest.name == "docs_512"
+    assert (common_docs.fingerprint(manifest) == common.fingerprint) is is_whole

@@ -8,6 +8,7 @@ from golf.data.manifest import Manifest, open_dataset
 from golf.data.shards import DataError, read_shard, write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.build import build_dataset
+from golf.prepare.encode import text_digest
 from golf.prepare.shards import TextOrigin, iterate_documents
 from golf.prepare.sources import TextConfig, given_validation
 from golf.prepare.split import GivenValidation, SplitConfig
@@ -124,3 +125,58 @@ def test_the_challenges_documents_have_their_own_validation_split():
 def test_options_that_would_leak_or_contradict_are_refused(config: TextConfig, message: str):
     with pytest.raises(DataError, match=message):
         given_validation(config)
+
+
+@pytest.mark.parametrize("number", [2, 3, 12])
+@pytest.mark.parametrize("trains_tokenizer", [False, True])
+def test_a_text_too_small_for_its_share_is_validated_on_one_document_unseen_by_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model_path: Path,
+    number: int,
+    trains_tokenizer: bool,
+):
+    split, texts = SplitConfig(val_fraction=1e-9), sorted(TEXTS[:number], key=text_digest)
+    seen: list[str] = []
+
+    def spy(texts: list[str], *rest: object) -> bytes:
+        seen.extend(texts)
+        return tiny_model_path.read_bytes()
+
+    monkeypatch.setattr("golf.prepare.build.train_tokenizer", spy)
+    choice = TokenizerChoice(vocab_size=400) if trains_tokenizer else TokenizerChoice(tiny_model_path)
+    stream = TextStream(((text, 0) for text in reversed(texts)), number, "documents")
+    build_dataset(tmp_path / "a", ORIGIN, stream, choice, split, RunLog(quiet=True))
+    assert documents_of(tmp_path / "a", "val") == texts[:1]
+    assert documents_of(tmp_path / "a", "train") == texts[1:]
+    assert sorted(seen) == (sorted(texts[1:]) if trains_tokenizer else [])
+
+
+def test_one_document_is_too_few(tmp_path: Path, tiny_model_path: Path):
+    with pytest.raises(
+        DataError, match="the text has 1 documents, none of them left to train a tokenizer on"
+    ):
+        make(tmp_path / "a", TokenizerChoice(vocab_size=400), TEXTS[:1], GivenValidation())
+    with pytest.raises(DataError, match=r"of 1 different documents the validation share of 0\.05 gets none"):
+        make(tmp_path / "a", TokenizerChoice(tiny_model_path), TEXTS[:1], GivenValidation())
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        SplitConfig(val_fraction=0.0),
+        SplitConfig(val_fraction=float("nan")),
+        SplitConfig(val_max_bytes=0),
+        SplitConfig(shard_tokens=0),
+        SplitConfig(shard_tokens=10**12),
+    ],
+)
+def test_a_division_out_of_range_is_refused_before_anything_is_made(
+    tmp_path: Path, tiny_model_path: Path, split: SplitConfig
+):
+    stream = TextStream(((text, 0) for text in TEXTS), len(TEXTS), "documents")
+    with pytest.raises(DataError, match="expected"):
+        build_dataset(
+            tmp_path / "a", ORIGIN, stream, TokenizerChoice(tiny_model_path), split, RunLog(quiet=True)
+        )
+    assert not list(tmp_path.glob("a*"))

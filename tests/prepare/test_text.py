@@ -5,7 +5,7 @@ import pytest
 import zstandard
 
 from golf.data.shards import DataError
-from golf.prepare import text
+from golf.prepare import rows, text
 from golf.prepare.text import stream_dataset, stream_files
 
 TEXTS = ["first one", "zweites Stück\nin two lines", "\u2581 drittes 😀 \u2028 not a line end", ""]
@@ -24,7 +24,8 @@ def write(path: Path, data: bytes) -> Path:
 def test_json_lines_come_in_order_plain_and_zipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ):
-    monkeypatch.setattr(text, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(rows, "_ZSTD_INPUT_BYTES", block)
     zip_ = zstandard.ZstdCompressor().compress
     frames = (
         zip_(jsonl(TEXTS[:2])[:20]) + zip_(jsonl(TEXTS[:2])[20:]) + zip_(b"") + zip_(jsonl(TEXTS[2:])[:-1])
@@ -83,14 +84,18 @@ def test_several_files_follow_each_other_up_to_a_number_of_documents(tmp_path: P
 BROKEN = {
     "not json": ("a.jsonl", jsonl(["x"]) + b"{'text'\n", r"a\.jsonl, line 2: not JSON"),
     "no field": ("a.jsonl", jsonl(["x"], "body"), r"a\.jsonl, line 1: has body, n; expected text in 'text'"),
-    "no object": ("a.jsonl", b'\n"x"\n', r"a\.jsonl, line 2: is a str; expected text in 'text'"),
-    "no text": ("a.jsonl", b'{"text": 5}\n', r"a\.jsonl, line 1: has text; expected text in 'text'"),
+    "no object": (
+        "a.jsonl",
+        b'\n"x"\n',
+        r"a\.jsonl, line 2: is a str; expected an object with text in 'text'",
+    ),
+    "no text": ("a.jsonl", b'{"text": 5}\n', r"a\.jsonl, line 1: 'text' is 5; expected text"),
     "not utf-8": (
         "a.txt",
         b"fine\n\xff\xfe\n",
         r"a\.txt, line 2: not UTF-8 \(invalid start byte at byte 0\)",
     ),
-    "not zstd": ("a.jsonl.zst", jsonl(["x"]), r"a\.jsonl\.zst: damaged zstd data"),
+    "not zstd": ("a.jsonl.zst", jsonl(["x"]), r"a\.jsonl\.zst: damaged .zst data"),
     "cut zstd": ("a.jsonl.zst", zstandard.compress(jsonl(TEXTS))[:-5], r"a\.jsonl\.zst: ends in the middle"),
 }
 
@@ -105,14 +110,16 @@ def test_broken_content_is_named_with_its_place(tmp_path: Path, case: str):
 def test_missing_and_unknown_files_are_refused_before_anything_is_read(tmp_path: Path):
     with pytest.raises(DataError, match=r"none\.txt: no such file"):
         stream_files([tmp_path / "none.txt"], "text")
-    with pytest.raises(DataError, match=r"a\.csv: is none of \.txt, \.jsonl, \.jsonl\.zst, \.parquet"):
+    with pytest.raises(
+        DataError, match=r"a\.csv: \.csv is not readable here; it is none of \.txt, \.jsonl, "
+    ):
         stream_files([write(tmp_path / "a.csv", b"x")], "text")
 
 
 def test_a_missing_library_is_named_with_the_way_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(rows.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         DataError, match="a dataset by name needs the package 'datasets', which is not installed: `pip"
     ):
@@ -120,7 +127,7 @@ def test_a_missing_library_is_named_with_the_way_to_install_it(
     with pytest.raises(
         DataError, match="a \\.parquet file needs the package 'pyarrow', which is not installed"
     ):
-        list(stream_files([write(tmp_path / "a.parquet", b"")], "text"))
+        list(stream_files([write(tmp_path / "a.parquet", b"PAR1")], "text"))
 
 
 def test_a_dataset_is_streamed_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """The same items through lm-eval: its prompts, its counting, this project's model."""
 
 import json
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -79,6 +80,22 @@ def test_generation_stops_where_it_is_told(opened):
     free = SimpleNamespace(args=("the of", {"until": [], "max_gen_toks": 6}))
     stopped, whole = model.generate_until([instance, free])
     assert whole.startswith(stopped) and " " not in stopped
+
+
+@pytest.mark.parametrize("wrong", [{"context": "many"}, {"long": "cut"}, {"seed": "-1"}])
+def test_arguments_that_are_wrong_are_named(opened, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; expected"):
+        HarnessModel(str(opened.path), str(opened.tokenizer), "cpu", **wrong)
+
+
+def test_a_broken_lm_eval_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("golf.tasks.harness.find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    register.cache_clear()
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert "lm-eval cannot be imported" in error and error.count("\n") == 1
 
 
 def test_without_lm_eval_the_command_says_what_to_install(monkeypatch, capsys):

@@ -53,8 +53,9 @@ def test_a_long_request_is_refused_cut_or_left_out():
         fit_request(request, 4, "error", "file, line 3")
     assert fit_request(request, 4, "truncate", "here") == Request([2, 3, 4], [5, 6])
     assert fit_request(request, 4, "skip", "here") is None
-    with pytest.raises(TaskDataError, match="2 tokens to grade; the model reads 1"):
-        fit_request(request, 1, "truncate", "here")
+    # As in lm-eval, tokens[-(context + 1):], of which one is context at least.
+    assert fit_request(request, 2, "truncate", "here") == Request([4], [5, 6])
+    assert fit_request(request, 1, "truncate", "here") == Request([5], [6])
 
 
 def test_windows_that_overlap_see_more_than_disjoint_ones(opened):

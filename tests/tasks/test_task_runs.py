@@ -127,20 +127,34 @@ def test_the_command_writes_every_item(model_folder, evals_folder, tmp_path):
         assert len((tmp_path / f"{task}.jsonl").read_text().splitlines()) == 2
 
 
-def test_an_item_longer_than_the_context_is_named(model_folder, evals_folder, tmp_path, capsys):
-    arguments = [
-        str(model_folder),
-        "--data",
-        str(evals_folder),
-        "--tasks",
-        "hellaswag",
-        "--out",
-        str(tmp_path),
-    ]
-    assert main([*arguments, "--context", "8"]) == 2
-    assert "hellaswag_val_6.jsonl, line 1:" in capsys.readouterr().err
-    assert main([*arguments, "--context", "8", "--long", "skip"]) == 2
-    assert "no item fits the context of 8 tokens" in capsys.readouterr().err
+@pytest.mark.parametrize("task", ["hellaswag", "sst2", "gsm8k"])
+def test_items_longer_than_the_context_are_cut_and_counted(
+    model_folder, evals_folder, tmp_path, capsys, task, monkeypatch
+):
+    monkeypatch.setattr("golf.tasks.suite.MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr("golf.tasks.suite.NUM_SAMPLES", 1)
+    out = tmp_path / "out"
+    arguments = [str(model_folder), "--data", str(evals_folder), "--tasks", task, "--out", str(out)]
+    assert main([*arguments, "--context", "6"]) == 0
+    notes = json.loads((out / "tasks.json").read_text())["tasks"][task]["notes"]
+    assert notes["cut"] > 0
+    said = f"{task}: of items longer than the context, {notes['cut']} cut"
+    assert said in capsys.readouterr().out
+    for item in (out / f"{task}.jsonl").read_text().splitlines():
+        assert "correct" in json.loads(item)
+
+
+@pytest.mark.parametrize("task", ["hellaswag", "sst2", "gsm8k"])
+def test_an_item_longer_than_the_context_is_named_if_wanted(
+    model_folder, evals_folder, tmp_path, capsys, task
+):
+    out = tmp_path / "out"
+    arguments = [str(model_folder), "--data", str(evals_folder), "--tasks", task, "--out", str(out)]
+    assert main([*arguments, "--context", "4", "--long", "error"]) == 2
+    assert ", line " in capsys.readouterr().err
+    assert main([*arguments, "--context", "4", "--long", "skip"]) == 2
+    assert "fits the context of 4 tokens" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_names_and_folders_that_do_not_exist_are_said(model_folder, tmp_path, capsys):
