@@ -36,8 +36,8 @@ def owned_folder(folder: Path, say_waiting: Callable[[str], None] | None = None)
         path.unlink(missing_ok=True)
         os.close(file)
         # Not empty, or a place where a disk is mounted: it stays.
-        with suppress(OSError):
-            for parent in made:
+        for parent in made:
+            with suppress(OSError):
                 parent.rmdir()
 
 
