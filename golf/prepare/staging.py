@@ -18,8 +18,8 @@ from golf.data.shards import DataError
 STAGING_PREFIX = ".preparing-"
 DOWNLOAD_NAME = ".download"
 NO_CONTENTS = {"lost+found", ".lock", ".verified.json", DOWNLOAD_NAME}
-"""In an empty dataset folder: what a file system has, the lock of the folder's owner, notes on shards that were
-there, files being fetched."""
+"""In an empty dataset folder: what a file system has, the lock of the folder's owner, notes on shards that
+were there, files being fetched."""
 
 
 @contextmanager
