@@ -9,7 +9,6 @@ pretrains, fine-tunes and measures after each stage, with several seeds, and wri
 on bad input, 130 when stopped.
 """
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -89,7 +88,8 @@ def removed_if_unstarted(folder: Path) -> Iterator[None]:
             yield
         except BaseException:
             if is_new and not RunFolder(folder).config.exists():
-                shutil.rmtree(folder)
+                for path in folder.glob("run.*"):
+                    path.unlink()
             raise
 
 
