@@ -48,7 +48,7 @@ from golf.run_folder import RunFolder
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, seed_everything
-from golf.system.files import write_bytes, write_json
+from golf.system.files import read_sealed_json, write_bytes, write_sealed_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
 from golf.tasks.files import LongTexts
@@ -353,12 +353,12 @@ def finetune(
     _require_same_run(folder, described)
     if done.is_file():
         log.info(f"{folder}: already done")
-        return json.loads(done.read_text(encoding="utf-8"))
+        return read_sealed_json(done)
     examples, left_out = read_examples(stage, files, opened, template, config.long)
     left_out.report(log)
     split_held_out(len(examples), config.held_out, config.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(RunFolder(folder).config, described)
+    write_sealed_json(RunFolder(folder).config, described)
     if stage == "sft":
         given = prepare_responses(examples, opened, config, log)
     else:
@@ -384,7 +384,7 @@ def finetune(
         "train_seconds": trainer.clock.elapsed("train"),
         **_pack_weights(opened, given, described["header"], config, folder, log),
     }
-    write_json(done, figures)
+    write_sealed_json(done, figures)
     return figures
 
 
@@ -396,7 +396,7 @@ def _training_shards(opened: OpenedModel) -> Iterator[Path]:
 def _require_same_run(folder: Path, described: dict[str, Any]) -> None:
     """FinetuneError if the folder holds another run."""
     path = RunFolder(folder).config
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(described)):
+    if path.is_file() and read_sealed_json(path) != json.loads(json.dumps(described)):
         raise FinetuneError(f"{folder} holds another run; give --out another folder")
 
 

@@ -32,7 +32,13 @@ from golf.run import LiveTrainer, RunContext, average_stage, calibrate_stage, tr
 from golf.run_folder import RunFolder
 from golf.stats import mean_interval
 from golf.system.device import choose_runtime
-from golf.system.files import atomic_write, require_writable, write_json
+from golf.system.files import (
+    atomic_write,
+    read_sealed_json,
+    require_writable,
+    write_json,
+    write_sealed_json,
+)
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
 from golf.tasks.files import LongTexts
@@ -159,9 +165,9 @@ def pretrain(command: StagesCommand, seed: int, folder: Path, dataset: Dataset) 
     }
     stored = json.loads(json.dumps(described))
     path = files.config
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != stored:
+    if path.is_file() and read_sealed_json(path) != stored:
         raise FinetuneError(f"{folder} holds a run of other settings; give --stages another folder")
-    write_json(path, stored)
+    write_sealed_json(path, stored)
     train_stage(files, run, live)
     average_stage(files, run, live)
     calibrate_stage(files, run)
@@ -174,8 +180,7 @@ def measure_stage(
     """All scores of a stage's weights before packing; read from stage.json if it exists."""
     path = folder / "stage.json"
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return [Metric(**metric) for metric in stored]
+        return [Metric(**metric) for metric in read_sealed_json(path)["metrics"]]
     tokenizer = dataset.folder / dataset.manifest.tokenizer
     opened = open_model(RunFolder(folder).weights, tokenizer, command.device)
     log.info(opened.describe())
@@ -197,10 +202,10 @@ def measure_stage(
     policy_P2 = pair_log_probs(opened.model, kept_pairs, log, "held-out pairs")
     metrics += score_preferences(policy_P2, kept_pairs, None)
     if (folder / "reference.safetensors").is_file():
-        figures = json.loads((folder / "finetune.json").read_text(encoding="utf-8"))
+        figures = read_sealed_json(folder / "finetune.json")
         names_here = {metric.name for metric in metrics}
         metrics += [Metric(**metric) for metric in figures["after"] if metric["name"] not in names_here]
-    write_json(path, [asdict(metric) for metric in metrics])
+    write_sealed_json(path, {"metrics": [asdict(metric) for metric in metrics]})
     return metrics
 
 
