@@ -263,7 +263,11 @@ SPOILT: list[tuple[str, Callable[[Path], None]]] = [
     ("warning train-val-overlap", edit_logs("train_shards: 128", "train_shards: 1499")),
     ("error seeds-differ-code", change_seed(42, code_bytes=len(CODE) + 36)),
     ("error seeds-differ-config", change_seed(42, lr=0.023)),
-    ("error seed-name", lambda folder: (folder / "train_seed42.log").rename(folder / "train_seed7.log")),
+    ("warning seed-name", lambda folder: (folder / "train_seed42.log").rename(folder / "train_seed7.log")),
+    (
+        "error seed-name",
+        lambda folder: (folder / "train_seed42.log").write_text((folder / "train_seed314.log").read_text()),
+    ),
     (
         "error seed-twice",
         lambda folder: (folder / "train_seed314.log").write_text(
@@ -390,7 +394,7 @@ def test_a_script_that_only_a_newer_python_may_parse_is_reported_as_not_checked(
     folder = make_record(tmp_path)
     (folder / "train_gpt.py").write_text("print(f'{x['b']}')\n")
     (finding,) = (f for f in check_folder(folder).findings if f.code.startswith("script"))
-    assert (finding.level, finding.code) == ("warning", "script-syntax-unsure")
+    assert (finding.level, finding.code) == ("info", "script-syntax-unsure")
     assert "Python 3.11, which ran this check" in finding.message
 
 
