@@ -52,7 +52,8 @@ _PROGRESS = re.compile(
     re.I,
 )
 UNQUANTIZED = re.compile(
-    r"pre[-_ ]?(?:quant|pack|export|compress)|post[-_ ]?(?:ema|swa)|\braw\b|unquanti[sz]ed|\bbf16\b|\bfp32\b|name:(?:last|averaged)\b",
+    r"pre[-_ ]?(?:quant|pack|export|compress)|post[-_ ]?(?:ema|swa)|\braw\b|unquanti[sz]ed|\bbf16\b"
+    r"|\bfp32\b|name:(?:last|averaged)\b",
     re.I,
 )
 _DIAGNOSTIC = re.compile(r"\bdiagnostic\b", re.I)

@@ -97,7 +97,7 @@ def verify_entry(
             limited = stated.config.get("ttt", {}).get("max_seconds") is not None
             options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
         scores, documents = rescore(entry, seed, data_folder, limit, device, options)
-        here = scores.environment["device"], scores.compute_dtype
+        here = scores.environment.get("device"), scores.compute_dtype
         there = stated.environment.get("device"), stated.scores.compute_dtype
         tolerance = FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
         if sample is None:

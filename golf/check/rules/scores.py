@@ -30,7 +30,7 @@ RECORD_SEEDS = 3
 MAX_SETTINGS_SHOWN = 6
 
 _README_BPB = re.compile(r"val_bpb\W{0,12}(\d\.\d{3,8})")
-_README_NUMBER = re.compile(r"(?<![\w.])\d\.\d{3,8}(?![\w.])")
+_README_NUMBER = re.compile(r"(?<![\w.])\d\.\d{3,8}(?!\w|\.\d)")
 _README_OTHER = re.compile(
     r"before (?:quant|pack|compress|export)|baseline|previous|prior|\bstep\b|during training|not (?:our|the) "
     r"|last (?:step|weights)|checkpoint|full precision|\bfloat|unpacked|in training|\btrain",
