@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from entry_toys import audit, draw_nothing, make_run
 from hostile_folders import HOSTILE, make_hostile, measure
 from record_toys import make_record
 
 from golf.check.check import check_folders, render
+from golf.entry.build import build
 from golf.entry.compare import read_scores
 from golf.entry.submission import best_entry
 from golf.site.render import load_entry
@@ -32,6 +34,24 @@ def test_a_hostile_folder_is_one_report_one_card_and_one_error(name: str, tmp_pa
         assert "\n" not in str(error)
     assert "cannot be shown" not in load_entry(folder).problem
     best_entry(folder.parents[1])
+
+
+def test_an_entry_is_built_among_hostile_folders_and_beside_hostile_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
+    records, runs = tmp_path / "records", tmp_path / "runs"
+    run = make_run(runs / "own")
+    audit(run)
+    (tmp_path / "submission.json").write_text('{"author": "Ada", "github_id": "ada"}')
+    for number, name in enumerate(QUICK[::2]):
+        folder = make_hostile(name, tmp_path / "made")
+        place = runs if number % 2 else records / folder.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        folder.rename(place / f"strange{number}")
+    entry = build([run], records, "track_non_record_16mb")
+    assert best_entry(records) == entry
+    assert (tmp_path / "submission.json").read_bytes() == (entry / "submission.json").read_bytes()
 
 
 @pytest.mark.slow

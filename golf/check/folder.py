@@ -21,7 +21,7 @@ MIN_LOG_PART_BYTES = 2**15
 """Of a log above twice its share, the first and the last part are read; shares are no smaller than this."""
 MAX_LOG_BYTES = 2**28
 """Of all logs of a folder together, the lines that are only counted included."""
-MAX_READ_BYTES = 5 * 2**19
+MAX_READ_BYTES = 3 * 2**19
 """Of the logs of one folder together, in equal shares of those that need it."""
 MAX_SCRIPT_BYTES = 2**20
 """Of the scripts of one folder together, likewise; a syntax tree takes a hundred times as much."""

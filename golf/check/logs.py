@@ -52,7 +52,8 @@ _PROGRESS = re.compile(
     re.I,
 )
 UNQUANTIZED = re.compile(
-    r"pre[-_ ]?quant|post[-_ ]?(?:ema|swa)|\braw\b|unquanti[sz]ed|\bbf16\b|\bfp32\b|name:(?:last|averaged)\b",
+    r"pre[-_ ]?(?:quant|pack|export|compress)|post[-_ ]?(?:ema|swa)|\braw\b|unquanti[sz]ed|\bbf16\b"
+    r"|\bfp32\b|name:(?:last|averaged)\b",
     re.I,
 )
 _DIAGNOSTIC = re.compile(r"\bdiagnostic\b", re.I)
@@ -60,7 +61,10 @@ _SCORED = re.compile(r"\b(tokens|bytes)(?:_scored)?\s*[:=]\s*(\d{1,15})\b")
 MAX_BPB = 100.0
 """A score at this or above, at 0 or below it is a placeholder: the best so far, before there is one."""
 _TIME = r"\s*[:=]\s*([\d.]+)\s*(ms|s|m|min)?\b"
-_EVAL_TIME = re.compile(r"(?<![\w.])(?:eval_time|eval_seconds|seconds)" + _TIME)
+_EVAL_TIME = re.compile(
+    r"(?:(?<![\w.])(?:eval_time|eval_seconds)|^(?:(?:ttt_)?score|stage) .{0,400}\bseconds)" + _TIME
+)
+"""`seconds` alone are those of the evaluation in this project's lines only."""
 
 # Settings.
 _SETTING = re.compile(r"^  ([a-z]\w*): (.*)$")
@@ -85,7 +89,11 @@ _PYTHON = re.compile(r"Running Python (\d+\.\d+)")
 _GPU = re.compile(r"\|\s+\d+\s+(NVIDIA [A-Z][\w .-]*?)\s{2,}")
 _HESSIANS = re.compile(r"(?:collected \d+ Hessians|calibrated \d+ layers) in ([\d.]+)s")
 _FACTS = (
-    ("train_seconds", "train", re.compile(r"(?:train_time|training_time|train_seconds)" + _TIME)),
+    (
+        "train_seconds",
+        "train",
+        re.compile(r"(?<![\w.])(?:total_)?(?:train_time|training_time|train_seconds)" + _TIME),
+    ),
     ("total_eval_seconds", "total_eval", re.compile(r"\btotal_eval_time" + _TIME)),
     ("hessian_seconds", "Hessians", _HESSIANS),
     ("hessian_seconds", "calibrated", _HESSIANS),
@@ -476,6 +484,8 @@ def _read_facts(log: ParsedLog, at: Quote) -> None:
         gap = 0.0 if ends or before is None else max(0.0, value - before.value)
         log.facts["steps"] = Fact(value, at, gap)
     for name, word, pattern in _FACTS:
+        if name == "seed" and name in log.facts and not text.lstrip().startswith("seed"):
+            continue  # A seed of something else, of the data or the evaluation.
         if word in text and (found := pattern.search(text)):
             number, *unit = found.groups()
             value, digit = _to_float(number), 0.0

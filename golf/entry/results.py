@@ -68,6 +68,9 @@ def _convert(value: Any, kind: type[Read], where: str) -> Read:
         raise EntryError(f"{where}: {error!s:.300}") from error
     if found.version != RESULTS_VERSION:
         raise EntryError(f"{where}: version is {found.version}; this toolkit reads {RESULTS_VERSION}")
+    parts = found.config if isinstance(found, Results) else {}
+    if not all(isinstance(parts.get(name, {}), dict) for name in ("model", "ttt")):
+        raise EntryError(f"{where}: config is {parts!r:.200}; expected objects in it")
     names = [stage.name for stage in found.stages]
     if "quantized" not in names or names != [name for name in STAGE_TITLES if name in names]:
         raise EntryError(f"{where}: stages are {names!r:.200}; expected each once, quantized among them")

@@ -24,9 +24,11 @@ from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 from golf.system.clock import StageClock
 from golf.system.files import write_json
+from golf.system.foreign import read_arrays
 from golf.system.log import RunLog
 from golf.system.stored import flat_fields
 
+MAX_ENTRY_FILE_BYTES = 1 << 28
 FLOAT32_BPB = 1e-6
 """How far a score may lie from the stated one where both were made in float32 on a CPU. Under the instruction
 sets SSE4, AVX2 and AMX of one processor, the entry of one minute moved by 1.9e-8 by sliding windows and by
@@ -95,7 +97,7 @@ def verify_entry(
             limited = stated.config.get("ttt", {}).get("max_seconds") is not None
             options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
         scores, documents = rescore(entry, seed, data_folder, limit, device, options)
-        here = scores.environment["device"], scores.compute_dtype
+        here = scores.environment.get("device"), scores.compute_dtype
         there = stated.environment.get("device"), stated.scores.compute_dtype
         tolerance = FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
         if sample is None:
@@ -117,17 +119,20 @@ def rescore(
         alone.path.mkdir()
         for path in entry.iterdir():
             if path.is_file() and not path.is_symlink():
+                if path.stat().st_size > MAX_ENTRY_FILE_BYTES:
+                    raise EntryError(f"{path} has {path.stat().st_size:,} bytes; no entry has such a file")
                 shutil.copyfile(path, alone.path / path.name)
         command = [sys.executable, "-I", alone.script.name, "--score", alone.artifact(seed).name]
         command += ["--data", str(data_folder.resolve()), "--device", device]
         command += ["--json", "figures.json", "--per-document", "documents.npz", *options]
         command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
-        done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=alone, capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1][:500]
             raise EntryError(f"{entry / alone.script.name} --score ended with {done.returncode}: {last}")
-        with np.load(alone.path / "documents.npz") as arrays:
-            return read_scores(alone.path / "figures.json"), dict(arrays)
+        return read_scores(alone.path / "figures.json"), read_arrays(alone.path / "documents.npz")
 
 
 def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Path | None) -> bool:
@@ -165,7 +170,10 @@ def _compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[
         yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, sha256_of_file(entry.script))
         yield Comparison(f"seed {seed} artifact_sha256", stated.artifact_sha256, sha256_of_file(artifact))
         if audit is not None:
-            found = audit["seeds"].get(str(seed), {}) if "seeds" in audit else audit
+            seeds = audit.get("seeds")
+            found = audit if seeds is None else seeds.get(str(seed)) if isinstance(seeds, dict) else None
+            if not isinstance(found, dict):
+                raise EntryError(f"{entry.audit}: has no audit of seed {seed}")
             yield Comparison(f"seed {seed} audit passed", True, found.get("passed"))
             yield Comparison(f"seed {seed} audit of", stated.artifact_sha256, found.get("artifact_sha256"))
 
@@ -217,8 +225,9 @@ def _compare_documents(
     covered = len(documents["tokens"])
     if covered < 1:
         raise EntryError("the sample covers no whole document; take more windows")
-    with np.load(entry.per_document) as arrays:
-        stated = {name: array[:covered] for name, array in arrays.items()}
+    stated = {name: array[:covered] for name, array in read_arrays(entry.per_document).items()}
+    for name in {"tokens", "bytes"} - stated.keys():
+        raise EntryError(f"{entry.per_document} has no array {name!r}")
     of = f"seed {seed} first {covered} documents:"
     for name in ("tokens", "bytes"):
         yield Comparison(f"{of} {name} of each", True, np.array_equal(stated[name], documents[name]))

@@ -119,7 +119,7 @@ def parses(record: Record) -> Iterable[Finding]:
         if verdict.maybe_newer:
             text = f"Python {RUNNING}, which ran this check, cannot parse it ({verdict.message})"
             text = f"{subject}was not checked: {text}; a newer Python may{ran}"
-            yield warning("script-syntax-unsure", text, at)
+            yield info("script-syntax-unsure", text, at)
         elif not verdict.parses:
             level = error if script is record.script else warning
             text = f"{subject}does not parse: {verdict.message} (tested with Python {RUNNING})"

@@ -30,7 +30,15 @@ RECORD_SEEDS = 3
 MAX_SETTINGS_SHOWN = 6
 
 _README_BPB = re.compile(r"val_bpb\W{0,12}(\d\.\d{3,8})")
+_README_NUMBER = re.compile(r"(?<![\w.])\d\.\d{3,8}(?!\w|\.\d)")
+_README_OTHER = re.compile(
+    r"before (?:quant|pack|compress|export)|baseline|previous|prior|\bstep\b|during training|not (?:our|the) "
+    r"|last (?:step|weights)|checkpoint|full precision|\bfloat|unpacked|in training|\btrain",
+    re.I,
+)
+"""A line, or the heading above it, with such a word states another score than the one claimed."""
 _README_LINES = 40
+_ITEM = re.compile(r"[^\s{},()]+")
 _INTEGER_CODEC = re.compile(r"int\d")
 
 
@@ -97,15 +105,20 @@ def readme_claim(record: Record) -> Iterable[Finding]:
     """The first score of the README may not be one of training, if the artifact's differs."""
     name, text = record.readme or ("", "")
     lines = (Quote(name, number, line) for number, line in enumerate(text.split("\n")[:_README_LINES], 1))
-    claims = (at for at in lines if not UNQUANTIZED.search(at.text))
-    found = ((at, match.group(1)) for at in claims if (match := _README_BPB.search(at.text)))
-    at, written = next(found, (None, ""))
-    if at is None:
-        return
-    claimed, step = float(written), 10.0 ** -(len(written) - 2)
+    section, found = "", []
+    for at in lines:
+        section = at.text if at.text.startswith("#") else section
+        label = f"{section} {at.text}"
+        if not (UNQUANTIZED.search(label) or _README_OTHER.search(label)):
+            found += [(at, match.group(1)) for match in _README_BPB.finditer(at.text)]
     finals = [score.val_bpb for score in record.final_scores]
-    if any(abs(claimed - value) <= step for value in (*finals, *([fmean(finals)] if finals else []))):
+    finals += [fmean(finals)] if finals else []
+    stated = {float(number): 10.0 ** (2 - len(number)) for number in _README_NUMBER.findall(text[:100_000])}
+    # Where the artifact's score stands beside it, the reader has both.
+    if not found or any(abs(value - final) <= step for value, step in stated.items() for final in finals):
         return
+    at, written = found[0]
+    claimed, step = float(written), 10.0 ** -(len(written) - 2)
     scores = [score for log in record.runs for score in log.scores if score.stage != "final"]
     for score in [score for score in scores if abs(score.val_bpb - claimed) < 0.6 * step][:1]:
         message = f"the README leads with {written}, a score before quantisation"
@@ -205,14 +218,21 @@ def stale_label(record: Record) -> Iterable[Finding]:
 
 
 def same_code(record: Record) -> Iterable[Finding]:
-    """All seeds have to be runs of the same code (#1594, #2124)."""
-    first: dict[tuple[int, ...], ParsedLog] = {}
+    """All seeds have to be runs of the same code (#1594, #2124); sizes of one kind are compared as sets."""
+    first: dict[tuple[int, ...], tuple[ParsedLog, list[set[int]]]] = {}
     for log in record.runs:
-        if sizes := log.sizes_of("code", "raw_code"):
-            first.setdefault(tuple(size.num_bytes for size in sizes), log)
+        sizes = [{size.num_bytes for size in log.sizes_of(kind)} for kind in ("raw_code", "code")]
+        same = [
+            not any(one and two and not one & two for one, two in zip(sizes, other, strict=True))
+            for _, other in first.values()
+        ]
+        if any(sizes) and not any(same):
+            stated = dict.fromkeys(size.num_bytes for size in log.sizes_of("code", "raw_code"))
+            first[tuple(stated)] = log, sizes
     if len(first) > 1:
-        stated = ", ".join(f"{'/'.join(f'{n:,}' for n in key)} ({log.file})" for key, log in first.items())
-        evidence = [log.sizes_of("code", "raw_code")[0].at for log in first.values()]
+        logs = {key: log for key, (log, _) in first.items()}
+        stated = ", ".join(f"{'/'.join(f'{n:,}' for n in key)} ({log.file})" for key, log in logs.items())
+        evidence = [log.sizes_of("code", "raw_code")[0].at for log in logs.values()]
         yield error("seeds-differ-code", f"the seeds ran different code: {stated} bytes", *evidence)
 
 
@@ -227,7 +247,7 @@ def same_configuration(record: Record) -> Iterable[Finding]:
             name: [log.settings.get(name, ("absent", 0))[0] for log in (first, other)]
             for name in sorted(first.settings.keys() | other.settings.keys())
         }
-        differing = [name for name, (one, two) in values.items() if one != two]
+        differing = [name for name, (one, two) in values.items() if not _same_value(one, two)]
         if differing:
             shown = differing[:MAX_SETTINGS_SHOWN]
             listed = ", ".join(f"{name} {' / '.join(values[name])}" for name in shown)
@@ -242,6 +262,18 @@ def same_configuration(record: Record) -> Iterable[Finding]:
             return
 
 
+def _same_value(one: str, two: str) -> bool:
+    """Whether two printed settings are one value: sets and dicts print in any order, numbers in any form."""
+    if one == two:
+        return True
+    if one[:1] == two[:1] == "{" or "set(" in one[:10]:
+        return sorted(_ITEM.findall(one)) == sorted(_ITEM.findall(two))
+    try:
+        return float(one) == float(two)
+    except ValueError:
+        return one.strip("\"'").casefold() == two.strip("\"'").casefold()
+
+
 def claimed_seeds_logged(record: Record) -> Iterable[Finding]:
     """Each seed the JSON names has to have its log, and each log the seed that its name says."""
     submission = record.submission
@@ -250,7 +282,9 @@ def claimed_seeds_logged(record: Record) -> Iterable[Finding]:
         stated, named = log.facts.get("seed"), named_seed(log)
         if stated and named is not None and int(stated.value) != named:
             text = f"is named after seed {named} and states seed {int(stated.value)}"
-            yield error("seed-name", text, stated.at)
+            # train_seed1.log to train_seed3.log may count the runs: an error where 1 is a seed of the claim.
+            claimed = submission.seeds if submission else ()
+            yield (error if named in claimed else warning)("seed-name", text, stated.at)
     if submission and logs:
         present = {seed_of(log) for log in logs}
         missing = [str(seed) for seed in submission.seeds if seed not in present]
