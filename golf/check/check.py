@@ -12,7 +12,7 @@ from golf.check.folder import read_record
 from golf.check.record import Record, Track, seed_of
 from golf.check.rules import files, limits, scores
 from golf.check.scripts import RUNNING
-from golf.system.log import escape_text
+from golf.system.cli import escape_text
 
 RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
     rule for module in (files, limits, scores) for rule in module.RULES
