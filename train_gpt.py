@@ -9,7 +9,7 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
-from golf.command import is_finished, open_run, parse_run, planned_runs, run_score
+from golf.command import entry_of, is_finished, open_run, parse_run, planned_runs, run_score
 from golf.doctor import print_diagnosis
 from golf.entry.build import build
 from golf.entry.finalize import charged_script, finalize_run
@@ -43,8 +43,15 @@ def run_pipeline(arguments: list[str]) -> None:
         runs = world.broadcast(lambda: planned_runs(arguments))
         for command, _ in runs:
             check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
+        folders, track = [folder for _, folder in runs], runs[0][0].options.track
+        if all(world.broadcast(partial(is_finished, command, folder)) for command, folder in runs):
+            entry = world.broadcast(partial(entry_of, folders, Path("records"), track))
+            if entry is not None:
+                if world.is_first:
+                    print(f"{', '.join(map(str, folders))}: finished already\nentry: {entry}")
+                return
         for command, folder in runs:
-            if world.broadcast(partial(is_finished, folder)):
+            if world.broadcast(partial(is_finished, command, folder)):
                 continue
             run, live = open_run(command, folder, world), LiveTrainer()
             code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
@@ -61,8 +68,7 @@ def run_pipeline(arguments: list[str]) -> None:
             finalize_run(folder, run, results)
             run.log.close()
     if world.is_first:
-        folders, track = [folder.path for _, folder in runs], runs[0][0].options.track
-        print(f"entry: {build(folders, Path('records'), track)}")
+        print(f"entry: {build([folder.path for folder in folders], Path('records'), track)}")
 
 
 def main(arguments: list[str]) -> int:

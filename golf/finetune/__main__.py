@@ -22,6 +22,7 @@ from golf.finetune.stages import StagesCommand, run_stages
 from golf.pack.fit import BudgetError
 from golf.system.cli import STOPPED, run_program
 from golf.system.log import RunLog
+from golf.system.options import read_options
 from golf.tasks.results import Metric, TaskResult, print_results
 from golf.train.loop import Interrupted
 
@@ -78,12 +79,8 @@ def main(arguments: list[str]) -> int:
 
     def work() -> None:
         try:
-            command = tyro.cli(
-                StagesCommand if wants_stages else FinetuneCommand,
-                args=arguments,
-                prog="python -m golf.finetune",
-                description=__doc__,
-            )
+            kind = StagesCommand if wants_stages else FinetuneCommand
+            command = read_options(kind, arguments, "python -m golf.finetune", __doc__)
             if isinstance(command, StagesCommand):
                 run_stages(command, RunLog())
             else:

@@ -2,12 +2,11 @@
 
 import sys
 
-import tyro
-
 from golf.data.manifest import Manifest
 from golf.prepare.sources import PrepareOptions, prepare
 from golf.system.cli import run_program
 from golf.system.log import RunLog
+from golf.system.options import read_options
 
 
 def describe(manifest: Manifest, log: RunLog) -> None:
@@ -28,10 +27,12 @@ def describe(manifest: Manifest, log: RunLog) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 unusable input, 130 stopped by Ctrl-C."""
-    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
-    log = RunLog()
-    stopped = "stopped; the same command starts or goes on"
-    return run_program("prepare", lambda: describe(prepare(options, log), log), when_stopped=stopped)
+
+    def work() -> None:
+        options, log = read_options(PrepareOptions, arguments, "python -m golf.prepare", None), RunLog()
+        describe(prepare(options, log), log)
+
+    return run_program("prepare", work, when_stopped="stopped; the same command starts or goes on")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tyro
 from golf.system.cli import run_program
 from golf.system.device import environment
 from golf.system.log import RunLog
+from golf.system.options import read_options
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import print_results, write_results
@@ -70,8 +71,11 @@ def run_command(command: TasksCommand, log: RunLog) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
-    command = tyro.cli(TasksCommand, args=arguments, prog="python -m golf.tasks", description=__doc__)
-    return run_program("golf.tasks", lambda: run_command(command, RunLog()))
+
+    def work() -> None:
+        run_command(read_options(TasksCommand, arguments, "python -m golf.tasks", __doc__), RunLog())
+
+    return run_program("golf.tasks", work)
 
 
 if __name__ == "__main__":
