@@ -16,12 +16,13 @@ import tyro
 
 from golf.audit.rescore import audit_path
 from golf.entry.verify import print_verification, verify_entry
-from golf.evaluate import EvaluateConfig, main_evaluate
+from golf.evaluate import SCORE_LEAST, EvaluateConfig, main_evaluate
 from golf.run_folder import find_artifact, find_data
 from golf.system.cli import run_program
 from golf.system.device import read_world
 from golf.system.files import STANDARD_OUTPUT, name_standard_output
 from golf.system.log import RunLog
+from golf.system.options import read_options
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,13 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 for a fault found, 2 bad input, 130 stopped."""
-    command = tyro.cli(ScoreCommand, args=name_standard_output(arguments), description=__doc__)
-    log = RunLog(quiet=command.config.json == STANDARD_OUTPUT)
-    return run_program("eval_bpb.py", lambda: int(not run_command(command, log)))
+
+    def work() -> int:
+        given = name_standard_output(arguments)
+        command = read_options(ScoreCommand, given, "eval_bpb.py", __doc__, least=SCORE_LEAST)
+        return int(not run_command(command, RunLog(quiet=command.config.json == STANDARD_OUTPUT)))
+
+    return run_program("eval_bpb.py", work)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,14 @@ from golf.presets import PRESETS
 from golf.run import load_calibration
 from golf.run_folder import RunFolder
 from golf.system.cli import run_program
-from golf.system.files import read_sealed_json, write_bytes, write_json
+from golf.system.files import read_sealed_json, require_output, write_bytes, write_json
 from golf.system.log import RunLog
+from golf.system.options import read_options
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
 
 ESTIMATED_BITS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+LEAST = {"limit_bytes": 1}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class QuantizeConfig:
             raise ValueError("give a run folder to pack, or --estimate --preset NAME")
         if self.estimate and self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; there are {', '.join(PRESETS)}")
+        if self.estimate and (self.out or self.png):
+            raise ValueError("--out and --png go with a run folder; --estimate writes no artifact")
         if not self.estimate and self.preset is not None:
             raise ValueError("--preset goes with --estimate; a run has its own configuration")
 
@@ -77,11 +81,12 @@ def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
 
 def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any]:
     """Packs, writes artifact and picture, prints the sizes; returns the figures."""
+    out = config.out or RunFolder(folder).artifact
+    require_output(out, "--out")
     weights, header, code_bytes = read_run(folder)
     calibration = load_calibration(folder) if QUANTIZERS[config.pack.scheme].needs_calibration else None
     room_bytes = bytes_for_artifact(code_bytes, config.limit_bytes)
     packed = pack(weights, header, config.pack, room_bytes, calibration)
-    out = config.out or RunFolder(folder).artifact
     write_bytes(out, packed.artifact)
     total_bytes = code_bytes + len(packed.artifact)
     report = {"code_bytes": code_bytes, "total_bytes": total_bytes, **packed.report}
@@ -154,9 +159,8 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
     }
 
 
-def run_command(log: RunLog) -> None:
-    """Runs the command line and writes the figures to --json."""
-    config = tyro.cli(QuantizeConfig, description=__doc__)
+def run_command(config: QuantizeConfig, log: RunLog) -> None:
+    """Packs or estimates, and writes the figures to --json."""
     if config.estimate:
         report = estimate(str(config.preset), config.limit_bytes, log)
     else:
@@ -165,10 +169,14 @@ def run_command(log: RunLog) -> None:
         write_json(config.json, report)
 
 
-def main() -> int:
-    """Returns the exit code: 0 done, 1 over the limit, 2 bad input, 130 stopped."""
-    return run_program("quantize.py", lambda: run_command(RunLog()), {BudgetError: 1})
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 over the limit, 2 bad input, 130 stopped."""
+
+    def work() -> None:
+        run_command(read_options(QuantizeConfig, arguments, "quantize.py", __doc__, least=LEAST), RunLog())
+
+    return run_program("quantize.py", work, {BudgetError: 1})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,15 @@ from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 
-from golf.command import RunCommand, is_finished, open_run, parse_run, planned_runs, run_score
+from golf.command import (
+    RunCommand,
+    entry_of,
+    is_finished,
+    open_run,
+    parse_run,
+    planned_runs,
+    run_score,
+)
 from golf.doctor import print_diagnosis
 from golf.entry.build import build
 from golf.entry.finalize import charged_script, finalize_run
@@ -43,14 +51,20 @@ def run_pipeline(arguments: list[str]) -> None:
     with world.joined(device_kind(asked.options.device)):
         world.require_same(flat_fields(config_to_dict(asked.config)))
         runs = world.broadcast(lambda: planned_runs(arguments))
+        folders, asked = [folder for _, folder in runs], runs[0][0].options
+        if all(world.broadcast(partial(is_finished, command, folder)) for command, folder in runs):
+            entry = world.broadcast(partial(entry_of, folders, Path("records"), asked.track))
+            if entry is not None:
+                if world.is_first:
+                    print(f"{', '.join(map(str, folders))}: finished already\nentry: {entry}")
+                return
         for command, folder in runs:
             with owned_folder(folder.path) if world.is_first else nullcontext():
-                if not world.broadcast(partial(is_finished, folder)):
+                if not world.broadcast(partial(is_finished, command, folder)):
                     run_stages(command, folder, world)
     if world.is_first:
-        folders, asked = [folder.path for _, folder in runs], runs[0][0].options
-        entry = build(folders, Path("records"), asked.track, author=asked.author, github_id=asked.github_id)
-        print(f"entry: {entry}")
+        paths, who = [folder.path for folder in folders], (asked.author, asked.github_id)
+        print(f"entry: {build(paths, Path('records'), asked.track, None, None, *who)}")
 
 
 def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:

@@ -14,10 +14,11 @@ from typing import Annotated
 
 import tyro
 
-from golf.evaluate import EvaluateConfig, main_evaluate
+from golf.evaluate import SCORE_LEAST, EvaluateConfig, main_evaluate
 from golf.run_folder import find_artifact, find_data
 from golf.system.cli import run_program
 from golf.system.files import name_standard_output
+from golf.system.options import read_options
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class TestTimeCommand:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 bad input, 130 stopped."""
-    command = tyro.cli(TestTimeCommand, args=name_standard_output(arguments), description=__doc__)
 
     def work() -> None:
+        given = name_standard_output(arguments)
+        command = read_options(TestTimeCommand, given, "ttt.py", __doc__, least=SCORE_LEAST)
         artifact, data = find_artifact(command.path), find_data(command.data, command.path)
         main_evaluate(artifact, data, command.config, plain=False, ttt=True)
 

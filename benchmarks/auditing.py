@@ -3,6 +3,7 @@
 python -m benchmarks.auditing ARTIFACT_OR_ENTRY --data DIR [--json FILE]
 """
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from benchmarks.command import run_benchmark
 from golf.audit.rescore import AuditConfig, audit_artifact
 from golf.evaluate import EvaluateConfig, evaluate
 from golf.run_folder import find_artifact, find_data
@@ -33,9 +35,8 @@ class AuditBenchmark:
     """File for the results as JSON."""
 
 
-def main() -> None:
+def run_command(options: AuditBenchmark) -> None:
     """Scores and audits once each, with test-time training, and prints the share."""
-    options = tyro.cli(AuditBenchmark, description=__doc__)
     log = RunLog()
     artifact, data = find_artifact(options.path), find_data(options.data, options.path)
     config = EvaluateConfig(max_tokens=options.max_tokens, device=options.device)
@@ -56,5 +57,10 @@ def main() -> None:
         write_json(options.json, {"rows": [row], "environment": scores.environment})
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("auditing", AuditBenchmark, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

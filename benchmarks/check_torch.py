@@ -270,7 +270,9 @@ def run_suite(workers: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 as expected, 1 not, 2 bad input."""
-    options = tyro.cli(TorchCheck, args=arguments, description=__doc__)
+    options = tyro.cli(
+        TorchCheck, args=arguments, prog="python -m benchmarks.check_torch", description=__doc__
+    )
 
     def work() -> int:
         torch.set_num_threads(1)

@@ -12,6 +12,7 @@ import lzma
 import os
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
+from benchmarks.command import run_benchmark
 from golf.check.check import check_folders, exit_code
 from golf.system.device import environment
 from golf.system.files import write_json
@@ -112,7 +113,7 @@ def make_folder(folder: Path, rng: random.Random, kind: int) -> None:
         (folder / broken).write_bytes(rng.randbytes(5000))
 
 
-def main(config: CheckingConfig) -> None:
+def run_command(config: CheckingConfig) -> None:
     """Generates the folders in a temporary place, checks them and prints what that took."""
     rng = random.Random(config.seed)
     with tempfile.TemporaryDirectory() as place:
@@ -152,5 +153,10 @@ def say(figures: dict[str, Any]) -> None:
     print(f"{figures['findings']}; exit code {figures['exit_code']}")
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("checking", CheckingConfig, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main(tyro.cli(CheckingConfig, description=__doc__))
+    sys.exit(main(sys.argv[1:]))

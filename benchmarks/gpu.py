@@ -116,7 +116,7 @@ def make_folders(options: GpuBenchmark) -> GpuBenchmark:
 def work_for(arguments: list[str]) -> None:
     """The whole command."""
     started, begun = time.time(), time.monotonic()
-    given = tyro.cli(GpuBenchmark, args=arguments, description=__doc__)
+    given = tyro.cli(GpuBenchmark, args=arguments, prog="python -m benchmarks.gpu", description=__doc__)
     options = given if given.resume is None else stored_options(given.resume.absolute(), given)
     choice = choice_of(options)
     options = absolute(options)

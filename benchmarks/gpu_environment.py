@@ -18,6 +18,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.command import run_benchmark
 from benchmarks.gpu_jobs import Post
 from benchmarks.recipe_arms import Scale, frontier_recipe
 from benchmarks.training_rows import mark_time, seconds_between
@@ -292,9 +293,8 @@ def memory_bytes(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def main() -> None:
+def run_command(stage: EnvironmentStage) -> None:
     """Measures and writes one line a subject, what is quick first."""
-    stage = tyro.cli(EnvironmentStage, description=__doc__)
     share_processor()
     post, runtime = stage.post, choose_runtime(stage.device)
     device = runtime.device
@@ -315,5 +315,10 @@ def main() -> None:
         raise SystemExit("torch.compile needs a C compiler and Python's headers; one of them is missing")
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("gpu_environment", EnvironmentStage, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 A stage's process of `benchmarks.gpu`. Tokens are random: they do not change the work.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import tyro
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.command import run_benchmark
 from benchmarks.gpu_environment import (
     CLOCK_FIELDS,
     card_state,
@@ -181,9 +183,8 @@ def repeat_pass(trainer: Trainer) -> dict[str, float]:
     return noise_of_a_pass(next_loss(trainer), list(trainer.model.parameters()))
 
 
-def main() -> None:
+def run_command(stage: SpeedStage) -> None:
     """Measures one row; kernels that the machine lacks leave it out, with a word."""
-    stage = tyro.cli(SpeedStage, description=__doc__)
     share_processor()
     try:
         measure(stage)
@@ -192,5 +193,10 @@ def main() -> None:
         raise SystemExit(SKIPPED) from missing
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("gpu_speed", SpeedStage, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

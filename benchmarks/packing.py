@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import multiprocessing
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 import zstandard
 from torch import Tensor
 
+from benchmarks.command import run_benchmark
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
@@ -338,9 +339,8 @@ def read_trained(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Calib
     return load_weights(run.weights), header, load_calibration(folder)
 
 
-def main() -> None:
+def run_command(options: PackingBenchmark) -> None:
     """Measures, prints a table, writes JSON."""
-    options = tyro.cli(PackingBenchmark, description=__doc__)
     torch.set_num_threads(1)
     log = RunLog()
     weights, header, calibration = read_trained(options.run)
@@ -363,5 +363,10 @@ def main() -> None:
         write_json(options.json, {**figures, "environment": environment(torch.device("cpu"))})
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("packing", PackingBenchmark, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
+from benchmarks.command import run_benchmark
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.docs import read_docs
 from golf.prepare.encode import encode_documents
@@ -77,9 +77,8 @@ def measure(config: PreparingConfig) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> None:
+def run_command(config: PreparingConfig) -> None:
     """Runs the command line."""
-    config = tyro.cli(PreparingConfig, args=arguments, description=__doc__)
     figures = measure(config)
     rows = [(name, round(value, 3) if isinstance(value, float) else value) for name, value in figures.items()]
     RunLog().table("preparing data", ("figure", "value"), rows)
@@ -87,5 +86,10 @@ def main(arguments: list[str]) -> None:
         write_json(config.json, figures)
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("preparing", PreparingConfig, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -25,7 +25,9 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.command import run_benchmark
 from benchmarks.recipe_arms import Scale, all_recipes
+from golf.checks import check_config
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.gpt import GPT
@@ -192,17 +194,13 @@ def compare_budget(rows: list[dict[str, Any]], budget: str) -> list[dict[str, An
     return sorted(lines, key=lambda line: line["mean_bpb"])
 
 
-def main() -> None:
+def run_command(options: RecipeBenchmark) -> None:
     """Makes the runs that are missing and prints the comparison."""
-    options = tyro.cli(RecipeBenchmark, description=__doc__)
     log = RunLog()
-    try:
-        dataset, runtime = open_dataset(options.data), choose_runtime(options.device)
-        runs = list(plan_runs(options))
-        for _, _, config in runs:
-            config.check(runtime.device.type)
-    except ValueError as error:
-        sys.exit(f"recipe: {error}")
+    dataset, runtime = open_dataset(options.data), choose_runtime(options.device)
+    runs = list(plan_runs(options))
+    for _, _, config in runs:
+        check_config(config, runtime.device.type)
     torch.set_num_threads(options.threads)
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     vocabulary = dataset.vocabulary
@@ -256,5 +254,10 @@ def _cell(value: object) -> object:
     return "" if value is None else round(value, 5) if isinstance(value, float) else value
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("recipe", RecipeBenchmark, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import nn
 
+from benchmarks.command import run_benchmark
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.scorer import Scoring, score
@@ -132,9 +132,8 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def main() -> None:
+def run_command(options: ScoringBenchmark) -> None:
     """Measures the scorers one after the other and prints the table."""
-    options = tyro.cli(ScoringBenchmark, description=__doc__)
     context = multiprocessing.get_context("spawn")
     rows = []
     for name in ("one by one", "batched", "with ttt"):
@@ -168,5 +167,10 @@ def main() -> None:
         write_json(options.json, {"rows": rows, "environment": environment(device)})
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("scoring", ScoringBenchmark, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

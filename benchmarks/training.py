@@ -11,14 +11,15 @@ OMP_NUM_THREADS gives it.
 
 import multiprocessing
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
+from benchmarks.command import run_benchmark
 from benchmarks.training_rows import CONTEXT, PARTS, Case, measure
 from golf.system.device import choose_runtime, environment
 from golf.system.files import write_json
@@ -78,9 +79,8 @@ def run_alone(case: Case, device: str, seconds: float) -> dict[str, Any]:
     return row
 
 
-def main() -> None:
+def run_command(options: TrainingBenchmark) -> None:
     """Measures the rows one after the other and prints the table."""
-    options = tyro.cli(TrainingBenchmark, description=__doc__)
     device = choose_runtime(options.device).device
     log, rows = RunLog(), []
     cases = plan_cases(device, options.quick)
@@ -119,5 +119,10 @@ def main() -> None:
         write_json(options.json, {"rows": rows, "environment": environment(device)})
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("training", TrainingBenchmark, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ of gradient descent by chunks, are tried on the end of the training text, which 
 tunes on validation.
 """
 
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from benchmarks.command import run_benchmark
 from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
@@ -227,9 +229,8 @@ def report_speeds(options: TTTBenchmark, log: RunLog) -> None:
         write_json(options.json, {**figures, "environment": environment(runtime.device)})
 
 
-def main() -> None:
+def run_command(options: TTTBenchmark) -> None:
     """Measures gains and speed-up, or tries the grid, and prints the table."""
-    options = tyro.cli(TTTBenchmark, description=__doc__)
     log = RunLog()
     if options.path is None:
         report_speeds(options, log)
@@ -246,5 +247,10 @@ def main() -> None:
         write_json(options.json, {**figures, "environment": environment(bench.runtime.device)})
 
 
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 bad input, 130 stopped."""
+    return run_benchmark("ttt", TTTBenchmark, run_command, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ entries cannot be compared, build with 2 where runs do not belong together.
 import sys
 from functools import partial
 from json import dumps
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,14 @@ import tyro
 from golf.check.check import check_folders, exit_code, render, to_json
 from golf.entry.build import build
 from golf.entry.compare import compare, read_scores, render_comparison
+from golf.entry.runs import Track
 from golf.site.render import PAGE_NAME, watch, write_report
 from golf.system.cli import run_program
+from golf.system.files import require_output
 from golf.system.log import RunLog
+from golf.system.options import NUMBERS
+
+MAX_WORKERS = 1024
 
 
 def run_check(
@@ -37,6 +43,8 @@ def run_check(
     """
     if not folders:
         raise ValueError("no folder was given; expected one or more")
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise ValueError(f"--workers is {workers}; expected 1 to {MAX_WORKERS}")
     reports = check_folders(folders, workers)
     for report in reports:
         print(dumps(to_json(report)) if json else render(report) + "\n")
@@ -56,7 +64,7 @@ def run_compare(a: Annotated[Path, tyro.conf.Positional], b: Annotated[Path, tyr
 
 def run_build(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    track: str = "local",
+    track: Track = "local",
     blurb: str | None = None,
     author: str = "",
     github_id: str = "",
@@ -90,9 +98,13 @@ def run_report(
         watch_runs: Go on and write it anew as logs grow, until Ctrl-C; the page then reads itself again.
         every_seconds: How often to look for changes.
     """
-    if not every_seconds > 0:
+    if not 0 < every_seconds < inf:
         raise ValueError(f"--every-seconds is {every_seconds}; expected more than 0")
+    for option, folder in (("records", records), ("runs", runs)):
+        if not folder.is_dir() and folder != Path(option):
+            raise ValueError(f"--{option} {folder} is no folder")
     page, log = out or records / PAGE_NAME, RunLog()
+    require_output(page, "--out")
     if watch_runs:
         watch(records, runs, page, every_seconds, log)
     else:
@@ -106,9 +118,14 @@ COMMANDS = {"check": run_check, "compare": run_compare, "build": run_build, "rep
 def main(arguments: list[str]) -> int:
     """The subcommand's exit code, 2 on bad input, 130 stopped."""
     command = partial(
-        tyro.extras.subcommand_cli_from_dict, COMMANDS, prog="python -m golf", description=__doc__
+        tyro.extras.subcommand_cli_from_dict,
+        COMMANDS,
+        prog="python -m golf",
+        description=__doc__,
+        args=arguments,
+        registry=NUMBERS,
     )
-    return run_program("golf", partial(command, args=arguments))
+    return run_program("golf", command)
 
 
 if __name__ == "__main__":

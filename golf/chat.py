@@ -22,6 +22,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.examples import ChatTemplate, prompt_tokens, stored_template
 from golf.system.cli import run_program
+from golf.system.options import read_options
 from golf.tasks.decoder import Decoder
 from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
@@ -208,7 +209,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
 
     def work() -> None:
-        chat(tyro.cli(ChatCommand, args=arguments, prog="python -m golf.chat", description=__doc__))
+        chat(read_options(ChatCommand, arguments, "python -m golf.chat", __doc__))
 
     return run_program("golf.chat", work)
 

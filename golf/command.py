@@ -3,11 +3,10 @@
 import dataclasses
 import hashlib
 import itertools
-import math
 import re
 import shlex
 import sys
-import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,19 +14,22 @@ from typing import Annotated, Any, Literal
 import msgspec
 import tyro
 
+from golf.checks import LEAST, POSITIVE, check_artifact, check_config, check_data, check_entry, check_machine
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset
+from golf.entry.results import EntryError, read_json, read_results
 from golf.entry.runs import Track, check_plan
-from golf.entry.submission import find_identity
-from golf.evaluate import EvaluateConfig, main_evaluate
+from golf.entry.submission import SUBMISSION_NAME
+from golf.evaluate import SCORE_LEAST, EvaluateConfig, main_evaluate
 from golf.prepare.sources import prepare_default
 from golf.presets import PRESETS
 from golf.run import RunContext, ScoringOptions
-from golf.run_folder import RunFolder
+from golf.run_folder import RunFolder, new_run_folder
 from golf.system.device import choose_runtime, device_kind, environment
 from golf.system.distributed import World
 from golf.system.files import read_sealed_json, require_writable, write_sealed_json
 from golf.system.log import RunLog
+from golf.system.options import named_values, read_options
 from golf.system.stored import ConfigError, config_from_dict, config_to_dict
 from golf.system.trackers import open_trackers
 from golf.time_plan import TimePlan, planned_train_minutes
@@ -37,18 +39,21 @@ RUN_SUMMARY = (
     "Trains a language model, packs it with its code into at most 16,000,000 bytes, and scores the packed "
     "bytes. Also: --score ARTIFACT --data DIR scores an artifact; --doctor shows what this machine has."
 )
+PROGRAM = "train_gpt.py"
+CHANGEABLE = (
+    "data", "name", "track", "form", "device", "eager", "total_minutes", "max_tokens", "dollars_per_hour",
+    "trackers", "author", "github_id",
+)  # fmt: skip
+"""A run's own options that may be given anew when it is resumed; of `data` the place, not the text."""
+LATER_PARTS = ("pack", "score", "ttt")
+"""Parts of the configuration that may be, too."""
+RUN_LEAST = {**LEAST, "total_minutes": POSITIVE, "max_tokens": 1}
+"""The smallest values of a run's numbers, where that is not 0."""
 
 
 def default_preset(device: str = "auto") -> str:
     """The preset of a run that names none: `h100-10min` on a GPU, the one minute of `cpu` without."""
     return "h100-10min" if device_kind(device) == "cuda" else "cpu"
-
-
-def last_value(arguments: list[str], flag: str) -> str | None:
-    """The value of an option as the command line gives it, the last one if it is given twice."""
-    named = [value for name, value in itertools.pairwise(arguments) if name == flag]
-    named += [text.partition("=")[2] for text in arguments if text.startswith(f"{flag}=")]
-    return named[-1] if named else None
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class RunOptions:
     out: Path | None = None
     """Run folder to make; by default runs/<time>_<name>."""
     resume: Path | None = None
-    """Run folder to go on with; every other option comes from there."""
+    """Run folder to go on with; all options come from there. Those of pack, score, ttt and the run's own but
+    --preset, --data, --out and --seeds may be given anew, and what depends on them is done again."""
     track: Track = "local"
     """Folder under records/ for the entry; `local` is for trial runs, which git ignores."""
     seeds: str | None = None
@@ -122,32 +128,37 @@ class ScoreCommand:
 
 def run_score(arguments: list[str]) -> None:
     """Scores an artifact in this process."""
-    command = tyro.cli(ScoreCommand, args=arguments, description=RUN_SUMMARY)
+    command = read_options(ScoreCommand, arguments, PROGRAM, RUN_SUMMARY, least=SCORE_LEAST)
     main_evaluate(command.score, command.data, command.how, command.plain, command.ttt)
 
 
+def value_of(option: str, arguments: list[str]) -> str | None:
+    """The last value that a command line gives an option, before it is read as a whole; None without one."""
+    values = [value for flag, value in itertools.pairwise(arguments) if flag == option]
+    values += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{option}=")]
+    return values[-1] if values else None
+
+
 def parse_run(arguments: list[str]) -> RunCommand:
-    """The command line over its preset; ConfigError for options that contradict each other."""
-    preset = last_value(arguments, "--preset")
-    if preset is None:
-        preset = default_preset(last_value(arguments, "--device") or "auto")
+    """The command line over its preset, or over the run that it resumes.
+
+    ConfigError for options that contradict each other, or that the run to resume cannot change.
+    """
+    resumed = value_of("--resume", arguments)
+    if resumed is not None:
+        return parse_resumed(RunFolder(resumed), arguments)
+    preset = value_of("--preset", arguments)
+    preset = default_preset(value_of("--device", arguments) or "auto") if preset is None else preset
     if preset not in PRESETS:
         raise ConfigError(f"preset is {preset!r}; there are {', '.join(PRESETS)}")
     default = PRESETS[preset].config
     open_budget = dataclasses.replace(default, minutes=None, steps=None)
     default_command = RunCommand(RunOptions(preset=preset), open_budget)
-    command = tyro.cli(RunCommand, args=arguments, default=default_command, description=RUN_SUMMARY)
-    config, name = command.config, command.options.name
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
-        raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
-    for text in (command.options.author, command.options.github_id):
-        if not text.isprintable():
-            raise ConfigError(f"--author and --github-id are one line of text; found {text!r}")
+    command = read_run(arguments, default_command)
+    config = command.config
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
     total = command.options.total_minutes
-    if total is not None and not 0 < total < math.inf:
-        raise ConfigError(f"--total-minutes is {total:g}; expected a number above 0")
     if total is not None and config.minutes is not None and config.minutes >= total:
         raise ConfigError(f"--minutes {config.minutes:g} leaves nothing of --total-minutes {total:g}")
     if config.minutes is None and config.steps is None:
@@ -158,15 +169,57 @@ def parse_run(arguments: list[str]) -> RunCommand:
     return dataclasses.replace(command, config=config)
 
 
+def read_run(arguments: list[str], default: RunCommand) -> RunCommand:
+    """The command line over `default`, each option checked by itself."""
+    command = read_options(RunCommand, arguments, PROGRAM, RUN_SUMMARY, default, RUN_LEAST)
+    name = command.options.name
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
+        raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
+    for text in (command.options.author, command.options.github_id):
+        if not text.isprintable():
+            raise ConfigError(f"--author and --github-id are one line of text; found {text!r}")
+    return command
+
+
+def parse_resumed(folder: RunFolder, arguments: list[str]) -> RunCommand:
+    """The command of a run, with the options that are given anew; ConfigError for one that training read."""
+    command = read_run(arguments, stored_run(folder))
+    require_same_training(folder, command)
+    return command
+
+
+def require_same_training(folder: RunFolder, command: RunCommand) -> None:
+    """ConfigError for an option that the training in the folder read, and that is another one now."""
+    for name, (before, now) in changed_options(folder, command).items():
+        if not is_later(name):
+            raise ConfigError(
+                f"{folder} was begun with {name} {before}; it cannot go on with {now}, as training depends "
+                f"on it. What may change is pack.*, score.*, ttt.* and {', '.join(CHANGEABLE)}"
+            )
+
+
+def changed_options(folder: RunFolder, command: RunCommand) -> dict[str, tuple[Any, Any]]:
+    """The options that differ from those of the run that a folder holds: both values by name.
+
+    The vocabulary, which is the data's, and what says which run is resumed do not count.
+    """
+    before, now = dict(named_values(stored_run(folder))), dict(named_values(command))
+    names = now.keys() - {"resume", "model.vocab_size", "model.bos_id"}
+    return {name: (before[name], now[name]) for name in sorted(names) if before[name] != now[name]}
+
+
+def is_later(name: str) -> bool:
+    """Whether nothing of an option is read before the calibration."""
+    return name in CHANGEABLE or name.split(".")[0] in LATER_PARTS
+
+
 def read_config(folder: RunFolder) -> dict[str, Any]:
     """A run folder's config.json; DamagedFileError, naming it, for a damaged one."""
     return read_sealed_json(folder.config)
 
 
-def stored_run(folder: RunFolder, arguments: list[str]) -> RunCommand:
-    """The command that made a run folder; ConfigError if it is none, or if more than --resume was given."""
-    if sum(argument.startswith("--") for argument in arguments) > 1:
-        raise ConfigError("--resume takes every option from the run; give it alone")
+def stored_run(folder: RunFolder) -> RunCommand:
+    """The command that made a run folder; ConfigError if it is none."""
     if not folder.config.is_file():
         raise ConfigError(f"{folder} is no run folder: it has no {folder.config.name}")
     stored = read_config(folder)
@@ -186,39 +239,66 @@ def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, RunFolder]]:
     """
     command = parse_run(arguments)
     options = command.options
-    if options.resume is not None:
-        folder = RunFolder(options.resume)
-        command = stored_run(folder, arguments)
-    check_plan(command.options.track, command.options.max_tokens, command.config.minutes)
+    seeds = read_seeds(options.seeds) if options.seeds is not None else []
+    check_plan(options.track, options.max_tokens, command.config.minutes)
     if options.resume is not None:
         return [(command, RunFolder(options.resume))]
     out = options.out or new_run_folder(options.name or options.preset)
-    if options.seeds is not None:
-        configs = [dataclasses.replace(command.config, seed=int(seed)) for seed in options.seeds.split(",")]
-        return [(RunCommand(options, config), RunFolder(out / f"seed{config.seed}")) for config in configs]
+    if seeds:
+        configs = [dataclasses.replace(command.config, seed=seed) for seed in seeds]
+        runs = [(RunCommand(options, config), RunFolder(out / f"seed{config.seed}")) for config in configs]
+        for one, folder in runs:
+            if folder.config.is_file():
+                require_same_training(folder, one)
+        return runs
     if RunFolder(out).config.exists():
         raise ConfigError(f"{out} holds a run already; go on with --resume {out}")
     return [(command, RunFolder(out))]
 
 
-def new_run_folder(name: str) -> Path:
-    """Makes a folder under runs/, called by the time; those made in the same second differ."""
-    first = Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{name}"
-    for number in itertools.count(1):
-        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise AssertionError
+def read_seeds(text: str) -> list[int]:
+    """Different whole numbers from 0 on, comma-separated; ConfigError for anything else."""
+    named = [seed.strip() for seed in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,15}", seed) for seed in named):
+        raise ConfigError(f"--seeds is {text!r}; expected whole numbers, comma-separated: 42,1337")
+    seeds = list(map(int, named))
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ConfigError(f"--seeds names {seed} twice; an entry has one run a seed")
+    return seeds
 
 
-def is_finished(folder: RunFolder) -> bool:
-    """Whether nothing of a run is left to do: its results are there, and its audit passed."""
+def is_finished(command: RunCommand, folder: RunFolder) -> bool:
+    """Whether nothing of a run is left to do: it has results of these options, and its audit passed."""
     if not (folder.results.is_file() and folder.audit.is_file()):
         return False
+    if changed_options(folder, command).keys() - {"track"}:
+        return False
     return read_sealed_json(folder.audit).get("passed") is True
+
+
+def forget_changed(folder: RunFolder, command: RunCommand) -> None:
+    """Forgets what a run did with options that are others now."""
+    changed = changed_options(folder, command)
+    if "pack.calibration_tokens" in changed:
+        folder.forget_from("calibrate")
+    # The artifact states all of pack, score and ttt.
+    elif "form" in changed or any(name.split(".")[0] in LATER_PARTS for name in changed):
+        folder.forget_from("pack")
+
+
+def entry_of(folders: list[RunFolder], records: Path, track: str) -> Path | None:
+    """The entry of these runs that exists in a track: that with their seeds' artifacts; None without one."""
+    wanted = {}
+    for folder in folders:
+        results = read_results(folder.results)
+        wanted[str(results.seed)] = results.packing.artifact_sha256
+    for path in sorted((records / track).glob(f"*/{SUBMISSION_NAME}")):
+        with suppress(EntryError, AttributeError):
+            seeds = read_json(path).get("seed_results", {})
+            if {seed: figures.get("artifact_sha256") for seed, figures in seeds.items()} == wanted:
+                return path.parent
+    return None
 
 
 def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Dataset:
@@ -239,19 +319,24 @@ def open_or_prepare(options: RunOptions, config: RunConfig, log: RunLog) -> Data
 def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext:
     """A run made ready in its folder, or taken up there.
 
-    Nothing is written before everything that can be checked was.
+    Nothing is written before everything that can be checked was. A run whose later options have changed does
+    the stages again that depend on them.
     """
     options, config = command.options, command.config
     if world.is_first:
         require_writable(folder.path, "--out")
-        find_identity(Path(), options.author, options.github_id)
+        check_entry(Path("records"), options.track, options.author, options.github_id)
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
-    config.check(runtime.device.type)
+    check_config(config, runtime.device.type)
+    check_artifact(config, runtime.device.type, options.max_tokens)
     console, preset = RunLog(quiet=not world.is_first), PRESETS[options.preset]
     console.info(f"preset {options.preset}: {preset.purpose}")
     console.info(f"on {runtime.describe()}")
     dataset = world.local_rank0_first(lambda: open_or_prepare(options, config, console))
     config = fit_to_vocabulary(config, preset.config, dataset.vocabulary.size, dataset.vocabulary.bos_id)
+    if world.is_first:
+        check_data(config, dataset)
+        check_machine(config, runtime, folder)
     total = None if options.total_minutes is None else 60 * options.total_minutes
     plan = TimePlan(total, folder.spent_seconds if world.is_first else None)
     trackers = open_trackers(options.trackers, folder.path) if world.is_first else {}
@@ -268,6 +353,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
         require_same_inputs(stored.get("inputs") or inputs, inputs, dataset.folder)
         if stored.get("source_sha256", code) != code:
             console.info("the code of this toolkit has changed since the run began")
+        forget_changed(folder, command)
     run = RunContext(
         config,
         dataset,

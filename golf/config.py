@@ -9,7 +9,7 @@ from golf.system.stored import ConfigError
 from golf.train.averaging import AveragingConfig
 from golf.train.config import Recipe, TrainConfig
 from golf.train.optim import OptimConfig
-from golf.train.schedule import Budget, ScheduleConfig, plan_phases
+from golf.train.schedule import Budget, ScheduleConfig
 from golf.ttt.sgd import TTTConfig
 
 
@@ -47,13 +47,6 @@ class RunConfig:
     def recipe(self) -> Recipe:
         """What the trainer reads of the configuration."""
         return Recipe(self.budget(), self.train, self.optim, self.schedule, self.averaging)
-
-    def check(self, device_type: str) -> None:
-        """Raises ValueError for parts that do not go together, before any work is done for them."""
-        self.budget()
-        loops = self.model.recurrence > 1
-        self.train.check(plan_phases(self.model.context, self.train.batch_tokens, loops, self.schedule))
-        self.score.resolve(self.model.context, device_type)
 
 
 def fit_to_vocabulary(config: RunConfig, preset: RunConfig, vocab_size: int, bos_id: int) -> RunConfig:

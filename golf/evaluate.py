@@ -29,6 +29,9 @@ from golf.ttt.documents import split_documents
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 
+SCORE_LEAST = {"context": 1, "stride": 1, "max_tokens": 1, "sample": 1, "sample_documents": 1}
+"""The smallest values of the options of programs that score, where that is not 0."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -78,6 +81,15 @@ def load_model(artifact: bytes, device: torch.device) -> tuple[GPT, dict[str, An
     return model.to(device), header
 
 
+def read_model(path: Path, device: torch.device) -> tuple[bytes, GPT, dict[str, Any]]:
+    """An artifact file's bytes, network and header; ArtifactError, naming the file, as `load_model`."""
+    artifact = read_artifact(path)
+    try:
+        return artifact, *load_model(artifact, device)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
 def evaluate(
     artifact_path: Path,
     data_folder: Path,
@@ -99,9 +111,8 @@ def evaluate(
         raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = StageClock()
     with clock.stage("score"):
-        artifact = read_artifact(artifact_path)
         runtime = choose_runtime(config.device, world=world, eager=config.eager)
-        model, header = load_model(artifact, runtime.device)
+        artifact, model, header = read_model(artifact_path, runtime.device)
         windows, ttt_config = read_settings(header, config)
         dataset = open_dataset(data_folder)
         vocabulary = dataset.vocabulary

@@ -1,6 +1,8 @@
 """The files of a run folder and of an entry folder, each named in one place."""
 
+import itertools
 import os
+import time
 from pathlib import Path
 
 
@@ -61,6 +63,19 @@ class RunFolder(os.PathLike[str]):
         for later in list(marks)[list(marks).index(stage) :]:
             for path in marks[later]:
                 path.unlink(missing_ok=True)
+
+
+def new_run_folder(name: str) -> Path:
+    """Makes a folder under runs/, called by the time; those made in the same second differ."""
+    first = Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{name}"
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError
 
 
 class EntryFolder(os.PathLike[str]):

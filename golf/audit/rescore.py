@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from golf.data.manifest import open_dataset
-from golf.evaluate import EvaluateConfig, load_model, read_settings
-from golf.pack.container import read_artifact
+from golf.evaluate import EvaluateConfig, read_model, read_settings
 from golf.run_folder import RunFolder, find_artifacts
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import Scoring, score, token_tensor
@@ -309,10 +308,9 @@ def audit_artifact(
     as `evaluate` does.
     """
     started = time.perf_counter()
-    artifact = read_artifact(artifact_path)
     runtime = choose_runtime(config.device, eager=config.eager)
     device = runtime.device
-    model, header = load_model(artifact, device)
+    artifact, model, header = read_model(artifact_path, device)
     if runtime.compiled:
         model.compile(dynamic=False)
     windows, ttt_config = read_settings(header, config)

@@ -10,7 +10,6 @@ on bad input, 130 when stopped.
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +22,12 @@ from golf.finetune.stage import FinetuneConfig, FinetuneError, StageName, finetu
 from golf.finetune.stages import StagesCommand, run_stages
 from golf.pack.fit import BudgetError
 from golf.prepare.rows import require_file
-from golf.run_folder import RunFolder
+from golf.run_folder import RunFolder, new_run_folder
 from golf.system.cli import Stopped, run_program
 from golf.system.files import require_writable
 from golf.system.lock import owned_folder
 from golf.system.log import RunLog
+from golf.system.options import read_options
 from golf.tasks.results import Metric, TaskResult, print_results
 
 
@@ -56,7 +56,7 @@ def run_command(command: FinetuneCommand) -> None:
         raise FinetuneError("--data needs at least one file")
     for file in command.data:
         require_file(file)
-    folder = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{command.stage}"
+    folder = command.out or new_run_folder(command.stage)
     require_writable(folder, "--out")
     with removed_if_unstarted(folder):
         log = RunLog(folder / "run")
@@ -82,12 +82,12 @@ def run_command(command: FinetuneCommand) -> None:
 @contextmanager
 def removed_if_unstarted(folder: Path) -> Iterator[None]:
     """Owns a run folder; removes a new one if the block ends with an error before the run has begun."""
-    is_new = not folder.exists()
+    is_new = not RunFolder(folder).config.exists()
     with owned_folder(folder):
         try:
             yield
         except BaseException:
-            if is_new and not RunFolder(folder).config.exists():
+            if is_new and not RunFolder(folder).config.exists() and folder.exists():
                 for path in folder.glob("run.*"):
                     path.unlink()
             raise
@@ -100,12 +100,8 @@ def main(arguments: list[str]) -> int:
 
     def work() -> None:
         try:
-            command = tyro.cli(
-                StagesCommand if wants_stages else FinetuneCommand,
-                args=arguments,
-                prog="python -m golf.finetune",
-                description=__doc__,
-            )
+            kind = StagesCommand if wants_stages else FinetuneCommand
+            command = read_options(kind, arguments, "python -m golf.finetune", __doc__)
             if isinstance(command, StagesCommand):
                 run_stages(command, RunLog())
             else:

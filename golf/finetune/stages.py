@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from golf.checks import check_config
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
 from golf.finetune.dialogues import read_conversations, read_preferences
@@ -154,7 +155,7 @@ def pretrain(command: StagesCommand, seed: int, folder: Path, dataset: Dataset) 
     config: RunConfig = replace(preset, seed=seed, minutes=minutes, model=model)
     config = fit_to_vocabulary(config, preset, dataset.vocabulary.size, dataset.vocabulary.bos_id)
     runtime = choose_runtime(command.device)
-    config.check(runtime.device.type)
+    check_config(config, runtime.device.type)
     folder.mkdir(parents=True, exist_ok=True)
     run_log = RunLog(folder / "run")
     run, files, live = RunContext(config, dataset, runtime, run_log), RunFolder(folder), LiveTrainer()

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from golf.checks import POSITIVE
 from golf.data.manifest import open_dataset
 from golf.lab.outcome import collect
 from golf.lab.report import COLUMNS, cells, write_report
@@ -25,6 +26,10 @@ from golf.system.cli import run_program
 from golf.system.device import choose_runtime
 from golf.system.lock import owned_folder
 from golf.system.log import RunLog
+from golf.system.options import read_options
+
+LEAST = {**dict.fromkeys(("seeds", "jobs", "threads", "trials", "tokens"), 1), "minutes": POSITIVE}
+"""The smallest values of the options."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,6 @@ def study_of(options: LabOptions) -> Study:
     """The study with the options' seeds and budget; ValueError for options that contradict each other."""
     if options.minutes is not None and options.tokens is not None:
         raise ValueError("--minutes and --tokens are two budgets; give one of them")
-    for name in ("seeds", "jobs", "threads", "trials"):
-        value = vars(options)[name]
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}; expected at least 1")
     study = load_study(options.study, options.minutes, options.tokens)
     return study if options.seeds is None else Study(**{**vars(study), "seeds": options.seeds})
 
@@ -90,9 +91,9 @@ def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> N
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
-    options = tyro.cli(LabOptions, args=arguments, prog="python -m golf.lab", description=__doc__)
 
     def work() -> None:
+        options = read_options(LabOptions, arguments, "python -m golf.lab", __doc__, least=LEAST)
         if options.search:
             require_optuna()
         command, study = shlex.join(["python", "-m", "golf.lab", *arguments]), study_of(options)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from golf.checks import check_config
 from golf.config import RunConfig
 from golf.data.manifest import Dataset
 from golf.lab.report import markdown_table
@@ -113,7 +114,7 @@ def _objective(
 
         try:
             config = replace(with_choices(base, chosen), seed=FIRST_SEED)
-            config.check("cpu")
+            check_config(config, "cpu")
             _, _, averaging = train_trial(place, config, dataset, device, watch)
         except FAILURES as error:
             log.info(f"run {trial.number}: {chosen} failed: {error}")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
-import torch
 
+from golf.checks import check_config
 from golf.config import RunConfig
-from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.windows import WindowConfig
 
@@ -130,9 +129,7 @@ def _arm_from(values: Any, base: RunConfig, minutes: float | None, tokens: int |
         steps = None if tokens is None else max(1, round(tokens / config.train.batch_tokens))
         windows = WindowConfig(stride=config.model.context)
         config = replace(config, minutes=minutes, steps=steps, score=windows)
-        config.check("cpu")
-        with torch.device("meta"):
-            GPT(config.model)
+        check_config(config, "cpu")
     except ValueError as error:
         raise StudyError(f"arm {name!r}: {error}") from error
     return Arm(name, config, values.get("claim", "").strip(), values.get("expects", ""))

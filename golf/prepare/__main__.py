@@ -2,12 +2,11 @@
 
 import sys
 
-import tyro
-
 from golf.data.manifest import Manifest
 from golf.prepare.sources import PrepareOptions, prepare
 from golf.system.cli import run_program
 from golf.system.log import RunLog
+from golf.system.options import read_options
 
 
 def describe(manifest: Manifest, log: RunLog) -> None:
@@ -31,7 +30,7 @@ def main(arguments: list[str]) -> int:
     log = RunLog()
 
     def work() -> None:
-        options = tyro.cli(PrepareOptions, args=arguments, prog="python -m golf.prepare")
+        options = read_options(PrepareOptions, arguments, "python -m golf.prepare", None)
         describe(prepare(options, log), log)
 
     return run_program("prepare", work, when_stopped="stopped; the same command starts or goes on")

@@ -111,6 +111,17 @@ def require_writable(folder: Path, option: str) -> None:
                 path.rmdir()
 
 
+def require_output(path: Path, option: str) -> None:
+    """Raises ValueError, naming the command-line `option`, unless a file can be written at `path`."""
+    if path == STANDARD_OUTPUT:
+        return
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; expected a file to write")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: {path.parent} is no folder")
+    require_writable(path.parent, option)
+
+
 def write_json(path: Path, value: object) -> None:
     """Writes indented UTF-8 JSON to `path` or STANDARD_OUTPUT; ValueError for NaN and infinity."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

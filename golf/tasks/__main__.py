@@ -7,17 +7,18 @@ input.
 """
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from golf.run_folder import new_run_folder
 from golf.system.cli import run_program
 from golf.system.device import environment
 from golf.system.files import require_writable
 from golf.system.log import RunLog
+from golf.system.options import read_options
 from golf.tasks.files import LongTexts
 from golf.tasks.models import open_model
 from golf.tasks.results import print_results, write_results
@@ -53,7 +54,7 @@ class TasksCommand:
 def run_command(command: TasksCommand, log: RunLog) -> None:
     """Measures the model, logs and writes the results; ValueError for bad input."""
     names = parse_tasks(command.tasks)
-    out = command.out or Path("runs") / f"{time.strftime('%Y-%m-%d_%H%M%S')}_tasks"
+    out = command.out or new_run_folder("tasks")
     require_writable(out, "--out")
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     log.info(opened.describe())
@@ -75,8 +76,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
 
     def work() -> None:
-        command = tyro.cli(TasksCommand, args=arguments, prog="python -m golf.tasks", description=__doc__)
-        run_command(command, RunLog())
+        run_command(read_options(TasksCommand, arguments, "python -m golf.tasks", __doc__), RunLog())
 
     return run_program("golf.tasks", work)
 

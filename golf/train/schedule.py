@@ -21,7 +21,7 @@ class Budget:
         if len(amounts) != 1:
             raise ValueError("training needs a budget: either minutes or steps, not both")
         if amounts[0] <= 0:
-            raise ValueError(f"the training budget must be positive; got {self}")
+            raise ValueError(f"the training budget is {amounts[0]:g}; expected more than 0")
 
     def progress(self, steps: int, seconds: float) -> float:
         """Share of the budget that is used, 0 to 1."""

@@ -16,6 +16,7 @@ from benchmarks.check_torch import (
     tiny_dataset,
     tiny_run,
 )
+from golf.checks import check_config
 from golf.config import RunConfig
 from golf.data.manifest import Dataset
 from golf.presets import PRESETS
@@ -69,7 +70,7 @@ def test_a_graph_that_only_a_later_step_needs_is_found(
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_tiny_run_has_the_phases_and_parts_of_its_preset(name: str) -> None:
     preset, tiny = PRESETS[name].config, tiny_run(PRESETS[name].config)
-    tiny.check("cpu")
+    check_config(tiny, "cpu")
     whole, small = phases_of(preset), phases_of(tiny)
     assert [(phase.start, phase.looping) for phase in whole] == [(s.start, s.looping) for s in small]
     shrunk = {"vocab_size", "width", "mlp_hidden", "context", "rotary_dims", "bigram_buckets", "bigram_width"}

@@ -1,0 +1,20 @@
+"""The command line of a benchmark."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from golf.system.cli import run_program
+from golf.system.options import read_options
+
+Options = TypeVar("Options")
+
+
+def run_benchmark(
+    name: str, kind: type[Options], work: Callable[[Options], None], doc: str | None, arguments: list[str]
+) -> int:
+    """Reads the options of `python -m benchmarks.<name>` and calls `work`; returns the exit code."""
+
+    def read_and_work() -> None:
+        work(read_options(kind, arguments, f"python -m benchmarks.{name}", doc))
+
+    return run_program(f"benchmarks.{name}", read_and_work)

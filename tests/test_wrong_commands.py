@@ -1,0 +1,300 @@
+"""Wrong command lines, made from each program's own --help: one plain message and exit code 2, never a
+traceback, and nothing begins to run."""
+
+import importlib
+import json
+import random
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import msgspec
+import pytest
+from test_end_to_end import TINY
+from tiny_samples import tiny_text, tiny_tokenizer, write_tiny_artifact, write_tiny_dataset
+
+from golf.command import parse_run as train_gpt_command
+from golf.data.vocabulary import Vocabulary
+from golf.pack.artifact import decode_artifact
+from golf.run_folder import RunFolder
+from golf.system.stored import config_to_dict
+from golf.train.checkpoint import save_weights
+
+OPTION = re.compile(
+    r"^ {2}(--[a-z][\w.-]*)(?:, --?[\w.-]+(?: [A-Z]+)?)*(?: +(\{[^}]*\}\S*|\[?[A-Z]+(?![a-z])))?", re.M
+)
+RAW = re.compile(
+    r"Traceback|invalid literal|could not convert|\w+\(\w+=|\[Errno \d+\](?!.*/)|Error\(|<class|object at 0x|"
+    r"^[\w. -]+: '?[\w.]+'?$|NoneType|unexpected keyword|expected np|must be (str|int|real)|argument of type"
+)
+"""What a message of Python's own, or a value of the program's inside, looks like."""
+MAX_LINES = 25
+"""Of a message; tyro's box of the options that resemble a wrong one is the longest."""
+BEGAN = "it began to run"
+NUM_LINES = 220
+SECONDS = 10
+
+
+class Began(Exception):
+    """A program began its work."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program, a line that it accepts, and what of it begins the work."""
+
+    module: str
+    line: str
+    begins: str = ""
+    """The name, in a module, of what is replaced so that nothing runs."""
+    help: str = "--help"
+    fine: tuple[str, ...] = ()
+    """Words that make no line wrong."""
+
+    def __str__(self) -> str:
+        return f"{self.module} {self.line}"
+
+
+PROGRAMS = (
+    Program("train_gpt", f"{' '.join(TINY)} --data DATA --steps 1 --out NEW", "train_gpt:train_stage"),
+    Program("train_gpt", "--score ARTIFACT --data DATA", "golf.evaluate:score_once", "--score x --help"),
+    Program("train_gpt", "--resume RUN", "train_gpt:train_stage"),
+    Program("quantize", "RUN --no-compare --pack.scheme int5", "quantize:pack"),
+    Program("quantize", "--estimate --preset cpu", "quantize:charged_script"),
+    Program("eval_bpb", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
+    Program("eval_bpb", "ARTIFACT --data DATA --audit", "golf.audit.rescore:audit_data"),
+    Program("eval_bpb", "ENTRY --data DATA --verify", ),
+    Program("ttt", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
+    Program("golf.__main__", "check FOLDER", "", "check --help", ("EMPTYFOLDER",)),
+    Program("golf.__main__", "compare FOLDER FOLDER", "", "compare --help"),
+    Program("golf.__main__", "build FOLDER", "", "build --help"),
+    Program("golf.__main__", "report --records FOLDER --runs FOLDER", "", "report --help", ("EMPTYFOLDER",)),
+    Program("golf.prepare.__main__", "--source text --files TEXT --tokenizer MODEL --data NEW"),
+    Program("golf.prepare.__main__", "--source shards --data DATA", "golf.prepare.sources:adopt_shards"),
+    Program("golf.lab.__main__", "STUDY --data DATA --out NEW", "golf.lab.__main__:run_trials"),
+    Program("golf.finetune.__main__", "--stage sft --model ARTIFACT --data TEXT --out NEW",
+            "golf.finetune.stage:Trainer"),
+    Program("golf.finetune.__main__", "--stages NEW --data DATA --sft TEXT --preferences TEXT --evals FOLDER",
+            "golf.finetune.stages:train_stage", "--stages . --help"),
+    Program("golf.tasks.__main__", "ARTIFACT --data FOLDER --out NEW", "golf.tasks.__main__:run_tasks"),
+    Program("golf.chat", "ARTIFACT --prompt hello --max-tokens 2", "golf.chat:ChatSession"),
+    Program("benchmarks.training", "--quick", "benchmarks.training:run_alone"),
+    Program("benchmarks.packing", "RUN --data DATA", "benchmarks.packing:Judge"),
+    Program("benchmarks.scoring", "--preset cpu", "benchmarks.scoring:multiprocessing"),
+    Program("benchmarks.ttt", "ARTIFACT --data DATA", "benchmarks.ttt:Bench"),
+    Program("benchmarks.ttt", "", "benchmarks.ttt:report_speeds"),
+    Program("benchmarks.recipe", "--data DATA --rows NEW", "benchmarks.recipe:run_arm"),
+    Program("benchmarks.auditing", "ARTIFACT --data DATA", "benchmarks.auditing:evaluate"),
+    Program("benchmarks.checking", "", "benchmarks.checking:make_folder"),
+    Program("benchmarks.preparing", "", "benchmarks.preparing:measure"),
+    Program("benchmarks.gpu", "--out NEW", "benchmarks.gpu:Session"),
+    Program("benchmarks.gpu_environment", "--work NEW --results NEW --job a.b --started 1 --hardware x",
+            "benchmarks.gpu_environment:share_processor"),
+    Program("benchmarks.gpu_speed", "--work NEW --results NEW --job a.b --started 1 --hardware x",
+            "benchmarks.gpu_speed:share_processor"),
+    Program("benchmarks.check_torch", "", "benchmarks.check_torch:check_presets"),
+)  # fmt: skip
+
+
+class Line(NamedTuple):
+    """A wrong command line, and what a message may name."""
+
+    program: Program
+    arguments: tuple[str, ...]
+    named: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.program.module} {' '.join(map(repr, self.arguments))}"
+
+
+OUTPUTS = "--out --json --png --per-document --rows --results --work --stages".split()
+FREE = (
+    "--prompt --origin --licence --name --text-field --blurb --dataset --configuration --repository "
+    "--revision --author --github-id --endpoint --job --hardware --origin"
+).split()
+"""Options that take any text."""
+WRONG = {
+    "INT": ("many", "1.5", "-3", "nan", "", "9" * 40, "1e3"),
+    "FLOAT": ("many", "-1", "nan", "inf", "", "-inf"),
+    "STR": ("no-such-thing", "", "\x1b[31m"),
+    "input": ("MISSING", "EMPTY", "GARBAGE", "LONG", "EMPTY/below", "EMPTYFOLDER"),
+    "output": ("EMPTY/below", "LONG", "EMPTY/below/deeper"),
+}
+
+
+def help_of(program: Program, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        importlib.import_module(program.module).main(program.help.split())
+    return capsys.readouterr().out
+
+
+def options_of(text: str) -> Iterator[tuple[str, str]]:
+    """The options of a --help with the kind of their value, "" for flags."""
+    for option, kind in OPTION.findall(text):
+        if option not in ("--help", "--version"):
+            yield option, kind
+
+
+def wrong_values(option: str, kind: str) -> tuple[str, ...]:
+    if not kind or option in FREE:
+        return ()
+    for name in ("INT", "FLOAT"):
+        if name in kind:
+            return WRONG[name]
+    if "PATH" in kind:
+        return WRONG["output" if option in OUTPUTS else "input"]
+    return WRONG["STR"]
+
+
+def wrong_lines(program: Program, text: str) -> Iterator[Line]:
+    """Each option without a value, with each wrong value; each place of the line wrong or left out."""
+    for line in any_lines(program, text):
+        if not set(line.named) & set(program.fine):
+            yield line
+
+
+def any_lines(program: Program, text: str) -> Iterator[Line]:
+    words = program.line.split()
+    yield Line(program, (*words, "--no-such-option"), ("no-such-option",))
+    for option, kind in options_of(text):
+        if kind and not kind.startswith("["):
+            yield Line(program, (*words, option), (option,))
+        for value in wrong_values(option, kind):
+            rest = words
+            if option in words:
+                place = words.index(option)
+                rest = [*words[:place], *words[place + 2 :]]
+            yield Line(program, (*rest, option, value), (option, value))
+    for place, word in enumerate(words):
+        if word.isupper() and word != "NEW":
+            before = words[place - 1] if place and words[place - 1].startswith("-") else word
+            for value in WRONG["input"]:
+                yield Line(program, (*words[:place], value, *words[place + 1 :]), (value, before))
+            yield Line(program, (*words[:place], *words[place + 1 :]), (before, "data", "missing", "no "))
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """TimeoutError for a block that takes longer."""
+
+    def end(signum: int, frame: Any) -> None:
+        raise TimeoutError(f"still at work after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fault_of(line: Line, places: dict[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """What is wrong with how a program answers a line; None if nothing is."""
+
+    def begin(*arguments: object, **named: object) -> None:
+        raise Began
+
+    # A folder that an earlier line has made is not new.
+    places = {**places, "NEW": f"{places['NEW']}{uuid4().hex}"}
+    arguments = [
+        places.get(word.split("/")[0], word.split("/")[0]) + word[len(word.split("/")[0]) :]
+        for word in line.arguments
+    ]
+    with monkeypatch.context() as patch:
+        # As `python X.py` or `python -m X` has it.
+        patch.setattr(sys, "argv", [line.program.module, *arguments])
+        if line.program.begins:
+            module, name = line.program.begins.split(":")
+            patch.setattr(importlib.import_module(module), name, begin)
+        try:
+            with time_limit(SECONDS):
+                code = importlib.import_module(line.program.module).main(arguments)
+        except SystemExit as leaving:
+            code = leaving.code
+        except Began:
+            return BEGAN
+        # Whatever it is, a user saw a traceback.
+        except BaseException as error:
+            return f"{type(error).__name__}: {error}"
+    _, err = capsys.readouterr()
+    if code != 2:
+        return f"exit code {code}; {err[-300:]}"
+    if raw := RAW.search(err):
+        return f"{raw.group()!r} in {err}"
+    if not 0 < len(err.splitlines()) <= MAX_LINES:
+        return f"{len(err.splitlines())} lines: {err}"
+    said = err.lower().replace("_", "-").replace("\n", " ")
+    names = [name.lower().strip("-").replace("_", "-").split(".")[-1] for name in line.named]
+    names += [
+        places[name.split("/")[0]].lower().replace("_", "-")[-40:]
+        for name in line.named
+        if name.split("/")[0] in places
+    ]
+    if not any(name and name in said for name in names):
+        return f"names none of {names}: {err}"
+    return None
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, str]:
+    """What the capitals of a line stand for."""
+    data, artifact = tmp_path / "data", tmp_path / "artifact.bin"
+    write_tiny_dataset(data, tiny_tokenizer(), 60)
+    write_tiny_artifact(artifact, Vocabulary.load(data / "tiny.model"))
+    empty, garbage, folder, text = (tmp_path / name for name in ("empty", "garbage", "folder", "text.jsonl"))
+    empty.touch()
+    garbage.write_bytes(random.Random(0).randbytes(3000))
+    (tmp_path / "empty_folder").mkdir()
+    (folder / "entry").mkdir(parents=True)
+    text.write_text("".join(json.dumps({"text": tiny_text(seed)}) + "\n" for seed in range(40)))
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'title = "t"\npreset = "cpu"\ntokens = 9999\n'
+        'arms = [{name = "a"}, {name = "b", set = {model = {qk_gain = 1.0}}}]\n'
+        "[search.optim.matrix_lr]\nlow = 0.01\nhigh = 0.1\n"
+    )
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    header, weights = decode_artifact(artifact.read_bytes())
+    save_weights(run.weights, weights)
+    run.script.write_text("#")
+    command = train_gpt_command(["--data", str(data), "--steps", "1", *TINY])
+    described = {
+        "options": msgspec.to_builtins(command.options, enc_hook=str),
+        "config": config_to_dict(command.config),
+    }
+    run.config.write_text(json.dumps({"command": "x", **described, "header": header}))
+    return {
+        "DATA": str(data), "ARTIFACT": str(artifact), "RUN": str(run), "NEW": str(tmp_path / "new"),
+        "FOLDER": str(folder), "ENTRY": str(folder / "entry"), "TEXT": str(text), "STUDY": str(study),
+        "MODEL": str(data / "tiny.model"), "MISSING": str(tmp_path / "missing"), "EMPTY": str(empty),
+        "GARBAGE": str(garbage), "LONG": str(tmp_path / ("x" * 300)),
+        "EMPTYFOLDER": str(tmp_path / "empty_folder"),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_wrong_command_lines_are_answered_in_a_few_plain_lines_and_nothing_runs(
+    places: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    for program in PROGRAMS:
+        line = Line(program, tuple(program.line.split()), ())
+        assert not program.begins or fault_of(line, places, capsys, monkeypatch) == BEGAN, program
+    lines = [line for program in PROGRAMS for line in wrong_lines(program, help_of(program, capsys))]
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = random.Random(0).sample(lines, NUM_LINES)
+    faults = {str(line): fault_of(line, places, capsys, monkeypatch) for line in lines}
+    faults = {line: fault for line, fault in faults.items() if fault is not None}
+    assert not faults, "\n\n".join(f"{line}\n    {fault}" for line, fault in faults.items())
