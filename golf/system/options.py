@@ -96,7 +96,10 @@ def named_values(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = vars(options)[field.name]
         if dataclasses.is_dataclass(value):
             # Annotated[Part, tyro.conf.arg(name="")]: its options stand without a prefix.
-            is_open = any(getattr(mark, "name", None) == "" for mark in get_args(field.type)[1:])
+            is_open = any(
+                dataclasses.is_dataclass(mark) and vars(mark).get("name") == ""
+                for mark in get_args(field.type)[1:]
+            )
             yield from named_values(value, prefix if is_open else f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
