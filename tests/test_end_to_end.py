@@ -290,7 +290,7 @@ def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path, signu
         (["--no-such-option", "3"], "Unrecognized"),
         (["--name", "../../x"], "--name is '../../x'"),
         (["--name", "a b/c"], "--name is 'a b/c'"),
-        (["--steps", "0"], "budget"),
+        (["--steps", "0"], "--steps is 0"),
         (["--data", "nowhere", "--steps", "3"], "nowhere"),
         (["--resume", "nowhere"], "nowhere is no run folder"),
         (["--device", "abacus", "--data", "nowhere"], "device is 'abacus'"),

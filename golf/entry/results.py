@@ -72,8 +72,10 @@ def _convert(value: Any, kind: type[Read], where: str) -> Read:
     if not all(isinstance(parts.get(name, {}), dict) for name in ("model", "ttt")):
         raise EntryError(f"{where}: config is {parts!r:.200}; expected objects in it")
     names = [stage.name for stage in found.stages]
-    if "quantized" not in names or names != [name for name in STAGE_TITLES if name in names]:
-        raise EntryError(f"{where}: stages are {names!r:.200}; expected each once, quantized among them")
+    if names != [name for name in STAGE_TITLES if name in names]:
+        raise EntryError(f"{where}: stages are {names!r:.200}; expected each once, in their order")
+    if kind is Results and "quantized" not in names:
+        raise EntryError(f"{where}: has no score of the packed weights")
     for stage in found.stages:
         tally = stage.tally
         if not (0 < tally.num_tokens < MAX_COUNT and 0 < tally.num_bytes < MAX_COUNT and 0 <= tally.nats):

@@ -11,6 +11,7 @@ from golf.system.files import remove_partial
 
 LOCK_NAME = ".lock"
 WAIT_SECONDS = 0.2
+MAX_MISSES = 100
 
 
 class FolderInUse(ValueError):
@@ -59,32 +60,43 @@ def lock_owner(folder: Path) -> int | None:
 
 def _take(path: Path, say_waiting: Callable[[str], None] | None) -> int:
     """The descriptor of the lock file, locked."""
-    has_said = False
+    has_said, num_misses = False, 0
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
-            # Its owner removed the empty folder in between.
+        except (FileNotFoundError, FileExistsError):
+            # Its owner removed the empty folder in between; else it is no folder, or cannot be one.
+            num_misses += 1
+            if num_misses == MAX_MISSES:
+                raise
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                os.ftruncate(file, 0)
-                os.write(file, f"{os.getpid()}\n".encode())
-                return file
-            # Its owner removed it between opening and locking.
-            os.close(file)
         except BlockingIOError as error:
-            owner = _stated_owner(file)
+            says = f"{path.parent} is in use by process {_stated_owner(file) or '(unknown)'}"
             os.close(file)
-            says = f"{path.parent} is in use by process {owner or '(unknown)'}"
             if say_waiting is None:
                 raise FolderInUse(f"{says}; wait until it has ended, or stop it") from error
             if not has_said:
                 say_waiting(f"{says}; waiting for it")
                 has_said = True
             time.sleep(WAIT_SECONDS)
+            continue
+        if _is_at(file, path):
+            os.ftruncate(file, 0)
+            os.write(file, f"{os.getpid()}\n".encode())
+            return file
+        # Its owner removed it between opening and locking.
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _stated_owner(file: int) -> int | None:

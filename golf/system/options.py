@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -67,27 +67,33 @@ def read_options(
     """
     how: dict[str, Any] = {} if default is None else {"default": default}
     options = tyro.cli(kind, args=arguments, prog=program, description=doc, registry=NUMBERS, **how)
-    check_numbers(options, least or {})
+    check_numbers(options, least or {}, option_flag)
     for name, value in named_values(options):
         if name in OUTPUTS and isinstance(value, Path):
-            require_output(value, f"--{name.replace('_', '-')}")
+            require_output(value, option_flag(name))
     return options
 
 
-def check_numbers(options: Any, least: Mapping[str, float]) -> None:
+def option_flag(name: str) -> str:
+    """The option of a field as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_numbers(options: Any, least: Mapping[str, float], spell: Callable[[str], str] = str) -> None:
     """ConfigError for a number that is not finite, or below 0, or below what `least` says of its option.
 
-    Names are those of the command line, nested ones dotted: train.batch_tokens.
+    Names of nested ones are dotted, train.batch_tokens; `spell` says how the message writes one.
     """
     for name, value in named_values(options):
         lowest = least.get(name, 0)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue
-            if not math.isfinite(number) or not lowest <= number <= MAX_WHOLE:
+            highest = MAX_WHOLE if isinstance(number, int) else math.inf
+            if not math.isfinite(number) or not lowest <= number <= highest:
                 # A bound below the smallest that matters stands for "more than 0".
                 expected = f"at least {lowest:g}" if lowest == int(lowest) else "more than 0"
-                raise ConfigError(f"{name} is {number}; expected a finite number, {expected}")
+                raise ConfigError(f"{spell(name)} is {number}; expected a finite number, {expected}")
 
 
 def named_values(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

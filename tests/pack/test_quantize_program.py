@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import sys
 
 import pytest
 from test_calibrate import TINY, tiny_batches, tiny_model
@@ -23,14 +22,13 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-def quantize_with(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["quantize.py", *map(str, arguments)])
-    return main()
+def quantize_with(*arguments) -> int:
+    return main([*map(str, arguments)])
 
 
-def test_a_run_is_packed_described_and_drawn(run_folder, monkeypatch, capsys):
+def test_a_run_is_packed_described_and_drawn(run_folder, capsys):
     figures = run_folder / "figures.json"
-    assert quantize_with(monkeypatch, run_folder, "--json", figures, "--limit-bytes", 7000) == 0
+    assert quantize_with(run_folder, "--json", figures, "--limit-bytes", 7000) == 0
     report = json.loads(figures.read_text())
     artifact = (run_folder / "artifact.bin").read_bytes()
     assert report["total_bytes"] == 1000 + len(artifact) <= 7000
@@ -41,24 +39,24 @@ def test_a_run_is_packed_described_and_drawn(run_folder, monkeypatch, capsys):
     assert "0.attention.query" in printed and "zstd22" in printed and "would fit" in printed
 
 
-def test_the_same_run_is_packed_to_the_same_bytes(run_folder, monkeypatch):
+def test_the_same_run_is_packed_to_the_same_bytes(run_folder):
     artifacts = []
     for _ in range(2):
-        assert quantize_with(monkeypatch, run_folder, "--limit-bytes", 7000, "--no-compare") == 0
+        assert quantize_with(run_folder, "--limit-bytes", 7000, "--no-compare") == 0
         artifacts.append((run_folder / "artifact.bin").read_bytes())
     assert artifacts[0] == artifacts[1]
 
 
-def test_the_reference_scheme_packs_too(run_folder, monkeypatch):
-    assert quantize_with(monkeypatch, run_folder, "--pack.scheme", "int5") == 0
+def test_the_reference_scheme_packs_too(run_folder):
+    assert quantize_with(run_folder, "--pack.scheme", "int5") == 0
     assert decode_artifact((run_folder / "artifact.bin").read_bytes())[0]["scheme"] == "int5"
 
 
-def test_over_the_limit_is_exit_code_1_with_both_numbers_and_no_file(run_folder, monkeypatch, capsys):
-    assert quantize_with(monkeypatch, run_folder, "--limit-bytes", 1500) == 1
+def test_over_the_limit_is_exit_code_1_with_both_numbers_and_no_file(run_folder, capsys):
+    assert quantize_with(run_folder, "--limit-bytes", 1500) == 1
     error = capsys.readouterr().err
     assert "500 are left" in error and "parameters would fit" in error and error.count("\n") == 1
-    assert quantize_with(monkeypatch, run_folder, "--limit-bytes", 900) == 1
+    assert quantize_with(run_folder, "--limit-bytes", 900) == 1
     assert "the code alone is 1,000 bytes; the limit is 900" in capsys.readouterr().err
     assert not (run_folder / "artifact.bin").exists()
 
@@ -66,20 +64,20 @@ def test_over_the_limit_is_exit_code_1_with_both_numbers_and_no_file(run_folder,
 @pytest.mark.parametrize(
     "name", ["weights.safetensors", "config.json", "train_gpt.py", "calibration.safetensors"]
 )
-def test_a_missing_or_broken_file_is_exit_code_2_and_named(run_folder, monkeypatch, capsys, name):
+def test_a_missing_or_broken_file_is_exit_code_2_and_named(run_folder, capsys, name):
     if name != "train_gpt.py":
         (run_folder / name).write_bytes(b"nonsense")
-        assert quantize_with(monkeypatch, run_folder) == 2
+        assert quantize_with(run_folder) == 2
         assert name in capsys.readouterr().err
     (run_folder / name).unlink()
-    assert quantize_with(monkeypatch, run_folder) == 2
+    assert quantize_with(run_folder) == 2
     error = capsys.readouterr().err
     assert name in error and error.count("\n") == 1
 
 
-def test_a_preset_is_estimated_before_training(monkeypatch, tmp_path, capsys):
+def test_a_preset_is_estimated_before_training(tmp_path, capsys):
     figures = tmp_path / "estimate.json"
-    assert quantize_with(monkeypatch, "--estimate", "--preset", "seed", "--json", figures) == 0
+    assert quantize_with("--estimate", "--preset", "seed", "--json", figures) == 0
     report = json.loads(figures.read_text())
     assert report["num_weights"] == 26_666_073
     assert 4.5 < report["bits_per_weight_that_fit"] < 4.9
@@ -89,9 +87,9 @@ def test_a_preset_is_estimated_before_training(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments", [(), ("--estimate",), ("--estimate", "--preset", "none"), ("x", "--preset", "cpu")]
 )
-def test_contradictory_options_are_exit_code_2(arguments, monkeypatch, capsys):
+def test_contradictory_options_are_exit_code_2(arguments, capsys):
     try:
-        assert quantize_with(monkeypatch, *arguments) == 2
+        assert quantize_with(*arguments) == 2
     except SystemExit as stop:
         assert stop.code == 2
     assert capsys.readouterr().err
