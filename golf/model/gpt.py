@@ -46,9 +46,10 @@ class GPT(nn.Module):
         self.norm = NORMS[config.norm](config.width)
         self.head = TiedHead()
         skips_SD = (sum(visit.keeps for visit in self._plans[1]), config.width)
-        if not config.plain_blocks:
+        # A network of one visit has none.
+        if not config.plain_blocks and skips_SD[0]:
             self.skip_weights = parameter(torch.ones(skips_SD), SKIP)
-        if config.skip_gates:
+        if config.skip_gates and skips_SD[0]:
             self.skip_gates = parameter(torch.zeros(skips_SD), SKIP)
         self.future = nn.ModuleList(
             Linear(config.width, config.width, init="zero", role=PROJECTION)

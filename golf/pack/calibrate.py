@@ -118,8 +118,10 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
             token_nats(model(inputs_BT), targets_BT).sum().backward()
             calibration.num_tokens += targets_BT.numel()
             for name, parameter in model.named_parameters():
-                if name not in calibration.moments_CC and parameter.grad is not None:
-                    calibration.add_gradient(name, parameter.grad)
+                if name not in calibration.moments_CC:
+                    # One without a gradient is of no effect.
+                    unused = torch.zeros_like(parameter)
+                    calibration.add_gradient(name, unused if parameter.grad is None else parameter.grad)
     finally:
         for handle in handles:
             handle.remove()

@@ -131,3 +131,13 @@ def test_the_forecast_of_the_loss_is_of_the_right_size_for_random_errors():
                     weight -= error
             rises.append(rise / len(batches))
         assert sum(forecasts) == pytest.approx(sum(rises), rel=0.4), name
+
+
+def test_networks_of_one_layer_and_weights_of_no_effect_can_be_calibrated():
+    for skip_gates in (False, True):
+        config = dataclasses.replace(TINY, num_layers=1, recurrence=1, skip_gates=skip_gates)
+        calibration = calibrate(tiny_model(config), tiny_batches(1))
+        assert calibration.squares_R.keys() == dict(GPT(config).named_parameters()).keys()
+    model = tiny_model(dataclasses.replace(TINY, recurrence=1))
+    model.blocks[0].unused = torch.nn.Parameter(torch.ones(3))
+    assert calibrate(model, tiny_batches(1)).fisher("blocks.0.unused").tolist() == [0.0]
