@@ -59,8 +59,6 @@ MIN_TRAIN_BYTES = 12
 """Memory of a weight in training, at the least: itself, its gradient, one moment; all fp32."""
 CHECKPOINT_BYTES = 24
 """Of a weight: itself, up to two moments and three averages; fp32."""
-FIXED_DISK_BYTES = 40_000_000
-"""Artifact, script, logs, scores by document, and the entry's copies of them."""
 
 
 def check_config(config: RunConfig, device_type: str) -> None:
@@ -182,15 +180,13 @@ def check_machine(config: RunConfig, runtime: Runtime, folder: RunFolder) -> Non
             f"ttt.tilt.table_bits is {tilt.table_bits}: {20 << tilt.table_bits:,} bytes of memory"
         )
     if not folder.training.is_file():
-        # A checkpoint is replaced by a whole new one.
-        kept = 1 if folder.checkpoint.is_file() else 2
-        needed = kept * CHECKPOINT_BYTES * num_trained + FIXED_DISK_BYTES
+        # The least: a new checkpoint, beside the one that is there.
+        needed = CHECKPOINT_BYTES * num_trained
         place = next(path for path in (folder.path, *folder.path.absolute().parents) if path.is_dir())
         free = shutil.disk_usage(place).free
         if needed > free:
             raise ConfigError(
-                f"{folder}: a run of {num_trained:,} weights takes up to {needed / 1e6:,.0f} MB there; "
-                f"{free / 1e6:,.0f} MB are free"
+                f"{folder}: a checkpoint of {num_trained:,} weights takes {needed:,} bytes; {free:,} are free"
             )
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from golf.system.files import atomic_write, sha256_of_file
+from golf.system.files import DiskFullError, atomic_write, sha256_of_file
 
 SEAL = b"golfsum1"
 """Stands at a checkpoint's end, after the sha256 of all before it; readers of zip files ignore both."""
@@ -26,7 +26,21 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain values) atomically, with a checksum; keeps the one before it."""
+    """Writes `state` (tensors and plain values) atomically, with a checksum; keeps the one before it.
+
+    Where the disk has no room for three, that one goes.
+    """
+    before = checkpoint_before(path)
+    try:
+        _write_checkpoint(path, state)
+    except DiskFullError:
+        if not before.is_file():
+            raise
+        before.unlink()
+        _write_checkpoint(path, state)
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with atomic_write(path) as partial:
         with open(partial, "wb") as file:
             torch.save(state, file)

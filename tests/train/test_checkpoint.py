@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent."""
 
+import errno
 import random
 import re
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from golf.system.files import DiskFullError
 from golf.train.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -83,6 +85,25 @@ def test_the_checkpoint_before_a_damaged_one_is_kept_and_said(tmp_path):
     before.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"checkpoint_before\.pt is damaged"):
         newest_sound_checkpoint(path, said.append)
+
+
+def test_the_checkpoint_before_goes_where_the_disk_has_no_room_for_three(tmp_path, monkeypatch):
+    path, room = tmp_path / "checkpoint.pt", [2]
+    save = torch.save
+
+    def save_if_room(state, file):
+        if len(list(tmp_path.glob("*.pt"))) >= room[0]:
+            raise OSError(errno.ENOSPC, "x")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", save_if_room)
+    for steps in (1, 2, 3):
+        save_checkpoint(path, {"steps": steps})
+    assert load_checkpoint(path) == {"steps": 3}
+    room[0] = 1
+    with pytest.raises(DiskFullError, match=r"checkpoint\.pt"):
+        save_checkpoint(path, {"steps": 4})
+    assert load_checkpoint(path) == {"steps": 3}, "the last good one is kept"
 
 
 def test_weights_of_other_programs_have_no_checksum(tmp_path):
