@@ -1,5 +1,5 @@
 # `make train` and `make test` install what they need into .venv once, and then run.
-# ARGS passes options:  make train ARGS="--preset cpu --seed 7"
+# PRESET names a preset and ARGS passes options:  make train PRESET=cpu ARGS="--seed 7"
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,10 +8,15 @@ IN_VENV := $(VENV)/bin/python
 TORCH ?= 2.11.0
 OTHER_VENV := .venv-torch-$(TORCH)
 
+# A variable that nothing reads would be taken for an option that worked.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out PYTHON TORCH PRESET ARGS VENV,$(GIVEN))
+$(if $(UNKNOWN),$(error $(UNKNOWN): the variables are PYTHON, TORCH, PRESET and ARGS; options go into ARGS))
+
 .PHONY: train test lint types check-torch clean
 
 train: $(VENV)/.run-ready
-	$(IN_VENV) train_gpt.py $(ARGS)
+	$(IN_VENV) train_gpt.py $(if $(PRESET),--preset $(PRESET)) $(ARGS)
 
 test: $(VENV)/.test-ready
 	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -5,7 +5,8 @@ An entry needs no progress bars, no JSON log and no advice for machines that can
 
 import math
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,20 @@ def flat_calibration(*_: object) -> Calibration:
 
 
 class ProgressBar:
-    """Shows nothing."""
+    """Says every 20 seconds how far a score is."""
+
+    def __init__(self, say: Callable[[str], None], total: float):
+        self._say, self._total, self._done, self._said = say, total, 0.0, time.monotonic()
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
-        """Does nothing."""
+        """Adds `amount` to what is done."""
+        self._done += amount
+        if time.monotonic() - self._said > 20 and self._done < self._total:
+            self._said = time.monotonic()
+            self._say(f"score: {100 * self._done / self._total:.0f}% {note or ''}")
 
     def move_to(self, completed: float, note: str = "") -> None:
-        """Does nothing."""
+        """Says nothing: training logs its steps."""
 
 
 class RunLog:
@@ -98,17 +106,23 @@ class RunLog:
         """Logs an event, too."""
         self.event(kind, **fields)
 
-    def info(self, text: str) -> None:
-        """Logs one line of prose."""
+    def show(self, text: str) -> None:
+        """Prints a line, which the file does not get."""
         if not self._quiet:
             try:
                 print(text, flush=True)
             except BrokenPipeError:
                 silence(sys.stdout)
+
+    def info(self, text: str) -> None:
+        """Logs one line of prose."""
+        self.show(text)
         if self._file:
             print(text, file=self._file, flush=True)
 
     @contextmanager
-    def progress(self, description: str, total: float, unit: str) -> Iterator[ProgressBar]:
-        """A progress bar that shows nothing."""
-        yield ProgressBar()
+    def progress(
+        self, description: str, total: float, unit: str, lines: bool = True
+    ) -> Iterator[ProgressBar]:
+        """Lines that say how far a score is."""
+        yield ProgressBar(self.show, total)

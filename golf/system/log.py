@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,6 +20,8 @@ from golf.system.trackers import Tracker, step_of
 
 FILE_COLUMNS = 110
 """Width in characters of tables printed to a file or a pipe; the default of rich is 80."""
+SAY_SECONDS = 20.0
+"""How often a piece of work says how far it is where there is no terminal to show a bar."""
 
 
 def format_value(value: object) -> str:
@@ -42,22 +45,28 @@ def format_event(kind: str, fields: dict[str, object]) -> str:
 
 
 class ProgressBar:
-    """A progress bar of a known total."""
+    """A progress bar of a known total; without a terminal, a line every SAY_SECONDS by `say`."""
 
-    def __init__(self, progress: Progress, task: TaskID):
-        self._progress = progress
-        self._task = task
+    def __init__(self, progress: Progress, task: TaskID, say: Callable[[str], None] | None):
+        self._progress, self._task, self._say = progress, task, say
+        self._last_said = time.monotonic()
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
         """Adds `amount` in the unit of the bar; `note` replaces the text on its right."""
-        if note is None:
-            self._progress.update(self._task, advance=amount)
-        else:
-            self._progress.update(self._task, advance=amount, note=note)
+        notes: dict[str, Any] = {} if note is None else {"note": note}
+        self._progress.update(self._task, advance=amount, **notes)
+        self._say_sometimes()
 
     def move_to(self, completed: float, note: str = "") -> None:
         """Sets the bar to `completed` in its unit, and the text on its right."""
         self._progress.update(self._task, completed=completed, note=note)
+        self._say_sometimes()
+
+    def _say_sometimes(self) -> None:
+        now, task = time.monotonic(), self._progress.tasks[0]
+        if self._say is not None and now - self._last_said > SAY_SECONDS and not task.finished:
+            self._last_said = now
+            self._say(f"{task.description}: {task.percentage:.0f}% {task.fields['note']}".rstrip())
 
 
 class QuietConsole(Console):
@@ -117,8 +126,10 @@ class RunLog:
         )
 
     @contextmanager
-    def progress(self, description: str, total: float, unit: str) -> Iterator[ProgressBar]:
-        """Shows a progress bar of `total` in `unit` during the block, on a terminal only."""
+    def progress(
+        self, description: str, total: float, unit: str, lines: bool = True
+    ) -> Iterator[ProgressBar]:
+        """Shows a progress bar of `total` in `unit` during the block; on no terminal, with `lines`, lines."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -128,8 +139,9 @@ class RunLog:
             TextColumn("{task.fields[note]}"),
         )
         show = self.console.is_terminal and not self.console.quiet
+        say = (lambda text: self.console.print(text, markup=False)) if lines and not show else None
         with Progress(*columns, console=self.console, transient=True, disable=not show) as progress:
-            yield ProgressBar(progress, progress.add_task(description, total=total, note=""))
+            yield ProgressBar(progress, progress.add_task(description, total=total, note=""), say)
 
     def close(self) -> None:
         """Closes the files; later events go to the console only."""

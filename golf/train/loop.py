@@ -255,7 +255,7 @@ class Trainer:
         with handling_stops(self._request_stop):
             with (
                 self.clock.stage("train"),
-                self.log.progress("train", 1.0, "of the run") as bar,
+                self.log.progress("train", 1.0, "of the run", lines=False) as bar,
                 attention_kernels(self.model, self.attention),
             ):
                 self._read_clock()

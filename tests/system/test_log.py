@@ -1,6 +1,7 @@
 """One event, one line of text, one line of JSON."""
 
 import json
+import time
 
 from golf.system.log import RunLog, format_event
 
@@ -39,3 +40,17 @@ def test_tables_keep_their_cells_in_the_text(tmp_path):
 
 def test_floats_and_lists_have_one_text_form():
     assert format_event("x", {"a": 1 / 3, "b": [1, 2.5], "c": float("nan")}) == "x a:0.33333333 b:1,2.5 c:nan"
+
+
+def test_without_a_terminal_long_work_says_sometimes_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("golf.system.log.SAY_SECONDS", 0.05)
+    log = RunLog(tmp_path / "run")
+    with log.progress("score", 4, "tokens") as bar:
+        for _ in range(4):
+            time.sleep(0.06)
+            bar.advance(1, "1.5 bpb")
+    with log.progress("train", 1.0, "of the run", lines=False) as bar:
+        time.sleep(0.06)
+        bar.move_to(0.5, "loss 3")
+    assert capsys.readouterr().out == "score: 25% 1.5 bpb\nscore: 50% 1.5 bpb\nscore: 75% 1.5 bpb\n"
+    assert (tmp_path / "run.log").read_text() == "", "the log has results alone"
