@@ -72,6 +72,7 @@ def run_program(
     141. Any other exception is a bug of the program and propagates.
     """
     codes = dict(codes or {})
+    open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         # Consoles of a small alphabet show what they lack as an escape.
         if isinstance(stream, io.TextIOWrapper):
@@ -100,6 +101,16 @@ def describe_error(error: BaseException) -> str:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return escape_text(f"{' and '.join(names)}: {error.strerror}")
     return "\n".join(map(escape_text, str(error).split("\n")))
+
+
+def open_missing_streams() -> None:
+    """Puts the null device where the program was started with a standard stream closed (`>&-`).
+
+    An open takes the lowest free descriptor: else the first file written would be descriptor 1.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def silence(stream: TextIO) -> None:

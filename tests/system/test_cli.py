@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,19 @@ def test_a_console_of_a_small_alphabet_shows_escapes():
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     assert done.stdout == b"\\u0394 x\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_program_runs_with_a_standard_stream_closed(closed: str, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    code = (
+        "import os, sys; from golf.system.cli import run_program\n"
+        "def work():\n"
+        "    print('to nobody', flush=True)\n"
+        f"    with open({str(made)!r}, 'w') as file:\n"
+        "        print(file.fileno(), file=file)\n"
+        "sys.exit(run_program('p', work))"
+    )
+    ended = subprocess.run(["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], timeout=60)
+    assert ended.returncode == 0
+    assert int(made.read_text()) > 2, "a file of the program is no standard stream"
