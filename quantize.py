@@ -71,6 +71,8 @@ def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
     """Weights, artifact header and code bytes of a run folder; raises ValueError if it cannot be read."""
     run = RunFolder(folder)
     for file in (run.weights, run.config, run.script):
+        if not folder.exists():
+            raise ValueError(f"{folder}: no such folder")
         if not file.is_file():
             raise ValueError(f"{folder} has no {file.name}; expected a run folder")
     stored = read_sealed_json(run.config)
@@ -82,8 +84,8 @@ def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
 def quantize(folder: Path, config: QuantizeConfig, log: RunLog) -> dict[str, Any]:
     """Packs, writes artifact and picture, prints the sizes; returns the figures."""
     out = config.out or RunFolder(folder).artifact
-    require_output(out, "--out")
     weights, header, code_bytes = read_run(folder)
+    require_output(out, "--out")
     calibration = load_calibration(folder) if QUANTIZERS[config.pack.scheme].needs_calibration else None
     room_bytes = bytes_for_artifact(code_bytes, config.limit_bytes)
     packed = pack(weights, header, config.pack, room_bytes, calibration)

@@ -29,12 +29,13 @@ from golf.run import (
     average_stage,
     calibrate_stage,
     collect_results,
+    launch_command,
     pack_stage,
     score_stage,
     train_stage,
 )
 from golf.run_folder import RunFolder
-from golf.system.cli import run_program
+from golf.system.cli import Stopped, run_program
 from golf.system.device import device_kind, read_world
 from golf.system.distributed import World
 from golf.system.lock import owned_folder
@@ -69,6 +70,17 @@ def run_pipeline(arguments: list[str]) -> None:
 
 def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
     """One run, from text to results and audit."""
+    try:
+        go_through_stages(command, folder, world)
+    except Stopped as stop:
+        if not str(stop) and folder.config.is_file():
+            how = f"stopped; go on with: {launch_command(world)} --resume {folder}"
+            raise Stopped(how, stop.signum) from stop
+        raise
+
+
+def go_through_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
+    """The stages of a run, each of which is done or found done."""
     run, live = open_run(command, folder, world), LiveTrainer()
     code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
     training = train_stage(folder, run, live, code)

@@ -1,4 +1,4 @@
-"""Checks and compares record folders.
+"""Checks, compares, builds and shows record folders.
 
     python -m golf check FOLDER...         what each claims against what its files say
     python -m golf compare ENTRY ENTRY     is the first better than the second

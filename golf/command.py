@@ -150,7 +150,7 @@ def parse_run(arguments: list[str]) -> RunCommand:
     preset = value_of("--preset", arguments)
     preset = default_preset(value_of("--device", arguments) or "auto") if preset is None else preset
     if preset not in PRESETS:
-        raise ConfigError(f"preset is {preset!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"--preset is {preset!r}; there are {', '.join(PRESETS)}")
     default = PRESETS[preset].config
     open_budget = dataclasses.replace(default, minutes=None, steps=None)
     default_command = RunCommand(RunOptions(preset=preset), open_budget)

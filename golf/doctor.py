@@ -44,7 +44,11 @@ def diagnose(data: Path) -> Iterator[Row]:
     recent = tuple(int(part) for part in found.split("+")[0].split(".")[:2]) >= MIN_TORCH
     yield "python", sys.version.split()[0], "ok" if sys.version_info >= (3, 11) else "3.11 or later is needed"
     yield "torch", found, "ok" if recent else f"{oldest} or later is needed"
-    yield "processor", f"{processor_name()}, {os.cpu_count()} cores", f"{torch.get_num_threads()} threads"
+    yield (
+        "processor",
+        f"{processor_name()}, {os.cpu_count()} cores",
+        f"torch threads: {torch.get_num_threads()}",
+    )
     half = cpu_has_bfloat16()
     yield "bfloat16 on the CPU", "yes" if half else "no", "bfloat16 compute" if half else "float32 compute"
     yield from _gpus()

@@ -69,7 +69,7 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ArtifactError(f"artifact is {len(data)} bytes; even an empty one has more than {start}")
     magic, version, codec, body_bytes = _PREAMBLE.unpack_from(data)
     if (magic, codec) != (ARTIFACT_MAGIC, ARTIFACT_CODEC):
-        raise ArtifactError(f"artifact starts with {magic!r}, codec {codec!r}; expected {ARTIFACT_MAGIC!r}")
+        raise ArtifactError("this is no artifact, or one of another program: its first bytes differ")
     if version != ARTIFACT_VERSION:
         expected = f"expected {ARTIFACT_VERSION}: the train_gpt.py of its own entry reads it"
         raise ArtifactError(f"artifact is of version {version}; {expected}")

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         options = read_options(PrepareOptions, arguments, "python -m golf.prepare", None)
         describe(prepare(options, log), log)
 
-    return run_program("prepare", work, when_stopped="stopped; the same command starts or goes on")
+    return run_program("golf.prepare", work, when_stopped="stopped; the same command starts or goes on")
 
 
 if __name__ == "__main__":

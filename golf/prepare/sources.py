@@ -85,7 +85,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """The source of a dataset, and its folder."""
+    """Turns text into a dataset: shards of tokens, a tokenizer and a manifest."""
 
     source: Literal["docs", "challenge", "text", "shards"]
     """docs: the common text, documentation of Python and packages. challenge: the export on the hub.

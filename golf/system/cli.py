@@ -1,5 +1,6 @@
 """Exit codes, signals and one-line errors of every program."""
 
+import errno
 import io
 import os
 import signal
@@ -97,6 +98,13 @@ def describe_error(error: BaseException) -> str:
     """One line for a user."""
     if isinstance(error, MemoryError):
         return f"out of memory ({str(error) or 'no more than that is known'})"
+    if (
+        isinstance(error, OSError)
+        and error.errno == errno.ENOSPC
+        and error.filename is None
+        and error.args[1:]
+    ):
+        return "no space left on the disk that the output goes to"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return escape_text(f"{' and '.join(names)}: {error.strerror}")

@@ -54,11 +54,11 @@ class TasksCommand:
 def run_command(command: TasksCommand, log: RunLog) -> None:
     """Measures the model, logs and writes the results; ValueError for bad input."""
     names = parse_tasks(command.tasks)
-    out = command.out or new_run_folder("tasks")
-    require_writable(out, "--out")
+    require_writable(command.out or Path("runs"), "--out")
     opened = open_model(command.model, command.tokenizer, command.device, command.context)
     log.info(opened.describe())
     results = run_tasks(opened, names, command.data, command.limit, command.long, log)
+    out = command.out or new_run_folder("tasks")
     print_results(results, log)
     facts = {
         "model": str(opened.path),

@@ -182,7 +182,7 @@ class StepReports:
                 tokens_per_second=round(speed),
                 train_seconds=round(seconds, 2),
             )
-            bar.move_to(progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
+            bar.move_to(100 * progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
         if self._num_read == FORECAST_STEP:
             tokens, earlier = self._first_read
             log_forecast(self, before, (seconds - earlier) / (before.tokens - tokens))
@@ -255,7 +255,7 @@ class Trainer:
         with handling_stops(self._request_stop):
             with (
                 self.clock.stage("train"),
-                self.log.progress("train", 1.0, "of the run", lines=False) as bar,
+                self.log.progress("train", 100, "% of the run", lines=False) as bar,
                 attention_kernels(self.model, self.attention),
             ):
                 self._read_clock()
