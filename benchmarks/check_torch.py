@@ -8,6 +8,7 @@ and gates as they are; the graphs are counted, differentiated and run, but no C 
 graphs of a run's steps must be there when its warm-up ends. Exit code 1 where they are not.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import tyro
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import TorchDynamoException
 
@@ -44,6 +44,7 @@ from golf.score.windows import WindowConfig
 from golf.system.cli import run_program
 from golf.system.device import Runtime
 from golf.system.log import RunLog
+from golf.system.options import read_options
 from golf.train.loop import Trainer
 from golf.train.objective import export_config
 from golf.train.schedule import Phase, plan_phases
@@ -270,11 +271,11 @@ def run_suite(workers: str) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 as expected, 1 not, 2 bad input."""
-    options = tyro.cli(
-        TorchCheck, args=arguments, prog="python -m benchmarks.check_torch", description=__doc__
-    )
 
     def work() -> int:
+        options = read_options(TorchCheck, arguments, "python -m benchmarks.check_torch", __doc__)
+        if options.workers != "auto" and not re.fullmatch("[1-9][0-9]{0,3}", options.workers):
+            raise ValueError(f"--workers is {options.workers!r}; expected a number, or auto")
         torch.set_num_threads(1)
         names = chosen_presets(options.presets)
         sound = check_presets(names, lookup_backend("aot_eager"), RunLog())

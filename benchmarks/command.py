@@ -3,10 +3,19 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from golf.config import RunConfig
+from golf.presets import PRESETS
 from golf.system.cli import run_program
 from golf.system.options import read_options
 
 Options = TypeVar("Options")
+
+
+def find_preset(name: str) -> RunConfig:
+    """A preset's configuration; ValueError for a name that is none."""
+    if name not in PRESETS:
+        raise ValueError(f"preset is {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name].config
 
 
 def run_benchmark(

@@ -18,12 +18,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks.gpu_jobs import ROOT, read_results, try_lock
 from benchmarks.gpu_plan import Choice, GpuBenchmark, Machine, Plan
 from benchmarks.gpu_session import Session
 from golf.system.cli import run_program
+from golf.system.options import read_options
 
 
 class GpuBenchmarkError(ValueError):
@@ -116,7 +115,7 @@ def make_folders(options: GpuBenchmark) -> GpuBenchmark:
 def work_for(arguments: list[str]) -> None:
     """The whole command."""
     started, begun = time.time(), time.monotonic()
-    given = tyro.cli(GpuBenchmark, args=arguments, prog="python -m benchmarks.gpu", description=__doc__)
+    given = read_options(GpuBenchmark, arguments, "python -m benchmarks.gpu", __doc__)
     options = given if given.resume is None else stored_options(given.resume.absolute(), given)
     choice = choice_of(options)
     options = absolute(options)

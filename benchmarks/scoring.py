@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.command import run_benchmark
+from benchmarks.command import find_preset, run_benchmark
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.scorer import Scoring, score
@@ -134,6 +134,8 @@ def peak_bytes(device: torch.device) -> int:
 
 def run_command(options: ScoringBenchmark) -> None:
     """Measures the scorers one after the other and prints the table."""
+    find_preset(options.preset)
+    device = choose_runtime(options.device).device
     context = multiprocessing.get_context("spawn")
     rows = []
     for name in ("one by one", "batched", "with ttt"):
@@ -144,7 +146,6 @@ def run_command(options: ScoringBenchmark) -> None:
         process.join()
     log = RunLog()
     columns = ["scorer", "tokens/s", "tokens/CPU s", "speed-up", "peak MB", "nats/token"]
-    device = choose_runtime(options.device).device
     # On a busy machine, the CPU time of a process is more precise than wall time, unless a GPU does the work.
     measure_of_speed = "tokens_per_second" if device.type == "cuda" else "tokens_per_cpu_second"
     first = rows[0][measure_of_speed]

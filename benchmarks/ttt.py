@@ -232,6 +232,11 @@ def report_speeds(options: TTTBenchmark, log: RunLog) -> None:
 def run_command(options: TTTBenchmark) -> None:
     """Measures gains and speed-up, or tries the grid, and prints the table."""
     log = RunLog()
+    timing = TTTBenchmark(None, options.speed, device=options.device, json=options.json)
+    if options.path is None and options != timing:
+        raise ValueError("no artifact is given; --data and the like go with one, --speed.* without")
+    if options.path is not None and options.speed != SpeedOptions():
+        raise ValueError("--speed.* goes without an artifact: it times random weights on made-up documents")
     if options.path is None:
         report_speeds(options, log)
         return

@@ -7,6 +7,7 @@ documents learn at once.
 Batches are taken evenly over all of 50,000 documents; what these would take is a forecast, and called so.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,10 +20,10 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.command import find_preset
 from golf.config import RunConfig
 from golf.data.shards import read_shard
 from golf.model.gpt import GPT
-from golf.presets import PRESETS
 from golf.score.scorer import Scoring
 from golf.score.windows import ResolvedWindows
 from golf.system.device import Runtime, choose_runtime
@@ -88,7 +89,7 @@ class OperationCounter(TorchDispatchMode):
 
 def speed_config(options: SpeedOptions) -> RunConfig:
     """The preset, for a CPU at a tiny width."""
-    config = PRESETS[options.preset].config
+    config = find_preset(options.preset)
     if not options.tiny:
         return config
     heads = {"num_heads": 4, "num_kv_heads": 2, "rotary_dims": 4}
@@ -233,8 +234,11 @@ def count_operations(config: RunConfig, runtime: Runtime, way: str) -> dict[str,
 
 
 def measure_speeds(options: SpeedOptions, runtime: Runtime, log: RunLog) -> list[dict[str, Any]]:
-    """All arms in turn, each said when it is done."""
+    """All arms in turn, each said when it is done; ValueError for an arm that is none."""
     config = speed_config(options)
+    for arm in options.arms:
+        if not re.fullmatch(r"(recorded|called)-[1-9][0-9]{0,5}", arm):
+            raise ValueError(f"arm is {arm!r}; expected recorded or called, and documents at once: called-64")
     tokens = speed_tokens(options, config)
     rows = []
     for arm in options.arms:

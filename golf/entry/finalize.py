@@ -166,8 +166,11 @@ def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT:
     without = {
         f"model.{name}": _logits(replace(config, **{name: off}), weights, inputs_BT)
         for name, off in SWITCHED_OFF.items()
-        if vars(config)[name] != off
+        if vars(config)[name] != off and name != "recurrence"
     }
+    if config.recurrence > 1:
+        # The same network without its repeats: another config would have fewer skips, and their weights anew.
+        without["model.recurrence"] = _logits(config, weights, inputs_BT, looping=False)
     for technique, part in NEUTRAL_WEIGHTS.items():
         neutral = {n: torch.zeros_like(w) for n, w in weights.items() if n.split(".")[-1] == part}
         if part == "mix":
@@ -181,8 +184,11 @@ def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT:
         yield _must_act(name, largest > 0.0, f"moves a logit by up to {largest:.3g}")
 
 
-def _logits(config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor) -> Tensor:
+def _logits(
+    config: ModelConfig, weights: dict[str, Tensor], inputs_BT: Tensor, looping: bool | None = None
+) -> Tensor:
     model = GPT(config)
+    model.looping = model.looping if looping is None else looping
     own = model.state_dict()
     shared = {name: w for name, w in weights.items() if name in own and w.shape == own[name].shape}
     model.load_state_dict(shared, strict=False)

@@ -59,7 +59,7 @@ def fit_int5(
 
 
 def decode_int5(payload: memoryview, layout: Layout) -> Weights:
-    """The tensors of `encode_int5`, fp32; raises ArtifactError unless the payload has their size."""
+    """The tensors of `encode_int5`, fp32; ArtifactError unless the payload has their size, all finite."""
     reader, weights = PayloadReader(payload), {}
     blocks = {
         name: reader.take_fp16_block(math.prod(shape) if kind == "small" else shape[0])
@@ -70,7 +70,10 @@ def decode_int5(payload: memoryview, layout: Layout) -> Weights:
             values = blocks[name].reshape(shape)
         else:
             codes = reader.take_array("i1", math.prod(shape))
-            values = codes.reshape(shape).astype(np.float32) * blocks[name][:, None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = codes.reshape(shape).astype(np.float32) * blocks[name][:, None]
+        if not np.isfinite(values).all():
+            raise ArtifactError(f"weight {name} decodes to values that are not finite")
         weights[name] = torch.from_numpy(values)
     if len(reader.rest):
         raise ArtifactError(f"payload has {len(reader.rest):,} bytes more than the model's tensors need")

@@ -104,7 +104,9 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].split("] ")[-1].strip() or "it is too small"
-        raise DataError(f"no {name} can be trained on this text: {reason}") from error
+        raise DataError(
+            f"no {name} can be trained on this text: {reason}. More text, or another --vocab-size, may help"
+        ) from error
     check_tokenizer(Vocabulary(model.getvalue(), name), name)
     return model.getvalue()
 

@@ -73,13 +73,16 @@ class WeightAverage:
     def outputs(self) -> dict[str, dict[str, Tensor]]:
         """The averages by name, and the weights themselves as `last`.
 
-        A mean without a sample (the run ended before `swa_start`) is left out.
+        A mean without a sample (the run ended before `swa_start`) is left out; where it is the output, the
+        weights at the end are its sample.
         """
         found = {"last": self._weights}
         if self.config.output in ("auto", "ema"):
             found["ema"] = self._ema
         if self._num_samples:
             found |= self._sums
+        elif self.config.output in self._sums:
+            found[self.config.output] = self._weights if self.config.output == "swa" else self._ema
         return {name: dict(zip(self._names, weights, strict=True)) for name, weights in found.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -112,6 +112,19 @@ def test_a_technique_whose_weights_do_nothing_is_without_effect(weights, weight,
     }
 
 
+def test_without_its_recurrence_a_network_keeps_its_skips(weights):
+    model = GPT(EVERYTHING)
+    model.load_state_dict(weights)
+    inputs_BT = tokens()
+    inputs_BT[:, 8] = EVERYTHING.bos_id
+    with torch.no_grad():
+        looped = model(inputs_BT)
+        model.looping = False
+        moved = float((looped - model(inputs_BT)).abs().max())
+    found = {feature.name: feature.evidence for feature in network_features(EVERYTHING, weights, tokens())}
+    assert found["model.recurrence"] == f"moves a logit by up to {moved:.3g}"
+
+
 def test_a_technique_that_is_off_is_not_listed(weights):
     plain = replace(EVERYTHING, xsa=False, smear="off", bigram_buckets=0)
     names = active(network_features(plain, weights, tokens()))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +68,15 @@ def test_unquantised_twice_is_the_same_to_the_last_bit():
     once = round_trip(tensors())
     assert all(torch.equal(once[name], value) for name, value in round_trip(tensors()).items())
     assert encoded(tensors(), 0.2) == encoded(tensors(), 0.2)
+
+
+def test_a_scale_that_takes_a_weight_to_infinity_is_refused():
+    layout = layout_of(tensors())
+    payload = bytearray(encoded(tensors(), 0.0))
+    # The exponent of the scales of blocks.0.up: they stay finite, times 15 they do not.
+    payload[:2] = np.array([112], dtype="<i2").tobytes()
+    with pytest.raises(ArtifactError, match=r"blocks\.0\.up .*not finite"):
+        decode_int5(memoryview(bytes(payload)), layout)
 
 
 def test_a_payload_of_another_size_is_refused():

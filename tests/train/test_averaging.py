@@ -60,6 +60,18 @@ def test_a_run_that_ends_before_the_samples_has_no_mean():
     assert set(average.outputs()) == {"last", "ema"}
 
 
+@pytest.mark.parametrize("output", ["swa", "ema+swa"])
+def test_a_mean_that_is_the_output_and_has_no_sample_is_of_the_weights_at_the_end(output):
+    model = torch.nn.Linear(2, 2)
+    average = WeightAverage(model, AveragingConfig(output=output))
+    with torch.no_grad():
+        model.weight += 1
+    average.update(0.3)
+    found = average.outputs()
+    assert set(found) == {"last", output}
+    assert torch.allclose(found[output]["weight"], model.weight, atol=1e-6)
+
+
 def test_the_state_restores_the_averages_exactly():
     config = AveragingConfig(ema_window=0.1, swa_start=0.2)
     average, _ = run_averages(config)
