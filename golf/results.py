@@ -98,6 +98,8 @@ class Scores:
     """Why a run left its test-time training out."""
     wall_seconds: float | None = None
     """Of the whole process, as the one that started it measured."""
+    documents_sha256: str | None = None
+    """Of the file with the sums by document."""
     version: int = RESULTS_VERSION
 
     @property

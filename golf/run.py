@@ -500,7 +500,8 @@ def _score_adapting(folder: RunFolder, run: RunContext, plain: Scores) -> Scores
     if limit == 0.0:
         reason = "test-time training is left out: too little time for more than plain scoring"
         run.log.info(reason)
-        left_out = replace(plain, stages=(), load_seconds=0.0, wall_seconds=0.0, left_out=reason)
+        nothing = {"stages": (), "load_seconds": 0.0, "wall_seconds": 0.0, "documents_sha256": None}
+        left_out = replace(plain, **nothing, left_out=reason)
         write_sealed_json(folder.score(name), asdict(left_out))
         return None
     if limit is not None and run.plan.left_seconds is not None:
@@ -517,6 +518,9 @@ def _stored_scores(folder: RunFolder, run: RunContext, name: str) -> Scores | No
     if not (folder.documents(name).is_file() or stored.left_out):
         return None
     same = stored.artifact_sha256 == sha256_of_file(folder.artifact)
+    if stored.documents_sha256 and stored.documents_sha256 != sha256_of_file(folder.documents(name)):
+        run.log.info(f"{folder.documents(name)} is not the file that was written: scored again")
+        return None
     if not same or stored.max_tokens != run.scoring.max_tokens:
         return None
     run.log.info(f"{name}: done already")
@@ -548,7 +552,11 @@ def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: 
     if code:
         raise FreshProcessError(f"scoring {artifact} failed, as said above")
     scores = read_stage(figures, Scores)
-    scores = replace(scores, wall_seconds=run.clock.elapsed("score") - before)
+    scores = replace(
+        scores,
+        wall_seconds=run.clock.elapsed("score") - before,
+        documents_sha256=sha256_of_file(folder.documents(name)),
+    )
     write_sealed_json(figures, asdict(scores))
     for stage in scores.stages:
         run.log.record("stage", **stage.figures())

@@ -338,6 +338,19 @@ def test_a_damaged_artifact_is_refused_by_name(whole, data, tmp_path, capsys, da
     assert "artifact" in err and err.count("\n") == 1
 
 
+def test_sums_by_document_that_are_not_those_written_are_made_again(whole, tmp_path, monkeypatch, counted):
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for name in ("results.json", "audit.json"):
+        (run / name).unlink()
+    changed = bytearray((run / "score_quantized.npz").read_bytes())
+    changed[len(changed) // 2] ^= 4
+    (run / "score_quantized.npz").write_bytes(changed)
+    assert exit_code(["--resume", "run"]) == 0
+    assert list(dict.fromkeys(counted)) == ["quantized", "audit"]
+    assert "score_quantized.npz is not the file that was written" in (run / "run.log").read_text()
+
+
 def test_test_time_training_that_was_left_out_stays_so(whole, tmp_path, monkeypatch, counted):
     run = shutil.copytree(whole / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
