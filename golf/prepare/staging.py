@@ -3,7 +3,6 @@
 So the dataset folder may be a mount point or a link: nothing moves between file systems.
 """
 
-import errno
 import fcntl
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from golf.data.manifest import MANIFEST_NAME
 from golf.data.shards import DataError
+from golf.system.files import is_disk_full
 
 STAGING_PREFIX = ".preparing-"
 DOWNLOAD_NAME = ".download"
@@ -110,7 +110,7 @@ def full_disk_as_data_error(message: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DataError(message) from error
         raise
 

@@ -36,7 +36,7 @@ from golf.plotting import css_border
 from golf.results import Results
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
-from golf.system.cli import escape_text
+from golf.system.cli import escape_lines
 from golf.system.files import write_bytes
 from golf.system.foreign import ForeignError, read_arrays, read_text
 from golf.system.log import RunLog
@@ -287,7 +287,7 @@ REFRESH_SECONDS = 10
 
 def _escape_lines(value: object) -> object:
     """What a template inserts, but for finished markup, without control characters in its lines."""
-    return "\n".join(map(escape_text, value.split("\n"))) if type(value) is str else value
+    return escape_lines(value) if type(value) is str else value
 
 
 @lru_cache

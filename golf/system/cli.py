@@ -60,6 +60,11 @@ def escape_text(text: str) -> str:
     return "".join(each if each.isprintable() or each in "\t\u200d" else repr(each)[1:-1] for each in text)
 
 
+def escape_lines(text: str) -> str:
+    """The same of each line of a text; its line ends stay."""
+    return "\n".join(map(escape_text, text.split("\n")))
+
+
 def run_program(
     name: str,
     work: Callable[[], int | None],
@@ -108,7 +113,7 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return escape_text(f"{' and '.join(names)}: {error.strerror}")
-    return "\n".join(map(escape_text, str(error).split("\n")))
+    return escape_lines(str(error))
 
 
 def open_missing_streams() -> None:

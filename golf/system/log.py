@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from golf.system.cli import escape_text, silence
+from golf.system.cli import escape_lines, escape_text, silence
 from golf.system.files import naming_full_disk
 from golf.system.trackers import Tracker, step_of
 
@@ -152,7 +152,7 @@ class RunLog:
         self._trackers.clear()
 
     def _write(self, text: str, record: dict[str, object]) -> None:
-        text = "\n".join(map(escape_text, text.split("\n")))
+        text = escape_lines(text)
         self.console.print(text, markup=False)
         self._write_files(text, record)
 
