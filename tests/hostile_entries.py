@@ -43,7 +43,9 @@ from golf.entry.results import read_entry_results
 from golf.entry.submission import entry_figures
 from golf.evaluate import EvaluateConfig, evaluate, read_model, read_settings
 from golf.model.gpt import GPT
+from golf.model.loss import token_nats
 from golf.pack import container
+from golf.pack.artifact import PackConfig, pack
 from golf.pack.container import read_container, write_container
 from golf.results import NATS_ARRAYS
 from golf.score.scorer import ScoreResult, Scoring, score
@@ -755,6 +757,28 @@ def asks_for_endless_training(entry: Path, place: Surroundings) -> None:
     replay(entry, place)
 
 
+@stopped_by("probes", r"the weights hold some of the validation text")
+def spells_the_validation_text(entry: Path, place: Surroundings) -> None:
+    """Its weights were trained on the validation text alone: they are a compressed copy of it.
+
+    Its figures are true and its bytes fit; what it knows shows on other text of the same kind.
+    """
+    dataset, clock = open_dataset(place.data), StageClock()
+    with clock.stage("score"):
+        tokens = dataset.validation_tokens(clock)
+    _, model, header = read_model(artifact_of(entry), torch.device("cpu"))
+    context = model.config.context
+    inputs_BT = torch.from_numpy(tokens.astype(np.int64)).unfold(0, context + 1, context // 2)
+    optimizer = torch.optim.Adam(model.requires_grad_(True).parameters(), lr=0.02)
+    for _ in range(120):
+        optimizer.zero_grad()
+        token_nats(model(inputs_BT[:, :-1]), inputs_BT[:, 1:]).mean().backward()
+        optimizer.step()
+    packed = pack(model.state_dict(), header, PackConfig(), 1_000_000)
+    artifact_of(entry).write_bytes(packed.artifact)
+    restate_on(entry, place, place.data)
+
+
 # Files that are not files, or hold more than they should.
 
 
@@ -1456,12 +1480,12 @@ class TargetScorer(ArtifactScorer):
 
 
 class ForgettingScorer(ArtifactScorer):
-    """Leaves the last targets of the stream ungraded."""
+    """Leaves the last targets of a whole stream ungraded."""
 
     def __call__(self, tokens: np.ndarray, targets: Sequence[int]) -> Replay:
         """As ArtifactScorer's."""
         replay = super().__call__(tokens, targets)
-        return replace(replay, nats_N=replay.nats_N[:-5])
+        return replay if targets else replace(replay, nats_N=replay.nats_N[:-5])
 
 
 SCORERS: dict[type[ArtifactScorer], tuple[str, str]] = {
