@@ -10,6 +10,7 @@ Most of what a script does behind its figures is an *attempt*, whose outcome tra
 """
 
 import base64
+import functools
 import io
 import json
 import os
@@ -35,24 +36,32 @@ from tiny_samples import tiny_text, tiny_tokenizer, write_tiny_artifact, write_t
 from torch import Tensor
 
 from golf.audit.rescore import ArtifactScorer, Replay
+from golf.config import RunConfig
 from golf.data.manifest import Manifest, open_dataset, sha256_of_file
 from golf.data.shards import write_shard
 from golf.data.vocabulary import SPACE_MARK, Vocabulary
 from golf.entry.build import build
+from golf.entry.bundle import entry_script
 from golf.entry.results import read_entry_results
+from golf.entry.selfextract import pack_script
 from golf.entry.submission import entry_figures
 from golf.evaluate import EvaluateConfig, evaluate, read_model, read_settings
+from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
 from golf.pack import container
 from golf.pack.artifact import PackConfig, pack
 from golf.pack.container import read_container, write_container
 from golf.results import NATS_ARRAYS
+from golf.run import artifact_header
 from golf.score.scorer import ScoreResult, Scoring, score
+from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
+from golf.system.stored import config_from_dict
 from golf.ttt.documents import split_documents
 from golf.ttt.methods import score_adapting
+from golf.ttt.sgd import TTTConfig
 
 QUIET = RunLog(quiet=True)
 SEED = 7
@@ -1005,12 +1014,12 @@ stopped_by_cage(
     "The verifier's environment, command line and memory stand in /proc.",
     REFUSED,
     """
-for name in ("environ", "cmdline", "mem", "maps", "cwd/.", "root/etc/passwd"):
-    parent = os.getppid() or "none"
-    attempt(f"parent {name}", lambda: open(f"/proc/{parent}/{name}", "rb").read(1))
+for name in ("mem", "root/etc/shadow"):
+    attempt(f"parent {name}", lambda: open(f"/proc/{os.getppid()}/{name}", "rb").read(1))
 for pid in [each for each in os.listdir("/proc") if each.isdigit()]:
     with suppress(OSError):
-        TRIED[f"environ of {pid}"] = open(f"/proc/{pid}/environ", "rb").read().decode(errors="replace")
+        for name in ("environ", "cmdline"):
+            TRIED[f"{name} of {pid}"] = open(f"/proc/{pid}/{name}", "rb").read().decode(errors="replace")
 """,
 )
 stopped_by_cage(
@@ -1021,7 +1030,7 @@ stopped_by_cage(
 attempt("key", lambda: (SECRET_PLACE / ".ssh" / "id").read_text())
 attempt("home", lambda: (pathlib.Path.home() / ".ssh" / "id").read_text())
 attempt("listing", lambda: os.listdir(SECRET_PLACE)[0])
-attempt("root", lambda: os.listdir("/root")[0])
+attempt("root", lambda: open("/root/.profile").read())
 """,
 )
 stopped_by_cage(
@@ -1194,7 +1203,17 @@ stopped_by_cage(
     "fills the memory",
     "Takes memory until the machine has no more.",
     REFUSED + r"|memory|ended with",
-    'attempt("memory", lambda: len(bytearray(64 << 30)))',
+    """
+taken = []
+def take():
+    # A bound for the machine of who runs this without a cage.
+    for _ in range(64):
+        taken.append(b"x" * (64 << 20))
+attempt("memory", take)
+TRIED["taken"] = f"{len(taken)} of 64"
+if len(taken) == 64:
+    TRIED["memory"] = "got all"
+""",
 )
 stopped_by_cage(
     "fills the disk",
@@ -1206,6 +1225,14 @@ def fill(folder):
         os.posix_fallocate(file.fileno(), 0, 256 << 30)
 for folder in (".", "/tmp", "/dev/shm"):
     attempt(folder, lambda: fill(folder))
+def spread():
+    for number in range(64):
+        with open(f"part{number}", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 4 << 20)
+attempt("in parts", spread)
+for number in range(64):
+    with suppress(OSError):
+        os.remove(f"part{number}")
 """,
 )
 stopped_by_cage(
@@ -1291,6 +1318,19 @@ with suppress(OSError):
 with suppress(OSError):
     os.mknod(MARKER + "disk", 0o60666, os.makedev(8, 0))
 attempt("disk", lambda: open(MARKER + "disk", "rb").read(1))
+""",
+)
+stopped_by_cage(
+    "forges the report of its cage",
+    "Writes into the pipes of the processes around it: another exit code, files of other names and sizes.",
+    r"",
+    """
+report = json.dumps({"returncode": 0, "files": [["../" + MARKER, 4], ["figures.json", 1 << 60]]}).encode()
+for pid in [each for each in os.listdir("/proc") if each.isdigit() and int(each) != os.getpid()]:
+    for number in range(3, 20):
+        with suppress(OSError):
+            with open(f"/proc/{pid}/fd/{number}", "wb", 0) as pipe:
+                TRIED[f"pipe {number} of {pid}"] = str(pipe.write(report + b"\\nxxxx"))
 """,
 )
 stopped_by_cage("crashes", "Ends by a signal.", r"ended with|signal", "os.kill(os.getpid(), signal.SIGSEGV)")
@@ -1586,6 +1626,41 @@ def was_scored_in_another_dtype(entry: Path, place: Surroundings) -> None:
     state_nats(entry, {name: t.nats * (1 + 2e-4 / t.bits_per_byte) for name, t in tallies.items()})
     agree(entry, scores__compute_dtype="bfloat16", environment__device="cuda")
     replay(entry)
+
+
+@functools.cache
+def whole_script(model: str, packed: bool) -> bytes:
+    """The script of an entry with a network, given as JSON: all of the project that it needs, in one file."""
+    script = entry_script(small_run(json.loads(model)))
+    return pack_script(script) if packed else script.encode()
+
+
+def small_run(model: dict[str, Any]) -> RunConfig:
+    """The configuration of a run with that network."""
+    ttt = TTTConfig(chunk_tokens=96, batch_sequences=2, learning_rate=0.05)
+    return RunConfig(model=config_from_dict(ModelConfig, model), score=WindowConfig(stride=8), ttt=ttt)
+
+
+def scores_by_itself(entry: Path, place: Surroundings, packed: bool) -> None:
+    """Gives the entry a script that decodes and scores the artifact, as a run's is."""
+    header, payload = read_container(artifact_of(entry).read_bytes())
+    own = artifact_header(small_run(header["model"]), torch.float32, header["tokenizer_sha256"])
+    artifact_of(entry).write_bytes(write_container({**header, **own}, bytes(payload)))
+    restate_on(entry, place, place.data)
+    (entry / "train_gpt.py").write_bytes(whole_script(json.dumps(own["model"]), packed))
+    agree(entry)
+
+
+@honest
+def scores_with_the_whole_project_in_one_file(entry: Path, place: Surroundings) -> None:
+    """Its script is the one that a run writes, and does all the work again."""
+    scores_by_itself(entry, place, packed=False)
+
+
+@honest
+def unpacks_its_script(entry: Path, place: Surroundings) -> None:
+    """The same script, compressed, which unpacks and runs itself."""
+    scores_by_itself(entry, place, packed=True)
 
 
 @honest
