@@ -91,9 +91,9 @@ def write_tiny_dataset(folder: Path, tokenizer: bytes, num_documents: int = 12) 
     return splits["val"]
 
 
-def write_tiny_artifact(path: Path, vocabulary: Vocabulary, **header: object) -> GPT:
+def write_tiny_artifact(path: Path, vocabulary: Vocabulary, seed: int = 0, **header: object) -> GPT:
     """Packs an untrained network of width 16 with blocks enough to adapt; returns what was packed."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = ModelConfig(
         vocab_size=vocabulary.size,
         num_layers=3,

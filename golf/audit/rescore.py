@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.data.manifest import open_dataset
+from golf.data.manifest import Dataset, open_dataset
 from golf.evaluate import EvaluateConfig, read_model, read_settings
 from golf.run_folder import RunFolder, find_artifacts
+from golf.score.documents import per_document
 from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import Scoring, score, token_tensor
 from golf.score.windows import ResolvedWindows, plan_windows
+from golf.stats import sample_of, welch
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
 from golf.system.files import write_sealed_json
@@ -33,6 +35,14 @@ SUM_TOLERANCE = 1e-4
 """How far the probabilities of a distribution may add up to something else than 1."""
 GRADE_TOLERANCE_NATS = 1e-4
 """How far a grade may lie from the distribution that was fixed before the target was read."""
+MEMORY_DOCUMENTS, MEMORY_TOKENS, MIN_MEMORY_DOCUMENTS = 64, 128, 8
+"""Documents of each text whose cost is compared, and the tokens from their starts that are taken; of fewer
+documents nothing is said."""
+MEMORY_SHARD_TOKENS = 1 << 22
+"""Of a training shard, from which these documents are taken."""
+MEMORY_SHARE, MEMORY_PROBABILITY = 0.05, 1e-6
+"""Validation text must not cost less than training text by more than this share of it; how improbable it must
+be that it does by chance (Welch's test over documents)."""
 _MOST_TOLD = 5
 
 
@@ -201,6 +211,24 @@ def probe_bytes(
     return ProbeReport("bytes", f"{len(starts) - 1:,} documents against their decoded text", violations)
 
 
+def probe_memory(validation_D: np.ndarray, training_D: np.ndarray) -> ProbeReport:
+    """Requires documents of the validation text to cost no less than those of the training text.
+
+    Takes the nats per token of documents. Weights that learned the one as well as the other are found, not
+    those that hold a small part of it.
+    """
+    validation, training = sample_of(validation_D), sample_of(training_D)
+    probability = welch(validation, training, MEMORY_SHARE * training.mean)
+    violations = []
+    if probability is not None and probability < MEMORY_PROBABILITY:
+        violations.append(
+            f"the validation text costs {validation.mean:.4g} nats a token, the training text "
+            f"{training.mean:.4g}: the weights hold some of the validation text"
+        )
+    checked = f"starts of {len(validation_D):,} validation and {len(training_D):,} training documents"
+    return ProbeReport("memory", checked, violations)
+
+
 def probe_document_start(features: Callable[[np.ndarray], np.ndarray], asked: Probing) -> ProbeReport:
     """Requires what enters the network (T, D) at a BOS and after it not to see the document before.
 
@@ -336,6 +364,7 @@ def audit_artifact(
     if adapts:
         probed["test-time training"] = stream, ArtifactScorer(scoring, ttt_config, chunk_tokens)
     reports = {"validation text": audit_data(scoring, dataset.manifest.val_text_bytes)}
+    reports["validation text"] += audit_memory(scoring, dataset)
     found: dict[str, dict[str, float]] = {}
     with repeatable_kernels(device):
         for name, (stream, scorer) in probed.items():
@@ -478,6 +507,31 @@ def audit_data(scoring: Scoring, stated_bytes: int) -> list[ProbeReport]:
         ProbeReport("coverage", f"all {num_targets:,} targets, files by sha256", violations),
         probe_bytes(count_bytes, decode, tokens, bos_id, stated_bytes),
     ]
+
+
+def audit_memory(scoring: Scoring, dataset: Dataset) -> Iterator[ProbeReport]:
+    """Whether the weights hold the validation text; asked where the folder has training text to compare."""
+    files = [file for file in dataset.manifest.files if file.split == "train"]
+    found = next((file for file in files if (dataset.folder / file.name).exists()), None)
+    if found is None:
+        return
+    texts = scoring.tokens, dataset.open_shard(found)[:MEMORY_SHARD_TOKENS]
+    context, bos_id = scoring.resolved_windows().context, scoring.vocabulary.bos_id
+    disjoint = replace(scoring.windows, stride=context)
+
+    def cost(tokens: np.ndarray) -> np.ndarray:
+        spans = [span for span in split_documents(tokens, len(tokens) - 1, bos_id) if span.num_targets > 1]
+        spans = spans[:: max(1, len(spans) // MEMORY_DOCUMENTS)][:MEMORY_DOCUMENTS]
+        starts = [tokens[span.start : min(span.end, span.start + MEMORY_TOKENS)] for span in spans]
+        stream = np.concatenate([*starts, [bos_id] * context])
+        documents = per_document(
+            score(replace(scoring, tokens=stream, windows=disjoint)).nats_N, stream, scoring.vocabulary
+        )
+        return documents.nats_D[: len(spans)] / documents.tokens_D[: len(spans)]
+
+    validation_D, training_D = map(cost, texts)
+    if min(len(validation_D), len(training_D)) >= MIN_MEMORY_DOCUMENTS:
+        yield probe_memory(validation_D, training_D)
 
 
 def choose_stream(tokens: np.ndarray, length: int, bos_id: int, seed: int) -> np.ndarray:

@@ -4,6 +4,7 @@ The entry's own script is run: verify what you would be willing to run.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.data.manifest import open_dataset, sha256_of_file
+from golf.data.manifest import open_dataset
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
 from golf.entry.submission import entry_figures
 from golf.pack.fit import LIMIT_BYTES
@@ -24,7 +25,7 @@ from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 from golf.system.clock import StageClock
 from golf.system.files import write_json
-from golf.system.foreign import read_arrays
+from golf.system.foreign import read_arrays, read_bytes
 from golf.system.log import RunLog
 from golf.system.stored import flat_fields
 
@@ -154,21 +155,27 @@ def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Pa
 
 def _compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
     """Sizes and hashes of script and artifacts, the limit, and whose audit the entry shows."""
-    audit = read_json(entry.audit) if entry.audit.is_file() else None
+    audit = read_json(entry.audit) if os.path.lexists(entry.audit) else None
+    owners: dict[str, int] = {}
     for seed, run in results.items():
-        stated, artifact = run.packing, entry.artifact(seed)
-        for path in (entry.script, artifact):
-            if not path.is_file():
+        stated, sizes, hashes = run.packing, {}, {}
+        for path in (entry.script, entry.artifact(seed)):
+            if not os.path.lexists(path):
                 raise EntryError(
                     f"{entry.path} has no {path.name} (sha256 {stated.artifact_sha256}); put it there"
                 )
-        code, model = entry.script.stat().st_size, artifact.stat().st_size
+            data = read_bytes(path, MAX_ENTRY_FILE_BYTES)
+            sizes[path], hashes[path] = len(data), hashlib.sha256(data).hexdigest()
+        code, model = sizes.values()
+        code_sha256, artifact_sha256 = hashes.values()
         yield Comparison(f"seed {seed} bytes.code", stated.code_bytes, code)
         yield Comparison(f"seed {seed} bytes.artifact", stated.artifact_bytes, model)
         yield Comparison(f"seed {seed} bytes.total", stated.total_bytes, code + model)
         yield Comparison(f"seed {seed} within {LIMIT_BYTES:,} bytes", True, code + model <= LIMIT_BYTES)
-        yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, sha256_of_file(entry.script))
-        yield Comparison(f"seed {seed} artifact_sha256", stated.artifact_sha256, sha256_of_file(artifact))
+        yield Comparison(f"seed {seed} code_sha256", stated.code_sha256, code_sha256)
+        yield Comparison(f"seed {seed} artifact_sha256", stated.artifact_sha256, artifact_sha256)
+        owner = owners.setdefault(artifact_sha256, seed)
+        yield Comparison(f"seed {seed} artifact is that of seed", seed, owner)
         if audit is not None:
             seeds = audit.get("seeds")
             found = audit if seeds is None else seeds.get(str(seed)) if isinstance(seeds, dict) else None
