@@ -75,7 +75,7 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         unread = ("max_tokens", "max_seconds", "sample_documents", "json", "per_document")
         command.config.require_unused(unread, "does not go with --audit")
     if command.verify:
-        unread = ("context", "stride", "method", "max_tokens", "max_seconds", "sample_documents")
+        unread = ("context", "stride", "method", "order", "max_tokens", "max_seconds", "sample_documents")
         command.config.require_unused((*unread, "per_document", "eager"), "does not go with --verify")
         if command.ttt:
             raise ValueError("--ttt does not go with --verify, which scores as the entry states")

@@ -1,6 +1,6 @@
 """Scores an artifact, or an entry that holds one, with test-time training: grade first, then learn from it.
 
-    python ttt.py ARTIFACT_OR_ENTRY --data DIR [--method sgd|lora]
+    python ttt.py ARTIFACT_OR_ENTRY --data DIR [--method sgd|lora] [--order length|stream]
     torchrun --standalone --nproc_per_node=8 ttt.py ...        lora shares the documents, sgd has one process
 
 The settings of the training, its method included, are the artifact's own unless said otherwise.

@@ -43,6 +43,8 @@ class EvaluateConfig:
     """Tokens that each window after the first grades."""
     method: Literal["sgd", "lora"] | None = None
     """How test-time training is done."""
+    order: Literal["length", "stream"] | None = None
+    """In which order test-time training by document goes: the longest first, or as they stand in the text."""
     max_tokens: int | None = None
     """Score this many tokens from the start only; the figures then say `partial`."""
     max_seconds: float | None = None
@@ -106,7 +108,7 @@ def evaluate(
     Raises ValueError for an artifact, data or sizes that do not go together.
     """
     if not ttt:
-        config.require_unused(("method", "max_seconds"), "belongs to test-time training; add --ttt")
+        config.require_unused(("method", "order", "max_seconds"), "belongs to test-time training; add --ttt")
     if not (plain or ttt):
         raise ValueError("nothing to score: --no-plain needs --ttt")
     clock = StageClock()
@@ -205,7 +207,11 @@ def read_settings(header: dict[str, Any], config: EvaluateConfig) -> tuple[Windo
         raise ArtifactError(f"artifact's settings of the score cannot be read: {error}") from error
     asked = {"context": config.context, "stride": config.stride}
     windows = replace(windows, **{name: value for name, value in asked.items() if value is not None})
-    return windows, ttt if config.method is None else replace(ttt, method=config.method)
+    asked = {"method": config.method, "order": config.order}
+    ttt = replace(ttt, **{name: value for name, value in asked.items() if value is not None})
+    if config.order is not None and ttt.method != "lora":
+        raise ValueError(f"--order is of test-time training by document; the method is {ttt.method}")
+    return windows, ttt
 
 
 def sample_documents(tokens: np.ndarray, bos_id: int, num_documents: int) -> np.ndarray:

@@ -15,7 +15,8 @@ import json
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -88,8 +89,8 @@ class ProofHeader:
     """quantized or test_time_trained."""
     method: Literal["sgd", "lora"]
     """How test-time training is done."""
+    order: Literal["length", "stream"]
     device: str
-    threads: int
     documents: int = 0
     targets: int = 0
     first_token: int = 0
@@ -251,12 +252,11 @@ def encode_text(
     return Proof(header, order, coder.finish()), coded
 
 
-def _settle(device: str, num_threads: int) -> torch.device:
+def _settle(device: str) -> torch.device:
     """The device, with all that decides how sums are rounded on it the same in encoder and decoder."""
-    chosen = choose_runtime(device, eager=True).device
-    # Also where so many is the default: MKL may take fewer threads for a product until it is told a number.
-    torch.set_num_threads(num_threads)
-    return chosen
+    # One position at a time is too little work to share, and threads decide how sums are split.
+    torch.set_num_threads(1)
+    return choose_runtime(device, eager=True).device
 
 
 def decode_text(artifact: bytes, vocabulary: Vocabulary, proof: Proof, told: Told) -> np.ndarray:
@@ -266,18 +266,18 @@ def decode_text(artifact: bytes, vocabulary: Vocabulary, proof: Proof, told: Tol
     for name, sha256 in found.items():
         if vars(header)[name] != sha256:
             raise ProofError(f"is of {name} {vars(header)[name]}; here it is {sha256}")
-    model, settings = load_model(artifact, _settle(header.device, header.threads))
-    asked = EvaluateConfig(header.context, header.stride, header.method)
+    model, settings = load_model(artifact, _settle(header.device))
+    order = header.order if header.method == "lora" else None
+    asked = EvaluateConfig(header.context, header.stride, header.method, order)
     windows, ttt = read_settings(settings, asked)
     method = Method(model, windows.resolve(model.config.context, header.device), ttt, header)
     return method.code(RangeDecoder(proof.coded), *method.lay_out(proof.order), told)
 
 
 def text_of(tokens: np.ndarray, vocabulary: Vocabulary) -> bytes:
-    """The text of the documents in UTF-8, each ended by a zero byte; control tokens have none."""
+    """The text of the documents in UTF-8, one behind the other; control tokens have none."""
     spans = split_documents(tokens, len(tokens), vocabulary.bos_id)
-    texts = (vocabulary.decode_tokens(tokens[start:end]) for start, end in spans if end - start > 1)
-    return b"".join(text.encode() + b"\0" for text in texts)
+    return b"".join(vocabulary.decode_tokens(tokens[start:end]).encode() for start, end in spans)
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def prove_artifact(
 
     Raises ValueError as `evaluate` does.
     """
-    device = _settle(config.device, torch.get_num_threads())
+    device = _settle(config.device)
     artifact, model, settings = read_model(path, device)
     windows, ttt = read_settings(settings, config)
     clock = StageClock()
@@ -345,69 +345,86 @@ def prove_artifact(
         tokens = tokens[: spans[: how.documents][-1].end + 1]
     sha256 = hashlib.sha256(artifact).hexdigest()
     weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    results = []
-    for stage in ["quantized"] + ["test_time_trained"] * how.ttt:
+
+    def prove(stage: str, pool: Executor) -> Callable[[], ProofResult]:
+        """Encodes; what is returned waits for the decoder and compares."""
         # A deadline would end adapting where this machine happens to be.
         method = replace(ttt, max_seconds=None) if stage == "test_time_trained" else None
         scoring = Scoring(model, tokens, vocabulary, windows, log=log)
-        header = ProofHeader(
-            *(sha256, vocabulary.sha256, stage, ttt.method), str(device), torch.get_num_threads()
-        )
+        header = ProofHeader(sha256, vocabulary.sha256, stage, ttt.method, ttt.order, str(device))
         model.load_state_dict(weights)
         score = score_once(scoring, method, ttt.chunk_tokens, None)
         assert score is not None, "one process has the score"
         model.load_state_dict(weights)
         began = time.perf_counter()
-        with log.progress("encode", len(tokens) - 1, "tokens") as bar:
+        with log.progress(f"encode, {STAGE_TITLES[stage]}", len(tokens) - 1, "tokens") as bar:
             proof, coded = encode_text(scoring, ttt, header, bar.move_to)
-        middle = time.perf_counter()
+        encode_seconds = time.perf_counter() - began
         log.info(f"{STAGE_TITLES[stage]}: restoring in a process that has no text")
-        isolation, restored, text = _restore(path, data_folder / dataset.manifest.tokenizer, proof)
-        result = ProofResult(
-            stage=stage,
-            documents=proof.header.documents,
-            tokens=len(tokens) - 1,
-            text_bytes=score.tally.num_bytes,
-            file_bytes=len(proof.to_bytes()),
-            order_bytes=len(proof.order),
-            coded_bytes=len(proof.coded),
-            score_bytes=score.tally.bits_per_byte * score.tally.num_bytes / 8,
-            decodable=Stage(stage, score.tally, "", notes=score.notes).decodable,
-            isolation=isolation,
-            encode_seconds=middle - began,
-            decode_seconds=time.perf_counter() - middle,
-        )
-        violations = _compare(result, tokens, coded, restored, text, vocabulary)
-        results.append(replace(result, violations=tuple(violations)))
-        log.info(results[-1].sentence)
+        decoder = pool.submit(_restore, path, data_folder / dataset.manifest.tokenizer, proof)
+
+        def finish() -> ProofResult:
+            restored = decoder.result()
+            result = ProofResult(
+                stage=stage,
+                documents=proof.header.documents,
+                tokens=len(tokens) - 1,
+                text_bytes=score.tally.num_bytes,
+                file_bytes=len(proof.to_bytes()),
+                order_bytes=len(proof.order),
+                coded_bytes=len(proof.coded),
+                score_bytes=score.tally.bits_per_byte * score.tally.num_bytes / 8,
+                decodable=Stage(stage, score.tally, "", notes=score.notes).decodable,
+                isolation=restored.isolation,
+                encode_seconds=encode_seconds,
+                decode_seconds=restored.seconds,
+            )
+            violations = tuple(_compare(result, tokens, coded, restored, vocabulary))
+            return replace(result, violations=violations)
+
+        return finish
+
+    with ThreadPoolExecutor(1) as pool:
+        # One stage is restored while the next one is encoded.
+        waiting = [prove(stage, pool) for stage in ["quantized"] + ["test_time_trained"] * how.ttt]
+        results = [finish() for finish in waiting]
+    for result in results:
+        log.info(result.sentence)
     return sha256, results
 
 
+@dataclass(frozen=True)
+class Restored:
+    """What a decoder left."""
+
+    isolation: str
+    seconds: float
+    tokens: np.ndarray | None
+    """uint16."""
+    text: bytes = b""
+    failure: str = ""
+
+
 def _compare(
-    result: ProofResult,
-    tokens: np.ndarray,
-    coded: np.ndarray,
-    restored: np.ndarray | str,
-    text: bytes,
-    vocabulary: Vocabulary,
+    result: ProofResult, tokens: np.ndarray, coded: np.ndarray, restored: Restored, vocabulary: Vocabulary
 ) -> Iterator[str]:
     """What of the restored text, and of the length of the file, is not as the score promises."""
-    if isinstance(restored, str):
-        yield f"the decoder failed: {restored}"
+    if restored.tokens is None:
+        yield f"the decoder failed: {restored.failure}"
         return
     if not np.array_equal(coded, tokens):
         yield "the encoder changed the text"
-    if not np.array_equal(restored, tokens):
-        common = min(len(restored), len(tokens))
-        different = np.flatnonzero(restored[:common] != tokens[:common])
+    if not np.array_equal(restored.tokens, tokens):
+        common = min(len(restored.tokens), len(tokens))
+        different = np.flatnonzero(restored.tokens[:common] != tokens[:common])
         first = int(different[0]) if len(different) else common
         yield f"the decoder restored another text from token {first:,} of {len(tokens):,} on"
         return
     expected = text_of(tokens, vocabulary)
-    if hashlib.sha256(text).digest() != hashlib.sha256(expected).digest():
+    if hashlib.sha256(restored.text).digest() != hashlib.sha256(expected).digest():
         yield "the tokens are restored, but their text is another"
-    if (num_bytes := len(expected) - expected.count(b"\0")) != result.text_bytes:
-        yield f"the score counts {result.text_bytes:,} bytes; the text has {num_bytes:,}"
+    if len(expected) != result.text_bytes:
+        yield f"the score counts {result.text_bytes:,} bytes; the text has {len(expected):,}"
     most = result.score_bytes * (1 + MAX_OVER_SCORE) + MAX_OVER_BYTES
     if result.coded_bytes > most:
         yield (
@@ -416,8 +433,9 @@ def _compare(
         )
 
 
-def _restore(artifact: Path, tokenizer: Path, proof: Proof) -> tuple[str, np.ndarray | str, bytes]:
-    """How the decoder was isolated, the tokens that it restored, or why it failed, and their text."""
+def _restore(artifact: Path, tokenizer: Path, proof: Proof) -> Restored:
+    """Restores a text in an isolated process that has the artifact, the tokenizer and the file."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / _PROOF
         write_bytes(file, proof.to_bytes())
@@ -432,10 +450,11 @@ def _restore(artifact: Path, tokenizer: Path, proof: Proof) -> tuple[str, np.nda
             limits=Limits(seconds=MAX_RESTORE_SECONDS),
             device=proof.header.device,
         )
+        seconds = time.perf_counter() - began
         if done.returncode or not {_TOKENS, _TEXT} <= done.files.keys():
-            return done.mechanism, done.failure or "it left no text", b""
+            return Restored(done.mechanism, seconds, None, failure=done.failure or "it left no text")
         tokens = np.frombuffer(done.files[_TOKENS].read_bytes(), dtype="<u2")
-        return done.mechanism, tokens, done.files[_TEXT].read_bytes()
+        return Restored(done.mechanism, seconds, tokens, done.files[_TEXT].read_bytes())
 
 
 def main_restore(arguments: list[str]) -> int:

@@ -446,7 +446,7 @@ def _audit_isolated(
     artifact: Path, data_folder: Path, config: EvaluateConfig, how: AuditConfig, log: RunLog, ttt: bool
 ) -> dict[str, Any]:
     """As `audit_artifact`, in a process of its own."""
-    asked = {name: vars(config)[name] for name in ("context", "stride", "method", "device", "eager")}
+    asked = {name: vars(config)[name] for name in ("context", "stride", "method", "order", "device", "eager")}
     told = {"data": str(data_folder.resolve()), "config": asked, "how": asdict(how), "ttt": ttt}
     with tempfile.TemporaryDirectory() as folder:
         done = run_project(

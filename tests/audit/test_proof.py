@@ -15,7 +15,7 @@ from torch import Tensor
 
 import eval_bpb
 from golf.audit import proof as proofs
-from golf.audit.proof import Proof, ProofConfig, ProofError, ProofHeader, decode_text, encode_text
+from golf.audit.proof import Proof, ProofConfig, ProofError, ProofHeader, Restored, decode_text, encode_text
 from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig, read_model, read_settings, score_once
@@ -72,8 +72,8 @@ class Bench:
 
     def encode(self, tokens: np.ndarray | None = None) -> Proof:
         scoring, ttt, artifact = self.scoring(tokens)
-        sha256, threads = hashlib.sha256(artifact).hexdigest(), torch.get_num_threads()
-        header = ProofHeader(sha256, self.vocabulary.sha256, self.stage, ttt.method, "cpu", threads)
+        sha256 = hashlib.sha256(artifact).hexdigest()
+        header = ProofHeader(sha256, self.vocabulary.sha256, self.stage, ttt.method, ttt.order, "cpu")
         return encode_text(scoring, ttt, header, lambda count: None)[0]
 
     def decode(self, proof: Proof) -> np.ndarray:
@@ -159,10 +159,10 @@ def test_a_network_that_reads_ahead_needs_more_bits_than_its_score(
     assert "bytes; the score promises" in violation
 
 
-def restores_here(artifact: Path, tokenizer: Path, proof: Proof) -> tuple[str, np.ndarray, bytes]:
+def restores_here(artifact: Path, tokenizer: Path, proof: Proof) -> Restored:
     vocabulary = Vocabulary.load(tokenizer)
     tokens = decode_text(artifact.read_bytes(), vocabulary, proof, lambda count: None)
-    return "here", tokens, proofs.text_of(tokens, vocabulary)
+    return Restored("here", 0.0, tokens, proofs.text_of(tokens, vocabulary))
 
 
 def test_a_proof_of_another_artifact_is_refused(dataset_folder: Path, tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_a_decoder_that_restores_another_text_proves_nothing(
 ) -> None:
     path = shutil.copy(artifact_path, tmp_path / "artifact.bin")
 
-    def restores_another(*asked: object) -> tuple[str, np.ndarray, bytes]:
-        return "nothing", np.zeros(7, dtype=np.uint16), b""
+    def restores_another(*asked: object) -> Restored:
+        return Restored("nothing", 0.0, np.zeros(7, dtype=np.uint16))
 
     monkeypatch.setattr(proofs, "_restore", restores_another)
     how = ProofConfig(documents=3)
