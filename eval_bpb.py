@@ -2,9 +2,10 @@
 
     python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR            the score; by torchrun, of several processes
     python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR --audit    does its scorer keep the rules?
+    python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR --prove    is the text restored from so many bits?
     python eval_bpb.py --verify ENTRY --data DIR               are its stated figures true?
 
-Exit code 1 where an audit or a verification finds a fault, 2 on bad input.
+Exit code 1 where an audit, a proof or a verification finds a fault, 2 on bad input.
 """
 
 import sys
@@ -14,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from golf.audit.proof import DEFAULT_DOCUMENTS, ProofConfig, prove_path
 from golf.audit.rescore import audit_path
 from golf.entry.verify import print_verification, verify_entry
 from golf.evaluate import SCORE_LEAST, EvaluateConfig, main_evaluate
@@ -34,11 +36,20 @@ class ScoreCommand:
     data: Path | None = None
     """Dataset folder (validation text, its tokenizer, manifest.json); by default the entry's own, if any."""
     ttt: bool = False
-    """Score, or audit, with test-time training, too."""
+    """Score, audit or prove with test-time training, too."""
     audit: bool = False
     """Probe whether the scorer keeps the rules, instead of scoring; writes audit.json beside the artifact."""
     verify: bool = False
     """Run the entry's script alone in an empty place, and compare every figure that the entry states."""
+    prove: bool = False
+    """Write documents to a file of as many bits as their score, and restore them in an isolated process that
+    has no text; the result goes into audit.json and README.md."""
+    documents: int | None = None
+    """Prove so many documents, the first of the text; by default 32."""
+    all: bool = False
+    """Prove all documents."""
+    trust: bool = False
+    """Where this system has no isolation, run a stranger's program with your own rights."""
     sample: int | None = None
     """Verify with this many windows only, on the documents they cover."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
@@ -46,12 +57,20 @@ class ScoreCommand:
 
 def run_command(command: ScoreCommand, log: RunLog) -> bool:
     """Scores, audits or verifies; False for a fault found. ValueError for what cannot be done."""
-    if command.audit and command.verify:
-        raise ValueError("--audit and --verify are two commands; give one of them")
+    asked = [name for name in ("audit", "verify", "prove") if vars(command)[name]]
+    if len(asked) > 1:
+        raise ValueError(f"--{asked[0]} and --{asked[1]} are two commands; give one of them")
+    if command.all and command.documents is not None:
+        raise ValueError("--all and --documents contradict each other; give one of them")
+    for name in ("documents", "all"):
+        if vars(command)[name] not in (None, False) and not command.prove:
+            raise ValueError(f"--{name} belongs to --prove")
     if command.sample is not None and not command.verify:
         raise ValueError("--sample belongs to --verify; a score of a prefix is --max-tokens")
-    if (command.audit or command.verify) and (size := read_world().size) > 1:
-        raise ValueError(f"--audit and --verify run in one process; torchrun started {size}")
+    if asked and (size := read_world().size) > 1:
+        raise ValueError(f"--{asked[0]} runs in one process; torchrun started {size}")
+    if command.trust and not (command.verify or command.prove):
+        raise ValueError("--trust belongs to --verify and --prove")
     if command.audit:
         unread = ("max_tokens", "max_seconds", "sample_documents", "json", "per_document")
         command.config.require_unused(unread, "does not go with --audit")
@@ -60,9 +79,16 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         command.config.require_unused((*unread, "per_document", "eager"), "does not go with --verify")
         if command.ttt:
             raise ValueError("--ttt does not go with --verify, which scores as the entry states")
+    if command.prove:
+        unread = ("max_tokens", "max_seconds", "sample_documents", "per_document")
+        command.config.require_unused(unread, "does not go with --prove")
     data = find_data(command.data, command.path)
     if command.audit:
         return audit_path(command.path, data, command.config, log, command.ttt)
+    if command.prove:
+        documents = None if command.all else command.documents or DEFAULT_DOCUMENTS
+        how = ProofConfig(documents, command.ttt, command.trust)
+        return prove_path(command.path, data, command.config, how, log)
     if command.verify:
         found = verify_entry(command.path, data, command.sample, command.config.device, log)
         return print_verification(found, log, command.config.json)
@@ -75,7 +101,9 @@ def main(arguments: list[str]) -> int:
 
     def work() -> int:
         given = name_standard_output(arguments)
-        command = read_options(ScoreCommand, given, "eval_bpb.py", __doc__, least=SCORE_LEAST)
+        command = read_options(
+            ScoreCommand, given, "eval_bpb.py", __doc__, least=SCORE_LEAST | {"documents": 1}
+        )
         return int(not run_command(command, RunLog(quiet=command.config.json == STANDARD_OUTPUT)))
 
     return run_program("eval_bpb.py", work)

@@ -139,7 +139,7 @@ def sample_batches(
         span: (int(edge), int(edge) + span.num_targets) for span, edge in zip(spans, edges, strict=False)
     }
     batches = [
-        DocumentBatch(batch.chunk_tokens, tuple(type(span)(*moved[span]) for span in batch.documents))
+        batch._replace(documents=tuple(type(span)(*moved[span]) for span in batch.documents))
         for batch in chosen
     ]
     return text, batches, sum(map(count_steps, every))
@@ -147,7 +147,7 @@ def sample_batches(
 
 def count_steps(batch: DocumentBatch) -> int:
     """Chunks of the longest document."""
-    return -(-batch.documents[0].num_targets // batch.chunk_tokens)
+    return -(-batch.documents[0].num_targets // batch.chunk_tokens[0])
 
 
 @contextmanager

@@ -21,9 +21,9 @@ import tyro
 from golf.data.vocabulary import Vocabulary
 from golf.finetune.dialogues import Turn
 from golf.finetune.examples import ChatTemplate, prompt_tokens, stored_template
+from golf.model.decoder import Decoder
 from golf.system.cli import run_program
 from golf.system.options import read_options
-from golf.tasks.decoder import Decoder
 from golf.tasks.generate import SamplingConfig, draw_tokens
 from golf.tasks.models import OpenedModel, open_model
 

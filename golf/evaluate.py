@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from golf.data.manifest import open_dataset
+from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
@@ -116,13 +116,7 @@ def evaluate(
         windows, ttt_config = read_settings(header, config)
         dataset = open_dataset(data_folder)
         vocabulary = dataset.vocabulary
-        if header.get("tokenizer_sha256") != vocabulary.sha256:
-            raise ValueError(
-                f"the artifact was trained with the tokenizer of sha256 {header.get('tokenizer_sha256')}; "
-                f"{data_folder} has {vocabulary.sha256}"
-            )
-        if model.config.bos_id != vocabulary.bos_id:
-            raise ArtifactError(f"bos_id is {model.config.bos_id}; the tokenizer has {vocabulary.bos_id}")
+        require_same_text(header, model, dataset)
         tokens = whole = dataset.validation_tokens(clock)
         if config.sample_documents is not None:
             tokens = sample_documents(whole, vocabulary.bos_id, config.sample_documents)
@@ -157,6 +151,18 @@ def evaluate(
         if config.json:
             write_json(config.json, asdict(scores))
     return scores
+
+
+def require_same_text(header: dict[str, Any], model: GPT, dataset: Dataset) -> None:
+    """ValueError for an artifact that was trained with another tokenizer than the dataset's."""
+    vocabulary = dataset.vocabulary
+    if header.get("tokenizer_sha256") != vocabulary.sha256:
+        raise ValueError(
+            f"the artifact was trained with the tokenizer of sha256 {header.get('tokenizer_sha256')}; "
+            f"{dataset.folder} has {vocabulary.sha256}"
+        )
+    if model.config.bos_id != vocabulary.bos_id:
+        raise ArtifactError(f"bos_id is {model.config.bos_id}; the tokenizer has {vocabulary.bos_id}")
 
 
 def score_once(

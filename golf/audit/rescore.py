@@ -27,7 +27,7 @@ from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
 from golf.system.files import write_sealed_json
 from golf.system.log import RunLog
-from golf.ttt.documents import DOCUMENT_ORDER, plan_documents, split_documents
+from golf.ttt.documents import LENGTH_ORDER, plan_documents, split_documents
 from golf.ttt.methods import score_adapting
 from golf.ttt.sgd import TTTConfig
 
@@ -262,7 +262,7 @@ stream differ by is tolerated; on a CPU nothing may move at all."""
 MIN_GPU_TOLERANCE, MAX_GPU_TOLERANCE = 1e-5, 0.05
 """In nats: the least that is tolerated on a GPU, and what no measured noise can excuse."""
 SIDE_INFORMATION = "Replaced text keeps its BOS tokens: where documents start counts as known."
-BATCH_INFORMATION = f" So do their lengths: they are graded in batches, {DOCUMENT_ORDER}."
+BATCH_INFORMATION = f" So do their lengths: they are graded in batches, {LENGTH_ORDER}."
 AUDIT_BATCH_DOCUMENTS = 2
 """Documents that learn side by side, and that a phase waits for, while probed: a short stream has batches
 and phases enough."""
@@ -351,6 +351,7 @@ def audit_artifact(
     on_gpu, bos_id = device.type != "cpu", dataset.vocabulary.bos_id
     chunk_tokens = ttt_config.chunk_tokens if on_gpu else 2 * windows.context
     adapts, by_document = ttt or ttt_config.enabled, ttt_config.method == "lora"
+    takes_lengths = adapts and by_document and ttt_config.order == "length"
     stream = choose_stream(tokens, how.chunks * chunk_tokens + 1, bos_id, how.seed)
     probed = {"sliding windows": (stream, ArtifactScorer(scoring, None, chunk_tokens))}
     if by_document:
@@ -359,7 +360,7 @@ def audit_artifact(
             lora=replace(ttt_config.lora, batch_documents=AUDIT_BATCH_DOCUMENTS),
             phases=(AUDIT_BATCH_DOCUMENTS,) if ttt_config.phases else (),
         )
-        stream = choose_documents(tokens, bos_id, windows.context, how.seed)
+        stream = choose_documents(tokens, bos_id, windows.context, how.seed, ttt_config.order == "length")
     if adapts:
         probed["test-time training"] = stream, ArtifactScorer(scoring, ttt_config, chunk_tokens)
     reports = {"validation text": audit_data(scoring, dataset.manifest.val_text_bytes)}
@@ -383,7 +384,7 @@ def audit_artifact(
         "ttt": asdict(ttt_config) if adapts else None,
         "scorers": found,
         "seed": how.seed,
-        "side_information": SIDE_INFORMATION + BATCH_INFORMATION * (by_document and adapts),
+        "side_information": SIDE_INFORMATION + BATCH_INFORMATION * takes_lengths,
         "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
         "validation_sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
         "environment": environment(device),
@@ -542,7 +543,9 @@ def choose_stream(tokens: np.ndarray, length: int, bos_id: int, seed: int) -> np
     return tokens[start : start + length]
 
 
-def choose_documents(tokens: np.ndarray, bos_id: int, context: int, seed: int) -> np.ndarray:
+def choose_documents(
+    tokens: np.ndarray, bos_id: int, context: int, seed: int, by_length: bool = True
+) -> np.ndarray:
     """Some documents drawn by seed, cut to a window and less, as a stream in the order of their grading.
 
     The probes take a stream to be graded from its start to its end. The first may be longer than a
@@ -556,7 +559,7 @@ def choose_documents(tokens: np.ndarray, bos_id: int, context: int, seed: int) -
         for place, most in zip(chosen, longest, strict=False)
     ]
     stream = np.concatenate(pieces)
-    batches = plan_documents(split_documents(stream, len(stream), bos_id), (1,), (), 1)
+    batches = plan_documents(split_documents(stream, len(stream), bos_id), (1,), (), 1, by_length)
     return np.concatenate([stream[start:end] for batch in batches for start, end in batch.documents])
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from golf.model.decoder import Decoder
 from golf.system.log import ProgressBar, RunLog
-from golf.tasks.decoder import Decoder
 from golf.tasks.models import OpenedModel
 
 BATCH_TOKENS = 16_384

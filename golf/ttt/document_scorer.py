@@ -22,7 +22,7 @@ from golf.ttt.document_step import (
     can_be_fixed,
     grade_logits,
 )
-from golf.ttt.documents import DOCUMENT_ORDER, DocumentBatch, DocumentGroup, DocumentSpan, deal_batch
+from golf.ttt.documents import DocumentBatch, DocumentGroup, DocumentSpan, deal_batch
 from golf.ttt.lora import LoraLearner
 from golf.ttt.sgd import PhaseTrainer
 from golf.ttt.tilt import NgramTilt
@@ -61,10 +61,10 @@ def score_documents(
             own: list[DocumentSpan] = []
             for group in deal_batch(batch, rows, world.size):
                 if group.process == world.rank:
-                    grader.grade(group, batch.chunk_tokens, f"batch {index}")
+                    grader.grade(group, batch, f"batch {index}")
                     own += group.documents
                 else:
-                    grader.pass_over(group.documents, batch.chunk_tokens, f"batch {index}, elsewhere")
+                    grader.pass_over(group.documents, batch, f"batch {index}, elsewhere")
             if tilt is not None and index + 1 < len(batches):
                 # While a GPU is still at the last steps.
                 tilt.finish_batch()
@@ -89,7 +89,6 @@ def score_documents(
         # In the order of one process, so that the sum is its sum to the last bit.
         total = grader.tally(graded, Tally(0.0, 0, 0))
     notes = {
-        "order": DOCUMENT_ORDER,
         "documents": len(graded),
         "batches": len(batches),
         "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
@@ -100,7 +99,7 @@ def score_documents(
     return ScoreResult(total, nats_N, num_targets < len(tokens) - 1, windows, ledger, notes)
 
 
-class _Chunk:
+class DocumentChunk:
     """Targets `first` to `end` of some documents, side by side: arrays (B, 1) and (B, L)."""
 
     def __init__(self, tokens: np.ndarray, documents: Sequence[DocumentSpan], first: int, end: int):
@@ -147,10 +146,11 @@ class _DocumentGrader:
         self.steps: DocumentSteps | None = None
         """How chunks are graded while something learns; None to make each of its own length."""
         self._boost = 0.0 if tilt is None else tilt.config.boost
-        self._chunks: list[_Chunk] = []
+        self._chunks: list[DocumentChunk] = []
         if learner is not None and learner.recorded and can_be_fixed(scoring.model):
-            least_chunk = min(self.context, *(batch.chunk_tokens for batch in batches))
-            options = self.context, least_chunk, self._boost, scoring.observe is not None
+            least_chunk = min(self.context, *(min(batch.chunk_tokens) for batch in batches))
+            one_chunk = all(len(batch.chunk_tokens) == 1 for batch in batches)
+            options = self.context, least_chunk, one_chunk, self._boost, scoring.observe is not None
             key = *options, self.caps is not None
             if key not in learner.recorded_steps:
                 learner.recorded_steps[key] = DocumentSteps(scoring.model, learner, *options, self.caps)
@@ -193,30 +193,33 @@ class _DocumentGrader:
             notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
         return notes
 
-    def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
-        """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
-        documents, longest, steps = group.documents, group.documents[0].num_targets, self.steps
-        chunk_tokens = min(chunk_tokens, self.context)
+    def grade(self, group: DocumentGroup, batch: DocumentBatch, event: str) -> None:
+        """Grades all chunks in turn; the longest documents come first, so that those left are the first."""
+        rows = sorted(range(len(group.documents)), key=lambda row: -group.documents[row].num_targets)
+        documents = tuple(group.documents[row] for row in rows)
+        places = None if rows == sorted(rows) else np.array(rows)
+        longest, steps, plain_chunk = documents[0].num_targets, self.steps, 0
         self.collect()
         if steps is not None:
-            steps.start(group.place, chunk_tokens, longest, self.ledger)
+            steps.start(group.place, batch, longest, self.ledger, places)
             if self.deadline is not None:
                 self.deadline.leave_out()
         elif self.learner is not None:
-            self.learner.start(group.place, len(documents))
+            self.learner.start(group.place, len(documents), places)
         self._documents, self.past = documents, PastInputs()
         self._nats_BN = torch.zeros(len(documents), longest + self.context, device=self.device)
         first = least_stride = 0
         while first < longest:
+            chunk_tokens = min(batch.chunk_at(first), self.context)
             if self.stops():
                 if first and steps is not None:
                     # What was kept is a window less a chunk.
                     least_stride = chunk_tokens
-                    self.past = steps.past.unroll(first, self.context - chunk_tokens, len(documents))
+                    self.past = steps.unroll(first, chunk_tokens, len(documents))
                 steps = None
                 self.collect()
-                chunk_tokens = max(self.stride, least_stride) if first else self._first_plain_chunk
-            end = first + chunk_tokens
+                plain_chunk = max(self.stride, least_stride) if first else self._first_plain_chunk
+            end = first + (plain_chunk or chunk_tokens)
             left = [document for document in documents if document.num_targets > first]
             self._grade_chunk(left, first, end, event)
             first = end
@@ -226,7 +229,7 @@ class _DocumentGrader:
         learner, steps = self.learner, self.steps
         num_left, going = len(documents), [document for document in documents if document.num_targets > end]
         filling = 0 if steps is None else steps.rows_for(num_left) - num_left
-        chunk = _Chunk(self.tokens, [*documents, *[DocumentSpan(0, 0)] * filling], first, end)
+        chunk = DocumentChunk(self.tokens, [*documents, *[DocumentSpan(0, 0)] * filling], first, end)
         if self.tilt is not None:
             chunk.expected_BL = self.tilt.expect(chunk.starts_B1, chunk.targets_BL).astype(np.int64)
         if steps is None:
@@ -253,7 +256,7 @@ class _DocumentGrader:
             scored = self.ledger.release_documents(nats_BL, trained, f"{event}, adapting to token {end}")
             (steps or learner).learn(scored)
 
-    def _predict(self, past: PastInputs, chunk: _Chunk, learner: LoraLearner | None) -> ChunkGrades:
+    def _predict(self, past: PastInputs, chunk: DocumentChunk, learner: LoraLearner | None) -> ChunkGrades:
         """Grades a chunk by a window of its own length; `past` is then that of the next chunk."""
         inputs_BT = token_tensor(chunk.read(max(0, chunk.end - self.context)), self.device)
         (rows, length), num_new = inputs_BT.shape, chunk.end - chunk.first
@@ -288,7 +291,7 @@ class _DocumentGrader:
         documents, past = [self._documents[row] for row in rows], PastInputs()
         firsts_B1 = np.isnan(nats_BN[rows]).argmax(1)[:, None]
         for chunk in self._chunks:
-            mended = _Chunk(self.tokens, documents, chunk.first, chunk.end)
+            mended = DocumentChunk(self.tokens, documents, chunk.first, chunk.end)
             # Of documents that have ended any row does.
             mended.expected_BL = chunk.expected_BL[rows % len(chunk.expected_BL)]
             grades, is_after_B1 = self._predict(past, mended, None), chunk.first >= firsts_B1
@@ -297,15 +300,17 @@ class _DocumentGrader:
             nats_BN[place] = np.where(is_after_B1, grades.nats_BL.cpu().numpy(), nats_BN[place])
         self.past.put_back(rows, past)
 
-    def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
+    def pass_over(self, documents: tuple[DocumentSpan, ...], batch: DocumentBatch, event: str) -> None:
         """Books documents that another process grades; the tilt learns from them in their turn."""
         for start, end in documents:
             self.ledger.grade(start, end, event)
             self.nats_N[start:end] = 0.0
         if self.tilt is None:
             return
-        chunk_tokens = min(chunk_tokens, self.context)
-        for first in range(0, documents[0].num_targets, chunk_tokens):
+        first, longest = 0, max(document.num_targets for document in documents)
+        while first < longest:
             left = [document for document in documents if document.num_targets > first]
-            chunk = _Chunk(self.tokens, left, first, first + chunk_tokens)
+            end = first + min(batch.chunk_at(first), self.context)
+            chunk = DocumentChunk(self.tokens, left, first, end)
             self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL, elsewhere=True)
+            first = end

@@ -20,6 +20,7 @@ from golf.model.loss import token_nats
 from golf.model.positions import rotary_tables
 from golf.model.state import Past, Positions
 from golf.score.ledger import Ledger, ScoredDocuments
+from golf.ttt.documents import DocumentBatch
 from golf.ttt.lora import LoraLearner
 
 _STEPS_AHEAD = 8
@@ -61,10 +62,10 @@ class PastInputs(Past):
 class FixedPast(Past):
     """The same inputs in tensors of fixed addresses, in windows of few lengths, padded with empty places.
 
-    Position t is in place t mod P, so that a chunk overwrites the oldest ones and nothing moves. While the
-    past has fewer than P positions the places after them are empty, and masked. Attention gets every place's
-    position in its window and does not depend on their order. A window holds one document, so the document
-    mask changes nothing.
+    Position t is in place t mod P, P the places in use, so that a chunk overwrites the oldest ones and
+    nothing moves. While the past has fewer than P positions the places after them are empty, and masked.
+    Attention gets every place's position in its window and does not depend on their order. A window holds one
+    document, so the document mask changes nothing.
     """
 
     def __init__(self, model: GPT, num_documents: int, max_past: int):
@@ -106,9 +107,9 @@ class FixedPast(Past):
             ring_BPD.index_copy_(1, self._places_K, x_BLD.detach()[:, -num_kept:])
         return x_BTD
 
-    def unroll(self, end: int, num_past: int, rows: int) -> PastInputs:
+    def unroll(self, end: int, num_past: int, num_places: int, rows: int) -> PastInputs:
         """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
-        order = np.arange(max(0, end - num_past), end) % max(1, num_past)
+        order = np.arange(max(0, end - num_past), end) % max(1, num_places)
         return PastInputs({visit: ring_BPD[:rows, order] for visit, ring_BPD in enumerate(self.rings)})
 
 
@@ -194,6 +195,7 @@ class DocumentSteps:
         learner: LoraLearner,
         context: int,
         least_chunk: int,
+        one_chunk: bool,
         boost: float,
         keeps_logits: bool,
         log_caps_2: Tensor | None,
@@ -202,31 +204,47 @@ class DocumentSteps:
         self.keeps_logits, self.log_caps_2 = keeps_logits, log_caps_2
         self.device = next(model.parameters()).device
         self.most_rows = len(learner.learns_B)
+        # With chunks of one size in each document, none of the window is masked.
+        self._num_places = None if one_chunk else context - least_chunk
         self.past = FixedPast(model, self.most_rows, context - least_chunk)
         self.shapes: dict[tuple[int, ...], _Shape] = {}
         """By place of the first document, documents, targets of the chunk, tokens of the window."""
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._done: deque[torch.cuda.Event] = deque()
 
-    def start(self, slot: int, num_new: int, longest: int, ledger: Ledger) -> None:
+    def start(
+        self,
+        slot: int,
+        batch: DocumentBatch,
+        longest: int,
+        ledger: Ledger,
+        places: np.ndarray | None = None,
+    ) -> None:
         """Makes ready for documents of up to `longest` targets, the first in place `slot` of its batch.
 
-        Steps of all rows whose shapes are yet to be recorded are made twice, on nothing.
+        `places` as in `LoraLearner.start`. Steps of all rows whose shapes are yet to be recorded are made
+        twice, on nothing.
         """
         self.slot = slot
         self.learner.start(slot, self.most_rows)
-        # Beyond the context all windows are alike.
-        firsts = range(0, min(longest - num_new, self.context + num_new), num_new)
-        windows = {len(self.window(first, num_new)[0]): first for first in firsts}
-        nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
-        for length, first in sorted(windows.items(), reverse=True):
+        windows, first = dict[tuple[int, int], int](), 0
+        # Beyond the context and the last change of chunks all windows are alike.
+        most = self.context + max((0, *batch.chunk_ends))
+        while True:
+            num_new = min(batch.chunk_at(first), self.context)
+            if first >= min(longest - num_new, most + num_new):
+                break
+            windows[len(self.window(first, num_new)[0]), num_new] = first
+            first += num_new
+        for (length, num_new), first in sorted(windows.items(), reverse=True):
             if (slot, self.most_rows, num_new, length) not in self.shapes:
+                nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
                 tokens_BT = np.zeros((self.most_rows, num_new + (length > num_new)), dtype=np.int64)
                 inputs = StepInputs(tokens_BT, nothing_BL, nothing_BL - 1, *self.window(first, num_new))
                 for _ in range(2):
                     nats_BL = self.predict(inputs, 0, learns=True).nats_BL
                     self.learn(ledger.release_documents(nats_BL, (), "nothing"))
-        self.learner.start(slot, self.most_rows)
+        self.learner.start(slot, self.most_rows, places)
         for ring_BPD in self.past.rings:
             ring_BPD.zero_()
 
@@ -239,15 +257,24 @@ class DocumentSteps:
 
     def window(self, first: int, num_new: int) -> tuple[np.ndarray, np.ndarray]:
         """StepInputs' `positions` and `places` of a chunk that begins at `first`."""
-        most = self.context - num_new
-        num_kept = min(first, most)
-        num_past = next(length for length in window_lengths(self.context) if length >= num_kept + num_new)
-        num_past = num_past - num_new if num_kept else 0
-        places = np.arange(num_past)
-        past = np.where(places < num_kept, (places - max(0, first - most)) % max(1, most), -1)
+        num_kept, most = min(first, self.context - num_new), self._places(num_new)
+        lengths, num_used = (*window_lengths(self.context), most + num_new), min(first, most)
+        num_past = next(length for length in lengths if length >= num_used + num_new)
+        num_past = min(num_past - num_new, most) if num_kept else 0
+        # The last position in each place, counted from the first one that is kept.
+        past = num_kept - 1 - (first - 1 - np.arange(num_past)) % max(1, most)
+        past = np.where(np.arange(num_past) < num_used, np.maximum(past, -1), -1)
         new = np.arange(num_kept, num_kept + num_new)
         kept = np.arange(first + max(0, num_new - most), first + num_new) % max(1, most)
         return np.concatenate((past, new)), kept if most else kept[:0]
+
+    def _places(self, num_new: int) -> int:
+        """Places of the past in use with chunks of `num_new` tokens."""
+        return self.context - num_new if self._num_places is None else self._num_places
+
+    def unroll(self, end: int, num_new: int, rows: int) -> PastInputs:
+        """The past of the first documents in the order of time, for chunks of at least `num_new` tokens."""
+        return self.past.unroll(end, self.context - num_new, self._places(num_new), rows)
 
     def predict(self, inputs: StepInputs, num_learning: int, learns: bool) -> ChunkGrades:
         """Grades a chunk; what it gives lies where the next step's will.

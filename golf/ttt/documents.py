@@ -1,12 +1,15 @@
 """Documents of a stream: which are graded together, in what order, how far at a time, by which process."""
 
+from bisect import bisect_right
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-DOCUMENT_ORDER = "documents by length in tokens, the longest first, equal ones as they stand in the text"
-"""The one order that grading and everything that adapts follow; it takes the documents' lengths as known."""
+LENGTH_ORDER = "documents by length in tokens, the longest first, equal ones as they stand in the text"
+"""The order that grading and all that adapts follow; it takes the documents' lengths as known."""
+STREAM_ORDER = "documents as they stand in the text"
+"""Likewise; which documents go together, and how far at a time, follows from the text before."""
 
 
 class DocumentSpan(NamedTuple):
@@ -22,10 +25,16 @@ class DocumentSpan(NamedTuple):
 
 
 class DocumentBatch(NamedTuple):
-    """Documents that are graded side by side, each `chunk_tokens` at a time, the longest first."""
+    """Documents that are graded side by side, some tokens of each at a time."""
 
-    chunk_tokens: int
+    chunk_tokens: tuple[int, ...]
     documents: tuple[DocumentSpan, ...]
+    chunk_ends: tuple[int, ...] = ()
+    """Up to chunk_ends[0] targets of a document are graded chunk_tokens[0] at a time, and so on."""
+
+    def chunk_at(self, first: int) -> int:
+        """Targets of the chunk that begins with target `first` of each document."""
+        return self.chunk_tokens[bisect_right(self.chunk_ends, first)]
 
 
 class DocumentGroup(NamedTuple):
@@ -53,12 +62,18 @@ def plan_documents(
     chunk_tokens: tuple[int, ...],
     chunk_lengths: tuple[int, ...],
     batch_documents: int,
+    by_length: bool = True,
 ) -> list[DocumentBatch]:
-    """Batches in the order of grading, DOCUMENT_ORDER.
+    """Batches in the order of grading, LENGTH_ORDER or STREAM_ORDER.
 
-    A document of up to chunk_lengths[0] tokens is graded chunk_tokens[0] at a time, and so on; one
+    By length, a document of up to chunk_lengths[0] tokens is graded chunk_tokens[0] at a time, and so on; one
     longer than all of `chunk_lengths` the last of `chunk_tokens`. Documents of one batch have the same chunk.
+    In the order of the stream each document's first chunk_lengths[0] tokens are, and so on.
     """
+    if not by_length:
+        firsts = range(0, len(documents), batch_documents)
+        alike = (tuple(documents[first : first + batch_documents]) for first in firsts)
+        return [DocumentBatch(chunk_tokens, group, chunk_lengths) for group in alike]
 
     def chunk_of(document: DocumentSpan) -> int:
         return chunk_tokens[int(np.searchsorted(chunk_lengths, document.num_targets))]
@@ -68,7 +83,7 @@ def plan_documents(
     for chunk, group in groupby(ordered, chunk_of):
         alike = tuple(group)
         for first in range(0, len(alike), batch_documents):
-            batches.append(DocumentBatch(chunk, alike[first : first + batch_documents]))
+            batches.append(DocumentBatch((chunk,), alike[first : first + batch_documents]))
     return batches
 
 
@@ -76,9 +91,9 @@ def deal_batch(batch: DocumentBatch, at_once: int, num_processes: int = 1) -> li
     """Groups of `at_once` documents in the batch's order, dealt out in turn.
 
     The same places of every batch go to the same process, because adapters pass from a document to the next
-    one in its place. A group takes as long as its longest document, and in DOCUMENT_ORDER none has a longer
-    one than the group before it. Where full batches have equally many groups for each process, none therefore
-    has more to do than another by more than the longest document, for each of the sizes of chunks.
+    one in its place. A group takes as long as its longest document, and in LENGTH_ORDER none has a longer
+    one than the group before it. Where full batches then have equally many groups for each process, none
+    therefore has more to do than another by more than the longest document, for each of the sizes of chunks.
     """
     groups = []
     for first in range(0, len(batch.documents), at_once):

@@ -4,7 +4,7 @@ Shapes: B documents, T time, I inputs and O outputs of a matrix, K rank, P numbe
 S places in a batch, L targets of a chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -167,17 +167,31 @@ class LoraLearner:
         """Not 0 for the documents that learn in recorded steps."""
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
+        self._moved: tuple[Tensor, np.ndarray] | None = None
+        """Adapters that are not in the order of their places, and their places."""
         self.recorded_steps: dict[Any, Any] = {}
         """DocumentSteps that were made for it, by their options."""
 
     def restart(self) -> None:
         """Forgets everything learned; recorded steps stay, since all tensors stay where they are."""
         self._store_SP.copy_(self._fresh_P)
+        self._moved = None
         self.fallbacks = 0
 
-    def start(self, slot: int, num_documents: int) -> None:
-        """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""
+    def start(self, slot: int, num_documents: int, places: np.ndarray | None = None) -> None:
+        """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept.
+
+        Row b is that of the document in place slot + b, or slot + places[b].
+        """
+        if self._moved is not None:
+            rows_BP, moved = self._moved
+            rows_BP[moved] = rows_BP.clone()
+            self._moved = None
         self.adapters_BP = self._store_SP[slot : slot + num_documents]
+        if places is not None:
+            rows_BP = self.adapters_BP[: len(places)]
+            rows_BP.copy_(rows_BP[places])
+            self._moved = rows_BP, places
         self.adapters_BP[:, self._num_kept :] = 0
         self.second_BP[:num_documents] = 0
         if self.first_BP is not None:
@@ -216,13 +230,15 @@ class LoraLearner:
         self.fallbacks += len(rows)
         self.adapters_BP[rows] = self._fresh_P
 
-    def learn(self, scored: ScoredDocuments) -> None:
+    def learn(self, scored: ScoredDocuments, rows: Sequence[int] | None = None) -> None:
         """Trains each document's adapters on the chunk it was just graded: a sum over documents of mean nats.
 
         One AdamW step. The only function that trains adapters; no document's step depends on another
-        document. Of recorded steps the documents learn that `learns_B` marks.
+        document. Graded are the first rows, or `rows`; of recorded steps the documents learn that `learns_B`
+        marks.
         """
         config, count = self.config, len(scored.nats_BL)
+        learning = range(count) if rows is None else rows
         self.backward(scored.nats_BL.mean(1).sum())
         if self.recorded:
             self._update_recorded(count)
@@ -232,7 +248,7 @@ class LoraLearner:
         buffers = (self.adapters_BP, self.gradient_BP, means_BP, self.second_BP)
         # By document, so that none is rounded otherwise beside others. And in one pass: every further one
         # over these buffers costs as much as the network.
-        weights, gradients, means, seconds = (list(buffer_BP[:count].unbind()) for buffer_BP in buffers)
+        weights, gradients, means, seconds = ([buffer_BP[row] for row in learning] for buffer_BP in buffers)
         adamw(
             weights,
             gradients,

@@ -12,7 +12,14 @@ from golf.score.scorer import ScoreResult, Scoring, score
 from golf.score.windows import ResolvedWindows
 from golf.ttt.deadline import Deadline, measure_plain
 from golf.ttt.document_scorer import score_documents
-from golf.ttt.documents import DocumentBatch, count_shares, plan_documents, split_documents
+from golf.ttt.documents import (
+    LENGTH_ORDER,
+    STREAM_ORDER,
+    DocumentBatch,
+    count_shares,
+    plan_documents,
+    split_documents,
+)
 from golf.ttt.lora import LoraConfig, LoraLearner, find_matrices
 from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig
 from golf.ttt.tilt import NgramTilt
@@ -45,7 +52,8 @@ def score_adapting(
         deadline = None if max_seconds is None else Deadline(max_seconds, num_targets, target_seconds)
         result = score(scoring, ttt.chunk_tokens, ChunkAdapter(model, ttt, deadline))
         return result if deadline is None else replace(result, notes=result.notes | deadline.notes())
-    batches = plan_lora(tokens, scoring.vocabulary.bos_id, ttt.lora, scoring.max_tokens)
+    by_length = ttt.order == "length"
+    batches = plan_lora(tokens, scoring.vocabulary.bos_id, ttt.lora, scoring.max_tokens, by_length)
     at_once, places = plan_groups(scoring, ttt.lora, batches)
     # The largest for every process, so that all are refused or none.
     share = max(count_shares(batches, at_once, world.size))
@@ -62,18 +70,24 @@ def score_adapting(
     tilt = NgramTilt(ttt.tilt, tokens) if ttt.tilt.boost else None
     windows = scoring.resolved_windows()
     windows = replace(windows, batch_tokens=at_once * windows.context)
-    return score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
+    result = score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
+    return replace(result, notes={"order": LENGTH_ORDER if by_length else STREAM_ORDER, **result.notes})
 
 
 def plan_lora(
-    tokens: np.ndarray, bos_id: int, config: LoraConfig, max_tokens: int | None = None
+    tokens: np.ndarray,
+    bos_id: int,
+    config: LoraConfig,
+    max_tokens: int | None = None,
+    by_length: bool = True,
 ) -> list[DocumentBatch]:
     """The batches of the first `max_tokens` targets; ValueError if there is none."""
     num_targets = min(len(tokens) - 1, len(tokens) if max_tokens is None else max_tokens)
     if num_targets < 1:
         raise ValueError(f"{len(tokens)} tokens, max_tokens {max_tokens}: no target to score")
     documents = split_documents(tokens, num_targets, bos_id)
-    return plan_documents(documents, config.chunk_tokens, config.chunk_lengths, config.batch_documents)
+    plan = config.chunk_tokens, config.chunk_lengths, config.batch_documents
+    return plan_documents(documents, *plan, by_length)
 
 
 class LoraMemoryError(ValueError):
@@ -92,7 +106,7 @@ def plan_groups(scoring: Scoring, config: LoraConfig, batches: list[DocumentBatc
     wanted = share if device.type == "cuda" else min(windows.batch_tokens // windows.context, share)
     fitting, memory = wanted, free_bytes(device, world.local_size)
     if memory is not None:
-        chunk_tokens = min(windows.context, max(batch.chunk_tokens for batch in batches))
+        chunk_tokens = min(windows.context, max(max(batch.chunk_tokens) for batch in batches))
         kept, each = lora_bytes(scoring.model, windows, replace(config, batch_documents=share), chunk_tokens)
         fitting = int(_USABLE_SHARE * memory - kept) // each
         if fitting < 1:

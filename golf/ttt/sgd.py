@@ -44,6 +44,9 @@ class TTTConfig:
     """The adapters of the method `lora`."""
     tilt: TiltConfig = field(default_factory=TiltConfig)
     """With `lora`: tokens that followed the same long context before are raised."""
+    order: Literal["length", "stream"] = "length"
+    """With `lora`: the longest documents first, for whose lengths a decoder must be told, or as they stand
+    in the text."""
     phases: tuple[int, ...] = ()
     """With `lora`: after so many graded documents the blocks' matrices learn from them all; () for never."""
     cap_rate: float = 0.0
@@ -70,6 +73,8 @@ class TTTConfig:
     def __post_init__(self) -> None:
         if self.method not in ("sgd", "lora"):
             raise ValueError(f"ttt.method is {self.method!r}; expected sgd or lora")
+        if self.order not in ("length", "stream"):
+            raise ValueError(f"ttt.order is {self.order!r}; expected length or stream")
         if not self.epochs <= MAX_TTT_EPOCHS:
             raise ValueError(f"ttt.epochs is {self.epochs}; expected at most {MAX_TTT_EPOCHS}")
         least = {"chunk_tokens": 1, "epochs": 1, "batch_sequences": 1, "learning_rate": 0, "cap_rate": 0}

@@ -40,7 +40,7 @@ def test_batches_take_every_document_once_the_longest_first(lengths: list[int], 
 @pytest.mark.parametrize(("length", "chunk"), [(1, 2), (5, 2), (6, 4), (20, 4), (21, 8), (300_000, 8)])
 def test_the_chunk_goes_by_the_length(length: int, chunk: int) -> None:
     (batch,) = plan_documents([DocumentSpan(7, 7 + length)], (2, 4, 8), (5, 20), 3)
-    assert batch.chunk_tokens == chunk
+    assert batch.chunk_tokens == (chunk,)
 
 
 @given(LENGTHS)

@@ -47,31 +47,33 @@ def scored(
     rows: int = 3,
     boost: float = 0.0,
     deadline: Deadline | None = None,
+    by_length: bool = True,
 ) -> ScoreResult:
     model = network()
     windows = replace(WINDOWS, context=CONTEXT, stride=CONTEXT, batch_tokens=CONTEXT * rows)
     learner = LoraLearner(model, config, rows, recorded=recorded)
     tilt = NgramTilt(TiltConfig(boost=boost, context_tokens=2, table_bits=12), tokens) if boost else None
-    batches = plan_lora(tokens, BOS_ID, config)
+    batches = plan_lora(tokens, BOS_ID, config, by_length=by_length)
     scoring = Scoring(model, tokens, ToyVocabulary(), windows)
     return score_documents(scoring, batches, learner, tilt, deadline=deadline)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 120), min_size=1, max_size=7),
     chunks=st.sampled_from([(3, 5), (8, 16), (5, 40)]),
     rows=st.integers(1, 5),
     boost=st.sampled_from([0.0, 2.0]),
+    by_length=st.booleans(),
 )
 def test_windows_and_batches_that_are_filled_up_change_no_grade(
-    lengths: list[int], chunks: tuple[int, int], rows: int, boost: float
+    lengths: list[int], chunks: tuple[int, int], rows: int, boost: float, by_length: bool
 ) -> None:
     tokens = toy_documents([*lengths, 2])
     config = replace(GENTLE, chunk_tokens=chunks, batch_documents=5)
-    filled = scored(tokens, True, config, rows, boost)
+    filled = scored(tokens, True, config, rows, boost, by_length=by_length)
     # Of two contexts that meet in the tilt's table the later one stays: the same rows with a tilt.
-    alone = scored(tokens, False, config, rows if boost else 1, boost)
+    alone = scored(tokens, False, config, rows if boost else 1, boost, by_length=by_length)
     assert np.abs(filled.nats_N - alone.nats_N).max() < 1e-3
     filled.ledger.close(len(tokens) - 1)
 

@@ -108,7 +108,7 @@ def test_every_document_is_dealt_to_the_process_of_its_place_and_shares_are_even
             assert place == first // (at_once * num_processes) * at_once
             owners[process, place] = together
             seen += together
-            work[int(batch.chunk_tokens > 4), process] += together[0].num_targets
+            work[int(batch.chunk_tokens[0] > 4), process] += together[0].num_targets
         assert len(owners) == len(groups)
     assert sorted(seen) == documents
     assert sum(count_shares(batches, at_once, num_processes)) == sum(lengths)

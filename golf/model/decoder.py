@@ -53,7 +53,7 @@ class KeyValueCache(Past):
             shape = (num_rows, self.capacity, *heads)
             self._kept[visit] = k_BLKE.new_zeros(shape), v_BLKE.new_zeros(shape)
         for kept_BTKE, new_BLKE in zip(self._kept[visit], (k_BLKE, v_BLKE), strict=True):
-            kept_BTKE[:, self.num_read - self.num_new : self.num_read] = new_BLKE
+            kept_BTKE[:, self.num_read - k_BLKE.size(1) : self.num_read] = new_BLKE
         k_BTKE, v_BTKE = self._kept[visit]
         return k_BTKE[:, : self.num_read], v_BTKE[:, : self.num_read]
 

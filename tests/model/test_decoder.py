@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from golf.model.config import ModelConfig
+from golf.model.decoder import Decoder
 from golf.model.gpt import GPT
-from golf.tasks.decoder import Decoder
 
 NETWORKS = {
     "plain": {"smear": "off", "bigram_buckets": 0},
