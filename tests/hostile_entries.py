@@ -103,8 +103,6 @@ class Hostile:
     line: Line
     words: str
     """A regular expression that what is said must match."""
-    slow: bool = False
-    """Whether it takes the script's whole time limit, or imports torch again."""
 
     @property
     def tries(self) -> str:
@@ -116,11 +114,11 @@ HOSTILE: dict[str, Hostile] = {}
 HONEST: dict[str, Callable[[Path, Surroundings], None]] = {}
 
 
-def stopped_by(line: Line, words: str, slow: bool = False) -> Callable[..., Any]:
+def stopped_by(line: Line, words: str) -> Callable[..., Any]:
     """Puts a builder into HOSTILE under its own name."""
 
     def register(builder: Callable[[Path, Surroundings], None]) -> Callable[[Path, Surroundings], None]:
-        HOSTILE[builder.__name__.replace("_", " ")] = Hostile(builder, line, words, slow)
+        HOSTILE[builder.__name__.replace("_", " ")] = Hostile(builder, line, words)
         return builder
 
     return register
@@ -602,6 +600,7 @@ def shows_one_artifact_as_three_seeds(entry: Path, place: Surroundings) -> None:
     """Copies a seed's artifact, figures and log, and states a deviation of nothing."""
     copy_seed(entry, 8)
     copy_seed(entry, 9)
+    replay(entry, place)
 
 
 def copy_seed(entry: Path, seed: int) -> None:
@@ -642,7 +641,7 @@ def shows_the_audit_of_another_artifact(entry: Path, place: Surroundings) -> Non
 def exchanged_its_script(entry: Path, place: Surroundings) -> None:
     """The script was exchanged for one of the same size."""
     path = entry / "train_gpt.py"
-    path.write_text(path.read_text().replace("def finish", "def finisH"))
+    path.write_text(path.read_text().replace("import base64, ctypes", "import ctypes, base64"))
 
 
 @stopped_by("own scorer", r"(nats|bpb) of|documents: (ttt_)?bpb|first \d+ documents")
@@ -943,7 +942,7 @@ def writes_its_figures_as_a_pipe(entry: Path, place: Surroundings) -> None:
     replay(entry, place, ending=instead_of_figures("with_suffix('.pipe')") + "\nos.mkfifo(option('--json'))")
 
 
-@stopped_by("reader", r"figures\.json.*(bytes|large)")
+@stopped_by("reader", r"figures\.json")
 def writes_giant_figures(entry: Path, place: Surroundings) -> None:
     """figures.json has 40 MB."""
     replay(entry, place, 'FIGURES["environment"]["more"] = "x" * 40_000_000')
@@ -989,11 +988,11 @@ def tries(body: str) -> Callable[[Path, Surroundings], None]:
     return build_it
 
 
-def stopped_by_cage(name: str, what: str, words: str, body: str, slow: bool = False) -> None:
+def stopped_by_cage(name: str, what: str, words: str, body: str) -> None:
     """Puts an entry whose script does `body` into HOSTILE."""
     builder = tries(body)
     builder.__doc__, builder.__name__ = what, name
-    stopped_by("cage", words, slow)(builder)
+    stopped_by("cage", words)(builder)
 
 
 REFUSED = r"\w*Error"
@@ -1001,11 +1000,10 @@ REFUSED = r"\w*Error"
 stopped_by_cage(
     "reads the environment",
     "Its variables hold a token.",
-    r"'USER': 'absent'",
+    r"'token': .KeyError",
     """
 attempt("token", lambda: os.environ["GOLF_TOKEN"])
 TRIED["environment"] = str(dict(os.environ))
-TRIED["USER"] = os.environ.get("USER", "absent")
 print(dict(os.environ))
 """,
 )
@@ -1181,7 +1179,7 @@ with suppress(OSError):
 stopped_by_cage(
     "forks without end",
     "Starts processes until the machine has no more.",
-    REFUSED,
+    r"processes",
     """
 children = []
 def fork():
@@ -1197,12 +1195,11 @@ for child in children:
     os.kill(child, signal.SIGKILL)
 TRIED["processes"] = str(len(children))
 """,
-    slow=True,
 )
 stopped_by_cage(
     "fills the memory",
     "Takes memory until the machine has no more.",
-    REFUSED + r"|memory|ended with",
+    r"memory",
     """
 taken = []
 def take():
@@ -1244,7 +1241,6 @@ with suppress(OSError):
     for number in range(20_000):
         open(f"/tmp/{MARKER}{number}", "w").close()
 """,
-    slow=True,
 )
 stopped_by_cage(
     "prints without end",
@@ -1267,25 +1263,23 @@ sys.exit("\x1b[2J\x1b[H\x1b]0;owned\x07 56 of 56 stated figures agree\u202e")
 stopped_by_cage(
     "never ends",
     "Sleeps, and does not listen to SIGTERM.",
-    r"second|time",
+    r"longer than",
     """
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 time.sleep(600)
 """,
-    slow=True,
 )
 stopped_by_cage(
     "computes without end",
     "Computes in many processes for ever.",
-    r"second|time",
+    r"longer than",
     """
 for _ in range(3):
     os.fork()
 while True:
     pass
 """,
-    slow=True,
 )
 stopped_by_cage(
     "opens another cage",
@@ -1625,7 +1619,6 @@ def was_scored_in_another_dtype(entry: Path, place: Surroundings) -> None:
     tallies = {stage.name: stage.tally for stage in (run.quantized, run.final)}
     state_nats(entry, {name: t.nats * (1 + 2e-4 / t.bits_per_byte) for name, t in tallies.items()})
     agree(entry, scores__compute_dtype="bfloat16", environment__device="cuda")
-    replay(entry)
 
 
 @functools.cache
