@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile_entries
+import numpy as np
 import pytest
 import torch
 from hostile_entries import HONEST, HOSTILE, QUIET, SCORERS, Surroundings, artifact_of
