@@ -651,6 +651,40 @@ def has_sums_by_document_of_another_run(entry: Path, place: Surroundings) -> Non
     np.savez(entry / "per_document.npz", **{**arrays, "ttt_nats": arrays["ttt_nats"] * 0.9})
 
 
+@stopped_by("own scorer", r"test-time-trained.*(adapt|val_bpb)")
+def says_that_time_ended_its_adapting(entry: Path, place: Surroundings) -> None:
+    """States a score that nobody can make again, since a clock is said to have ended it."""
+    run = read_entry_results(entry / "results.json")[SEED]
+    state_nats(entry, {"test_time_trained": run.quantized.tally.nats * 0.8})
+    agree(entry, scores__stages__test_time_trained__notes={"adaptation_stopped_after_tokens": 96})
+    replay(entry, place)
+
+
+@stopped_by("files", r"seed")
+def states_a_seed_under_the_number_of_another(entry: Path, place: Surroundings) -> None:
+    """Its results of seed 8 say that they are of seed 7, which submission.json then shows once."""
+    copy_seed(entry, 8)
+    path = entry / "results.json"
+    results = json.loads(path.read_text())
+    results["seeds"]["8"]["seed"] = SEED
+    path.write_text(json.dumps(results))
+    write_tiny_artifact(entry / "artifact_seed8.bin", Vocabulary.load(place.data / "tiny.model"), 8)
+    replay(entry, place)
+
+
+@stopped_by("files", r"submission hardware")
+def steers_the_terminal_with_a_figure(entry: Path, place: Surroundings) -> None:
+    """The table of figures that differ would clear the screen, or be drawn as its markup says."""
+    restate_json(entry, "submission.json", hardware="\x1b[2J\x1b[H[bold green]agrees[/]\u202e\n56 of 56")
+
+
+@stopped_by("files", r"submission bytes_total")
+def states_a_number_of_4000_digits(entry: Path, place: Surroundings) -> None:
+    """A number that is longer than any line."""
+    path = entry / "submission.json"
+    path.write_text(re.sub(r'"bytes_total": \d+', f'"bytes_total": {"9" * 4000}', path.read_text(), count=1))
+
+
 # Artifacts that are not what they say.
 
 
