@@ -40,7 +40,7 @@ class ScoreCommand:
     audit: bool = False
     """Probe whether the scorer keeps the rules, instead of scoring; writes audit.json beside the artifact."""
     verify: bool = False
-    """Run the entry's script alone in an empty place, and compare every figure that the entry states."""
+    """Score by this project's own code, then by the entry's script in isolation, and compare every figure."""
     prove: bool = False
     """Write documents to a file of as many bits as their score, and restore them in an isolated process that
     has no text; the result goes into audit.json and README.md."""
@@ -90,7 +90,8 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         how = ProofConfig(documents, command.ttt, command.trust)
         return prove_path(command.path, data, command.config, how, log)
     if command.verify:
-        found = verify_entry(command.path, data, command.sample, command.config.device, log)
+        how = command.config.device, log, command.trust
+        found = verify_entry(command.path, data, command.sample, *how)
         return print_verification(found, log, command.config.json)
     main_evaluate(find_artifact(command.path), data, command.config, ttt=command.ttt)
     return True

@@ -1,35 +1,45 @@
-"""Scores an entry again, from its folder alone in a fresh process, and compares every figure it states.
+"""Scores an entry again and compares every figure it states.
 
-The entry's own script is run: verify what you would be willing to run.
+The verifier owns the scorer and the text: this project's code scores the artifact, and the entry's own
+script, which could print anything, is run isolated after that and must print the same.
 """
 
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from golf.audit.isolate import Limits, Outcome, run_isolated
 from golf.data.manifest import open_dataset
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
 from golf.entry.submission import entry_figures
 from golf.pack.fit import LIMIT_BYTES
-from golf.results import NATS_ARRAYS, Results, Scores
+from golf.results import NATS_ARRAYS, Results, Scores, Stage
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 from golf.system.clock import StageClock
 from golf.system.files import write_json
-from golf.system.foreign import read_arrays, read_bytes
+from golf.system.foreign import MAX_ARRAYS_BYTES, MAX_JSON_BYTES, read_arrays, read_bytes
 from golf.system.log import RunLog
 from golf.system.stored import flat_fields
 
 MAX_ENTRY_FILE_BYTES = 1 << 28
+MAX_SCRATCH_BYTES = 1 << 31
+"""Of what a script writes."""
+MAX_SCORE_SECONDS = 86_400.0
+MIN_SCRIPT_SECONDS, SCRIPT_TIMES_OWN = 120.0, 20.0
+"""How long an entry's script may take: so many seconds, and this multiple of what this project's code
+took."""
+_ROOT = Path(__file__).resolve().parents[2]
+_FIGURES, _DOCUMENTS = "figures.json", "documents.npz"
+_OUTPUTS = {_FIGURES: MAX_JSON_BYTES, _DOCUMENTS: MAX_ARRAYS_BYTES}
 FLOAT32_BPB = 1e-6
 """How far a score may lie from the stated one where both were made in float32 on a CPU. Under the instruction
 sets SSE4, AVX2 and AMX of one processor, the entry of one minute moved by 1.9e-8 by sliding windows and by
@@ -61,28 +71,77 @@ class Comparison:
         return self.stated == self.found
 
 
-def verify_entry(
-    entry: Path, data_folder: Path, sample: int | None, device: str, log: RunLog
-) -> list[Comparison]:
-    """Everything an entry states that can be found anew, by file hashes, counts and a fresh scoring.
+@dataclass(frozen=True)
+class Verification:
+    """What a verification compared, and how far it reached."""
 
-    `sample` scores that many windows from the start and compares the documents they cover, test-time training
-    by document aside. Raises EntryError for a folder that is no entry of this toolkit, or whose script fails;
-    ValueError for unfit data.
+    comparisons: list[Comparison]
+    isolation: str
+    """How the entry's script was kept from everything else."""
+    unverified: tuple[str, ...] = ()
+    """Why this project's scorer could not score an artifact: its figures are the entry's own."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no figure differs."""
+        return all(comparison.agrees for comparison in self.comparisons)
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """An artifact's scores, made by a program in isolation."""
+
+    scores: Scores
+    documents: dict[str, np.ndarray]
+    isolation: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is scored again, and how."""
+
+    data_folder: Path
+    device: str
+    max_tokens: int | None
+    ttt: bool
+    unlimited: bool
+    """The limit of the recorded run, which it did not reach, is none of a slower machine's."""
+    trust: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """Options that the project's programs and an entry's script have in common."""
+        options = ["--data", str(self.data_folder.resolve()), "--device", self.device]
+        options += ["--json", _FIGURES, "--per-document", _DOCUMENTS]
+        options += ["--ttt"] * self.ttt + ["--max-seconds", "1e9"] * (self.ttt and self.unlimited)
+        return options + ([] if self.max_tokens is None else ["--max-tokens", str(self.max_tokens)])
+
+
+def verify_entry(
+    entry: Path, data_folder: Path, sample: int | None, device: str, log: RunLog, trust: bool = False
+) -> Verification:
+    """Everything an entry states that can be found anew, by file hashes, counts and fresh scores.
+
+    This project's own scorer scores the artifact first; then the entry's script does, and must print the same
+    figures. Both run isolated, or, with `trust`, on systems without isolation as they are. `sample` scores
+    that many windows from the start and compares the documents they cover, test-time training by document
+    aside. Raises EntryError for a folder that is no entry of this toolkit, or whose script fails;
+    IsolationError where nothing isolates it; ValueError for unfit data.
     """
     files = EntryFolder(entry)
     results = read_entry_results(files.results)
     comparisons = [*_compare_files(files, results), *_compare_submission(files, results)]
     comparisons += _compare_data(data_folder, results)
+    isolation, unverified = "", []
     for seed, stated in results.items():
-        log.info(f"seed {seed}: scoring again in a fresh process")
         limit = stated.quantized.tally.num_tokens if stated.partial else None
         if sample is not None:
             context, stride = stated.quantized.context, stated.quantized.stride
             if sample < 1 or context is None or stride is None:
                 raise EntryError(f"cannot sample {sample} windows of {context} tokens by {stride}")
             limit = context + (sample - 1) * stride
-        options, adapted = [], stated.stage("test_time_trained")
+        ttt, adapted = False, stated.stage("test_time_trained")
         if adapted is not None and sample is not None and adapted.windows == "by document":
             log.info(
                 "left out of a sample: the test-time-trained score, whose adapters pass from document to "
@@ -93,64 +152,137 @@ def verify_entry(
                 f"seed {seed}: the test-time-trained score is not verified: a time limit ended adapting "
                 f"after {adapted.adaptation_stopped_after_tokens:,} tokens, which belongs to the machine"
             )
-        elif adapted is not None:
-            # The limit of the recorded run, which it did not reach, is none of a slower machine's.
-            limited = stated.config.get("ttt", {}).get("max_seconds") is not None
-            options = ["--ttt", *(["--max-seconds", "1e9"] if limited else [])]
-        scores, documents = rescore(entry, seed, data_folder, limit, device, options)
-        here = scores.environment.get("device"), scores.compute_dtype
-        there = stated.environment.get("device"), stated.scores.compute_dtype
-        tolerance = FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
-        if sample is None:
-            comparisons += _compare_scores(seed, stated, scores, tolerance)
         else:
+            ttt = adapted is not None
+        limited = stated.config.get("ttt", {}).get("max_seconds") is not None
+        asked = Asked(data_folder, device, limit, ttt, limited, trust)
+        log.info(f"seed {seed}: scoring by this project's own code")
+        own = score_by_project(files.artifact(seed), asked)
+        log.info(f"seed {seed}: scoring by the entry's script")
+        by_script = score_by_script(entry, seed, asked, 0.0 if isinstance(own, str) else own.seconds)
+        isolation = by_script.isolation
+        if isinstance(own, str):
+            unverified.append(f"seed {seed}: {own}")
+            log.info(f"seed {seed}: this project's scorer cannot score the artifact: {own}")
+        found = by_script if isinstance(own, str) else own
+        tolerance = _tolerance(stated.environment, stated.scores, found.scores)
+        if sample is None:
+            source = ", by its own script" if isinstance(own, str) else ""
+            comparisons += _compare_scores(f"seed {seed}", source, stated.stage, found.scores, tolerance)
+        if not isinstance(own, str):
+            printed = by_script.scores
+            tolerance = _tolerance(printed.environment, printed, own.scores)
+            stages = {stage.name: stage for stage in printed.stages}
+            where = f"seed {seed} its script prints:"
+            comparisons += _compare_scores(where, "", stages.get, own.scores, tolerance)
+        documents = found.documents
+        if sample is not None:
             # The last document of a sample is cut.
             documents = {name: sums_D[:-1] for name, sums_D in documents.items()}
-        own = f"_seed{seed}" if len(results) > 1 else ""
-        comparisons += _compare_documents(files, seed, own, documents, tolerance)
-    return comparisons
+        own_name = f"_seed{seed}" if len(results) > 1 else ""
+        comparisons += _compare_documents(files, seed, own_name, documents, tolerance)
+    return Verification(comparisons, isolation, tuple(unverified))
 
 
-def rescore(
-    entry: Path, seed: int, data_folder: Path, max_tokens: int | None, device: str, options: list[str]
-) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Scores and sums by document from the entry's own script, alone in an empty place."""
-    with tempfile.TemporaryDirectory() as empty:
-        alone = EntryFolder(Path(empty) / "entry")
-        alone.path.mkdir()
-        for path in entry.iterdir():
-            if path.is_file() and not path.is_symlink():
-                if path.stat().st_size > MAX_ENTRY_FILE_BYTES:
-                    raise EntryError(f"{path} has {path.stat().st_size:,} bytes; no entry has such a file")
-                shutil.copyfile(path, alone.path / path.name)
-        command = [sys.executable, "-I", alone.script.name, "--score", alone.artifact(seed).name]
-        command += ["--data", str(data_folder.resolve()), "--device", device]
-        command += ["--json", "figures.json", "--per-document", "documents.npz", *options]
-        command += [] if max_tokens is None else ["--max-tokens", str(max_tokens)]
-        done = subprocess.run(
-            command, cwd=alone, capture_output=True, text=True, errors="replace", check=False
+def score_by_project(artifact: Path, asked: Asked) -> Rescoring | str:
+    """Scores by this project's code, isolated from all but the text; why not, where it refuses the artifact.
+
+    Raises EntryError where that took more than an artifact may take.
+    """
+    start = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); import eval_bpb as program; "
+    start += "sys.exit(program.main(sys.argv[1:]))"
+    name = "artifact.bin"
+    command = [sys.executable, "-I", "-c", start, name, *asked.options]
+    visible = [_ROOT / "golf", _ROOT / "eval_bpb.py", asked.data_folder]
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        # This project's own code is run as it is where nothing isolates it.
+        done = run_isolated(
+            command,
+            inputs={name: artifact},
+            outputs=_OUTPUTS,
+            into=Path(folder),
+            visible=visible,
+            limits=Limits(seconds=MAX_SCORE_SECONDS),
+            trust=True,
+            device=asked.device,
         )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1][:500]
-            raise EntryError(f"{entry / alone.script.name} --score ended with {done.returncode}: {last}")
-        return read_scores(alone.path / "figures.json"), read_arrays(alone.path / "documents.npz")
+        if done.returncode == 2 and done.stopped_by is None:
+            return (done.failure or "").partition("eval_bpb.py: ")[2] or "no message"
+        if done.failure:
+            raise EntryError(f"{artifact}: this project's scorer, {done.failure}")
+        return _read(done, time.perf_counter() - began)
 
 
-def print_verification(comparisons: list[Comparison], log: RunLog, json_path: Path | None) -> bool:
-    """Prints the scores and every disagreement, writes all of it as JSON; says whether all agree."""
-    wrong = [comparison for comparison in comparisons if not comparison.agrees]
+def score_by_script(entry: Path, seed: int, asked: Asked, own_seconds: float) -> Rescoring:
+    """Scores by the entry's own script, isolated from all but its folder's files and the text.
+
+    EntryError if it fails, or takes far longer than the `own_seconds` of this project's code.
+    """
+    files = EntryFolder(entry)
+    inputs = {path.name: path for path in entry.iterdir() if path.is_file() and not path.is_symlink()}
+    num_bytes = 0
+    for path in inputs.values():
+        num_bytes += path.stat().st_size
+        if path.stat().st_size > MAX_ENTRY_FILE_BYTES:
+            raise EntryError(f"{path} has {path.stat().st_size:,} bytes; no entry has such a file")
+    command = [sys.executable, "-I", files.script.name, "--score", files.artifact(seed).name, *asked.options]
+    began = time.perf_counter()
+    seconds = MIN_SCRIPT_SECONDS + SCRIPT_TIMES_OWN * own_seconds if own_seconds else MAX_SCORE_SECONDS
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_isolated(
+            command,
+            inputs=inputs,
+            outputs=_OUTPUTS,
+            into=Path(folder),
+            visible=[asked.data_folder],
+            limits=Limits(seconds=seconds, scratch_bytes=num_bytes + MAX_SCRATCH_BYTES),
+            trust=asked.trust,
+            device=asked.device,
+        )
+        if done.failure:
+            raise EntryError(f"{files.script} --score {done.failure}")
+        return _read(done, time.perf_counter() - began)
+
+
+def _read(done: Outcome, seconds: float) -> Rescoring:
+    """The figures that a program left; EntryError where they are missing or cannot be read."""
+    for name in _OUTPUTS:
+        if name not in done.files:
+            raise EntryError(f"the scoring process left no file {name} that can be read")
+    arrays = read_arrays(done.files[_DOCUMENTS])
+    for name in {"tokens", "bytes"} - arrays.keys():
+        raise EntryError(f"{_DOCUMENTS} of the scoring process has no array {name!r}")
+    return Rescoring(read_scores(done.files[_FIGURES]), arrays, done.mechanism, seconds)
+
+
+def _tolerance(environment: dict[str, Any], stated: Scores, found: Scores) -> float:
+    """How far two scores may lie apart, by what they were computed in."""
+    here = found.environment.get("device"), found.compute_dtype
+    there = environment.get("device"), stated.compute_dtype
+    return FLOAT32_BPB if here == there == ("cpu", "float32") else OTHER_DTYPE_BPB
+
+
+def print_verification(found: Verification, log: RunLog, json_path: Path | None) -> bool:
+    """Prints the scores and every disagreement, writes all of it as JSON; says whether all is verified."""
+    wrong = [comparison for comparison in found.comparisons if not comparison.agrees]
     rows = [
         (c.what, c.stated, c.found, f"{c.tolerance:g}", "agrees" if c.agrees else "DIFFERS")
-        for c in comparisons
+        for c in found.comparisons
         if not c.agrees or ("bpb" in c.what and not c.what.startswith("submission"))
     ]
     log.table("stated and found", ("figure", "stated", "found", "tolerance", ""), rows)
-    log.info(f"{len(comparisons) - len(wrong)} of {len(comparisons)} stated figures agree")
+    count = len(found.comparisons)
+    log.info(f"{count - len(wrong)} of {count} stated figures agree; isolation: {found.isolation}")
     log.info(f"not verified: {'; '.join(UNVERIFIED)}")
+    for reason in found.unverified:
+        log.info(f"reported by the entry, not verified: {reason}")
     if json_path:
-        figures = [{**asdict(comparison), "agrees": comparison.agrees} for comparison in comparisons]
-        write_json(json_path, {"agrees": not wrong, "comparisons": figures, "not_verified": UNVERIFIED})
-    return not wrong
+        figures = [{**asdict(comparison), "agrees": comparison.agrees} for comparison in found.comparisons]
+        report = {"agrees": found.agrees, "verified": found.agrees and not found.unverified}
+        report |= {"unverified": found.unverified, "isolation": found.isolation}
+        write_json(json_path, {**report, "comparisons": figures, "not_verified": UNVERIFIED})
+    return found.agrees and not found.unverified
 
 
 def _compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
@@ -211,18 +343,20 @@ def _compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Compari
             yield Comparison(f"seed {seed} all bytes scored", final.num_bytes, num_bytes)
 
 
-def _compare_scores(seed: int, stated: Results, found: Scores, tolerance: float) -> Iterator[Comparison]:
-    """Each score that was made again against the one that the entry states."""
+def _compare_scores(
+    where: str, source: str, stated: Callable[[str], Stage | None], found: Scores, tolerance: float
+) -> Iterator[Comparison]:
+    """Each score that was found against the one that is stated of its stage."""
     for stage in found.stages:
-        there = stated.stage(stage.name)
+        there = stated(stage.name)
         if there is None:
-            raise EntryError(f"seed {seed}: results.json has no stage {stage.name}, which its script scores")
-        where, old, new = f"seed {seed} {stage.title}", there.tally, stage.tally
+            raise EntryError(f"{where} there is no {stage.title} score, which the artifact has")
+        new, old, of = stage.tally, there.tally, f"{where} {stage.title}"
         nats = tolerance * old.nats_per_token / old.bits_per_byte
-        yield Comparison(f"{where} val_bpb", old.bits_per_byte, new.bits_per_byte, tolerance)
-        yield Comparison(f"{where} val_loss", old.nats_per_token, new.nats_per_token, nats)
-        yield Comparison(f"{where} tokens_scored", old.num_tokens, new.num_tokens)
-        yield Comparison(f"{where} bytes_scored", old.num_bytes, new.num_bytes)
+        yield Comparison(f"{of} val_bpb{source}", old.bits_per_byte, new.bits_per_byte, tolerance)
+        yield Comparison(f"{of} val_loss{source}", old.nats_per_token, new.nats_per_token, nats)
+        yield Comparison(f"{of} tokens_scored{source}", old.num_tokens, new.num_tokens)
+        yield Comparison(f"{of} bytes_scored{source}", old.num_bytes, new.num_bytes)
 
 
 def _compare_documents(

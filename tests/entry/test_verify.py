@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,20 @@ from entry_toys import change, draw_nothing, edit, make_run
 from tiny_samples import tiny_tokenizer, write_tiny_artifact, write_tiny_dataset
 
 import eval_bpb
+from golf.audit.isolate import Outcome, run_isolated
 from golf.data.manifest import sha256_of_file
 from golf.data.vocabulary import Vocabulary
 from golf.entry import verify
 from golf.entry.build import build
 from golf.entry.results import EntryError, read_entry_results
-from golf.entry.verify import FLOAT32_BPB, OTHER_DTYPE_BPB, Comparison, verify_entry
+from golf.entry.verify import (
+    FLOAT32_BPB,
+    OTHER_DTYPE_BPB,
+    Asked,
+    Comparison,
+    Rescoring,
+    verify_entry,
+)
 from golf.evaluate import EvaluateConfig, evaluate
 from golf.system.log import RunLog
 
@@ -69,18 +78,21 @@ def entry(true_entry: Path, tmp_path: Path) -> Path:
 def no_script(true_entry: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores in this process instead of through the entry's script, which takes seconds to start."""
 
-    def rescore(entry, seed, data_folder, max_tokens, device, options):
-        how = EvaluateConfig(max_tokens=max_tokens, per_document=entry / "again.npz")
-        ttt = "--ttt" in options
-        scores = evaluate(entry / f"artifact_seed{seed}.bin", data_folder, how, QUIET, ttt=ttt)
-        with np.load(entry / "again.npz") as arrays:
-            return scores, dict(arrays)
+    def by_project(artifact: Path, asked: Asked) -> Rescoring:
+        how = EvaluateConfig(max_tokens=asked.max_tokens, per_document=artifact.parent / "again.npz")
+        scores = evaluate(artifact, asked.data_folder, how, QUIET, ttt=asked.ttt)
+        with np.load(artifact.parent / "again.npz") as arrays:
+            return Rescoring(scores, dict(arrays), "none")
 
-    monkeypatch.setattr(verify, "rescore", rescore)
+    def by_script(entry: Path, seed: int, asked: Asked, own_seconds: float) -> Rescoring:
+        return by_project(entry / f"artifact_seed{seed}.bin", asked)
+
+    monkeypatch.setattr(verify, "score_by_project", by_project)
+    monkeypatch.setattr(verify, "score_by_script", by_script)
 
 
 def differing(entry: Path, data: Path, sample: int | None = None) -> list[str]:
-    return [c.what for c in verify_entry(entry, data, sample, "cpu", QUIET) if not c.agrees]
+    return [c.what for c in verify_entry(entry, data, sample, "cpu", QUIET).comparisons if not c.agrees]
 
 
 def restate(entry: Path, name: str, changes: dict) -> None:
@@ -98,27 +110,46 @@ def restate_bpb(entry: Path, off: float) -> None:
 
 
 def test_the_entrys_own_script_alone_confirms_its_figures(
-    entry: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    entry: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def shows_the_checkout(command: list[str], **how: Any) -> Outcome:
+        how["visible"] = [*how["visible"], ROOT / "golf", ROOT / "train_gpt.py"]
+        return run_isolated(command, **how)
+
+    monkeypatch.setattr(verify, "run_isolated", shows_the_checkout)
     out = tmp_path / "verified.json"
-    arguments = ["--verify", str(entry), "--data", str(data), "--device", "cpu", "--json", str(out)]
+    arguments = [
+        "--verify",
+        str(entry),
+        "--data",
+        str(data),
+        "--device",
+        "cpu",
+        "--json",
+        str(out),
+        "--trust",
+    ]
     assert eval_bpb.main(arguments) == 0
     report = json.loads(out.read_text())
-    assert report["agrees"] is True and len(report["comparisons"]) > 40
+    assert report["agrees"] is report["verified"] is True and len(report["comparisons"]) > 40
     said = capsys.readouterr().out
     assert f"{len(report['comparisons'])} of {len(report['comparisons'])} stated figures agree" in said
     assert "not verified: training and scoring seconds" in said
 
 
 def test_a_sample_compares_the_documents_it_covers(entry: Path, data: Path, no_script: None) -> None:
-    found = verify_entry(entry, data, 30, "cpu", QUIET)
+    found = verify_entry(entry, data, 30, "cpu", QUIET).comparisons
     assert all(comparison.agrees for comparison in found)
     assert [c.what for c in found if c.what.endswith("documents: bpb")]
 
 
 def test_a_sample_leaves_out_what_takes_all_documents(entry: Path, data: Path, no_script: None) -> None:
     restate(entry, "results.json", {"scores__stages__test_time_trained__windows": "by document"})
-    found = verify_entry(entry, data, 30, "cpu", QUIET)
+    found = verify_entry(entry, data, 30, "cpu", QUIET).comparisons
     assert [c.what for c in found if c.what.endswith("documents: bpb")]
     assert not [c.what for c in found if c.what.endswith("documents: ttt_bpb")]
 
@@ -130,7 +161,7 @@ def test_a_score_whose_adaptation_a_time_limit_ended_is_left_out(
     changes = {"notes": {"adaptation_stopped_after_tokens": 99}, "tally__nats": 1.0}
     stage = "scores__stages__test_time_trained"
     restate(entry, "results.json", {f"{stage}__{name}": value for name, value in changes.items()})
-    found = verify_entry(entry, data, None, "cpu", RunLog())
+    found = verify_entry(entry, data, None, "cpu", RunLog()).comparisons
     assert "is not verified: a time limit ended adapting after 99 tokens" in capsys.readouterr().out
     assert not [c.what for c in found if "test-time-trained" in c.what or "ttt_bpb" in c.what]
 
@@ -141,11 +172,11 @@ def test_a_limit_that_a_run_kept_to_is_none_of_a_slower_machines(
 ) -> None:
     seen = []
 
-    def rescore(*arguments: object) -> None:
-        seen.append(arguments[-1])
+    def score(artifact: Path, asked: Asked) -> None:
+        seen.append([option for option in asked.options if option in ("--ttt", "--max-seconds", "1e9")])
         raise EntryError("enough")
 
-    monkeypatch.setattr(verify, "rescore", rescore)
+    monkeypatch.setattr(verify, "score_by_project", score)
     restate(entry, "results.json", {"config": {"ttt": {"max_seconds": limit}}})
     with pytest.raises(EntryError, match="enough"):
         verify_entry(entry, data, None, "cpu", QUIET)
