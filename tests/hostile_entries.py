@@ -678,7 +678,7 @@ def steers_the_terminal_with_a_figure(entry: Path, place: Surroundings) -> None:
     restate_json(entry, "submission.json", hardware="\x1b[2J\x1b[H[bold green]agrees[/]\u202e\n56 of 56")
 
 
-@stopped_by("files", r"submission bytes_total")
+@stopped_by("files", r"bytes_total")
 def states_a_number_of_4000_digits(entry: Path, place: Surroundings) -> None:
     """A number that is longer than any line."""
     path = entry / "submission.json"
@@ -1729,6 +1729,20 @@ def as_first_version(run: dict[str, Any]) -> dict[str, Any]:
         "load_seconds": scores["load_seconds"],
         "seconds": run["seconds"],
     }
+
+
+@honest
+def has_no_sums_by_document(entry: Path, place: Surroundings) -> None:
+    """It has no per_document.npz."""
+    (entry / "per_document.npz").unlink()
+
+
+@honest
+def ended_its_adapting_in_time(entry: Path, place: Surroundings) -> None:
+    """A time limit ended its test-time training early: the score lies between those without and with it."""
+    run = read_entry_results(entry / "results.json")[SEED]
+    state_nats(entry, {"test_time_trained": 0.5 * (run.quantized.tally.nats + run.final.tally.nats)})
+    agree(entry, scores__stages__test_time_trained__notes={"adaptation_stopped_after_tokens": 384})
 
 
 @honest
