@@ -49,7 +49,7 @@ class ScoreCommand:
     all: bool = False
     """Prove all documents."""
     trust: bool = False
-    """Where this system has no isolation, run a stranger's program with your own rights."""
+    """Verify: where this system has no isolation, run the entry's script with your own rights."""
     sample: int | None = None
     """Verify with this many windows only, on the documents they cover."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
@@ -69,8 +69,8 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         raise ValueError("--sample belongs to --verify; a score of a prefix is --max-tokens")
     if asked and (size := read_world().size) > 1:
         raise ValueError(f"--{asked[0]} runs in one process; torchrun started {size}")
-    if command.trust and not (command.verify or command.prove):
-        raise ValueError("--trust belongs to --verify and --prove")
+    if command.trust and not command.verify:
+        raise ValueError("--trust belongs to --verify")
     if command.audit:
         unread = ("max_tokens", "max_seconds", "sample_documents", "json", "per_document")
         command.config.require_unused(unread, "does not go with --audit")
@@ -84,11 +84,10 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         command.config.require_unused(unread, "does not go with --prove")
     data = find_data(command.data, command.path)
     if command.audit:
-        return audit_path(command.path, data, command.config, log, command.ttt)
+        return audit_path(command.path, data, command.config, log, command.ttt, isolated=True)
     if command.prove:
         documents = None if command.all else command.documents or DEFAULT_DOCUMENTS
-        how = ProofConfig(documents, command.ttt, command.trust)
-        return prove_path(command.path, data, command.config, how, log)
+        return prove_path(command.path, data, command.config, ProofConfig(documents, command.ttt), log)
     if command.verify:
         how = command.config.device, log, command.trust
         found = verify_entry(command.path, data, command.sample, *how)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -72,14 +72,18 @@ class Outcome:
     """Outputs that came back."""
 
     @property
+    def last_words(self) -> str:
+        """The last line of standard error."""
+        return (self.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:500]
+
+    @property
     def failure(self) -> str | None:
         """Why it did not do what it should, in one line; None for exit code 0."""
         if self.stopped_by is not None:
             return self.stopped_by
         if self.returncode == 0:
             return None
-        last = (self.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        return f"ended with {self.returncode}: {last[:500]}"
+        return f"ended with {self.returncode}: {self.last_words}"
 
 
 def run_isolated(
@@ -92,14 +96,15 @@ def run_isolated(
     limits: Limits | None = None,
     trust: bool = False,
     device: str = "cpu",
+    show: Callable[[bytes], None] | None = None,
 ) -> Outcome:
     """Runs `command` in a working folder with copies of `inputs`, by their names there.
 
     `visible` are files and folders that it sees, read-only, where they are; `outputs` are names in the
     working folder, with the most bytes that each may have, that are brought back into the folder `into`. With
     `trust` a system without isolation runs the program with the user's own rights, in an empty folder and
-    within the limits of time, memory, processes and output. `device` says whether it needs a GPU. Raises
-    IsolationError where nothing isolates and `trust` is not given.
+    within the limits of time, memory, processes and output. `device` says whether it needs a GPU. `show`
+    takes what it prints, as it comes. Raises IsolationError where nothing isolates and `trust` is not given.
     """
     limits = limits or Limits()
     mechanism = find_mechanism()
@@ -111,7 +116,22 @@ def run_isolated(
             )
         mechanism = NONE
     with tempfile.TemporaryDirectory() as folder:
-        return _run(mechanism, Path(folder), command, inputs, outputs, into, visible, limits, device)
+        return _run(mechanism, Path(folder), command, inputs, outputs, into, visible, limits, device, show)
+
+
+def run_project(function: str, arguments: Sequence[str], *, visible: Sequence[Path], **how: Any) -> Outcome:
+    """Runs a function of this project, "module:name", that takes arguments and returns an exit code.
+
+    It works on a stranger's files, which is why it is isolated; being no stranger's itself, it runs on
+    systems without isolation, too. `how` as in `run_isolated`, but for the command and trust.
+    """
+    module, name = function.split(":")
+    root = Path(__file__).resolve().parents[2]
+    start = f"import sys; sys.path.insert(0, {str(root)!r}); from {module} import {name} as program; "
+    start += "sys.exit(program(sys.argv[1:]))"
+    own = [root / "golf", root / "eval_bpb.py"]
+    command = [sys.executable, "-I", "-c", start, *arguments]
+    return run_isolated(command, visible=[*own, *visible], trust=True, **how)
 
 
 @cache
@@ -144,6 +164,7 @@ def _run(
     visible: Sequence[Path],
     limits: Limits,
     device: str,
+    show: Callable[[bytes], None] | None = None,
 ) -> Outcome:
     own = env_without_torchrun()
     environment = {name: own[name] for name in _KEPT_ENVIRONMENT if name in own}
@@ -174,7 +195,7 @@ def _run(
             launcher = _launcher(mechanism, folder, told, inputs, visible, limits, device)
             process = _start(launcher, folder, environment, (write_end,))
             os.close(write_end)
-        watched = _Watched(process, read_end, limits, sum(outputs.values()))
+        watched = _Watched(process, read_end, limits, sum(outputs.values()), show)
         stopped_by = watched.wait()
     finally:
         os.close(read_end)
@@ -267,8 +288,15 @@ def _launcher(
 class _Watched:
     """Reads what a process and its keeper write, and ends it when it takes more than its limits."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report: int, limits: Limits, most_output_bytes: int):
-        self.process, self.limits = process, limits
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        report: int,
+        limits: Limits,
+        most_output_bytes: int,
+        show: Callable[[bytes], None] | None,
+    ):
+        self.process, self.limits, self._show = process, limits, show
         self.stdout, self.stderr, self.report = bytearray(), bytearray(), bytearray()
         self._most_report = most_output_bytes + _MAX_REPORT_BYTES
         self._report_fd = report
@@ -295,6 +323,8 @@ class _Watched:
                 for key, _ in selector.select(_WATCH_SECONDS):
                     data = os.read(key.fd, 1 << 16)
                     key.data.extend(data)
+                    if key.data is self.stdout and self._show is not None:
+                        self._show(data)
                     if not data:
                         selector.unregister(key.fileobj)
                 if len(self.stdout) + len(self.stderr) > limits.output_bytes:

@@ -13,7 +13,6 @@ them as they stand. Encoder and decoder must compute the same floats to the bit:
 import hashlib
 import json
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from golf.audit.coding import Coder, DocumentCoder, StreamCoder, Told
-from golf.audit.isolate import Limits, run_isolated
+from golf.audit.isolate import Limits, run_project
 from golf.audit.range_coder import RangeDecoder, RangeEncoder, code_integers
 from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
@@ -324,8 +323,6 @@ class ProofConfig:
     """The first documents of the text; None for all."""
     ttt: bool = False
     """With test-time training, too."""
-    trust: bool = False
-    """Decode with the user's own rights where this machine has no isolation."""
 
 
 def prove_artifact(
@@ -333,7 +330,7 @@ def prove_artifact(
 ) -> tuple[str, list[ProofResult]]:
     """The sha256 of an artifact file, and the proof of each stage of its score.
 
-    Raises ValueError as `evaluate` does, IsolationError where the decoder cannot be isolated.
+    Raises ValueError as `evaluate` does.
     """
     device = _settle(config.device, torch.get_num_threads())
     artifact, model, settings = read_model(path, device)
@@ -365,7 +362,7 @@ def prove_artifact(
             proof, coded = encode_text(scoring, ttt, header, bar.move_to)
         middle = time.perf_counter()
         log.info(f"{STAGE_TITLES[stage]}: restoring in a process that has no text")
-        isolation, restored, text = _restore(path, data_folder / dataset.manifest.tokenizer, proof, how.trust)
+        isolation, restored, text = _restore(path, data_folder / dataset.manifest.tokenizer, proof)
         order = f"with {len(proof.order):,} bytes of order" if proof.order else "as it stands"
         result = ProofResult(
             stage=stage,
@@ -420,24 +417,20 @@ def _compare(
         )
 
 
-def _restore(
-    artifact: Path, tokenizer: Path, proof: Proof, trust: bool
-) -> tuple[str, np.ndarray | str, bytes]:
+def _restore(artifact: Path, tokenizer: Path, proof: Proof) -> tuple[str, np.ndarray | str, bytes]:
     """How the decoder was isolated, the tokens that it restored, or why it failed, and their text."""
-    root = Path(__file__).resolve().parents[2]
-    start = f"import sys; sys.path.insert(0, {str(root)!r}); import golf.audit.proof as p; p.main_restore()"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / _PROOF
         write_bytes(file, proof.to_bytes())
         num_tokens = proof.header.targets + 1
-        done = run_isolated(
-            [sys.executable, "-I", "-c", start],
+        done = run_project(
+            "golf.audit.proof:main_restore",
+            [],
             inputs={_ARTIFACT: artifact, _TOKENIZER: tokenizer, _PROOF: file},
             outputs={_TOKENS: 2 * num_tokens, _TEXT: MAX_TOKEN_BYTES * num_tokens},
             into=Path(folder),
-            visible=[root / "golf"],
+            visible=(),
             limits=Limits(seconds=MAX_RESTORE_SECONDS),
-            trust=trust,
             device=proof.header.device,
         )
         if done.returncode or not {_TOKENS, _TEXT} <= done.files.keys():
@@ -446,13 +439,14 @@ def _restore(
         return done.mechanism, tokens, done.files[_TEXT].read_bytes()
 
 
-def main_restore() -> None:
+def main_restore(arguments: list[str]) -> int:
     """Restores the text of proof.bin in the current folder: restored.tokens (uint16) and restored.text."""
     vocabulary = Vocabulary.load(Path(_TOKENIZER))
     proof = Proof.from_bytes(read_bounded(Path(_PROOF), MAX_PROOF_BYTES))
     tokens = decode_text(read_artifact(Path(_ARTIFACT)), vocabulary, proof, lambda count: None)
     Path(_TOKENS).write_bytes(tokens.astype("<u2").tobytes())
     Path(_TEXT).write_bytes(text_of(tokens, vocabulary))
+    return 0
 
 
 def prove_path(path: Path, data_folder: Path, config: EvaluateConfig, how: ProofConfig, log: RunLog) -> bool:

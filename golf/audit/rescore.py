@@ -4,6 +4,8 @@ Shapes: N targets, T tokens, V vocabulary, D channels.
 """
 
 import hashlib
+import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from golf.audit.isolate import Limits, run_project
 from golf.data.manifest import Dataset, open_dataset
 from golf.evaluate import EvaluateConfig, read_model, read_settings
 from golf.run_folder import RunFolder, find_artifacts
@@ -23,9 +26,11 @@ from golf.score.ledger import Ledger, LegalityError
 from golf.score.scorer import Scoring, score, token_tensor
 from golf.score.windows import ResolvedWindows, plan_windows
 from golf.stats import sample_of, welch
+from golf.system.cli import run_program
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment, repeatable_kernels
-from golf.system.files import write_sealed_json
+from golf.system.files import write_json, write_sealed_json
+from golf.system.foreign import MAX_JSON_BYTES, read_object
 from golf.system.log import RunLog
 from golf.ttt.documents import LENGTH_ORDER, plan_documents, split_documents
 from golf.ttt.methods import score_adapting
@@ -43,6 +48,8 @@ MEMORY_SHARD_TOKENS = 1 << 22
 MEMORY_SHARE, MEMORY_PROBABILITY = 0.05, 1e-6
 """Validation text must not cost less than training text by more than this share of it; how improbable it must
 be that it does by chance (Welch's test over documents)."""
+MAX_AUDIT_SECONDS = 86_400.0
+_ARTIFACT, _AUDIT = "artifact.bin", "audit.json"
 _MOST_TOLD = 5
 
 
@@ -399,17 +406,20 @@ def audit_path(
     log: RunLog,
     ttt: bool,
     max_seconds: float | None = None,
+    isolated: bool = False,
 ) -> bool:
     """Audits an artifact, or every one in a folder; writes audit.json there and says whether all passed.
 
-    Raises ValueError for a folder without an artifact, and as `audit_artifact` does.
+    A stranger's artifact is decoded and scored in an `isolated` process. Raises ValueError for a folder
+    without an artifact, and as `audit_artifact` does.
     """
     artifacts = find_artifacts(path) if path.is_dir() else [path]
     if not artifacts:
         raise ValueError(f"{path}: holds no artifact; expected artifact.bin or artifact_seed<N>.bin")
     audits = {}
     for artifact in artifacts:
-        audit = audit_artifact(artifact, data_folder, config, AuditConfig(max_seconds=max_seconds), log, ttt)
+        run_audit = _audit_isolated if isolated else audit_artifact
+        audit = run_audit(artifact, data_folder, config, AuditConfig(max_seconds=max_seconds), log, ttt)
         audits[artifact.stem.removeprefix("artifact_seed")] = audit
         print_audit(artifact.name, audit, log)
     passed = all(audit["passed"] for audit in audits.values())
@@ -418,6 +428,43 @@ def audit_path(
     write_sealed_json(target, merged)
     log.info(f"{'passed' if passed else 'NOT passed'}: {target}")
     return passed
+
+
+def _audit_isolated(
+    artifact: Path, data_folder: Path, config: EvaluateConfig, how: AuditConfig, log: RunLog, ttt: bool
+) -> dict[str, Any]:
+    """As `audit_artifact`, in a process of its own."""
+    asked = {name: vars(config)[name] for name in ("context", "stride", "method", "device", "eager")}
+    told = {"data": str(data_folder.resolve()), "config": asked, "how": asdict(how), "ttt": ttt}
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_project(
+            "golf.audit.rescore:main_audit",
+            [json.dumps(told)],
+            inputs={_ARTIFACT: artifact},
+            outputs={_AUDIT: MAX_JSON_BYTES},
+            into=Path(folder),
+            visible=[data_folder],
+            limits=Limits(seconds=MAX_AUDIT_SECONDS),
+            device=config.device,
+            show=lambda data: log.pass_on(data.decode(errors="replace")),
+        )
+        if done.returncode == 2 and not done.stopped_by:
+            raise ValueError(f"{artifact}: {done.last_words.removeprefix('audit: ')}")
+        if done.failure or _AUDIT not in done.files:
+            raise ValueError(f"{artifact}: the audit {done.failure or 'left no result'}")
+        return {**read_object(done.files[_AUDIT]), "isolation": done.mechanism}
+
+
+def main_audit(arguments: list[str]) -> int:
+    """Audits the artifact in the current folder, as `arguments` say in JSON, into a file beside it."""
+
+    def work() -> int:
+        told = json.loads(arguments[0])
+        asked = EvaluateConfig(**told["config"]), AuditConfig(**told["how"]), RunLog(), told["ttt"]
+        write_json(Path(_AUDIT), audit_artifact(Path(_ARTIFACT), Path(told["data"]), *asked))
+        return 0
+
+    return run_program("audit", work)
 
 
 def print_audit(name: str, audit: dict[str, Any], log: RunLog) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.audit.isolate import Limits, Outcome, run_isolated
+from golf.audit.isolate import Limits, Outcome, run_isolated, run_project
 from golf.data.manifest import open_dataset
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
 from golf.entry.submission import entry_figures
@@ -37,7 +37,6 @@ MAX_SCORE_SECONDS = 86_400.0
 MIN_SCRIPT_SECONDS, SCRIPT_TIMES_OWN = 120.0, 20.0
 """How long an entry's script may take: so many seconds, and this multiple of what this project's code
 took."""
-_ROOT = Path(__file__).resolve().parents[2]
 _FIGURES, _DOCUMENTS = "figures.json", "documents.npz"
 _OUTPUTS = {_FIGURES: MAX_JSON_BYTES, _DOCUMENTS: MAX_ARRAYS_BYTES}
 FLOAT32_BPB = 1e-6
@@ -199,26 +198,21 @@ def score_by_project(artifact: Path, asked: Asked) -> Rescoring | str:
 
     Raises EntryError where that took more than an artifact may take.
     """
-    start = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); import eval_bpb as program; "
-    start += "sys.exit(program.main(sys.argv[1:]))"
     name = "artifact.bin"
-    command = [sys.executable, "-I", "-c", start, name, *asked.options]
-    visible = [_ROOT / "golf", _ROOT / "eval_bpb.py", asked.data_folder]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        # This project's own code is run as it is where nothing isolates it.
-        done = run_isolated(
-            command,
+        done = run_project(
+            "eval_bpb:main",
+            [name, *asked.options],
             inputs={name: artifact},
             outputs=_OUTPUTS,
             into=Path(folder),
-            visible=visible,
+            visible=[asked.data_folder],
             limits=Limits(seconds=MAX_SCORE_SECONDS),
-            trust=True,
             device=asked.device,
         )
         if done.returncode == 2 and done.stopped_by is None:
-            return (done.failure or "").partition("eval_bpb.py: ")[2] or "no message"
+            return done.last_words.removeprefix("eval_bpb.py: ")
         if done.failure:
             raise EntryError(f"{artifact}: this project's scorer, {done.failure}")
         return _read(done, time.perf_counter() - began)

@@ -110,6 +110,10 @@ class RunLog:
         """Logs one line of prose."""
         self._write(text, {"event": "say", "text": text})
 
+    def pass_on(self, text: str) -> None:
+        """Shows on the console, with control characters escaped, what another process printed."""
+        self.console.print(escape_lines(text), markup=False, end="")
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Logs a table of at least one row; in the text file, each row is a line of cells joined by bars."""
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)

@@ -159,9 +159,7 @@ def test_a_network_that_reads_ahead_needs_more_bits_than_its_score(
     assert "bytes; the score promises" in violation
 
 
-def restores_here(
-    artifact: Path, tokenizer: Path, proof: Proof, trust: bool
-) -> tuple[str, np.ndarray, bytes]:
+def restores_here(artifact: Path, tokenizer: Path, proof: Proof) -> tuple[str, np.ndarray, bytes]:
     vocabulary = Vocabulary.load(tokenizer)
     tokens = decode_text(artifact.read_bytes(), vocabulary, proof, lambda count: None)
     return "here", tokens, proofs.text_of(tokens, vocabulary)
@@ -203,7 +201,7 @@ def test_the_command_proves_an_entry_in_a_process_without_the_text(
     sha256 = hashlib.sha256((entry / "artifact_seed1.bin").read_bytes()).hexdigest()
     (entry / "audit.json").write_text(json.dumps({"passed": True, "artifact_sha256": sha256}))
     (entry / "README.md").write_text("# Entry\n\n## Before you compare\n\n- One seed.\n")
-    command = [str(entry), "--data", str(dataset_folder), "--prove", "--documents", "3", "--ttt", "--trust"]
+    command = [str(entry), "--data", str(dataset_folder), "--prove", "--documents", "3", "--ttt"]
     for _ in range(2):
         assert eval_bpb.main(command) == 0
     assert "restored bit for bit" in capsys.readouterr().out

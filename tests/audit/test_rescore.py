@@ -14,6 +14,7 @@ from torch import Tensor
 
 import eval_bpb
 from golf.audit import rescore as auditing
+from golf.audit.isolate import NONE, find_mechanism
 from golf.audit.rescore import AuditConfig, ProbeReport, Replay, audit_artifact
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig
@@ -159,6 +160,9 @@ def test_the_program_writes_the_audit_and_exits_by_it(
     assert eval_bpb.main(arguments) == 0
     found = json.loads((tmp_path / "audit.json").read_text())
     assert found["passed"] is True and set(found["seeds"]) == {"1", "2"}
+    assert found["seeds"]["1"]["isolation"] == (find_mechanism() or NONE)
+    # The same in this process.
+    monkeypatch.setattr("golf.audit.rescore._audit_isolated", audit_artifact)
     monkeypatch.setattr("golf.audit.rescore.probe_causality", lambda *_: _report_of_a_violation())
     (tmp_path / "artifact_seed2.bin").unlink()
     assert eval_bpb.main(arguments) == 1
