@@ -19,8 +19,7 @@ import torch
 from hostile_entries import HONEST, HOSTILE, QUIET, SCORERS, Surroundings, artifact_of
 
 import eval_bpb
-from golf.audit import isolate
-from golf.audit.isolate import Limits, Outcome, find_mechanism
+from golf.audit.isolate import Limits, Outcome, find_mechanism, run_isolated, run_project
 from golf.audit.rescore import (
     ArtifactScorer,
     AuditConfig,
@@ -139,20 +138,18 @@ def test_an_audit_shows_it(name: str, entry: Path, place: Surroundings) -> None:
 
 
 class Cage:
-    """run_isolated within small limits, which notes how scripts ended and scores an artifact once."""
+    """Runs scripts within small limits and notes how they ended; scores an artifact once."""
 
-    def __init__(self, run: Callable[..., Outcome], folder: Path):
-        self.run, self.folder = run, folder
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.limits: Limits | None = None
-        self.kept: dict[tuple[Any, ...], Outcome] = {}
+        self.scored: dict[tuple[Any, ...], Outcome] = {}
         self.ended: list[str] = []
         """What came out of scripts: why they failed, what they printed, what they attempted."""
 
-    def __call__(self, command: Sequence[str], **how: Any) -> Outcome:
-        """As run_isolated."""
-        if "train_gpt.py" not in command:
-            return self.score(command, **how)
-        outcome = self.run(command, **{**how, "limits": self.limits or how.get("limits")})
+    def run_isolated(self, command: Sequence[str], **how: Any) -> Outcome:
+        """Runs a script."""
+        outcome = run_isolated(command, **{**how, "limits": self.limits or how["limits"]})
         figures = outcome.files.get("figures.json")
         tried = ""
         if figures is not None:
@@ -161,28 +158,38 @@ class Cage:
         self.ended.append(f"{outcome.failure} {tried} {outcome.stdout[-9999:]!r} {outcome.stderr[-9999:]!r}")
         return outcome
 
-    def score(self, command: Sequence[str], *, inputs: Mapping[str, Path], into: Path, **how: Any) -> Outcome:
+    def run_project(
+        self,
+        function: str,
+        arguments: Sequence[str],
+        *,
+        inputs: Mapping[str, Path],
+        into: Path,
+        **how: Any,
+    ) -> Outcome:
         """This project's own score of an artifact; the same artifact's is remembered."""
-        key = tuple(command), *(path.read_bytes() for path in inputs.values())
-        if key not in self.kept:
-            folder = self.folder / str(len(self.kept))
+        key = function, *arguments, *(path.read_bytes() for path in inputs.values())
+        if key not in self.scored:
+            folder = self.folder / str(len(self.scored))
             folder.mkdir()
-            self.kept[key] = self.run(command, inputs=inputs, into=folder, **how)
-        outcome = self.kept[key]
-        files = {name: shutil.copyfile(path, into / name) for name, path in outcome.files.items()}
-        return replace(outcome, files=files)
+            self.scored[key] = run_project(function, arguments, inputs=inputs, into=folder, **how)
+        outcome = self.scored[key]
+        return replace(
+            outcome, files={name: shutil.copyfile(path, into / name) for name, path in outcome.files.items()}
+        )
 
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Cage:
-    return Cage(isolate.run_isolated, tmp_path_factory.mktemp("scores"))
+    return Cage(tmp_path_factory.mktemp("scores"))
 
 
 @pytest.fixture
 def cage(scores: Cage, place: Surroundings, monkeypatch: pytest.MonkeyPatch) -> Cage:
     scores.ended.clear()
     scores.limits = FEW
-    monkeypatch.setattr(verify, "run_isolated", scores)
+    monkeypatch.setattr(verify, "run_isolated", scores.run_isolated)
+    monkeypatch.setattr(verify, "run_project", scores.run_project)
     monkeypatch.setenv("GOLF_TOKEN", place.secret)
     monkeypatch.setenv("HOME", str(place.home))
     return scores
