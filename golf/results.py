@@ -57,6 +57,16 @@ class Stage:
         return STAGE_TITLES[self.name]
 
     @property
+    def order_bytes(self) -> int:
+        """Bytes that a decoder must be told of the order in which documents were graded."""
+        return int(self.notes.get("order_bytes", 0))
+
+    @property
+    def decodable(self) -> str:
+        """What a decoder needs besides the artifact and as many bits as the score."""
+        return f"with {self.order_bytes:,} bytes of order" if self.order_bytes else "as it stands"
+
+    @property
     def adaptation_stopped_after_tokens(self) -> int | None:
         """How many tokens were graded when a time limit ended test-time training; None if it did not."""
         return self.notes.get("adaptation_stopped_after_tokens")

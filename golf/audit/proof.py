@@ -38,7 +38,7 @@ from golf.evaluate import (
 )
 from golf.model.gpt import GPT
 from golf.pack.container import read_artifact
-from golf.results import STAGE_TITLES
+from golf.results import STAGE_TITLES, Stage
 from golf.run_folder import EntryFolder, find_artifacts
 from golf.score.scorer import Scoring
 from golf.score.windows import ResolvedWindows
@@ -311,7 +311,7 @@ class ProofResult:
         over = 100 * (self.coded_bytes / self.score_bytes - 1)
         return (
             f"{what} restored bit for bit from {self.coded_bytes + self.order_bytes:,} bytes, "
-            f"{over:+.3f}% against the score; {self.decodable}"
+            f"{over:+.3f}% against the score; decodable {self.decodable}"
         )
 
 
@@ -363,7 +363,6 @@ def prove_artifact(
         middle = time.perf_counter()
         log.info(f"{STAGE_TITLES[stage]}: restoring in a process that has no text")
         isolation, restored, text = _restore(path, data_folder / dataset.manifest.tokenizer, proof)
-        order = f"with {len(proof.order):,} bytes of order" if proof.order else "as it stands"
         result = ProofResult(
             stage=stage,
             documents=proof.header.documents,
@@ -373,7 +372,7 @@ def prove_artifact(
             order_bytes=len(proof.order),
             coded_bytes=len(proof.coded),
             score_bytes=score.tally.bits_per_byte * score.tally.num_bytes / 8,
-            decodable=f"decodable {order}",
+            decodable=Stage(stage, score.tally, "", notes=score.notes).decodable,
             isolation=isolation,
             encode_seconds=middle - began,
             decode_seconds=time.perf_counter() - middle,

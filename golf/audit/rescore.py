@@ -425,9 +425,21 @@ def audit_path(
     passed = all(audit["passed"] for audit in audits.values())
     merged = audits.popitem()[1] if len(audits) == 1 else {"passed": passed, "seeds": audits}
     target = RunFolder(path if path.is_dir() else path.parent).audit
+    _keep_proofs(target, audits)
     write_sealed_json(target, merged)
     log.info(f"{'passed' if passed else 'NOT passed'}: {target}")
     return passed
+
+
+def _keep_proofs(path: Path, audits: dict[str, dict[str, Any]]) -> None:
+    """Puts the proofs of an earlier audit.json into the audits of the same artifacts."""
+    if not path.is_file():
+        return
+    earlier = read_object(path)
+    for old in (earlier, *earlier.get("seeds", {}).values()):
+        for audit in audits.values():
+            if "proofs" in old and old.get("artifact_sha256") == audit["artifact_sha256"]:
+                audit["proofs"] = old["proofs"]
 
 
 def _audit_isolated(

@@ -1,7 +1,9 @@
 """Documents of a stream: which are graded together, in what order, how far at a time, by which process."""
 
 from bisect import bisect_right
+from collections import Counter
 from itertools import groupby, pairwise
+from math import ceil, lgamma, log
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +57,17 @@ def split_documents(tokens: np.ndarray, num_targets: int, bos_id: int) -> list[D
     starts = np.flatnonzero(tokens[:num_targets] == bos_id).tolist()
     edges = sorted({0, *starts, num_targets})
     return [DocumentSpan(*pair) for pair in pairwise(edges)]
+
+
+def order_bytes(documents: list[DocumentSpan]) -> int:
+    """Bytes that tell a decoder the documents' lengths in targets.
+
+    Each is its number of bits, out of 33, under the counts so far of those numbers, and these bits but the
+    first (golf.audit.range_coder.code_integers).
+    """
+    widths = [document.num_targets.bit_length() for document in documents]
+    nats = lgamma(33 + len(widths)) - lgamma(33) - sum(lgamma(1 + n) for n in Counter(widths).values())
+    return ceil((nats / log(2) + sum(widths) - len(widths)) / 8)
 
 
 def plan_documents(

@@ -17,6 +17,7 @@ from golf.ttt.documents import (
     STREAM_ORDER,
     DocumentBatch,
     count_shares,
+    order_bytes,
     plan_documents,
     split_documents,
 )
@@ -71,7 +72,9 @@ def score_adapting(
     windows = scoring.resolved_windows()
     windows = replace(windows, batch_tokens=at_once * windows.context)
     result = score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
-    return replace(result, notes={"order": LENGTH_ORDER if by_length else STREAM_ORDER, **result.notes})
+    told = order_bytes([span for batch in batches for span in batch.documents]) if by_length else 0
+    order = {"order": LENGTH_ORDER if by_length else STREAM_ORDER, "order_bytes": told}
+    return replace(result, notes={**order, **result.notes})
 
 
 def plan_lora(

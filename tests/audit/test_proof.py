@@ -207,6 +207,7 @@ def test_the_command_proves_an_entry_in_a_process_without_the_text(
     assert "restored bit for bit" in capsys.readouterr().out
     recorded = json.loads((entry / "audit.json").read_text())
     assert recorded["passed"] is True
+    assert [proof["decodable"] for proof in recorded["proofs"]] == ["as it stands", "with 4 bytes of order"]
     assert [proof["stage"] for proof in recorded["proofs"]] == ["quantized", "test_time_trained"]
     assert all(proof["violations"] == [] and proof["documents"] == 3 for proof in recorded["proofs"])
     lines = (entry / "README.md").read_text().splitlines()

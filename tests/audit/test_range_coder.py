@@ -11,6 +11,7 @@ from golf.audit.range_coder import (
     code_integers,
     cumulative_counts,
 )
+from golf.ttt.documents import DocumentSpan, order_bytes
 
 
 def encode(counts_NV: np.ndarray, symbols: list[int]) -> bytes:
@@ -97,3 +98,11 @@ def test_integers_are_restored(values: list[int]) -> None:
     found = np.zeros(len(values), dtype=np.int64)
     code_integers(RangeDecoder(encoder.finish()), found)
     assert found.tolist() == values
+
+
+@given(lengths=st.lists(st.integers(1, 2**20), min_size=1, max_size=60))
+def test_a_score_says_how_many_bytes_the_lengths_of_its_documents_take(lengths: list[int]) -> None:
+    encoder = RangeEncoder()
+    code_integers(encoder, np.array(lengths, dtype=np.int64))
+    spans = [DocumentSpan(0, length) for length in lengths]
+    assert abs(len(encoder.finish()) - order_bytes(spans)) <= 1

@@ -124,10 +124,10 @@ def test_places_are_divided_into_the_fewest_groups_and_those_are_even(num_places
     assert size * fewest - num_places < fewest
 
 
-@pytest.mark.parametrize("what", ["--audit", "--verify"])
+@pytest.mark.parametrize("what", ["--audit", "--prove", "--verify"])
 def test_audits_and_verifications_of_several_processes_are_refused(
     what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert eval_bpb.main(["entry", what]) == 2
-    assert "run in one process; torchrun started 2" in capsys.readouterr().err
+    assert f"{what} runs in one process; torchrun started 2" in capsys.readouterr().err
