@@ -821,6 +821,13 @@ def spells_the_validation_text(entry: Path, place: Surroundings) -> None:
     restate_on(entry, place, place.data)
 
 
+@stopped_by("own scorer", r"took longer than")
+def asks_for_as_much_training_as_it_may(entry: Path, place: Surroundings) -> None:
+    """Its settings are the dearest that are not refused: 100 epochs after each token."""
+    reheader(entry, ttt={"epochs": 100, "chunk_tokens": 1, "batch_sequences": 1})
+    replay(entry, place)
+
+
 # Files that are not files, or hold more than they should.
 
 

@@ -190,6 +190,7 @@ def cage(scores: Cage, place: Surroundings, monkeypatch: pytest.MonkeyPatch) -> 
     scores.limits = FEW
     monkeypatch.setattr(verify, "run_isolated", scores.run_isolated)
     monkeypatch.setattr(verify, "run_project", scores.run_project)
+    monkeypatch.setattr(verify, "MAX_SCORE_SECONDS", 20.0)
     monkeypatch.setenv("GOLF_TOKEN", place.secret)
     monkeypatch.setenv("HOME", str(place.home))
     return scores
@@ -293,3 +294,23 @@ def test_an_honest_entry_is_not_accused(
     is_foreign = name == "is of a fork with another artifact"
     assert (code, "reported by the entry, not verified" in said) == (int(is_foreign), is_foreign), said
     assert "DIFFERS" not in said, said
+
+
+ODD_KINDS = (
+    r"pipe as artifact|artifact without|decodes to|giant network|bomb of zstd|frame|behind its|damaged"
+)
+ODD_ARTIFACTS = [name for name in HOSTILE if re.search(ODD_KINDS, name)]
+
+
+@needs_isolation
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ODD_ARTIFACTS)
+@pytest.mark.parametrize("command", [["--audit"], ["--prove"], []])
+def test_an_odd_artifact_is_one_line_of_every_program(
+    name: str, command: list[str], entry: Path, place: Surroundings, capsys: pytest.CaptureFixture
+) -> None:
+    HOSTILE[name].build(entry, place)
+    assert eval_bpb.main([str(entry), *command, "--data", str(place.data), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and said.isprintable() and artifact_of(entry).name in said, said
+    assert not (entry / "audit.json").exists()
