@@ -476,20 +476,23 @@ def claims_a_part_as_the_whole(entry: Path, place: Surroundings) -> None:
 # Other text than the one it is scored on.
 
 
-def restate_on(entry: Path, place: Surroundings, data: Path, keep_sha256: bool = False) -> None:
+def restate_on(
+    entry: Path,
+    place: Surroundings,
+    data: Path,
+    keep_sha256: bool = False,
+    max_tokens: int | None = None,
+) -> None:
     """Lets the entry state its artifact's true score on another text, under that text's hash or the old."""
     before = read_entry_results(entry / "results.json")[SEED]
-    how = EvaluateConfig(per_document=entry / "per_document.npz")
+    how = EvaluateConfig(per_document=entry / "per_document.npz", max_tokens=max_tokens)
     scores = evaluate(artifact_of(entry), data, how, QUIET, ttt=True)
     sha256 = before.data.validation_sha256 if keep_sha256 else scores.validation_sha256
     tally = scores.stages[0].tally
-    agree(
-        entry,
-        scores={**asdict(scores), "validation_sha256": sha256},
-        data__validation_sha256=sha256,
-        data__validation_tokens=tally.num_tokens + 1,
-        data__validation_bytes=tally.num_bytes,
-    )
+    agree(entry, scores={**asdict(scores), "validation_sha256": sha256}, data__validation_sha256=sha256)
+    if max_tokens is None:
+        counts = {"tokens": tally.num_tokens + 1, "bytes": tally.num_bytes}
+        agree(entry, **{f"data__validation_{name}": count for name, count in counts.items()})
     replay(entry, place)
 
 
@@ -803,7 +806,8 @@ def asks_for_endless_training(entry: Path, place: Surroundings) -> None:
 def spells_the_validation_text(entry: Path, place: Surroundings) -> None:
     """Its weights were trained on the validation text alone: they are a compressed copy of it.
 
-    Its figures are true and its bytes fit; what it knows shows on other text of the same kind.
+    Its figures are true, its bytes fit, and its audit.json says that all probes passed, which nobody ran.
+    What it knows shows on other text of the same kind.
     """
     dataset, clock = open_dataset(place.data), StageClock()
     with clock.stage("score"):
@@ -819,6 +823,8 @@ def spells_the_validation_text(entry: Path, place: Surroundings) -> None:
     packed = pack(model.state_dict(), header, PackConfig(), 1_000_000)
     artifact_of(entry).write_bytes(packed.artifact)
     restate_on(entry, place, place.data)
+    sha256 = sha256_of_file(artifact_of(entry))
+    (entry / "audit.json").write_text(json.dumps({"passed": True, "artifact_sha256": sha256}))
 
 
 @stopped_by("own scorer", r"took longer than")
@@ -1736,6 +1742,18 @@ def as_first_version(run: dict[str, Any]) -> dict[str, Any]:
         "load_seconds": scores["load_seconds"],
         "seconds": run["seconds"],
     }
+
+
+@honest
+def is_scored_on_a_part_and_says_so(entry: Path, place: Surroundings) -> None:
+    """Its figures are those of the first 400 tokens, as they say."""
+    restate_on(entry, place, place.data, max_tokens=400)
+
+
+@honest
+def brings_its_text_along(entry: Path, place: Surroundings) -> None:
+    """The text that it was scored on lies in its folder, and is the verifier's."""
+    shutil.copytree(place.data, entry / "data")
 
 
 @honest

@@ -53,6 +53,7 @@ UNVERIFIED = (
     "training and scoring seconds, tokens/s and cost (they belong to the recorded machine)",
     "scores before quantisation (their weights are not in the entry)",
     "README.md and plots (generated from the figures compared here)",
+    "probes and proofs of audit.json (--audit and --prove make them again)",
 )
 
 
@@ -136,8 +137,12 @@ def verify_entry(
     comparisons = [*_compare_files(files, results), *_compare_submission(files, results)]
     comparisons += _compare_data(data_folder, results)
     isolation, unverified = "", []
+    if data_folder.resolve().is_relative_to(entry.resolve()):
+        log.info(f"the text is the entry's own, {data_folder}; --data gives another to hold it against")
     for seed, stated in results.items():
         limit = stated.quantized.tally.num_tokens if stated.partial else None
+        if limit is not None:
+            log.info(f"seed {seed}: states the score of a part of the text, its first {limit:,} tokens")
         if sample is not None:
             context, stride = stated.quantized.context, stated.quantized.stride
             if sample < 1 or context is None or stride is None:

@@ -46,7 +46,7 @@ QUICK = {
     *("writes its figures as a link", "writes infinite figures", "reads the environment"),
     *("reads the home folder", "changes the text", "phones loopback", "forks a daemon"),
     *("prints without end", "steers the terminal", "hides code in a module beside it"),
-    *("is as it was made", "works in several processes", "is of a fork with another artifact"),
+    *("is as it was made", "works in several processes"),
 }
 """One or more of each line of defence, which take no time; the others are slow together."""
 needs_isolation = pytest.mark.skipif(find_mechanism() is None, reason="nothing isolates a program here")
@@ -314,3 +314,15 @@ def test_an_odd_artifact_is_one_line_of_every_program(
     said = capsys.readouterr().err.strip()
     assert "\n" not in said and said.isprintable() and artifact_of(entry).name in said, said
     assert not (entry / "audit.json").exists()
+
+
+@needs_isolation
+@pytest.mark.slow
+def test_a_text_that_the_entry_brings_and_a_part_of_it_are_said(
+    entry: Path, place: Surroundings, capsys: pytest.CaptureFixture
+) -> None:
+    HONEST["is scored on a part and says so"](entry, place)
+    HONEST["brings its text along"](entry, place)
+    assert eval_bpb.main(["--verify", str(entry), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "the text is the entry's own" in said and "a part of the text, its first 400 tokens" in said
