@@ -10,6 +10,7 @@ Most of what a script does behind its figures is an *attempt*, whose outcome tra
 """
 
 import base64
+import ctypes
 import functools
 import io
 import json
@@ -150,6 +151,16 @@ def surroundings(root: Path) -> Iterator[tuple[Surroundings, list[str]]]:
 
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
+        secret = place.secret.encode()
+        # add_key to the session's keyring, as ssh and Kerberos do.
+        ctypes.CDLL(None).syscall(
+            {"x86_64": 248}.get(os.uname().machine, 217),
+            b"user",
+            place.marker.encode(),
+            secret,
+            len(secret),
+            -3,
+        )
         yield place, heard
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -1334,18 +1345,55 @@ stopped_by_cage(
     r"",
     """
 libc = ctypes.CDLL(None, use_errno=True)
-with suppress(Exception):
-    libc.unshare(0x10000000 | 0x00020000)
-for source in ("/", "/proc"):
-    with suppress(Exception):
+def mount(source, target, kind, flags):
+    with suppress(OSError):
         os.mkdir("mounted")
-    libc.mount(source.encode(), b"mounted", None, 4096 | 16384, None)
-with suppress(Exception):
-    libc.mount(None, b"/", None, 32 | 4096, None)
-    libc.mount(None, str(option("--data")).encode(), None, 32 | 4096, None)
-attempt("text", lambda: open(next(option("--data").iterdir()), "r+b").close())
-attempt("key", lambda: (SECRET_PLACE / ".ssh" / "id").read_text())
-attempt("mounted key", lambda: open("mounted" + str(SECRET_PLACE / ".ssh" / "id")).read())
+    libc.mount(source, target, kind, flags, None)
+def unlock(where):
+    mount(b"/", b"mounted", None, 4096 | 16384)
+    mount(None, b"/", None, 32 | 4096)
+    mount(None, b"/proc", None, 32 | 4096)
+    mount(None, str(option("--data")).encode(), None, 32 | 4096)
+    attempt(where + "text", lambda: open(next(option("--data").iterdir()), "r+b").close())
+    attempt(where + "key", lambda: (SECRET_PLACE / ".ssh" / "id").read_text())
+    attempt(where + "mounted key", lambda: open("mounted" + str(SECRET_PLACE / ".ssh" / "id")).read())
+    attempt(where + "kernel", lambda: open("/proc/sys/kernel/core_pattern", "wb").close())
+unlock("")
+TRIED["namespaces"] = str(libc.unshare(0x10000000 | 0x00020000 | 0x20000000))
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    unlock("inside ")
+    mount(b"proc", b"mounted", b"proc", 0)
+    attempt("own kernel", lambda: open("mounted/sys/kernel/core_pattern", "wb").close())
+    os.write(write_end, json.dumps(TRIED).encode())
+    os._exit(0)
+os.wait()
+TRIED |= json.loads(os.read(read_end, 1 << 16))
+""",
+)
+stopped_by_cage(
+    "changes settings of the kernel",
+    "What the kernel runs for a crash, and more, is set by files in /proc that belong to root.",
+    r"Read-only|Permission denied|No such file",
+    """
+for name in ("kernel/core_pattern", "kernel/modprobe", "vm/drop_caches", "kernel/hostname"):
+    attempt(name, lambda: os.close(os.open("/proc/sys/" + name, os.O_WRONLY)))
+for name in ("sysrq-trigger", "irq/default_smp_affinity", "kcore", "kmsg", "1/root/etc/shadow"):
+    attempt(name, lambda: os.close(os.open("/proc/" + name, os.O_RDWR)))
+""",
+)
+stopped_by_cage(
+    "reads the keyring",
+    "Keys of the verifier's session are inherited by its processes.",
+    r"'found': '-1'",
+    """
+libc, keyctl = ctypes.CDLL(None, use_errno=True), {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+buffer = ctypes.create_string_buffer(200)
+found = libc.syscall(keyctl, 10, -3, b"user", MARKER.encode(), 0)
+TRIED["found"] = str(found)
+for key in (found, *range(-8, 0)):
+    if libc.syscall(keyctl, 11, key, buffer, 200) > 0:
+        TRIED[f"key {key}"] = buffer.raw.decode(errors="replace")
 """,
 )
 stopped_by_cage(
