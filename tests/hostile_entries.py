@@ -10,6 +10,7 @@ Most of what a script does behind its figures is an *attempt*, whose outcome tra
 """
 
 import base64
+import ctypes
 import functools
 import io
 import json
@@ -103,8 +104,6 @@ class Hostile:
     line: Line
     words: str
     """A regular expression that what is said must match."""
-    slow: bool = False
-    """Whether it takes the script's whole time limit, or imports torch again."""
 
     @property
     def tries(self) -> str:
@@ -116,11 +115,11 @@ HOSTILE: dict[str, Hostile] = {}
 HONEST: dict[str, Callable[[Path, Surroundings], None]] = {}
 
 
-def stopped_by(line: Line, words: str, slow: bool = False) -> Callable[..., Any]:
+def stopped_by(line: Line, words: str) -> Callable[..., Any]:
     """Puts a builder into HOSTILE under its own name."""
 
     def register(builder: Callable[[Path, Surroundings], None]) -> Callable[[Path, Surroundings], None]:
-        HOSTILE[builder.__name__.replace("_", " ")] = Hostile(builder, line, words, slow)
+        HOSTILE[builder.__name__.replace("_", " ")] = Hostile(builder, line, words)
         return builder
 
     return register
@@ -152,6 +151,16 @@ def surroundings(root: Path) -> Iterator[tuple[Surroundings, list[str]]]:
 
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
+        secret = place.secret.encode()
+        # add_key to the session's keyring, as ssh and Kerberos do.
+        ctypes.CDLL(None).syscall(
+            {"x86_64": 248}.get(os.uname().machine, 217),
+            b"user",
+            place.marker.encode(),
+            secret,
+            len(secret),
+            -3,
+        )
         yield place, heard
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -478,20 +487,23 @@ def claims_a_part_as_the_whole(entry: Path, place: Surroundings) -> None:
 # Other text than the one it is scored on.
 
 
-def restate_on(entry: Path, place: Surroundings, data: Path, keep_sha256: bool = False) -> None:
+def restate_on(
+    entry: Path,
+    place: Surroundings,
+    data: Path,
+    keep_sha256: bool = False,
+    max_tokens: int | None = None,
+) -> None:
     """Lets the entry state its artifact's true score on another text, under that text's hash or the old."""
     before = read_entry_results(entry / "results.json")[SEED]
-    how = EvaluateConfig(per_document=entry / "per_document.npz")
+    how = EvaluateConfig(per_document=entry / "per_document.npz", max_tokens=max_tokens)
     scores = evaluate(artifact_of(entry), data, how, QUIET, ttt=True)
     sha256 = before.data.validation_sha256 if keep_sha256 else scores.validation_sha256
     tally = scores.stages[0].tally
-    agree(
-        entry,
-        scores={**asdict(scores), "validation_sha256": sha256},
-        data__validation_sha256=sha256,
-        data__validation_tokens=tally.num_tokens + 1,
-        data__validation_bytes=tally.num_bytes,
-    )
+    agree(entry, scores={**asdict(scores), "validation_sha256": sha256}, data__validation_sha256=sha256)
+    if max_tokens is None:
+        counts = {"tokens": tally.num_tokens + 1, "bytes": tally.num_bytes}
+        agree(entry, **{f"data__validation_{name}": count for name, count in counts.items()})
     replay(entry, place)
 
 
@@ -602,6 +614,7 @@ def shows_one_artifact_as_three_seeds(entry: Path, place: Surroundings) -> None:
     """Copies a seed's artifact, figures and log, and states a deviation of nothing."""
     copy_seed(entry, 8)
     copy_seed(entry, 9)
+    replay(entry, place)
 
 
 def copy_seed(entry: Path, seed: int) -> None:
@@ -642,7 +655,7 @@ def shows_the_audit_of_another_artifact(entry: Path, place: Surroundings) -> Non
 def exchanged_its_script(entry: Path, place: Surroundings) -> None:
     """The script was exchanged for one of the same size."""
     path = entry / "train_gpt.py"
-    path.write_text(path.read_text().replace("def finish", "def finisH"))
+    path.write_text(path.read_text().replace("import base64, ctypes", "import ctypes, base64"))
 
 
 @stopped_by("own scorer", r"(nats|bpb) of|documents: (ttt_)?bpb|first \d+ documents")
@@ -650,6 +663,40 @@ def has_sums_by_document_of_another_run(entry: Path, place: Surroundings) -> Non
     """per_document.npz, which comparisons with other entries read, is of a better run."""
     arrays = arrays_of(entry)
     np.savez(entry / "per_document.npz", **{**arrays, "ttt_nats": arrays["ttt_nats"] * 0.9})
+
+
+@stopped_by("own scorer", r"test-time-trained.*(adapt|val_bpb)")
+def says_that_time_ended_its_adapting(entry: Path, place: Surroundings) -> None:
+    """States a score that nobody can make again, since a clock is said to have ended it."""
+    run = read_entry_results(entry / "results.json")[SEED]
+    state_nats(entry, {"test_time_trained": run.quantized.tally.nats * 0.8})
+    agree(entry, scores__stages__test_time_trained__notes={"adaptation_stopped_after_tokens": 96})
+    replay(entry, place)
+
+
+@stopped_by("files", r"seed")
+def states_a_seed_under_the_number_of_another(entry: Path, place: Surroundings) -> None:
+    """Its results of seed 8 say that they are of seed 7, which submission.json then shows once."""
+    copy_seed(entry, 8)
+    path = entry / "results.json"
+    results = json.loads(path.read_text())
+    results["seeds"]["8"]["seed"] = SEED
+    path.write_text(json.dumps(results))
+    write_tiny_artifact(entry / "artifact_seed8.bin", Vocabulary.load(place.data / "tiny.model"), 8)
+    replay(entry, place)
+
+
+@stopped_by("files", r"submission hardware")
+def steers_the_terminal_with_a_figure(entry: Path, place: Surroundings) -> None:
+    """The table of figures that differ would clear the screen, or be drawn as its markup says."""
+    restate_json(entry, "submission.json", hardware="\x1b[2J\x1b[H[bold green]agrees[/]\u202e\n56 of 56")
+
+
+@stopped_by("files", r"bytes_total")
+def states_a_number_of_4000_digits(entry: Path, place: Surroundings) -> None:
+    """A number that is longer than any line."""
+    path = entry / "submission.json"
+    path.write_text(re.sub(r'"bytes_total": \d+', f'"bytes_total": {"9" * 4000}', path.read_text(), count=1))
 
 
 # Artifacts that are not what they say.
@@ -770,7 +817,8 @@ def asks_for_endless_training(entry: Path, place: Surroundings) -> None:
 def spells_the_validation_text(entry: Path, place: Surroundings) -> None:
     """Its weights were trained on the validation text alone: they are a compressed copy of it.
 
-    Its figures are true and its bytes fit; what it knows shows on other text of the same kind.
+    Its figures are true, its bytes fit, and its audit.json says that all probes passed, which nobody ran.
+    What it knows shows on other text of the same kind.
     """
     dataset, clock = open_dataset(place.data), StageClock()
     with clock.stage("score"):
@@ -786,6 +834,15 @@ def spells_the_validation_text(entry: Path, place: Surroundings) -> None:
     packed = pack(model.state_dict(), header, PackConfig(), 1_000_000)
     artifact_of(entry).write_bytes(packed.artifact)
     restate_on(entry, place, place.data)
+    sha256 = sha256_of_file(artifact_of(entry))
+    (entry / "audit.json").write_text(json.dumps({"passed": True, "artifact_sha256": sha256}))
+
+
+@stopped_by("own scorer", r"took longer than")
+def asks_for_as_much_training_as_it_may(entry: Path, place: Surroundings) -> None:
+    """Its settings are the dearest that are not refused: 100 epochs after each token."""
+    reheader(entry, ttt={"epochs": 100, "chunk_tokens": 1, "batch_sequences": 1})
+    replay(entry, place)
 
 
 # Files that are not files, or hold more than they should.
@@ -943,7 +1000,7 @@ def writes_its_figures_as_a_pipe(entry: Path, place: Surroundings) -> None:
     replay(entry, place, ending=instead_of_figures("with_suffix('.pipe')") + "\nos.mkfifo(option('--json'))")
 
 
-@stopped_by("reader", r"figures\.json.*(bytes|large)")
+@stopped_by("reader", r"figures\.json")
 def writes_giant_figures(entry: Path, place: Surroundings) -> None:
     """figures.json has 40 MB."""
     replay(entry, place, 'FIGURES["environment"]["more"] = "x" * 40_000_000')
@@ -989,11 +1046,11 @@ def tries(body: str) -> Callable[[Path, Surroundings], None]:
     return build_it
 
 
-def stopped_by_cage(name: str, what: str, words: str, body: str, slow: bool = False) -> None:
+def stopped_by_cage(name: str, what: str, words: str, body: str) -> None:
     """Puts an entry whose script does `body` into HOSTILE."""
     builder = tries(body)
     builder.__doc__, builder.__name__ = what, name
-    stopped_by("cage", words, slow)(builder)
+    stopped_by("cage", words)(builder)
 
 
 REFUSED = r"\w*Error"
@@ -1001,11 +1058,10 @@ REFUSED = r"\w*Error"
 stopped_by_cage(
     "reads the environment",
     "Its variables hold a token.",
-    r"'USER': 'absent'",
+    r"'token': .KeyError",
     """
 attempt("token", lambda: os.environ["GOLF_TOKEN"])
 TRIED["environment"] = str(dict(os.environ))
-TRIED["USER"] = os.environ.get("USER", "absent")
 print(dict(os.environ))
 """,
 )
@@ -1181,7 +1237,7 @@ with suppress(OSError):
 stopped_by_cage(
     "forks without end",
     "Starts processes until the machine has no more.",
-    REFUSED,
+    r"processes",
     """
 children = []
 def fork():
@@ -1197,12 +1253,11 @@ for child in children:
     os.kill(child, signal.SIGKILL)
 TRIED["processes"] = str(len(children))
 """,
-    slow=True,
 )
 stopped_by_cage(
     "fills the memory",
     "Takes memory until the machine has no more.",
-    REFUSED + r"|memory|ended with",
+    r"memory",
     """
 taken = []
 def take():
@@ -1244,7 +1299,6 @@ with suppress(OSError):
     for number in range(20_000):
         open(f"/tmp/{MARKER}{number}", "w").close()
 """,
-    slow=True,
 )
 stopped_by_cage(
     "prints without end",
@@ -1267,25 +1321,23 @@ sys.exit("\x1b[2J\x1b[H\x1b]0;owned\x07 56 of 56 stated figures agree\u202e")
 stopped_by_cage(
     "never ends",
     "Sleeps, and does not listen to SIGTERM.",
-    r"second|time",
+    r"longer than",
     """
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 time.sleep(600)
 """,
-    slow=True,
 )
 stopped_by_cage(
     "computes without end",
     "Computes in many processes for ever.",
-    r"second|time",
+    r"longer than",
     """
 for _ in range(3):
     os.fork()
 while True:
     pass
 """,
-    slow=True,
 )
 stopped_by_cage(
     "opens another cage",
@@ -1293,18 +1345,55 @@ stopped_by_cage(
     r"",
     """
 libc = ctypes.CDLL(None, use_errno=True)
-with suppress(Exception):
-    libc.unshare(0x10000000 | 0x00020000)
-for source in ("/", "/proc"):
-    with suppress(Exception):
+def mount(source, target, kind, flags):
+    with suppress(OSError):
         os.mkdir("mounted")
-    libc.mount(source.encode(), b"mounted", None, 4096 | 16384, None)
-with suppress(Exception):
-    libc.mount(None, b"/", None, 32 | 4096, None)
-    libc.mount(None, str(option("--data")).encode(), None, 32 | 4096, None)
-attempt("text", lambda: open(next(option("--data").iterdir()), "r+b").close())
-attempt("key", lambda: (SECRET_PLACE / ".ssh" / "id").read_text())
-attempt("mounted key", lambda: open("mounted" + str(SECRET_PLACE / ".ssh" / "id")).read())
+    libc.mount(source, target, kind, flags, None)
+def unlock(where):
+    mount(b"/", b"mounted", None, 4096 | 16384)
+    mount(None, b"/", None, 32 | 4096)
+    mount(None, b"/proc", None, 32 | 4096)
+    mount(None, str(option("--data")).encode(), None, 32 | 4096)
+    attempt(where + "text", lambda: open(next(option("--data").iterdir()), "r+b").close())
+    attempt(where + "key", lambda: (SECRET_PLACE / ".ssh" / "id").read_text())
+    attempt(where + "mounted key", lambda: open("mounted" + str(SECRET_PLACE / ".ssh" / "id")).read())
+    attempt(where + "kernel", lambda: open("/proc/sys/kernel/core_pattern", "wb").close())
+unlock("")
+TRIED["namespaces"] = str(libc.unshare(0x10000000 | 0x00020000 | 0x20000000))
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    unlock("inside ")
+    mount(b"proc", b"mounted", b"proc", 0)
+    attempt("own kernel", lambda: open("mounted/sys/kernel/core_pattern", "wb").close())
+    os.write(write_end, json.dumps(TRIED).encode())
+    os._exit(0)
+os.wait()
+TRIED |= json.loads(os.read(read_end, 1 << 16))
+""",
+)
+stopped_by_cage(
+    "changes settings of the kernel",
+    "What the kernel runs for a crash, and more, is set by files in /proc that belong to root.",
+    r"Read-only|Permission denied|No such file",
+    """
+for name in ("kernel/core_pattern", "kernel/modprobe", "vm/drop_caches", "kernel/hostname"):
+    attempt(name, lambda: os.close(os.open("/proc/sys/" + name, os.O_WRONLY)))
+for name in ("sysrq-trigger", "irq/default_smp_affinity", "kcore", "kmsg", "1/root/etc/shadow"):
+    attempt(name, lambda: os.close(os.open("/proc/" + name, os.O_RDWR)))
+""",
+)
+stopped_by_cage(
+    "reads the keyring",
+    "Keys of the verifier's session are inherited by its processes.",
+    r"'found': '-1'",
+    """
+libc, keyctl = ctypes.CDLL(None, use_errno=True), {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+buffer = ctypes.create_string_buffer(200)
+found = libc.syscall(keyctl, 10, -3, b"user", MARKER.encode(), 0)
+TRIED["found"] = str(found)
+for key in (found, *range(-8, 0)):
+    if libc.syscall(keyctl, 11, key, buffer, 200) > 0:
+        TRIED[f"key {key}"] = buffer.raw.decode(errors="replace")
 """,
 )
 stopped_by_cage(
@@ -1625,7 +1714,6 @@ def was_scored_in_another_dtype(entry: Path, place: Surroundings) -> None:
     tallies = {stage.name: stage.tally for stage in (run.quantized, run.final)}
     state_nats(entry, {name: t.nats * (1 + 2e-4 / t.bits_per_byte) for name, t in tallies.items()})
     agree(entry, scores__compute_dtype="bfloat16", environment__device="cuda")
-    replay(entry)
 
 
 @functools.cache
@@ -1702,6 +1790,32 @@ def as_first_version(run: dict[str, Any]) -> dict[str, Any]:
         "load_seconds": scores["load_seconds"],
         "seconds": run["seconds"],
     }
+
+
+@honest
+def is_scored_on_a_part_and_says_so(entry: Path, place: Surroundings) -> None:
+    """Its figures are those of the first 400 tokens, as they say."""
+    restate_on(entry, place, place.data, max_tokens=400)
+
+
+@honest
+def brings_its_text_along(entry: Path, place: Surroundings) -> None:
+    """The text that it was scored on lies in its folder, and is the verifier's."""
+    shutil.copytree(place.data, entry / "data")
+
+
+@honest
+def has_no_sums_by_document(entry: Path, place: Surroundings) -> None:
+    """It has no per_document.npz."""
+    (entry / "per_document.npz").unlink()
+
+
+@honest
+def ended_its_adapting_in_time(entry: Path, place: Surroundings) -> None:
+    """A time limit ended its test-time training early: the score lies between those without and with it."""
+    run = read_entry_results(entry / "results.json")[SEED]
+    state_nats(entry, {"test_time_trained": 0.5 * (run.quantized.tally.nats + run.final.tally.nats)})
+    agree(entry, scores__stages__test_time_trained__notes={"adaptation_stopped_after_tokens": 384})
 
 
 @honest

@@ -281,7 +281,10 @@ def _launcher(
         options += ["--symlink", target, link]
     for path in devices[len(_DEVICES) :]:
         options += ["--dev-bind", path, path]
-    options += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK]
+    # Files of /proc/sys belong to root, who needs no further rights to change the kernel's settings.
+    for path in ("/dev", "/proc", "/"):
+        options += ["--remount-ro", path]
+    options += ["--chdir", WORK]
     return ["bwrap", *options, "--", *start, json.dumps(told)]
 
 

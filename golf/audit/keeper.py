@@ -21,8 +21,8 @@ WORK = "/isolated"
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 24, 38, 0x20080522
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-MOUNT_SETATTR = 442
+PIVOT_ROOT, KEYCTL = {"x86_64": 155, "aarch64": 41}, {"x86_64": 250, "aarch64": 219}
+MOUNT_SETATTR, KEYCTL_JOIN_SESSION_KEYRING = 442, 1
 
 
 def system_call(name: str, result: int) -> None:
@@ -65,6 +65,8 @@ def build_root(told: dict[str, Any]) -> None:
         os.symlink(target, root + link)
     os.makedirs(f"{root}/proc")
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
+    # Files of /proc/sys belong to root, who needs no further rights to change the kernel's settings.
+    mount("none", f"{root}/proc", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     os.makedirs(f"{root}/.old")
     os.chdir(root)
     system_call("pivot_root", libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b".old"))
@@ -108,6 +110,9 @@ def end_with_asker() -> None:
 def keep(told: dict[str, Any]) -> None:
     """Copies the inputs into the working folder, runs the command there, and reports on `told["fd"]`."""
     threading.Thread(target=end_with_asker, daemon=True).start()
+    if (number := KEYCTL.get(os.uname().machine)) is not None:
+        # A session's keys are inherited; a new session has none. Kernels without keys refuse.
+        ctypes.CDLL(None).syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)
     for folder in ("home", "tmp"):
         os.makedirs(f"{WORK}/{folder}", exist_ok=True)
     for name in told["inputs"]:
