@@ -2,13 +2,14 @@
 
 import gc
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from golf.check.findings import Quote, error, info, warning
-from golf.check.logs import numbered, parse_log
-from golf.check.record import Entry, Record, Track, is_readme
+from golf.check.logs import Fact, numbered, parse_log
+from golf.check.record import Entry, Record, Track, is_readme, seed_of
 from golf.check.scripts import read_script
 from golf.check.submission import Submission, SubmissionError, read_submission
 from golf.system.foreign import UTF16_MARKS, ForeignError, decode_text, read_part
@@ -54,6 +55,7 @@ def _read_folder(record: Record) -> Record:
     for entry in sorted(record.files, key=lambda e: (not is_readme(e), e.name.count("/"), e.name)):
         _take(record, entry)
     _find_submission(record)
+    _name_seeds(record)
     record.track = _track(record)
     return record
 
@@ -187,11 +189,23 @@ def _find_submission(record: Record) -> None:
         record.submission = Submission(name, {})
 
 
+def _name_seeds(record: Record) -> None:
+    """Takes a seed that the JSON names from the name of a log that states none: `run_1337_final.txt`."""
+    claimed = {str(seed) for seed in record.submission.seeds} if record.submission else set()
+    for log in record.logs:
+        numbers = claimed.intersection(re.findall(r"\d+", PurePosixPath(log.file).stem))
+        if seed_of(log) is None and len(numbers) == 1:
+            log.facts["seed"] = Fact(float(numbers.pop()), Quote(log.file))
+
+
 def _track(record: Record) -> Track:
     claimed = record.submission.names.get("track", "").lower() if record.submission else ""
-    for text in (record.path.resolve().parent.name.lower(), claimed):
+    title = record.readme[1].lstrip()[:120].partition("\n")[0].lower() if record.readme else ""
+    places = (record.path.resolve().parent.name.lower(), claimed)
+    for text in (*places, title):
         if ("non" in text and "record" in text) or "unlimited" in text:
             return "non-record"
+    for text in places:
         if "10min" in text or "10_min" in text or "10-min" in text:
             return "10min"
     return "unknown"

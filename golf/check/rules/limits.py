@@ -5,7 +5,7 @@ from statistics import fmean
 
 from golf.check.findings import Finding, Quote, error, info, warning
 from golf.check.logs import UNCOMPRESSED_FROM, ParsedLog
-from golf.check.record import Record, matches
+from golf.check.record import Record, is_side_run, matches, packed_alone
 from golf.check.submission import Figure
 from golf.pack.fit import LIMIT_BYTES
 
@@ -35,10 +35,49 @@ def within_limit(record: Record) -> Iterable[Finding]:
             yield warning("size-over-limit", text + ": is that uncompressed?", *evidence)
         else:
             yield error("size-over-limit", text, *evidence)
+    yield from _weights_alone(record)
+    yield from _other_runs(record)
     for total in record.totals:
         if total.logged.says_fits and total.logged.num_bytes > LIMIT_BYTES * 1.005:
             text = f"calls {total.logged.num_bytes:,} bytes within the limit"
             yield error("size-says-fits", text, total.logged.at)
+
+
+def _weights_alone(record: Record) -> Iterable[Finding]:
+    """Runs whose log states the weights without the code, or says in words that it does not fit."""
+    script = record.script
+    for log in record.runs:
+        weights, says_over = packed_alone(log), log.marks.get("over", [])
+        if weights and weights.num_bytes - weights.half_step > LIMIT_BYTES:
+            text = f"{weights.num_bytes:,} bytes of weights alone, over the limit of {LIMIT_BYTES:,}"
+            unsure = weights.kind == "raw_model" or weights.num_bytes > UNCOMPRESSED_FROM
+            yield (warning if unsure else error)("size-over-limit", text, weights.at)
+            return
+        if weights and script and weights.num_bytes - weights.half_step + script.num_bytes > LIMIT_BYTES:
+            text = f"{weights.num_bytes:,} bytes and {script.num_bytes:,} of {script.file} are over the limit of "
+            text += f"{LIMIT_BYTES:,}: does the log's figure hold the code?"
+            yield warning("size-over-limit", text, weights.at, Quote(script.file))
+            return
+        if says_over and not any(size.at.line >= says_over[-1].line for size in log.sizes_of("total")):
+            if record.total(log) is None:
+                yield error("size-over-limit", "the log says that it does not fit", says_over[-1])
+                return
+
+
+def _other_runs(record: Record) -> Iterable[Finding]:
+    """Runs that are not of the claim: a person has to decide, unless the log's name says what it is."""
+    over: list[tuple[int, Quote, bool]] = []
+    for log in record.others:
+        total, weights = record.total(log), packed_alone(log)
+        size = total.logged if total and total.is_over else weights
+        if size and LIMIT_BYTES < size.num_bytes - size.half_step <= UNCOMPRESSED_FROM:
+            over.append((size.num_bytes, size.at, is_side_run(log)))
+    for is_side, level in ((False, warning), (True, info)):
+        sizes = [size for size in over if size[2] == is_side]
+        if sizes:
+            text = f"{len(sizes)} of the logs that are not of the claim: up to {max(sizes)[0]:,} bytes, over the "
+            text += f"limit of {LIMIT_BYTES:,}"
+            yield level("size-over-limit", text, *(at for _, at, _ in sizes))
 
 
 def both_sums(record: Record) -> Iterable[Finding]:
