@@ -140,8 +140,10 @@ _VOCABULARY = re.compile(
     re.I,
 )
 _SAYS_OVER = re.compile(
-    r"\b(?:over|exceeds?|above|too (?:big|large) for)\s+(?:the\s+)?(?:16\b|16 ?MB|16,?000,?000|(?:size |byte )?(?:limit|cap)\b)"
-    r"|\b(?:budget_ok|\w*size_ok|within[_ ](?:16 ?MB )?limit|under[_ ]16 ?MB|fits?(?:_in)?_16_?MB|submission_valid\w*)"
+    r"\b(?:over|exceeds?|above|too (?:big|large) for)\s+(?:the\s+)?"
+    r"(?:16 ?MB|16,?000,?000|(?:size |byte )?(?:limit|cap)\b)"
+    r"|\b(?:budget_ok|\w*size_ok|within[_ ](?:16 ?MB )?limit|under[_ ]16 ?MB"
+    r"|fits?(?:_in)?_16_?MB|submission_valid\w*)"
     r"\s*[:=]\s*(?:false|no\b|0\b)",
     re.I,
 )
@@ -152,7 +154,10 @@ _MARKS = (
     (
         "cache",
         ("gram",),
-        re.compile(r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off))|\bngram\w*:(?!\s*(?:0\b|false|none|off))", re.I),
+        re.compile(
+            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off))|\bngram\w*:(?!\s*(?:0\b|false|none|off))",
+            re.I,
+        ),
     ),
     ("partial", ("val_", "eval_"), _FRACTION),
     ("partial", ("ppm", "mix_bpb", "n_bytes"), re.compile(r"\b(?:N_|num_)?bytes\s*[:=]\s*\d", re.I)),
@@ -167,7 +172,9 @@ CRASH = re.compile(
     r"|.{0,200}\bChildFailedError\b|[WE]\d{4} .{0,160}(?:failed \(exitcode|closing signal SIG)"
 )
 """What a program that fails prints, at the beginning of a line: a caught failure has words before it."""
-_CRASH_WORDS = re.compile(r"Error|Exc|Interrupt|Traceback|Killed|Fatal|termin|Abort|fault|slurm|Watchdog|exitcode|SIG")
+_CRASH_WORDS = re.compile(
+    r"Error|Exc|Interrupt|Traceback|Killed|Fatal|termin|Abort|fault|slurm|Watchdog|exitcode|SIG"
+)
 _RANK = re.compile(r"^(?:\[(?:rank|default)\s?\d{1,4}\]:? ?)+")
 """What torchrun puts before each line of a process."""
 
@@ -176,6 +183,11 @@ _FIGURE = re.compile(
     r"(?<![\w.])(?P<number>\d{1,3}(?:,\d{3})+|\d+(?:_\d{3})+|\d+(?:\.\d+)?)\s{0,3}"
     r"(?P<unit>bytes|byte|B|KiB|KB|kB|MiB|MB)?(?![\w.])"
 )
+_UNREAD = re.compile(
+    r"(?:bpb|bits[ _/-]per[ _/-]byte|val\w*[ _]loss|\bloss|artifact|submission|\bsize).{0,60}\d"
+    r"|\d (?:bytes|[km]i?b)\b"
+)
+"""In lower case: a line that states a score, a loss or a size in some way."""
 _LABEL_CHARACTERS = 80
 _UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
 _SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code|\bsize\b|compressed|serialized")
@@ -194,7 +206,8 @@ _NOT_SIZE = re.compile(
 )
 _TOTAL_SIZE = re.compile(
     r"total|submission[_ ]*(?:size|bytes)|bytes_total|artifact\s*\+\s*code|code\s*\+\s*(?:model|artifact)"
-    r"|(?:model|weights|artifact)\s*\+\s*(?:code|script)|combined|^\s*submission\b|\bfinal[ _]size|\bbundle|^size$",
+    r"|(?:model|weights|artifact)\s*\+\s*(?:code|script)|combined|^\s*submission\b"
+    r"|\bfinal[ _]size|\bbundle|^size$",
     re.I,
 )
 _CODE_SIZE = re.compile(r"code|script", re.I)
@@ -211,7 +224,9 @@ _PUNCTUATION = " \t-*>|[]():,;.=/+~\"'`"
 _SUM = re.compile(r"\s\+\s.*(?:=|->|\u2192)\s*$")
 """Before a figure: it is the sum of those before it."""
 _TRAILING_LABEL = re.compile(r"\s*\(?(total|submission|artifact|code|model|script|weights)\b", re.I)
-_OTHER_UNIT = re.compile(r"\s*(?:tokens?|param|steps?|docs?|documents|chunks|windows|sequences|ms|s|seconds)\b")
+_OTHER_UNIT = re.compile(
+    r"\s*(?:tokens?|param|steps?|docs?|documents|chunks|windows|sequences|ms|s|seconds)\b"
+)
 TWO_UNITS_AGREE = 0.06
 """Relative difference up to which two figures of one label are one size, in bytes and in MB or MiB."""
 _SIZE_LINE = re.compile(r"byte|size|artifact|submission|compress|code|\bmb\b")
@@ -293,6 +308,8 @@ class ParsedLog:
     """Configuration: value as printed, and line number."""
     marks: dict[str, list[Quote]] = field(default_factory=dict)
     """Lines by mark: crash and the marks of _MARKS."""
+    unread: list[Quote] = field(default_factory=list)
+    """Lines with a score, a size or a loss in words, and a number, of which nothing was read."""
     python: str | None = None
     gpus: tuple[str, ...] = ()
     last_line: Quote | None = None
@@ -391,7 +408,7 @@ def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
         elif _CRASH_WORDS.search(text) and CRASH.match(text):
             log.marks.setdefault("crash", []).append(at)
             in_traceback = text.startswith("Traceback")
-        elif text.lstrip().startswith(("{\"", "\"")):
+        elif text.lstrip().startswith(('{"', '"')):
             log.sizes += read_sizes(at)
         elif not ("{" in text or "(" in text or "#" in text) or not _CODE.search(text):
             _read_line(log, at)
@@ -517,16 +534,20 @@ def _take_setting(log: ParsedLog, at: Quote, name: str, value: str) -> None:
 
 def _read_line(log: ParsedLog, at: Quote) -> None:
     text, lowered = at.text, at.text.lower()
+    known = len(log.scores) + len(log.sizes) + len(log.marks)
     if ("bpb" in lowered or "bits_per_byte" in lowered) and (score := _read_score(at)):
         log.scores.append(score)
     log.sizes += read_sizes(at)
-    _read_facts(log, at)
+    is_fact = _read_facts(log, at)
     for mark, words, pattern in _MARKS:
         if any(word in lowered for word in words) and pattern.search(text):
             log.marks.setdefault(mark, []).append(at)
     if "steps" not in log.facts:
         shared = (pair for pair in _PAIR.findall(text) if pair[0] in _SHARED_SETTINGS)
         log.settings |= {name: (value, at.line) for name, value in shared}
+    if not is_fact and known == len(log.scores) + len(log.sizes) + len(log.marks):
+        if _UNREAD.search(lowered) and not _PROGRESS.search(text) and not _NO_STATEMENT.search(text):
+            log.unread.append(at)
 
 
 def _read_score(at: Quote) -> LoggedScore | None:
@@ -562,13 +583,16 @@ def _read_score(at: Quote) -> LoggedScore | None:
     )
 
 
-def _read_facts(log: ParsedLog, at: Quote) -> None:
+def _read_facts(log: ParsedLog, at: Quote) -> bool:
+    """Takes the facts of a line; whether there were any."""
+    is_fact = False
     text, lowered, step = at.text, at.text.lower(), None
     if "/" in text and ("step" in text or "loss" in text):
         step = _STEP.search(text)
     if step is None and "stop" in text:
         step = _PLAIN_STEP.search(text)
     if step:
+        is_fact = True
         value, total = float(step.group(1)), step.groups()[1:]
         before = log.facts.get("steps")
         # A log of every 20th step may end 19 before the last one, unless it says where it stopped.
@@ -579,6 +603,7 @@ def _read_facts(log: ParsedLog, at: Quote) -> None:
         if name == "seed" and name in log.facts and not lowered.lstrip().startswith("seed"):
             continue  # A seed of something else, of the data or the evaluation.
         if word in lowered and (found := pattern.search(text)):
+            is_fact = True
             number, *unit = found.groups()
             value, digit = _to_float(number), 0.0
             if unit:
@@ -588,6 +613,7 @@ def _read_facts(log: ParsedLog, at: Quote) -> None:
                 log.facts[name] = Fact(value, at, digit)
     if "Running Python" in text and (python := _PYTHON.match(text)):
         log.python = python.group(1)
+    return is_fact
 
 
 def _to_float(number: str) -> float:

@@ -22,9 +22,10 @@ MIN_FOREIGN_FIGURES = 3
 
 _WEIGHT_SUFFIXES = {".ptz", ".pt", ".bin", ".safetensors", ".npz", ".pth", ".xz", ".zst"}
 _SIDE_RUN = re.compile(
-    r"(?:^|[/_. -])(?:ablat\w*|baselines?|smoke\w*|prox(?:y|ies)|debug|partial|stopped|first_try|compar\w*|sweeps?|old"
-    r"|quick\w*|control|test|trial|exp(?:eriment)?s?|explor\w*|reference|ref|pretrain\w*|warmup|supplement\w*|archive"
-    r"|negative\w*|failed|prior|previous|prev|parent|base|repro\w*|scal\w*|1x\w*|unquantized|local)"
+    r"(?:^|[/_. -])(?:ablat\w*|baselines?|smoke\w*|prox(?:y|ies)|debug|partial|stopped|first_try"
+    r"|compar\w*|sweeps?|old"
+    r"|quick\w*|control|test|trial|exp(?:eriment)?s?|explor\w*|reference|ref|pretrain\w*|warmup|supplement\w*"
+    r"|archive|negative\w*|failed|prior|previous|prev|parent|base|repro\w*|scal\w*|1x\w*|unquantized|local)"
     r"(?=[/_. -]|\d|$)",
     re.I,
 )
@@ -93,10 +94,18 @@ class Record:
 
     @property
     def script(self) -> Script | None:
-        """The script that trains: train_gpt.py, else the only Python file; the folder's own before others."""
-        own = [script for script in self.scripts if "/" not in script.file] or self.scripts
-        named = [script for script in own if PurePosixPath(script.file).name == "train_gpt.py"]
-        return (named or (own if len(own) == 1 else [None]))[0]
+        """The script that trains: train_gpt.py, else the only one; the folder's own before others.
+
+        None if several may be it, and none is called train_gpt.py or train_*.py.
+        """
+        able = [script for script in self.scripts if script.trains] or self.scripts
+        own = [script for script in able if "/" not in script.file] or able
+        names = {script.file: PurePosixPath(script.file).name for script in own}
+        for pattern in (r"train_gpt\.py", r"train_gpt\w*\.py", r"train\w*\.py", r".*"):
+            named = [script for script in own if re.fullmatch(pattern, names[script.file])]
+            if named and (pattern == r"train_gpt\.py" or len(named) == 1):
+                return named[0]
+        return None
 
     @property
     def artifacts(self) -> list[Entry]:
@@ -123,7 +132,9 @@ class Record:
             by_seed = {seed: [log for log in meant if seed_of(log) == seed] for seed in seeds}
         chosen = {log.file for seed, logs in by_seed.items() for log in self._chosen(seed, logs)}
         runs = [log for log in complete if log.file in chosen]
-        return runs if len(runs) == len(complete) and len(by_seed) == len(runs) else self._series(complete, runs)
+        return (
+            runs if len(runs) == len(complete) and len(by_seed) == len(runs) else self._series(complete, runs)
+        )
 
     def _series(self, complete: list[ParsedLog], runs: list[ParsedLog]) -> list[ParsedLog]:
         """`runs`, unless their mean is not the claim's and that of the logs of one name, seeds apart, is."""
