@@ -94,6 +94,8 @@ _RUN_SETTINGS = re.compile(
 """Settings that may differ between runs of one configuration: names and places. `data_dir` and its like are
 paths on somebody's machine."""
 
+_EXPORT = re.compile(r"fineweb\w{0,8}_sp(\d{4,5})")
+_CASE_OPS = re.compile(r"caps|case_?ops", re.I)
 _PYTHON = re.compile(r"Running Python (\d+\.\d+)")
 _GPU = re.compile(r"\|\s+\d+\s+(NVIDIA [A-Z][\w .-]*?)\s{2,}")
 _COUNT = r"(\d[\d,_]*)"
@@ -190,7 +192,7 @@ _UNREAD = re.compile(
 """In lower case: a line that states a score, a loss or a size in some way."""
 _LABEL_CHARACTERS = 80
 _UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
-_SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code|\bsize\b|compressed|serialized")
+_SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code|\bsize\b|compressed|serialized|/\s?16[,_]?000")
 """A line without any of these, in lower case, states no size."""
 _NO_STATEMENT = re.compile(
     r"""file "|\w(?:Warning|Error|Exception)\b|\[(?:WARNING|ERROR|DEBUG)\]|\[?[WEI]\d{4} \d\d:|https?://"""
@@ -224,12 +226,13 @@ _PUNCTUATION = " \t-*>|[]():,;.=/+~\"'`"
 _SUM = re.compile(r"\s\+\s.*(?:=|->|\u2192)\s*$")
 """Before a figure: it is the sum of those before it."""
 _TRAILING_LABEL = re.compile(r"\s*\(?(total|submission|artifact|code|model|script|weights)\b", re.I)
+_OF_LIMIT = re.compile(r"\s*/\s*16(?:[,_]?000){2}\b")
 _OTHER_UNIT = re.compile(
     r"\s*(?:tokens?|param|steps?|docs?|documents|chunks|windows|sequences|ms|s|seconds)\b"
 )
 TWO_UNITS_AGREE = 0.06
 """Relative difference up to which two figures of one label are one size, in bytes and in MB or MiB."""
-_SIZE_LINE = re.compile(r"byte|size|artifact|submission|compress|code|\bmb\b")
+_SIZE_LINE = re.compile(r"byte|size|artifact|submission|compress|code|\bmb\b|of the limit")
 MIN_PLAIN_TOTAL = 1_000_000
 """A total without a unit is one of bytes from here on."""
 
@@ -310,6 +313,8 @@ class ParsedLog:
     """Lines by mark: crash and the marks of _MARKS."""
     unread: list[Quote] = field(default_factory=list)
     """Lines with a score, a size or a loss in words, and a number, of which nothing was read."""
+    vocabulary: str | None = None
+    """The export of the text, by the name of its folder: sp1024, sp4096, sp8192 or CaseOps sp8192."""
     python: str | None = None
     gpus: tuple[str, ...] = ()
     last_line: Quote | None = None
@@ -469,7 +474,9 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
         label_start = match.end()
         num_bytes = round(min(number, 1e12) * _UNITS[unit or "bytes"])
         exact = unit in (None, "bytes", "byte", "B")
-        if _SUM.search(text[: match.start()]):
+        if _OF_LIMIT.match(text, match.end()):
+            label = "total (of the limit)"
+        elif _SUM.search(text[: match.start()]):
             label = "total (a sum)"
         elif before.rstrip().endswith("+"):
             trailing = _TRAILING_LABEL.match(text, match.end())
@@ -481,7 +488,7 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
                 continue
             label = found[-1].label
         kind = _kind_of_size(label)
-        if kind is None or _NOT_SIZE.search(label):
+        if kind is None or (_NOT_SIZE.search(label) and "of the limit" not in label):
             continue
         if unit is None and not (number.is_integer() and _states_bytes(label, kind, num_bytes, lowered)):
             continue
@@ -502,7 +509,7 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
 def _states_bytes(label: str, kind: SizeKind, num_bytes: int, lowered_line: str) -> bool:
     """Whether a number without a unit is one of bytes, by its label or, for a total, by its line."""
     is_plain = kind == "total" and MIN_PLAIN_TOTAL <= num_bytes <= UNCOMPRESSED_FROM
-    if is_plain and "param" not in lowered_line and _SIZE_LINE.search(lowered_line):
+    if is_plain and "param" not in lowered_line and _SIZE_LINE.search(lowered_line + label):
         return True
     return "byte" in (lowered_line if kind == "total" else label.lower()) or "size" in label.lower()
 
@@ -611,6 +618,8 @@ def _read_facts(log: ParsedLog, at: Quote) -> bool:
                 value, digit = _seconds(number, unit[0]), 10.0 ** -len(number.partition(".")[2]) * scale
             if math.isfinite(value):
                 log.facts[name] = Fact(value, at, digit)
+    if log.vocabulary is None and "_sp" in text and (export := _EXPORT.search(text)):
+        log.vocabulary = f"CaseOps sp{export[1]}" if _CASE_OPS.search(text) else f"sp{export[1]}"
     if "Running Python" in text and (python := _PYTHON.match(text)):
         log.python = python.group(1)
     return is_fact

@@ -76,6 +76,8 @@ class Record:
     files: list[Entry] = field(default_factory=list)
     submission: Submission | None = None
     logs: list[ParsedLog] = field(default_factory=list)
+    summaries: list[ParsedLog] = field(default_factory=list)
+    """JSON files beside submission.json, of which the sizes are read."""
     scripts: list[Script] = field(default_factory=list)
     readme: tuple[str, str] | None = None
     """Name and text."""
@@ -118,8 +120,12 @@ class Record:
 
         Of several logs of one seed, the one that the JSON means: see `_chosen`.
         """
-        complete = [log for log in self.distinct_logs if log.final_score] or self.distinct_logs
         claimed = self.submission.seeds if self.submission else ()
+        main = [log for log in self.distinct_logs if not is_side_run(log)] or self.distinct_logs
+        if len(claimed) > 1:
+            left = set(claimed) - {seed_of(log) for log in main}
+            main = [log for log in self.distinct_logs if log in main or seed_of(log) in left]
+        complete = [log for log in main if log.final_score] or main
         by_seed: dict[int | None, list[ParsedLog]] = {}
         for log in complete:
             by_seed.setdefault(seed_of(log), []).append(log)

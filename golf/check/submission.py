@@ -21,7 +21,9 @@ ALIASES = {
     "bytes_total": "bytes_total artifact_bytes_max bytes_total_max total_bytes total_submission_bytes "
     "submission_bytes submission_size_bytes artifact_bytes artifact_size_bytes artifact_bytes_mean "
     "artifact_size total_size_bytes artifact_size_mb artifact_mb submission_size_mb total_size_mb total_mb "
-    "artifact_size_mib",
+    "artifact_size_mib artifact_bytes_total total_artifact_bytes bytes_total_int8_zlib bytes_total_int6_zstd "
+    "total_bytes_int8_zlib submission_bytes_total max_artifact_bytes artifact_bytes_worst artifact_total_bytes "
+    "final_artifact_bytes compressed_bytes_total submission_size total_size",
     "bytes_model": "bytes_model bytes_model_compressed model_bytes bytes_model_int8_zlib "
     "bytes_model_int6_zstd compressed_model_bytes bytes_weights",
     "bytes_code": "bytes_code code_bytes code_size_bytes code_size",
@@ -50,6 +52,8 @@ PLAUSIBLE = {
     **dict.fromkeys(("train_seconds", "eval_seconds", "steps"), (0.0, 1e9)),
 }
 """Between these a figure is a measurement; 0, -1 and 1e9 stand for one that was not made."""
+_SEED_MEANINGS = ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds")
+_PER_SEED = re.compile(r"^(?:per_)?seeds?_|_(?:per|by)_seeds?$|_seeds?$|s_(?:per|by)_seed$")
 MAX_CLAIMED_SEEDS = 200
 MAX_BPB_HALF_STEP = 0.002
 """Upper bound of the rounding of a score: 1.1 may stand for 1.098, but 1.0 not for 1.04."""
@@ -106,6 +110,13 @@ class Submission:
     """Meanings whose key holds no measurement, with the key and its value: null, NaN, a list, -1."""
     seeds: tuple[int, ...] = ()
     seed_results: dict[int, dict[str, Figure]] = field(default_factory=dict)
+
+    @cached_property
+    def totals(self) -> list[Figure]:
+        """All figures of the JSON that have one of the names of a total."""
+        keys = [key for key in ALIASES["bytes_total"].split() if key in self.raw]
+        figures = (to_figure(key, self.raw[key], self.quote(key)) for key in keys)
+        return [figure for figure in figures if figure and is_plausible("bytes_total", figure.value)]
 
     @cached_property
     def _line_of(self) -> dict[str, int]:
@@ -233,15 +244,34 @@ def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figur
         pairs = list(results.items())
     elif isinstance(results, list):
         pairs = [(item.get("seed"), item) for item in results if isinstance(item, dict)]
+    found: dict[int, dict[str, Figure]] = {}
     for seed, result in pairs[:MAX_CLAIMED_SEEDS]:
-        number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None
-        if not number:
-            continue
         fields = result if isinstance(result, dict) else {"val_bpb": result}
-        at, figures = submission.quote(str(seed)), {}
-        for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds"):
-            key = next((key for key in ALIASES[meaning].split() if key in fields), "")
-            figure = to_figure(key, fields.get(key), at)
-            if figure and is_plausible(meaning, figure.value):
-                figures[meaning] = figure
-        yield int(number.group()), figures
+        _take_seed(submission, found, seed, fields)
+    # One dict a figure: artifact_bytes_seeds, val_bpb_per_seed, seed_bpbs.
+    for key, values in submission.raw.items():
+        name = _PER_SEED.sub("", key)
+        if name == key or not isinstance(values, dict) or key in ("seed_results", "seeds"):
+            continue
+        meaning = next((meaning for meaning in _SEED_MEANINGS if name in ALIASES[meaning].split()), None)
+        for seed, value in list(values.items())[:MAX_CLAIMED_SEEDS] if meaning else ():
+            _take_seed(submission, found, seed, {name: value})
+    yield from found.items()
+
+
+def _take_seed(
+    submission: Submission,
+    found: dict[int, dict[str, Figure]],
+    seed: JsonValue,
+    fields: dict[str, JsonValue],
+) -> None:
+    """Adds the figures of one seed to `found`."""
+    number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None
+    if not number:
+        return
+    at, figures = submission.quote(str(seed)), found.setdefault(int(number.group()), {})
+    for meaning in _SEED_MEANINGS:
+        key = next((key for key in ALIASES[meaning].split() if key in fields), "")
+        figure = to_figure(key, fields.get(key), at)
+        if figure and is_plausible(meaning, figure.value):
+            figures.setdefault(meaning, figure)

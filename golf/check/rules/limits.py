@@ -69,7 +69,7 @@ def _weights_alone(record: Record) -> Iterable[Finding]:
 def _other_runs(record: Record) -> Iterable[Finding]:
     """Runs that are not of the claim: a person has to decide, unless the log's name says what it is."""
     over: list[tuple[int, Quote, bool]] = []
-    for log in record.others:
+    for log in [*record.others, *record.summaries]:
         total, weights = record.total(log), packed_alone(log)
         size = total.logged if total and total.is_over else weights
         if size and LIMIT_BYTES < size.num_bytes - size.half_step <= UNCOMPRESSED_FROM:
@@ -100,10 +100,21 @@ def both_sums(record: Record) -> Iterable[Finding]:
 
 def claimed_sizes(record: Record) -> Iterable[Finding]:
     """The JSON's total has to be the largest seed's, its code size one that a log states or a file has."""
-    if figure := record.figure("bytes_total"):
-        if figure.value - figure.half_step > LIMIT_BYTES:
-            text = f"claims {figure.value:,.0f} bytes, over the limit of {LIMIT_BYTES:,}"
-            yield error("size-claimed-over-limit", text, figure.at)
+    figure = record.figure("bytes_total")
+    for total in record.submission.totals if record.submission else ():
+        if total.value - total.half_step > LIMIT_BYTES:
+            text = f"claims {total.value:,.0f} bytes, over the limit of {LIMIT_BYTES:,}"
+            yield error("size-claimed-over-limit", text, total.at)
+            break
+    submission = record.submission
+    claimed = submission.seed_results if submission else {}
+    over = {seed: f for seed, figures in claimed.items() if (f := figures.get("bytes_total"))}
+    over = {seed: f for seed, f in over.items() if LIMIT_BYTES < f.value - f.half_step < UNCOMPRESSED_FROM}
+    if over:
+        listed = ", ".join(f"seed {seed}: {figure.value:,.0f}" for seed, figure in over.items())
+        text = f"claims bytes over the limit of {LIMIT_BYTES:,}: {listed}"
+        yield error("size-claimed-over-limit", text, *(figure.at for figure in over.values()))
+    if figure:
         if figure.assumed:
             text = f"{figure.key}: {figure.written} names no unit; read as {figure.assumed}"
             yield info("size-unit", text, figure.at)

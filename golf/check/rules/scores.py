@@ -445,6 +445,8 @@ SEED_TOLERANCE = 1e-4
 RATIO_TOLERANCE = 5e-4
 """Relative difference that val_loss / val_bpb may have within a log, besides rounding: stages cut the end of
 the text differently."""
+MAX_RATIO_OFF = 0.01
+"""Relative difference from the bytes per token of the export that a log names, its cut end included."""
 LEAKING_TRAIN_SHARDS = 1499
 """Training shards of the CaseOps export that trains on validation documents."""
 
@@ -486,6 +488,11 @@ def canonical_bytes(record: Record) -> Iterable[Finding]:
         ratio = score.bytes_per_token if score else None
         if score is None or ratio is None or score.num_tokens or "val_tokens" in log.facts:
             continue
+        named = next((export for export in EXPORTS if export.name == log.vocabulary), None)
+        if named and abs(ratio / named.bytes_per_token - 1) > MAX_RATIO_OFF:
+            text = f"val_loss and val_bpb imply {ratio:.4f} bytes per token, {ratio / named.bytes_per_token:.3f} "
+            yield warning("bytes-per-token", text + f"times those of {named.name}", score.at)
+            return
         if not find_export(ratio):
             text = f"val_loss and val_bpb imply {describe_ratio(ratio)}; no token count is stated"
             yield warning("bytes-per-token", text, score.at)
