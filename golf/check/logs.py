@@ -22,6 +22,7 @@ MILLISECONDS_FROM = 50_000
 """A time without a unit above this is in milliseconds: 50,000 s would be 14 hours."""
 MAX_UNNAMED_MODEL_BYTES = 24_000_000
 """A model above this, whose line does not say that it is packed, is not."""
+MAX_UNREAD_KEPT = 100
 UNCOMPRESSED_FROM = 48_000_000
 """Above three times the limit a total is of uncompressed weights, or of something else altogether."""
 
@@ -126,6 +127,10 @@ _FACTS = (
     ("world_size", "world", re.compile(r"\b[Ww]orld[_ ]size\s*[:=]\s*(\d+)")),
 )
 """Facts of one number: name, a word the line must hold, the pattern. A second group is the unit of a time."""
+FACT_PATTERNS = {
+    name: " or ".join(pattern.pattern for other, _, pattern in _FACTS if other == name) for name, *_ in _FACTS
+}
+"""What reads each fact, for a person."""
 
 _FALLBACK = re.compile(
     r"fall(?:ing|s)?[ -]?back to zlib|zlib fallback|(?:zstandard|zstd|brotli|lrzip)\b.{0,40}"
@@ -312,7 +317,9 @@ class ParsedLog:
     marks: dict[str, list[Quote]] = field(default_factory=dict)
     """Lines by mark: crash and the marks of _MARKS."""
     unread: list[Quote] = field(default_factory=list)
-    """Lines with a score, a size or a loss in words, and a number, of which nothing was read."""
+    """The first MAX_UNREAD_KEPT lines with a score, a size or a loss in words, and a number, of which nothing
+    was read; `num_unread` is how many there are."""
+    num_unread: int = 0
     vocabulary: str | None = None
     """The export of the text, by the name of its folder: sp1024, sp4096, sp8192 or CaseOps sp8192."""
     python: str | None = None
@@ -554,7 +561,9 @@ def _read_line(log: ParsedLog, at: Quote) -> None:
         log.settings |= {name: (value, at.line) for name, value in shared}
     if not is_fact and known == len(log.scores) + len(log.sizes) + len(log.marks):
         if _UNREAD.search(lowered) and not _PROGRESS.search(text) and not _NO_STATEMENT.search(text):
-            log.unread.append(at)
+            log.num_unread += 1
+            if len(log.unread) < MAX_UNREAD_KEPT:
+                log.unread.append(at)
 
 
 def _read_score(at: Quote) -> LoggedScore | None:

@@ -490,8 +490,9 @@ def canonical_bytes(record: Record) -> Iterable[Finding]:
             continue
         named = next((export for export in EXPORTS if export.name == log.vocabulary), None)
         if named and abs(ratio / named.bytes_per_token - 1) > MAX_RATIO_OFF:
-            text = f"val_loss and val_bpb imply {ratio:.4f} bytes per token, {ratio / named.bytes_per_token:.3f} "
-            yield warning("bytes-per-token", text + f"times those of {named.name}", score.at)
+            text = f"val_loss and val_bpb imply {ratio:.4f} bytes per token, "
+            text += f"{ratio / named.bytes_per_token:.3f} times those of {named.name}"
+            yield warning("bytes-per-token", text, score.at)
             return
         if not find_export(ratio):
             text = f"val_loss and val_bpb imply {describe_ratio(ratio)}; no token count is stated"
