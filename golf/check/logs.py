@@ -89,8 +89,9 @@ _SHARED_SETTINGS = frozenset(
 )
 """Settings printed as `key:value` that runs of one configuration share."""
 _RUN_SETTINGS = re.compile(
-    r"seed$|run_id|logfile|_path$|_dir$|_files$|^rank$|local_rank|is_main_process|distributed|output"
-    r"|^val_loss_every$"
+    r"seed$|run_id|logfile|_path$|_dir$|_root$|_files?$|^rank$|local_rank|is_main_process|distributed|output"
+    r"|name$|^wandb|^git|host|timestamp|^slurm|^save|^load|^resume|_tag$|port$|verbose|debug"
+    r"|(?:log|loss|val|eval|print|save)_every$"
 )
 """Settings that may differ between runs of one configuration: names and places. `data_dir` and its like are
 paths on somebody's machine."""
@@ -162,7 +163,7 @@ _MARKS = (
         "cache",
         ("gram",),
         re.compile(
-            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off))|\bngram\w*:(?!\s*(?:0\b|false|none|off))",
+            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off|disabled|no))|\bngram\w*:(?!\s*(?:0\b|false|none|off|disabled|no))",
             re.I,
         ),
     ),
@@ -440,7 +441,7 @@ def charged_total(sizes: list[LoggedSize]) -> LoggedSize | None:
         totals = [t for t in totals if not 0 <= t.num_bytes - raw.num_bytes <= most_code] or (
             totals if raw.num_bytes < UNCOMPRESSED_FROM and "model" not in last else []
         )
-    totals = [size for size in totals if size.num_bytes <= UNCOMPRESSED_FROM] or totals
+    totals = [size for size in totals if not is_uncompressed(size)] or totals
     totals = [size for size in totals if size.exact] or totals
     if totals:
         return totals[-1]
@@ -449,6 +450,11 @@ def charged_total(sizes: list[LoggedSize]) -> LoggedSize | None:
     label = f"{model.label} + {code.label}"
     exact, half_step = model.exact and code.exact, model.half_step + code.half_step
     return LoggedSize("total", label, model.num_bytes + code.num_bytes, exact, False, model.at, half_step)
+
+
+def is_uncompressed(size: LoggedSize) -> bool:
+    """Whether a size is too large for a packed model and its words name no codec."""
+    return size.num_bytes > UNCOMPRESSED_FROM and not _COMPRESSED_SIZE.search(size.label)
 
 
 def packed_model(sizes: list[LoggedSize]) -> LoggedSize | None:

@@ -149,7 +149,8 @@ class Record:
             return runs
         series: dict[str, list[ParsedLog]] = {}
         for log in complete:
-            series.setdefault(re.sub(r"\d+", "#", log.file), []).append(log)
+            seed = re.compile(rf"(?<!\d){seed_of(log)}(?!\d)")
+            series.setdefault(seed.sub("#", log.file), []).append(log)
         return next((logs for logs in series.values() if len(logs) > 1 and _has_mean(logs, figure)), runs)
 
     @cached_property

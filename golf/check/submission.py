@@ -19,10 +19,11 @@ ALIASES = {
     "val_loss_std": "val_loss_std std_val_loss",
     "pre_quant_val_bpb": "pre_quant_val_bpb prequant_val_bpb val_bpb_pre_quant",
     "bytes_total": "bytes_total artifact_bytes_max bytes_total_max total_bytes total_submission_bytes "
-    "submission_bytes submission_size_bytes artifact_bytes artifact_size_bytes artifact_bytes_mean "
-    "artifact_size total_size_bytes artifact_size_mb artifact_mb submission_size_mb total_size_mb "
-    "total_mb artifact_size_mib artifact_bytes_total total_artifact_bytes bytes_total_int8_zlib bytes_total_int6_zstd "
-    "total_bytes_int8_zlib submission_bytes_total max_artifact_bytes artifact_bytes_worst artifact_total_bytes "
+    "submission_bytes submission_size_bytes artifact_bytes artifact_size_bytes "
+    "artifact_bytes_mean artifact_size total_size_bytes artifact_size_mb artifact_mb "
+    "submission_size_mb total_size_mb total_mb artifact_size_mib artifact_bytes_total "
+    "total_artifact_bytes bytes_total_int8_zlib bytes_total_int6_zstd total_bytes_int8_zlib "
+    "submission_bytes_total max_artifact_bytes artifact_bytes_worst artifact_total_bytes "
     "final_artifact_bytes compressed_bytes_total submission_size total_size",
     "bytes_model": "bytes_model bytes_model_compressed model_bytes bytes_model_int8_zlib "
     "bytes_model_int6_zstd compressed_model_bytes bytes_weights",

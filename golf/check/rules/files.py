@@ -23,12 +23,16 @@ INSTALLABLE_MODULES = frozenset(
     "tyro mup liger_kernel tensorboard torchvision torchaudio lz4 zstd blosc blosc2 jax jaxlib flax "
     "optax ml_dtypes accelerate deepspeed peft cut_cross_entropy apex pynvml ray boto3 joblib cython "
     "Cython pybind11 ninja nltk fast_hadamard_transform hadamard quack cutlass tilelang seaborn plotly "
-    "sympy networkx statsmodels dotenv omegaconf hydra httpx aiohttp cloudpickle dill "
-    "bitarray rangecoder zopfli pyppmd ppmd msgpack evaluate torchmetrics torchdata lightning "
-    "pytorch_lightning lion_pytorch schedulefree heavyball spacy faiss xxhash mmh3 ftfy pytest "
-    "packaging attr attrs pydantic click typer GPUtil runpod".split()
+    "sympy networkx statsmodels dotenv omegaconf hydra httpx aiohttp cloudpickle dill bitarray "
+    "rangecoder zopfli pyppmd ppmd msgpack evaluate torchmetrics torchdata lightning pytorch_lightning "
+    "lion_pytorch schedulefree heavyball spacy faiss xxhash mmh3 ftfy pytest packaging attr attrs "
+    "pydantic click typer GPUtil runpod transformer_engine cupy blake3 mlx_lm torch_xla tabulate "
+    "colorama termcolor openai anthropic intel_extension_for_pytorch cuda nvtx nvidia_ml_py deep_ep "
+    "cvxpy ortools optuna".split()
 )
 """Known packages: absent from the requirements they are an info, where an unknown module is an error."""
+LOCAL_NAMES = frozenset("utils util common helpers config model models data lib src core train optim".split())
+"""Modules that are somebody's own, as are names with an underscore; any other may be a package."""
 MAX_REQUIREMENTS_LINES = 500
 
 _PACKAGE_NAMES = {"pyyaml": "yaml", "scikit_learn": "sklearn", "flash_linear_attention": "fla"}
@@ -176,7 +180,8 @@ def imports_present(record: Record) -> Iterable[Finding]:
                 yield info("script-import", text, at)
             else:
                 text = f"imports {module}: not in the folder, the requirements or the standard library"
-                yield error("script-import", text, at)
+                level = error if "_" in module or module in LOCAL_NAMES else warning
+                yield level("script-import", text, at)
 
 
 def required_modules(requirements: Iterable[str]) -> set[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from golf.check.findings import Finding, Quote, error, info, warning
-from golf.check.logs import UNCOMPRESSED_FROM, ParsedLog
+from golf.check.logs import UNCOMPRESSED_FROM, ParsedLog, is_uncompressed
 from golf.check.record import Record, is_side_run, matches, packed_alone
 from golf.check.submission import Figure
 from golf.pack.fit import LIMIT_BYTES
@@ -33,7 +33,7 @@ def within_limit(record: Record) -> Iterable[Finding]:
             f"{'packed script as shipped' if differs else 'as the log charges it'})"
         )
         evidence = [total.logged.at for total in over]
-        if largest.logged.num_bytes > UNCOMPRESSED_FROM:
+        if is_uncompressed(largest.logged):
             yield warning("size-over-limit", text + ": is that uncompressed?", *evidence)
         else:
             yield error("size-over-limit", text, *evidence)
@@ -52,7 +52,7 @@ def _weights_alone(record: Record) -> Iterable[Finding]:
         weights, says_over = packed_alone(log), log.marks.get("over", [])
         if weights and weights.num_bytes - weights.half_step > LIMIT_BYTES:
             text = f"{weights.num_bytes:,} bytes of weights alone, over the limit of {LIMIT_BYTES:,}"
-            unsure = weights.kind == "raw_model" or weights.num_bytes > UNCOMPRESSED_FROM
+            unsure = weights.kind == "raw_model" or is_uncompressed(weights)
             yield (warning if unsure else error)("size-over-limit", text, weights.at)
             return
         if weights and script and weights.num_bytes - weights.half_step + script.num_bytes > LIMIT_BYTES:

@@ -64,8 +64,9 @@ def final_score(record: Record) -> Iterable[Finding]:
                 yield error("no-final-score", text, log.last_line)
             else:
                 yield warning("no-final-score", "ends in training, or in an unknown form", log.last_line)
-        for score in [score for score in log.scores if not math.isfinite(score.val_bpb)][:1]:
-            level = error if score.stage == "final" else warning
+        odd = [score for score in log.scores if not math.isfinite(score.val_bpb)]
+        for score in sorted(odd, key=lambda score: score is not log.final_score)[:1]:
+            level = error if score is log.final_score else warning
             yield level("score-not-finite", f"a score is {score.val_bpb}", score.at)
 
 
@@ -476,7 +477,7 @@ def canonical_bytes(record: Record) -> Iterable[Finding]:
             yield _stated_bytes(record, value, score.num_bytes, at)
             return
         cause, ratio = find_cause(value), score.bytes_per_token
-        if ratio and abs(ratio - 1) < RATIO_TOLERANCE:
+        if ratio and abs(ratio - 1) < RATIO_TOLERANCE and value < 1e8:
             text = "val_bpb is val_loss / ln 2: bits per token, not per byte"
             yield warning("implied-bytes", text, *at)
             break
