@@ -194,7 +194,7 @@ def _not_seen(record: Record) -> Iterator[str]:
         yield "the script that trained and scored"
     if not record.artifacts:
         yield "the packed weights"
-    unread = [log for log in record.distinct_logs if log.num_unread]
+    unread = [log for log in record.logs if log.num_unread]
     if unread:
         first = unread[0].unread[0]
         count = sum(log.num_unread for log in unread)

@@ -30,6 +30,7 @@ MAX_SUMMARY_BYTES = 2**17
 MAX_SCRIPT_BYTES = 2**20
 """Of the scripts of one folder together, likewise; a syntax tree takes a hundred times as much."""
 
+_LOG_NAME = re.compile(r"log|train|run|seed|eval", re.I)
 _COUNT_BYTES = 2**21
 _LOG_SUFFIXES = {".log", ".out", ".err", ".txt", ".gz", ""}
 _SUMMARY_SUFFIXES = {".json", ".jsonl"}
@@ -173,7 +174,8 @@ def _take_log(record: Record, entry: Entry) -> None:
         text = f"has {entry.num_bytes:,} bytes; its first and last {part_bytes:,} were read"
         record.problems.append(info("log-read-in-part", text, Quote(entry.name)))
     log = parse_log(entry.name, lines)
-    if log.has_content or log.marks.get("crash") or entry.suffix in (".log", ".out"):
+    is_named = log.num_unread and _LOG_NAME.search(PurePosixPath(entry.name).name)
+    if log.has_content or log.marks.get("crash") or is_named or entry.suffix in (".log", ".out"):
         record.logs.append(log)
 
 

@@ -1,8 +1,8 @@
-"""Record folders of every public dialect with a known truth: sound, or with one planted defect of a known kind.
+"""Record folders of every public dialect with a known truth: sound, or with one planted defect.
 
-`sound(number)` and `defective(number)` draw a folder from `number` alone. A folder is one dialect of log times one
-style of README, JSON and script, with the things that sound folders also hold: ablations, a baseline for
-comparison, a pretraining log, copies, tables. Lines of logs follow the forms of the public ones.
+`sound(number)` and `defective(number)` draw a folder from `number` alone. A folder is one dialect of log
+times one style of README, JSON and script, with the things that sound folders also hold: ablations,
+a baseline for comparison, a pretraining log, copies, tables. Lines of logs follow the forms of the public ones.
 """
 
 import base64
@@ -51,6 +51,10 @@ class Run:
     """It ends after packing, before any score."""
 
     @property
+    def total_bytes(self) -> int:
+        return self.model_bytes + self.code_bytes
+
+    @property
     def num_tokens(self) -> int:
         return self.tokens or TOKENS[self.vocabulary]
 
@@ -78,7 +82,7 @@ def main():
         loss = model(torch.zeros(1, 8)).sum()
         loss.backward()
         optimizer.step()
-        print(f"step:{step}/10 val_loss:{loss.item():.4f} val_bpb:{loss.item() / math.log(2):.4f} total bytes")
+        print(f"step:{step}/10 val_loss:{loss.item():.4f} val_bpb:{loss.item() / 0.69:.4f} total bytes")
     if np.isnan(float(loss)):
         raise RuntimeError("Total submission size: 99999999 bytes")
 
@@ -204,7 +208,8 @@ def clarkkev(run: Run) -> str:
 
 def phased(run: Run) -> str:
     text = clarkkev(run).replace("quantized_ttt ", "quantized_ttt_phased ")
-    code = f"Code size (uncompressed): {3 * run.code_bytes} bytes\nCode size (compressed): {run.code_bytes} bytes"
+    code = f"Code size (uncompressed): {3 * run.code_bytes} bytes\n"
+    code += f"Code size (compressed): {run.code_bytes} bytes"
     text = text.replace(f"Code size: {run.code_bytes} bytes", code)
     progress = "ttp: b1/782 bl:1.0 bb:1.0912 rl:2.7 rb:1.0912 dl:100-200 gd:0"
     return text + f"{progress}\ntotal_eval_time:{run.eval_seconds:.1f}s\n"
@@ -385,7 +390,7 @@ GONE = b"\0gone"
 def script(rng: random.Random) -> tuple[dict[str, bytes], int]:
     """Files of the script, and the bytes that a log charges for it."""
     padding = "".join(f"# {rng.getrandbits(200):x}\n" for _ in range(rng.choice((200, 400))))
-    source = (SOURCE.replace("main()\n", "", 1) if False else SOURCE) + padding
+    source = SOURCE + padding
     data = source.encode()
     style = rng.choice(
         ("plain", "plain", "plain", "lzma", "zlib", "raw", "alphabet", "template", "new", "helpers")
@@ -437,16 +442,17 @@ def readme(rng: random.Random, folder: Folder) -> str:
         title = f"# Non-record: a {folder.dialect} model\n\n"
     before = [run.bpb + (-0.009 if folder.dialect == "gdn" else 0.008) for run in runs]
     rows = [
-        f"| {run.seed} | {6000 + run.seed} | {one:.6f} | **{run.bpb:.6f}** | {run.model_bytes + run.code_bytes:,} |"
+        f"| {run.seed} | {6000 + run.seed} | {one:.6f} | **{run.bpb:.6f}** | {run.total_bytes:,} |"
         for run, one in zip(runs, before, strict=True)
     ]
     table = "| Seed | Steps | EMA BPB | **Quantized BPB** | Artifact (bytes) |\n|---|---|---|---|---|\n"
     bold = f"**val_bpb = {mean:.4f}** ({len(runs)}-seed mean) | **~15.9 MB** | 8xH100 SXM\n\n"
     metrics = f"| Metric | Value |\n|---|---|\n| {rng.choice(LABELS_PRE_QUANT)} | {before[0]:.4f} |\n"
     metrics += f"| **val_bpb (int6 roundtrip)** | **{runs[0].bpb:.4f}** |\n"
-    led = f"{rng.choice(LABELS_PRE_QUANT)}: **{before[0]:.4f}** (step {6000 + runs[0].seed})\n\nThe packed model is worse.\n"
+    led = f"{rng.choice(LABELS_PRE_QUANT)}: **{before[0]:.4f}** (step {6000 + runs[0].seed})\n"
     apart = f"## Before quantization\n\nThe averaged weights reach\n\nval_bpb: {before[0]:.4f}\n"
-    prose = f"The baseline's val_bpb is 1.2244. Ours averages {mean:.4f} over seeds {', '.join(str(r.seed) for r in runs)}.\n"
+    seeds = ", ".join(str(run.seed) for run in runs)
+    prose = f"The baseline's val_bpb is 1.2244. Ours averages {mean:.4f} over seeds {seeds}.\n"
     style = rng.choice((bold + table + "\n".join(rows), metrics, led, apart, prose, prose + metrics, bold))
     return title + style + "\n\n## Run\n\n```\npip install brotli zstandard\ntorchrun train_gpt.py\n```\n"
 
@@ -714,7 +720,7 @@ def bits_per_token(rng: random.Random, folder: Folder) -> None:
 
 
 CRASHES = (
-    'Traceback (most recent call last):\n  File "train_gpt.py", line 9, in <module>\n    main()\nRuntimeError: shape',
+    'Traceback (most recent call last):\n  File "train_gpt.py", line 9, in <module>\nRuntimeError: shape',
     '[rank0]: Traceback (most recent call last):\n[rank0]:   File "train_gpt.py", line 9, in <module>\n'
     "[rank0]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.22 GiB.",
     "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n=====\ntrain_gpt.py FAILED",
@@ -725,7 +731,7 @@ CRASHES = (
     "[rank3]:[E407 01:14 ProcessGroupNCCL.cpp:632] [Rank 3] Watchdog caught collective operation timeout",
     "Segmentation fault (core dumped)",
     "slurmstepd: error: *** JOB 11486 ON node3 CANCELLED AT 2026-04-07T01:14:18 DUE TO TIME LIMIT ***",
-    "E0407 01:14:18.273000 77 torch/distributed/elastic/multiprocessing/api.py:869] failed (exitcode: 1) local_rank: 0",
+    "E0407 01:14:18.273000 77 torch/distributed/elastic/multiprocessing/api.py:869] failed (exitcode: 1)",
     "terminate called after throwing an instance of 'c10::DistBackendError'",
     "ModuleNotFoundError: No module named 'flash_attn_interface'",
     "[rank0]: KeyError: 'bigram.embed.weight'",
@@ -953,11 +959,9 @@ def defective(number: int) -> Folder:
     kinds = list(DEFECTS)
     kind = kinds[number % len(kinds)]
     rng = random.Random(number)
-    for attempt in range(100):
-        folder = sound(10_000 + 100 * number + attempt)
-        is_usable = "non" not in folder.track and (folder.dialect != "gdn" or kind not in NEEDS_LOSS)
-        if is_usable:
-            break
+    drawn = (sound(10_000 + 100 * number + attempt) for attempt in range(100))
+    usable = (f for f in drawn if "non" not in f.track and (f.dialect != "gdn" or kind not in NEEDS_LOSS))
+    folder = next(usable)
     plant, codes = DEFECTS[kind]
     plant(rng, folder)
     return replace(folder, defect=kind, codes=frozenset(codes))
