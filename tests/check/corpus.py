@@ -1,8 +1,8 @@
 """Record folders of every public dialect with a known truth: sound, or with one planted defect.
 
 `sound(number)` and `defective(number)` draw a folder from `number` alone. A folder is one dialect of log
-times one style of README, JSON and script, with the things that sound folders also hold: ablations,
-a baseline for comparison, a pretraining log, copies, tables. Lines of logs follow the forms of the public ones.
+times one style of README, JSON and script, with what sound folders also hold: ablations, a baseline for
+comparison, a pretraining log, copies, tables. Lines of logs follow the forms of the public ones.
 """
 
 import base64
