@@ -43,7 +43,7 @@ _CODE = re.compile(r"\{[^{}]*\}|\blog0?\(|\bprint\(|\.format\(|^\s*(#(?!\s*\d)|r
 # Scores.
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)\b)"
 _BPB = re.compile(
-    r"(?<![\w.])((?:[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)\s*(?:\(([^()]{1,40})\)\s*)?"
+    r"(?<![\w.])((?:(?!val_)[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)\s*(?:\(([^()]{1,40})\)\s*)?"
     rf"(?:[:=]\s*|(?=\d\.\d{{3}})){_NUMBER}",
     re.I,
 )
@@ -218,6 +218,8 @@ _TOTAL_SIZE = re.compile(
     r"|\bfinal[ _]size|\bbundle|^size$",
     re.I,
 )
+_OF_ENTRY = re.compile(r"submission|artifact|size|model|compress", re.I)
+"""A total as large as uncompressed weights is one of the entry with such a word, else of anything."""
 _CODE_SIZE = re.compile(r"code|script", re.I)
 _MODEL_SIZE = re.compile(
     r"serialized[ _]model|artifact|compressed|model[_ ](?:bytes|size|file)|\bmodel$|blob|weights", re.I
@@ -436,6 +438,7 @@ def charged_total(sizes: list[LoggedSize]) -> LoggedSize | None:
     last = {size.kind: size for size in sizes}
     model, code, raw = packed_model(sizes), last.get("code"), last.get("raw_model")
     totals = [size for size in sizes if size.kind == "total"]
+    totals = [t for t in totals if t.num_bytes <= UNCOMPRESSED_FROM or _OF_ENTRY.search(t.label)]
     if raw:
         most_code = code.num_bytes if code else 1_000_000
         totals = [t for t in totals if not 0 <= t.num_bytes - raw.num_bytes <= most_code] or (
@@ -555,8 +558,8 @@ def _take_setting(log: ParsedLog, at: Quote, name: str, value: str) -> None:
 def _read_line(log: ParsedLog, at: Quote) -> None:
     text, lowered = at.text, at.text.lower()
     known = len(log.scores) + len(log.sizes) + len(log.marks)
-    if ("bpb" in lowered or "bits_per_byte" in lowered) and (score := _read_score(at)):
-        log.scores.append(score)
+    if "bpb" in lowered or "bits_per_byte" in lowered:
+        log.scores += reversed(_read_scores(at))
     log.sizes += read_sizes(at)
     is_fact = _read_facts(log, at)
     for mark, words, pattern in _MARKS:
@@ -572,11 +575,17 @@ def _read_line(log: ParsedLog, at: Quote) -> None:
                 log.unread.append(at)
 
 
-def _read_score(at: Quote) -> LoggedScore | None:
-    match = _BPB.search(at.text)
-    if not match or _PROGRESS.search(at.text):
-        return None
-    loss = _LOSS.search(at.text)
+def _read_scores(at: Quote) -> list[LoggedScore]:
+    """The scores of a line, the one that the line is about first."""
+    if _PROGRESS.search(at.text):
+        return []
+    scores = (_read_score(at, match) for match in _BPB.finditer(at.text))
+    return [score for score in scores if score]
+
+
+def _read_score(at: Quote, match: re.Match[str]) -> LoggedScore | None:
+    first = _BPB.search(at.text)
+    loss = _LOSS.search(at.text) if first and match.start() == first.start() else None
     if _NO_SCORE.search(at.text[: match.end(1)]):
         return None
     before = at.text[: min(match.end(1), loss.start() if loss else match.end(1))]

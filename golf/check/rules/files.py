@@ -66,6 +66,9 @@ def submission_complete(record: Record) -> Iterable[Finding]:
     if bpb is None:
         found = f"is no measurement ({odd['val_bpb']})" if "val_bpb" in odd else "is missing"
         yield error("json-no-score", f"val_bpb {found}", at)
+    elif submission.inner:
+        text = f"val_bpb stands under {submission.inner}, not in the JSON itself"
+        yield warning("json-no-score", text, bpb.at)
     elif bpb.was_text:
         yield info("json-text-number", "val_bpb is written as text", bpb.at)
     if missing := [name for name in ("name", "author", "github_id") if not submission.names.get(name)]:
