@@ -32,7 +32,11 @@ MAX_WORKERS = 1024
 
 
 def run_check(
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional], json: bool = False, workers: int | None = None
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    json: bool = False,
+    workers: int | None = None,
+    all: bool = False,
+    explain: bool = False,
 ) -> int:
     """Checks any record folders from their files alone; runs nothing that they hold.
 
@@ -40,14 +44,16 @@ def run_check(
         folders: Record folders, any number.
         json: Print one JSON object per folder, each on its own line.
         workers: Number of processes; by default one per core.
+        all: Show the infos too, not only their count.
+        explain: Show how each figure was read: its value, file and line, and the rule.
     """
     if not folders:
         raise ValueError("no folder was given; expected one or more")
     if workers is not None and not 1 <= workers <= MAX_WORKERS:
         raise ValueError(f"--workers is {workers}; expected 1 to {MAX_WORKERS}")
-    reports = check_folders(folders, workers)
+    reports = check_folders(folders, workers, explain)
     for report in reports:
-        print(dumps(to_json(report)) if json else render(report) + "\n")
+        print(dumps(to_json(report)) if json else render(report, all) + "\n")
     return exit_code(reports)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from golf.check.explain import Reading, readings
 from golf.check.findings import LEVELS, Finding, info
 from golf.check.folder import read_record
 from golf.check.record import Record, Track, seed_of
@@ -18,6 +19,8 @@ RULES: tuple[Callable[[Record], Iterable[Finding]], ...] = tuple(
     rule for module in (files, limits, scores) for rule in module.RULES
 )
 MAX_EVIDENCE_SHOWN = 6
+MAX_SUMMARY_LINES = 5
+MAX_SUMMARY_CHARACTERS = 90
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Report:
     findings: tuple[Finding, ...] = ()
     looked_at: tuple[str, ...] = ()
     not_seen: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    """How each figure was read, if that was asked for."""
     error: str = ""
     """Why the folder could not be read; everything else is then empty."""
 
@@ -42,8 +47,11 @@ class Report:
         return 2 if self.error else int(any(finding.level == "error" for finding in self.findings))
 
 
-def check_folder(path: Path) -> Report:
-    """Checks one folder; a folder that cannot be listed comes back with its error."""
+def check_folder(path: Path, explain: bool = False) -> Report:
+    """Checks one folder; a folder that cannot be listed comes back with its error.
+
+    With `explain` the report also says how each figure was read.
+    """
     try:
         record = read_record(path)
         if not record.files and not record.problems:
@@ -66,10 +74,11 @@ def check_folder(path: Path) -> Report:
         findings=_sorted(dict.fromkeys(findings)),
         looked_at=tuple(_looked_at(record)),
         not_seen=tuple(_not_seen(record)),
+        readings=readings(record) if explain else (),
     )
 
 
-def check_folders(paths: Sequence[Path], workers: int | None = None) -> list[Report]:
+def check_folders(paths: Sequence[Path], workers: int | None = None, explain: bool = False) -> list[Report]:
     """Checks many folders in a pool of processes, in the order given.
 
     A folder whose check fails, or ends its process, is reported as unreadable; the others go on. Figures that
@@ -77,10 +86,10 @@ def check_folders(paths: Sequence[Path], workers: int | None = None) -> list[Rep
     """
     workers = min(workers or os.cpu_count() or 1, max(1, len(paths) // 4))
     if workers == 1:
-        return note_neighbors([check_folder(path) for path in paths])
+        return note_neighbors([check_folder(path, explain) for path in paths])
     reports: list[Report] = []
     with ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(check_folder, path) for path in paths]
+        jobs = [pool.submit(check_folder, path, explain) for path in paths]
         for path, job in zip(paths, jobs, strict=True):
             failed = Report(str(path), error=f"check failed: {job.exception()!r}"[:300])
             reports.append(failed if job.exception() else job.result())
@@ -115,20 +124,47 @@ def to_json(report: Report) -> dict[str, Any]:
     return asdict(report) | {"exit_code": report.exit_code}
 
 
-def render(report: Report) -> str:
-    """A report as text: findings with their lines, then what was looked at and what could not be seen."""
+def render(report: Report, show_all: bool = False) -> str:
+    """A report as text: what a reviewer must look at, then the findings with their lines.
+
+    Infos are counted, and shown with `show_all`.
+    """
     if report.error:
         return "\n".join(map(escape_text, (report.folder, f"  unreadable: {report.error}")))
     counts = {level: sum(finding.level == level for finding in report.findings) for level in LEVELS}
     plural = {level: "" if count == 1 or level == "info" else "s" for level, count in counts.items()}
     counted = ", ".join(f"{count} {level}{plural[level]}" for level, count in counts.items())
-    lines = [f"{report.folder}  ({counted})"]
+    lines = [f"{report.folder}  ({counted})", *_summary(report)]
     for finding in report.findings:
+        if finding.level == "info" and not show_all:
+            continue
         lines.append(f"  {finding.level:7} {finding.code}: {finding.message}")
         lines += [f"            {evidence}" for evidence in finding.evidence[:MAX_EVIDENCE_SHOWN]]
+    if counts["info"] and not show_all:
+        codes = dict.fromkeys(finding.code for finding in report.findings if finding.level == "info")
+        lines.append(f"  {counts['info']} info (--all shows them): {', '.join(codes)}")
+    if report.readings:
+        lines += ["  how each figure was read:", *(f"    {reading}" for reading in report.readings)]
     lines.append("  looked at: " + "; ".join(report.looked_at))
     lines.append("  not seen: " + "; ".join(report.not_seen))
     return "\n".join(map(escape_text, lines))
+
+
+def _summary(report: Report) -> Iterator[str]:
+    """What a reviewer must look at, in at most MAX_SUMMARY_LINES lines."""
+    found = [finding for finding in report.findings if finding.level != "info"]
+    if not found:
+        yield "  nothing that a reviewer must look at was found"
+        return
+    yield "  a reviewer must look at:"
+    shown = found if len(found) < MAX_SUMMARY_LINES else found[: MAX_SUMMARY_LINES - 2]
+    for finding in shown:
+        place = next((f" ({at.file}{f':{at.line}' if at.line else ''})" for at in finding.evidence), "")
+        yield f"    {finding.code}: {finding.message[:MAX_SUMMARY_CHARACTERS]}{place}"
+    if len(shown) < len(found):
+        yield f"    and {len(found) - len(shown)} more: {', '.join(f.code for f in found[len(shown) :])}"[
+            :160
+        ]
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -158,5 +194,11 @@ def _not_seen(record: Record) -> Iterator[str]:
         yield "the script that trained and scored"
     if not record.artifacts:
         yield "the packed weights"
+    unread = [log for log in record.logs if log.num_unread]
+    if unread:
+        first = unread[0].unread[0]
+        count = sum(log.num_unread for log in unread)
+        lines = "line with a number was" if count == 1 else "lines with numbers were"
+        yield f"{count:,} {lines} not understood; the first: {first.file}:{first.line}: {first.text[:100]}"
     yield "the validation text"
     yield "whether scoring is causal, normalised and score-first (a run-time probe shows that)"

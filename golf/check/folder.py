@@ -2,13 +2,15 @@
 
 import gc
 import os
+import re
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from golf.check.findings import Quote, error, info, warning
-from golf.check.logs import numbered, parse_log
-from golf.check.record import Entry, Record, Track, is_readme
+from golf.check.logs import Fact, numbered, parse_log
+from golf.check.record import Entry, Record, Track, is_readme, seed_of
 from golf.check.scripts import read_script
 from golf.check.submission import Submission, SubmissionError, read_submission
 from golf.system.foreign import UTF16_MARKS, ForeignError, decode_text, read_part
@@ -23,12 +25,16 @@ MAX_LOG_BYTES = 2**28
 """Of all logs of a folder together, the lines that are only counted included."""
 MAX_READ_BYTES = 3 * 2**19
 """Of the logs of one folder together, in equal shares of those that need it."""
+MAX_SUMMARY_BYTES = 2**17
+"""Of a JSON file beside submission.json; a larger one is data, not a summary of runs."""
 MAX_SCRIPT_BYTES = 2**20
 """Of the scripts of one folder together, likewise; a syntax tree takes a hundred times as much."""
 
+_LOG_NAME = re.compile(r"log|train|run|seed|eval", re.I)
 _COUNT_BYTES = 2**21
-_LOG_SUFFIXES = {".log", ".out", ".txt", ""}
-_TEXT_SUFFIXES = {".md", ".json", ".py", ".toml", ".cfg", ".sh", *_LOG_SUFFIXES}
+_LOG_SUFFIXES = {".log", ".out", ".err", ".txt", ".gz", ""}
+_SUMMARY_SUFFIXES = {".json", ".jsonl"}
+_TEXT_SUFFIXES = {".md", ".py", *_SUMMARY_SUFFIXES, *_LOG_SUFFIXES}
 
 
 def read_record(path: Path) -> Record:
@@ -54,6 +60,7 @@ def _read_folder(record: Record) -> Record:
     for entry in sorted(record.files, key=lambda e: (not is_readme(e), e.name.count("/"), e.name)):
         _take(record, entry)
     _find_submission(record)
+    _name_seeds(record)
     record.track = _track(record)
     return record
 
@@ -89,6 +96,8 @@ def _walk(record: Record) -> Iterator[Entry]:
 
 def _is_log(entry: Entry) -> bool:
     name = PurePosixPath(entry.name).name.lower()
+    if entry.suffix == ".gz":
+        return PurePosixPath(name.removesuffix(".gz")).suffix in _LOG_SUFFIXES
     other = name.startswith(("requirements", "license")) or is_readme(entry)
     return entry.suffix in _LOG_SUFFIXES and not other
 
@@ -122,6 +131,9 @@ def _take(record: Record, entry: Entry) -> None:
             _warn(record, "file-too-large", text, entry.name)
     elif is_log:
         _take_log(record, entry)
+    elif entry.suffix in _SUMMARY_SUFFIXES and entry.num_bytes <= MAX_SUMMARY_BYTES:
+        if "submission" not in name and (data := _read(record, entry, 0, entry.num_bytes)) is not None:
+            record.summaries.append(parse_log(entry.name, numbered(decode_text(data))))
     elif is_script or entry.suffix == ".md" or is_readme(entry) or is_requirements:
         data = _read(record, entry, 0, entry.num_bytes)
         if data is None:
@@ -138,8 +150,11 @@ def _take(record: Record, entry: Entry) -> None:
 
 def _take_log(record: Record, entry: Entry) -> None:
     part_bytes = record.log_part_bytes
-    whole = entry.num_bytes <= 2 * part_bytes
-    head = _read(record, entry, 0, entry.num_bytes if whole else part_bytes)
+    is_packed = entry.suffix == ".gz"
+    whole = is_packed or entry.num_bytes <= 2 * part_bytes
+    head = _read(record, entry, 0, min(entry.num_bytes, 2 * part_bytes) if whole else part_bytes)
+    if head is not None and is_packed:
+        head = _unpack(record, entry, head, 2 * part_bytes)
     if head is None:
         return
     if b"\x00" in head[:65536] and not head.startswith(UTF16_MARKS):
@@ -159,8 +174,23 @@ def _take_log(record: Record, entry: Entry) -> None:
         text = f"has {entry.num_bytes:,} bytes; its first and last {part_bytes:,} were read"
         record.problems.append(info("log-read-in-part", text, Quote(entry.name)))
     log = parse_log(entry.name, lines)
-    if log.has_content or entry.suffix in (".log", ".out"):
+    is_named = log.num_unread and _LOG_NAME.search(PurePosixPath(entry.name).name)
+    if log.has_content or log.marks.get("crash") or is_named or entry.suffix in (".log", ".out"):
         record.logs.append(log)
+
+
+def _unpack(record: Record, entry: Entry, data: bytes, max_bytes: int) -> bytes | None:
+    """The first `max_bytes` of what a .gz file holds."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        text = unpacker.decompress(data, max_bytes)
+    except zlib.error:
+        _warn(record, "log-binary", "is no gzip file; it was not read", entry.name)
+        return None
+    if not unpacker.eof:
+        message = f"is packed; its first {len(text):,} bytes were read"
+        record.problems.append(info("log-read-in-part", message, Quote(entry.name)))
+    return text
 
 
 def _read(record: Record, entry: Entry, start: int, length: int) -> bytes | None:
@@ -187,11 +217,23 @@ def _find_submission(record: Record) -> None:
         record.submission = Submission(name, {})
 
 
+def _name_seeds(record: Record) -> None:
+    """Takes a seed that the JSON names from the name of a log that states none: `run_1337_final.txt`."""
+    claimed = {str(seed) for seed in record.submission.seeds} if record.submission else set()
+    for log in record.logs:
+        numbers = claimed.intersection(re.findall(r"\d+", PurePosixPath(log.file).stem))
+        if seed_of(log) is None and len(numbers) == 1:
+            log.facts["seed"] = Fact(float(numbers.pop()), Quote(log.file))
+
+
 def _track(record: Record) -> Track:
     claimed = record.submission.names.get("track", "").lower() if record.submission else ""
-    for text in (record.path.resolve().parent.name.lower(), claimed):
+    title = record.readme[1].lstrip()[:120].partition("\n")[0].lower() if record.readme else ""
+    places = (record.path.resolve().parent.name.lower(), claimed)
+    for text in (*places, title):
         if ("non" in text and "record" in text) or "unlimited" in text:
             return "non-record"
+    for text in places:
         if "10min" in text or "10_min" in text or "10-min" in text:
             return "10min"
     return "unknown"

@@ -20,6 +20,9 @@ MAX_LINE_CHARACTERS = 2000
 """Longer lines are cut: no known log line needs more, and the patterns then take bounded time."""
 MILLISECONDS_FROM = 50_000
 """A time without a unit above this is in milliseconds: 50,000 s would be 14 hours."""
+MAX_UNNAMED_MODEL_BYTES = 24_000_000
+"""A model above this, whose line does not say that it is packed, is not."""
+MAX_UNREAD_KEPT = 100
 UNCOMPRESSED_FROM = 48_000_000
 """Above three times the limit a total is of uncompressed weights, or of something else altogether."""
 
@@ -40,10 +43,16 @@ _CODE = re.compile(r"\{[^{}]*\}|\blog0?\(|\bprint\(|\.format\(|^\s*(#(?!\s*\d)|r
 # Scores.
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)\b)"
 _BPB = re.compile(
-    r"(?:val_bpb|val_bits_per_byte|mix_bpb|(?<![\w.])bpb)\s*(?:\(([^()]{1,40})\)\s*)?"
+    r"(?<![\w.])((?:(?!val_)[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)\s*(?:\(([^()]{1,40})\)\s*)?"
     rf"(?:[:=]\s*|(?=\d\.\d{{3}})){_NUMBER}",
     re.I,
 )
+_NO_SCORE = re.compile(
+    r"(?:^|[\W_])(?:delta|gain|diff(?:erence)?|improvement|gap|penalty|degradation|cost|target|sota|prior|prev(?:ious)?"
+    r"|baseline|ref(?:erence)?|threshold|est|estimated|train)[\W_]*$",
+    re.I,
+)
+"""Words right before `bpb` with which it is a difference, an aim, an estimate or another run's."""
 _LOSS = re.compile(rf"val_loss\s*[:=]\s*{_NUMBER}", re.I)
 _STEP = re.compile(r"(?:^\s*|\bstep\s*[:=]?\s*)(\d+)\s*/\s*(\d+)\b")
 _PLAIN_STEP = re.compile(r"\bstep\s*[:=]\s*(\d+)\b")
@@ -53,6 +62,7 @@ _PROGRESS = re.compile(
 )
 UNQUANTIZED = re.compile(
     r"pre[-_ ]?(?:quant|pack|export|compress)|post[-_ ]?(?:ema|swa)|\braw\b|unquanti[sz]ed|\bbf16\b"
+    r"|\b(?:ema|swa)\b(?!.{0,60}(?:int\d|quant|round))"
     r"|\bfp32\b|name:(?:last|averaged)\b",
     re.I,
 )
@@ -79,14 +89,18 @@ _SHARED_SETTINGS = frozenset(
 )
 """Settings printed as `key:value` that runs of one configuration share."""
 _RUN_SETTINGS = re.compile(
-    r"seed$|run_id|logfile|_path$|_dir$|_files$|^rank$|local_rank|is_main_process|distributed|output"
-    r"|^val_loss_every$"
+    r"seed$|run_id|logfile|_path$|_dir$|_root$|_files?$|^rank$|local_rank|is_main_process|distributed|output"
+    r"|name$|^wandb|^git|host|timestamp|^slurm|^save|^load|^resume|_tag$|port$|verbose|debug"
+    r"|(?:log|loss|val|eval|print|save)_every$"
 )
 """Settings that may differ between runs of one configuration: names and places. `data_dir` and its like are
 paths on somebody's machine."""
 
+_EXPORT = re.compile(r"fineweb\w{0,8}_sp(\d{4,5})")
+_CASE_OPS = re.compile(r"caps|case_?ops", re.I)
 _PYTHON = re.compile(r"Running Python (\d+\.\d+)")
 _GPU = re.compile(r"\|\s+\d+\s+(NVIDIA [A-Z][\w .-]*?)\s{2,}")
+_COUNT = r"(\d[\d,_]*)"
 _HESSIANS = re.compile(r"(?:collected \d+ Hessians|calibrated \d+ layers) in ([\d.]+)s")
 _FACTS = (
     (
@@ -94,17 +108,30 @@ _FACTS = (
         "train",
         re.compile(r"(?<![\w.])(?:total_)?(?:train_time|training_time|train_seconds)" + _TIME),
     ),
+    (
+        "train_seconds",
+        "training ",
+        re.compile(r"^\W*Training (?:complete|completed|finished|done)[^\d]{1,20}([\d.]+)\s*(ms|s|m|min)\b"),
+    ),
     ("total_eval_seconds", "total_eval", re.compile(r"\btotal_eval_time" + _TIME)),
-    ("hessian_seconds", "Hessians", _HESSIANS),
+    ("hessian_seconds", "hessians", _HESSIANS),
     ("hessian_seconds", "calibrated", _HESSIANS),
     ("hessian_seconds", "calibrate |", re.compile(r"^calibrate \| ([\d.]+)$")),
     ("warmup_seconds", "warmup", re.compile(r"compile warmup done \(([\d.]+)s\)")),
-    ("seed", "seed", re.compile(r"(?:^|\s)seed\s*[:=]\s*(\d{1,10})\b")),
-    ("val_tokens", "tokens", re.compile(r"(?:^\s*val_tokens\s*[:=]\s*|^val_loader:.*\btokens:)(\d+)")),
+    ("seed", "seed", re.compile(r"(?:^|\s)[Ss]eed\s*[:=]\s*(\d{1,10})\b")),
+    (
+        "val_tokens",
+        "tokens",
+        re.compile(r"(?:^\s*(?i:val|validation)[_ ]tokens\s*[:=]\s*|^val_loader:.*\btokens:)" + _COUNT),
+    ),
     ("train_shards", "shards", re.compile(r"\btrain_shards\s*[:=]\s*(\d+)")),
-    ("world_size", "world", re.compile(r"\bworld_size\s*[:=]\s*(\d+)")),
+    ("world_size", "world", re.compile(r"\b[Ww]orld[_ ]size\s*[:=]\s*(\d+)")),
 )
 """Facts of one number: name, a word the line must hold, the pattern. A second group is the unit of a time."""
+FACT_PATTERNS = {
+    name: " or ".join(pattern.pattern for other, _, pattern in _FACTS if other == name) for name, *_ in _FACTS
+}
+"""What reads each fact, for a person."""
 
 _FALLBACK = re.compile(
     r"fall(?:ing|s)?[ -]?back to zlib|zlib fallback|(?:zstandard|zstd|brotli|lrzip)\b.{0,40}"
@@ -120,23 +147,58 @@ _VOCABULARY = re.compile(
     r".{0,60}?(\d{3,6})|vocab\w*.{0,40}mismatch",
     re.I,
 )
+_SAYS_OVER = re.compile(
+    r"\b(?:over|exceeds?|above|too (?:big|large) for)\s+(?:the\s+)?"
+    r"(?:16 ?MB|16,?000,?000|(?:size |byte )?(?:limit|cap)\b)"
+    r"|\b(?:budget_ok|\w*size_ok|within[_ ](?:16 ?MB )?limit|under[_ ]16 ?MB"
+    r"|fits?(?:_in)?_16_?MB|submission_valid\w*)"
+    r"\s*[:=]\s*(?:false|no\b|0\b)",
+    re.I,
+)
 _MARKS = (
+    ("over", ("over", "exceed", "above", "too ", "ok", "limit", "16", "valid"), _SAYS_OVER),
     ("vocabulary", ("vocab",), _VOCABULARY),
     ("fallback", ("zlib", "zst", "brotli", "lrzip"), _FALLBACK),
-    ("cache", ("gram",), re.compile(r"\bn-?gram(?:_cache|\d*\b)|\bngram\w*:", re.I)),
+    (
+        "cache",
+        ("gram",),
+        re.compile(
+            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off|disabled|no))|\bngram\w*:(?!\s*(?:0\b|false|none|off|disabled|no))",
+            re.I,
+        ),
+    ),
     ("partial", ("val_", "eval_"), _FRACTION),
     ("partial", ("ppm", "mix_bpb", "n_bytes"), re.compile(r"\b(?:N_|num_)?bytes\s*[:=]\s*\d", re.I)),
 )
 """Lines that rules look at: the mark, words of which the line must hold one in lower case, the pattern."""
+CRASH = re.compile(
+    r"Traceback \(most recent call last\)|Fatal Python error|terminate called after throwing|Bus error\b"
+    r"|(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)(?:$|:\s*(?![-+\d.eE% ]*$))"
+    r"|(?:Killed|Segmentation fault|Aborted)(?:\s+\(core dumped\))?\s*$"
+    r"|.{0,80}\bline \d+:\s+\d+ (?:Killed|Aborted|Segmentation fault)"
+    r"|slurmstepd: error: .{0,200}(?:CANCELLED|oom)|.{0,200}Watchdog caught collective operation timeout"
+    r"|.{0,200}\bChildFailedError\b|[WE]\d{4} .{0,160}(?:failed \(exitcode|closing signal SIG)"
+)
+"""What a program that fails prints, at the beginning of a line: a caught failure has words before it."""
+_CRASH_WORDS = re.compile(
+    r"Error|Exc|Interrupt|Traceback|Killed|Fatal|termin|Abort|fault|slurm|Watchdog|exitcode|SIG"
+)
+_RANK = re.compile(r"^(?:\[(?:rank|default)\s?\d{1,4}\]:? ?)+")
+"""What torchrun puts before each line of a process."""
 
 # Sizes.
 _FIGURE = re.compile(
     r"(?<![\w.])(?P<number>\d{1,3}(?:,\d{3})+|\d+(?:_\d{3})+|\d+(?:\.\d+)?)\s{0,3}"
     r"(?P<unit>bytes|byte|B|KiB|KB|kB|MiB|MB)?(?![\w.])"
 )
+_UNREAD = re.compile(
+    r"(?:bpb|bits[ _/-]per[ _/-]byte|val\w*[ _]loss|\bloss|artifact|submission|\bsize).{0,60}\d"
+    r"|\d (?:bytes|[km]i?b)\b"
+)
+"""In lower case: a line that states a score, a loss or a size in some way."""
 _LABEL_CHARACTERS = 80
 _UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
-_SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code")
+_SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code|\bsize\b|compressed|serialized|/\s?16[,_]?000")
 """A line without any of these, in lower case, states no size."""
 _NO_STATEMENT = re.compile(
     r"""file "|\w(?:Warning|Error|Exception)\b|\[(?:WARNING|ERROR|DEBUG)\]|\[?[WEI]\d{4} \d\d:|https?://"""
@@ -152,18 +214,35 @@ _NOT_SIZE = re.compile(
 )
 _TOTAL_SIZE = re.compile(
     r"total|submission[_ ]*(?:size|bytes)|bytes_total|artifact\s*\+\s*code|code\s*\+\s*(?:model|artifact)"
-    r"|(?:model|weights|artifact)\s*\+\s*(?:code|script)|combined|^\s*submission\b",
+    r"|(?:model|weights|artifact)\s*\+\s*(?:code|script)|combined|^\s*submission\b"
+    r"|\bfinal[ _]size|\bbundle|^size$",
     re.I,
 )
+_OF_ENTRY = re.compile(r"submission|artifact|size|model|compress", re.I)
+"""A total as large as uncompressed weights is one of the entry with such a word, else of anything."""
 _CODE_SIZE = re.compile(r"code|script", re.I)
-_MODEL_SIZE = re.compile(r"serialized model|artifact|compressed|model_bytes|model size|blob|weights", re.I)
+_MODEL_SIZE = re.compile(
+    r"serialized[ _]model|artifact|compressed|model[_ ](?:bytes|size|file)|\bmodel$|blob|weights", re.I
+)
 _RAW_SIZE = re.compile(r"\buncompressed|raw\b|^raw_|\braw_|fp32", re.I)
 _COMPRESSED_SIZE = re.compile(
     r"int\d|quant|zstd|zlib|lzma|brotli|lrzip|pergroup|compress|gptq|ternary|\bans\b|artifact", re.I
 )
 _FITS = re.compile(r"\bfits?\b|\bunder\b|\bok\b|within|valid\b|\u2713|\u2705|\bPASS", re.I)
 _OVER = re.compile(r"\bover\b|exceed|too (?:big|large)|\bnot\b|\bFAIL|\u2717|\u274c|\binvalid\b", re.I)
-_PUNCTUATION = " \t-*>|[]():,;.=/"
+_PUNCTUATION = " \t-*>|[]():,;.=/+~\"'`"
+_SUM = re.compile(r"\s\+\s.*(?:=|->|\u2192)\s*$")
+"""Before a figure: it is the sum of those before it."""
+_TRAILING_LABEL = re.compile(r"\s*\(?(total|submission|artifact|code|model|script|weights)\b", re.I)
+_OF_LIMIT = re.compile(r"\s*/\s*16(?:[,_]?000){2}\b")
+_OTHER_UNIT = re.compile(
+    r"\s*(?:tokens?|param|steps?|docs?|documents|chunks|windows|sequences|ms|s|seconds)\b"
+)
+TWO_UNITS_AGREE = 0.06
+"""Relative difference up to which two figures of one label are one size, in bytes and in MB or MiB."""
+_SIZE_LINE = re.compile(r"byte|size|artifact|submission|compress|code|\bmb\b|of the limit")
+MIN_PLAIN_TOTAL = 1_000_000
+"""A total without a unit is one of bytes from here on."""
 
 Stated = tuple[float, float]
 """A stated value, and its resolution: the value of one unit in its last digit."""
@@ -194,6 +273,8 @@ class LoggedSize:
     says_fits: bool
     """The line says that it is within the limit."""
     at: Quote
+    half_step: float = 0.0
+    """Half of the last digit of one printed in kB or MB, in bytes: the most that rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +318,13 @@ class ParsedLog:
     settings: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Configuration: value as printed, and line number."""
     marks: dict[str, list[Quote]] = field(default_factory=dict)
-    """Lines by mark: traceback and the marks of _MARKS."""
+    """Lines by mark: crash and the marks of _MARKS."""
+    unread: list[Quote] = field(default_factory=list)
+    """The first MAX_UNREAD_KEPT lines with a score, a size or a loss in words, and a number, of which nothing
+    was read; `num_unread` is how many there are."""
+    num_unread: int = 0
+    vocabulary: str | None = None
+    """The export of the text, by the name of its folder: sp1024, sp4096, sp8192 or CaseOps sp8192."""
     python: str | None = None
     gpus: tuple[str, ...] = ()
     last_line: Quote | None = None
@@ -320,7 +407,7 @@ def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
     for at, following in zip(lines, [*lines[1:], None], strict=False):
         if following and _is_loss(at) and _is_loss(following):
             continue  # The following line on the training loss updates what this one states.
-        text = at.text
+        text = _RANK.sub("", at.text) if at.text[0] == "[" else at.text
         in_traceback = in_traceback and text[:1].isspace()
         if in_traceback:
             continue
@@ -333,9 +420,11 @@ def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
                 _take_setting(log, at, name, value)
         elif text.startswith("|"):
             log.gpus += tuple(_GPU.findall(text))
-        elif text.startswith("Traceback (most recent call last)"):
-            log.marks.setdefault("traceback", []).append(at)
-            in_traceback = True
+        elif _CRASH_WORDS.search(text) and CRASH.match(text):
+            log.marks.setdefault("crash", []).append(at)
+            in_traceback = text.startswith("Traceback")
+        elif text.lstrip().startswith(('{"', '"')):
+            log.sizes += read_sizes(at)
         elif not ("{" in text or "(" in text or "#" in text) or not _CODE.search(text):
             _read_line(log, at)
     return log
@@ -344,22 +433,40 @@ def parse_log(file: str, numbered: Iterable[tuple[int, str]]) -> ParsedLog:
 def charged_total(sizes: list[LoggedSize]) -> LoggedSize | None:
     """The total a log ends on: the last one printed that is no sum over uncompressed weights.
 
-    Where only the compressed model and the code are printed, their sum, at the model's line.
+    Where only the packed model and the code are printed, their sum, at the model's line.
     """
     last = {size.kind: size for size in sizes}
-    model, code, raw = last.get("model"), last.get("code"), last.get("raw_model")
+    model, code, raw = packed_model(sizes), last.get("code"), last.get("raw_model")
     totals = [size for size in sizes if size.kind == "total"]
+    totals = [t for t in totals if t.num_bytes <= UNCOMPRESSED_FROM or _OF_ENTRY.search(t.label)]
     if raw:
         most_code = code.num_bytes if code else 1_000_000
-        totals = [t for t in totals if not 0 <= t.num_bytes - raw.num_bytes <= most_code]
-    totals = [size for size in totals if size.num_bytes <= UNCOMPRESSED_FROM] or totals
+        totals = [t for t in totals if not 0 <= t.num_bytes - raw.num_bytes <= most_code] or (
+            totals if raw.num_bytes < UNCOMPRESSED_FROM and "model" not in last else []
+        )
+    totals = [size for size in totals if not is_uncompressed(size)] or totals
     totals = [size for size in totals if size.exact] or totals
     if totals:
         return totals[-1]
     if model is None or code is None:
         return None
     label = f"{model.label} + {code.label}"
-    return LoggedSize("total", label, model.num_bytes + code.num_bytes, True, False, model.at)
+    exact, half_step = model.exact and code.exact, model.half_step + code.half_step
+    return LoggedSize("total", label, model.num_bytes + code.num_bytes, exact, False, model.at, half_step)
+
+
+def is_uncompressed(size: LoggedSize) -> bool:
+    """Whether a size is too large for a packed model and its words name no codec."""
+    return size.num_bytes > UNCOMPRESSED_FROM and not _COMPRESSED_SIZE.search(size.label)
+
+
+def packed_model(sizes: list[LoggedSize]) -> LoggedSize | None:
+    """The last size of packed weights; where none is called so, the last that is small enough to be them."""
+    models = [size for size in sizes if size.kind == "model"]
+    plain = [s for s in sizes if s.kind == "raw_model" and not _RAW_SIZE.search(s.label)]
+    models = models or [size for size in plain if size.num_bytes <= MAX_UNNAMED_MODEL_BYTES]
+    models = [size for size in models if size.exact] or models
+    return models[-1] if models else None
 
 
 def read_sizes(at: Quote) -> list[LoggedSize]:
@@ -381,25 +488,46 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
             continue
         label = before[-_LABEL_CHARACTERS:].strip(_PUNCTUATION)
         label_start = match.end()
-        if found and not label and unit:
+        num_bytes = round(min(number, 1e12) * _UNITS[unit or "bytes"])
+        exact = unit in (None, "bytes", "byte", "B")
+        if _OF_LIMIT.match(text, match.end()):
+            label = "total (of the limit)"
+        elif _SUM.search(text[: match.start()]):
+            label = "total (a sum)"
+        elif before.rstrip().endswith("+"):
+            trailing = _TRAILING_LABEL.match(text, match.end())
+            label = trailing[1] if trailing else label
+        elif not label and (trailing := _TRAILING_LABEL.match(text, match.end())):
+            label = trailing[1]
+        elif not label and unit and found:
+            if abs(num_bytes / found[-1].num_bytes - 1) > TWO_UNITS_AGREE:
+                continue
             label = found[-1].label
         kind = _kind_of_size(label)
-        if kind is None or _NOT_SIZE.search(label):
+        if kind is None or (_NOT_SIZE.search(label) and "of the limit" not in label):
             continue
-        words = label.lower() if kind != "total" else lowered
-        if unit is None and not (number.is_integer() and ("byte" in words or "size" in label.lower())):
+        if unit is None and not (number.is_integer() and _states_bytes(label, kind, num_bytes, lowered)):
             continue
-        num_bytes = round(min(number, 1e12) * _UNITS[unit or "bytes"])
+        if unit is None and _OTHER_UNIT.match(text, match.end()):
+            continue
         if not 1_000 <= num_bytes <= 10**11 or num_bytes in (16_000_000, 16_777_216):
             continue
-        exact = unit in (None, "bytes", "byte", "B")
+        half_step = 0.0 if exact else 0.5 * 10.0 ** -len(match["number"].partition(".")[2]) * _UNITS[unit]
         if found and (found[-1].kind, found[-1].label) == (kind, label) and found[-1].exact != exact:
             # One size in two units: the exact one counts.
             if not exact:
                 continue
             found.pop()
-        found.append(LoggedSize(kind, label, num_bytes, exact, fits, at))
+        found.append(LoggedSize(kind, label, num_bytes, exact, fits, at, half_step))
     return found
+
+
+def _states_bytes(label: str, kind: SizeKind, num_bytes: int, lowered_line: str) -> bool:
+    """Whether a number without a unit is one of bytes, by its label or, for a total, by its line."""
+    is_plain = kind == "total" and MIN_PLAIN_TOTAL <= num_bytes <= UNCOMPRESSED_FROM
+    if is_plain and "param" not in lowered_line and _SIZE_LINE.search(lowered_line + label):
+        return True
+    return "byte" in (lowered_line if kind == "total" else label.lower()) or "size" in label.lower()
 
 
 def _kind_of_size(label: str) -> SizeKind | None:
@@ -409,6 +537,8 @@ def _kind_of_size(label: str) -> SizeKind | None:
         return "raw_code" if _RAW_SIZE.search(label) else "code"
     if _MODEL_SIZE.search(label):
         return "raw_model" if _RAW_SIZE.search(label) or not _COMPRESSED_SIZE.search(label) else "model"
+    if _COMPRESSED_SIZE.search(label) and re.search(r"bytes?$|size$|file$", label, re.I):
+        return "model"
     return "raw_model" if label.lower().startswith("raw_model") else None
 
 
@@ -427,26 +557,40 @@ def _take_setting(log: ParsedLog, at: Quote, name: str, value: str) -> None:
 
 def _read_line(log: ParsedLog, at: Quote) -> None:
     text, lowered = at.text, at.text.lower()
-    if ("bpb" in lowered or "bits_per_byte" in lowered) and (score := _read_score(at)):
-        log.scores.append(score)
+    known = len(log.scores) + len(log.sizes) + len(log.marks)
+    if "bpb" in lowered or "bits_per_byte" in lowered:
+        log.scores += reversed(_read_scores(at))
     log.sizes += read_sizes(at)
-    _read_facts(log, at)
+    is_fact = _read_facts(log, at)
     for mark, words, pattern in _MARKS:
         if any(word in lowered for word in words) and pattern.search(text):
             log.marks.setdefault(mark, []).append(at)
     if "steps" not in log.facts:
         shared = (pair for pair in _PAIR.findall(text) if pair[0] in _SHARED_SETTINGS)
         log.settings |= {name: (value, at.line) for name, value in shared}
+    if not is_fact and known == len(log.scores) + len(log.sizes) + len(log.marks):
+        if _UNREAD.search(lowered) and not _PROGRESS.search(text) and not _NO_STATEMENT.search(text):
+            log.num_unread += 1
+            if len(log.unread) < MAX_UNREAD_KEPT:
+                log.unread.append(at)
 
 
-def _read_score(at: Quote) -> LoggedScore | None:
-    match = _BPB.search(at.text)
-    if not match or _PROGRESS.search(at.text):
+def _read_scores(at: Quote) -> list[LoggedScore]:
+    """The scores of a line, the one that the line is about first."""
+    if _PROGRESS.search(at.text):
+        return []
+    scores = (_read_score(at, match) for match in _BPB.finditer(at.text))
+    return [score for score in scores if score]
+
+
+def _read_score(at: Quote, match: re.Match[str]) -> LoggedScore | None:
+    first = _BPB.search(at.text)
+    loss = _LOSS.search(at.text) if first and match.start() == first.start() else None
+    if _NO_SCORE.search(at.text[: match.end(1)]):
         return None
-    loss = _LOSS.search(at.text)
-    before = at.text[: min(match.start(), loss.start() if loss else match.start())]
-    label = " ".join(part for part in (before.strip(" :=-\t"), match.group(1)) if part)
-    value = float(match.group(2))
+    before = at.text[: min(match.end(1), loss.start() if loss else match.end(1))]
+    label = " ".join(part for part in (before.strip(" :=-_\t"), match.group(2)) if part)
+    value = float(match.group(3))
     if not 0 < value < MAX_BPB and not (math.isnan(value) and "best" not in label.lower()):
         return None
     stage: Stage = "unquantized" if UNQUANTIZED.search(label) else "final"
@@ -456,12 +600,12 @@ def _read_score(at: Quote) -> LoggedScore | None:
     scored = {name: int(count) for name, count in _SCORED.findall(at.text)}
     if len(scored) < 2 and "_scored" not in at.text:
         scored = {}  # A lone count of bytes is the artifact's as well.
-    digits = match.group(2).partition(".")[2]
+    digits = match.group(3).partition(".")[2]
     return LoggedScore(
         label=label,
         stage=stage,
         val_loss=float(loss.group(1)) if loss else None,
-        val_bpb=float(match.group(2)),
+        val_bpb=value,
         resolution=10.0 ** -len(digits) if digits.isdigit() else 1.0,
         eval_seconds=_seconds(*seconds.groups()) if seconds else None,
         num_tokens=scored.get("tokens"),
@@ -470,13 +614,16 @@ def _read_score(at: Quote) -> LoggedScore | None:
     )
 
 
-def _read_facts(log: ParsedLog, at: Quote) -> None:
-    text, step = at.text, None
+def _read_facts(log: ParsedLog, at: Quote) -> bool:
+    """Takes the facts of a line; whether there were any."""
+    is_fact = False
+    text, lowered, step = at.text, at.text.lower(), None
     if "/" in text and ("step" in text or "loss" in text):
         step = _STEP.search(text)
     if step is None and "stop" in text:
         step = _PLAIN_STEP.search(text)
     if step:
+        is_fact = True
         value, total = float(step.group(1)), step.groups()[1:]
         before = log.facts.get("steps")
         # A log of every 20th step may end 19 before the last one, unless it says where it stopped.
@@ -484,9 +631,10 @@ def _read_facts(log: ParsedLog, at: Quote) -> None:
         gap = 0.0 if ends or before is None else max(0.0, value - before.value)
         log.facts["steps"] = Fact(value, at, gap)
     for name, word, pattern in _FACTS:
-        if name == "seed" and name in log.facts and not text.lstrip().startswith("seed"):
+        if name == "seed" and name in log.facts and not lowered.lstrip().startswith("seed"):
             continue  # A seed of something else, of the data or the evaluation.
-        if word in text and (found := pattern.search(text)):
+        if word in lowered and (found := pattern.search(text)):
+            is_fact = True
             number, *unit = found.groups()
             value, digit = _to_float(number), 0.0
             if unit:
@@ -494,12 +642,16 @@ def _read_facts(log: ParsedLog, at: Quote) -> None:
                 value, digit = _seconds(number, unit[0]), 10.0 ** -len(number.partition(".")[2]) * scale
             if math.isfinite(value):
                 log.facts[name] = Fact(value, at, digit)
+    if log.vocabulary is None and "_sp" in text and (export := _EXPORT.search(text)):
+        log.vocabulary = f"CaseOps sp{export[1]}" if _CASE_OPS.search(text) else f"sp{export[1]}"
     if "Running Python" in text and (python := _PYTHON.match(text)):
         log.python = python.group(1)
+    return is_fact
 
 
 def _to_float(number: str) -> float:
-    """The value of digits and points; nan for several points or a point alone."""
+    """The value of digits and points, also in groups; nan for several points or a point alone."""
+    number = number.replace(",", "").replace("_", "")
     return float(number) if number.count(".") <= 1 and number != "." else math.nan
 
 

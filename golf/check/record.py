@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Literal
 
 from golf.check.findings import Finding, error
-from golf.check.logs import Fact, LoggedScore, LoggedSize, ParsedLog, Stated, charged_total
+from golf.check.logs import Fact, LoggedScore, LoggedSize, ParsedLog, Stated, charged_total, packed_model
 from golf.check.scripts import Script
 from golf.check.submission import Figure, Submission
 from golf.pack.fit import LIMIT_BYTES
@@ -22,8 +22,11 @@ MIN_FOREIGN_FIGURES = 3
 
 _WEIGHT_SUFFIXES = {".ptz", ".pt", ".bin", ".safetensors", ".npz", ".pth", ".xz", ".zst"}
 _SIDE_RUN = re.compile(
-    r"(?:^|[/_.-])(?:ablations?|baseline|smoke|proxy|debug|partial|stopped|first_try|compare|sweep|old)"
-    r"(?=[/_.-]|\d|$)",
+    r"(?:^|[/_. -])(?:ablat\w*|baselines?|smoke\w*|prox(?:y|ies)|debug|partial|stopped|first_try"
+    r"|compar\w*|sweeps?|old"
+    r"|quick\w*|control|test|trial|exp(?:eriment)?s?|explor\w*|reference|ref|pretrain\w*|warmup|supplement\w*"
+    r"|archive|negative\w*|failed|prior|previous|prev|parent|base|repro\w*|scal\w*|1x\w*|unquantized|local)"
+    r"(?=[/_. -]|\d|$)",
     re.I,
 )
 _SEED_NAME = re.compile(r"(?<![A-Za-z])seed[_-]?(\d{1,6})(?!\d)|(?:^|[/_])s(\d{1,6})(?=[._])", re.I)
@@ -60,8 +63,8 @@ class Total:
 
     @property
     def is_over(self) -> bool:
-        """Whether the shipped total is above the limit; one printed in MB has to be half a percent above."""
-        return self.shipped_bytes > LIMIT_BYTES * (1.0 if self.logged.exact else 1.005)
+        """Whether the shipped total is above the limit by more than the rounding of one printed in MB."""
+        return self.shipped_bytes - self.logged.half_step > LIMIT_BYTES
 
 
 @dataclass(eq=False)
@@ -73,6 +76,8 @@ class Record:
     files: list[Entry] = field(default_factory=list)
     submission: Submission | None = None
     logs: list[ParsedLog] = field(default_factory=list)
+    summaries: list[ParsedLog] = field(default_factory=list)
+    """JSON files beside submission.json, of which the sizes are read."""
     scripts: list[Script] = field(default_factory=list)
     readme: tuple[str, str] | None = None
     """Name and text."""
@@ -91,10 +96,18 @@ class Record:
 
     @property
     def script(self) -> Script | None:
-        """The script that trains: train_gpt.py, else the only Python file; the folder's own before others."""
-        own = [script for script in self.scripts if "/" not in script.file] or self.scripts
-        named = [script for script in own if PurePosixPath(script.file).name == "train_gpt.py"]
-        return (named or (own if len(own) == 1 else [None]))[0]
+        """The script that trains: train_gpt.py, else the only one; the folder's own before others.
+
+        None if several may be it, and none is called train_gpt.py or train_*.py.
+        """
+        able = [script for script in self.scripts if script.trains] or self.scripts
+        own = [script for script in able if "/" not in script.file] or able
+        names = {script.file: PurePosixPath(script.file).name for script in own}
+        for pattern in (r"train_gpt\.py", r"train_gpt\w*\.py", r"train\w*\.py", r".*"):
+            named = [script for script in own if re.fullmatch(pattern, names[script.file])]
+            if named and (pattern == r"train_gpt\.py" or len(named) == 1):
+                return named[0]
+        return None
 
     @property
     def artifacts(self) -> list[Entry]:
@@ -107,8 +120,12 @@ class Record:
 
         Of several logs of one seed, the one that the JSON means: see `_chosen`.
         """
-        complete = [log for log in self.distinct_logs if log.final_score] or self.distinct_logs
         claimed = self.submission.seeds if self.submission else ()
+        main = [log for log in self.distinct_logs if not is_side_run(log)] or self.distinct_logs
+        if len(claimed) > 1:
+            left = set(claimed) - {seed_of(log) for log in main}
+            main = [log for log in self.distinct_logs if log in main or seed_of(log) in left]
+        complete = [log for log in main if log.final_score] or main
         by_seed: dict[int | None, list[ParsedLog]] = {}
         for log in complete:
             by_seed.setdefault(seed_of(log), []).append(log)
@@ -120,7 +137,27 @@ class Record:
             seeds = {seed_of(log) for log in meant}
             by_seed = {seed: [log for log in meant if seed_of(log) == seed] for seed in seeds}
         chosen = {log.file for seed, logs in by_seed.items() for log in self._chosen(seed, logs)}
-        return [log for log in complete if log.file in chosen]
+        runs = [log for log in complete if log.file in chosen]
+        return (
+            runs if len(runs) == len(complete) and len(by_seed) == len(runs) else self._series(complete, runs)
+        )
+
+    def _series(self, complete: list[ParsedLog], runs: list[ParsedLog]) -> list[ParsedLog]:
+        """`runs`, unless their mean is not the claim's and that of the logs of one name, seeds apart, is."""
+        figure = self.figure("val_bpb")
+        if figure is None or _has_mean(runs, figure):
+            return runs
+        series: dict[str, list[ParsedLog]] = {}
+        for log in complete:
+            seed = re.compile(rf"(?<!\d){seed_of(log)}(?!\d)")
+            series.setdefault(seed.sub("#", log.file), []).append(log)
+        return next((logs for logs in series.values() if len(logs) > 1 and _has_mean(logs, figure)), runs)
+
+    @cached_property
+    def others(self) -> list[ParsedLog]:
+        """The logs of runs that are not of the claim: ablations, further tries, other seeds."""
+        files = {log.file for log in self.runs}
+        return [log for log in self.distinct_logs if log.file not in files]
 
     def _chosen(self, seed: int | None, logs: list[ParsedLog]) -> list[ParsedLog]:
         """Of logs of one seed: named after it, of the JSON's score, of no study, in the folder itself."""
@@ -129,7 +166,7 @@ class Record:
         tests: list[Callable[[ParsedLog], bool]] = [
             lambda log: seed is not None and named_seed(log) == seed,
             lambda log: bool(figure and log.final_score and matches(figure, log.final_score.val_bpb, 1e-4)),
-            lambda log: not _SIDE_RUN.search(log.file),
+            lambda log: not is_side_run(log),
             lambda log: "/" not in log.file,
         ]
         for test in tests:
@@ -158,17 +195,22 @@ class Record:
     @cached_property
     def stated(self) -> dict[str, list[Stated]]:
         """By meaning of a figure, the values of the runs' logs and, at the end, their mean over runs."""
-        scores = [score.stated for log in self.runs for score in log.scores]
-        before = [score.stated for log in self.runs if (score := log.unquantized_score)]
-        code = [size for log in self.runs for size in log.sizes_of("code", "raw_code")]
-        models = [size for log in self.runs for size in log.sizes_of("model")]
+        return self._stated(self.runs)
+
+    def _stated(self, runs: list[ParsedLog]) -> dict[str, list[Stated]]:
+        scores = [score.stated for log in runs for score in log.scores]
+        finals = [score.stated for log in runs if (score := log.final_score) and math.isfinite(score.val_bpb)]
+        before = [score.stated for log in runs if (score := log.unquantized_score)]
+        code = [size for log in runs for size in log.sizes_of("code", "raw_code")]
+        models = [size for log in runs for size in log.sizes_of("model")]
+        totals = [total for log in runs if (total := self.total(log))]
         return {
-            "val_bpb": _with_mean(scores, [score.stated for score in self.final_scores]),
-            "bytes_total": _with_mean([(float(total.logged.num_bytes), 1.0) for total in self.totals]),
+            "val_bpb": _with_mean(scores, finals),
+            "bytes_total": _with_mean([(float(total.logged.num_bytes), 1.0) for total in totals]),
             "bytes_model": _with_mean([(float(size.num_bytes), 1.0) for size in models]),
             "bytes_code": [(float(size.num_bytes), 1.0) for size in code],
-            "steps": _with_mean(stated_steps(self.facts("steps"))),
-            "train_seconds": _with_mean([(fact.value, 2.0) for fact in self.facts("train_seconds")]),
+            "steps": _with_mean(stated_steps(self.facts("steps", runs))),
+            "train_seconds": _with_mean([(fact.value, 2.0) for fact in self.facts("train_seconds", runs)]),
             "pre_quant_val_bpb": _with_mean(scores, before),
         }
 
@@ -177,11 +219,12 @@ class Record:
         """That the JSON is of another run: of MIN_FOREIGN_FIGURES or more figures, no log states any."""
         differences: list[str] = []
         evidence = [fact.at for fact in self.facts("steps", self.runs[:1])]
+        anywhere = self._stated(self.distinct_logs)
         for meaning, values in self.stated.items():
             figure = self.figure(meaning)
             if figure is None or not values:
                 continue
-            if is_stated(figure, values):
+            if is_stated(figure, values + anywhere[meaning]):
                 return None
             differences.append(f"{figure} against {nearest(figure, values):,.10g}")
             evidence.append(figure.at)
@@ -213,6 +256,25 @@ class Record:
             if abs(code - script.unpacked_bytes) <= 0.02 * max(code, script.unpacked_bytes):
                 shipped += script.num_bytes - code
         return Total(log, logged, code, shipped)
+
+
+def is_side_run(log: ParsedLog) -> bool:
+    """Whether a log's name says that it is of another run than the one claimed."""
+    return bool(_SIDE_RUN.search(log.file))
+
+
+def packed_alone(log: ParsedLog) -> LoggedSize | None:
+    """The size of the packed weights in a log that states neither a total nor the code's size, or None."""
+    return packed_model(log.sizes) if charged_total(log.sizes) is None else None
+
+
+def _has_mean(logs: list[ParsedLog], figure: Figure) -> bool:
+    """Whether a claim is the mean of the logs' final scores."""
+    finals = [log.final_score for log in logs if log.final_score]
+    if not finals:
+        return False
+    resolution = max(score.resolution for score in finals)
+    return matches(figure, fmean(score.val_bpb for score in finals), resolution)
 
 
 def fingerprint(log: ParsedLog) -> tuple[tuple[float, ...], float | None]:

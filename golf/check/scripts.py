@@ -12,11 +12,16 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from golf.check.findings import Quote
 
 MAX_SOURCE_BYTES = 2**20
 """Unpacking stops here: a few kilobytes can otherwise become gigabytes."""
 MIN_PAYLOAD_CHARACTERS = 400
 """Shorter string constants are not taken for packed source."""
+MIN_HIDDEN_LINE = 4000
+"""A line of a script that runs source is a payload from here on, in whatever alphabet."""
 MAX_LAYERS = 4
 MAX_CONSTANTS = 3
 """The largest of these are tried."""
@@ -28,6 +33,13 @@ RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 _RUNS_SOURCE = re.compile(rb"\bexec\b|\beval\s*\(\s*compile\b")
 _IMPORTABLE_CODE = re.compile(rb"^\s*(import|from)\s+\w|\bdef \w+\(", re.M)
+_TRAINS = re.compile(
+    r"\bbackward\s*\(|value_and_grad|\bmx\.grad|jax\.grad|\bautograd\b|\boptimi[sz]ers?\b|\boptim\b|\bMuon\b"
+    r"|\btrain_loss\b"
+    r"|\bdef train\w*\(|\btrain(?:_\w+)?\(|\bTrainer\b|\brunpy\b|golf\.run"
+)
+"""What a script that trains holds, whatever its library."""
+_F_STRING = re.compile(r"(?i)\b(?:f|rf|fr)(?:\"|')")
 _NEW_STATEMENT = re.compile(r"\s*(?:type\s+\w+\s*[=\[]|(?:async\s+)?def\s+\w+\[|class\s+\w+\[)")
 _DECOMPRESSORS = (
     ("lzma", lambda: lzma.LZMADecompressor(memlimit=2**27)),
@@ -76,13 +88,22 @@ class Script:
     """Of `source`."""
     parsed_bytes: int
     """Of all layers of source; the most that the caller allowed, where it ended there."""
+    trains: bool
+    """It trains, or may: it is packed, or stayed packed."""
     imports: dict[str, int]
     """Top-level modules without which it cannot be loaded, with the line of the import."""
+
+    def quote(self, position: int) -> Quote:
+        """The line of `source` at a position."""
+        number = self.source.count("\n", 0, position) + 1
+        name = f"{self.file} (unpacked)" if self.codecs else self.file
+        return Quote(name, number, self.source.split("\n")[number - 1])
 
 
 def read_script(file: str, data: bytes, max_bytes: int = MAX_SOURCE_BYTES) -> Script:
     """Reads a Python file's bytes; of all its layers `max_bytes` are parsed."""
     source, verdict = data, parse_for_versions(data)
+    is_blank = verdict.tree is not None and all(map(_does_nothing, verdict.tree.body))
     codecs: tuple[str, ...] = ()
     undecoded, parsed_bytes = "", len(data)
     for _ in range(MAX_LAYERS):
@@ -98,10 +119,30 @@ def read_script(file: str, data: bytes, max_bytes: int = MAX_SOURCE_BYTES) -> Sc
         verdict = parse_for_versions(source)
     text, imports = source.decode(errors="replace"), list_imports(verdict.tree.body if verdict.tree else [])
     verdict = replace(verdict, tree=None)
-    unpacked_bytes = len(source)
+    is_named = PurePosixPath(file).name.startswith("train") and not is_blank
+    trains = bool(is_named or codecs or undecoded or _TRAINS.search(text) or _large_payload(data))
     return Script(
-        file, len(data), text, codecs, unpacked_bytes, undecoded, verdict, parsed_bytes, dict(imports)
+        file=file,
+        num_bytes=len(data),
+        source=text,
+        codecs=codecs,
+        unpacked_bytes=len(source),
+        undecoded=undecoded,
+        verdict=verdict,
+        parsed_bytes=parsed_bytes,
+        trains=trains,
+        imports=dict(imports),
     )
+
+
+def _does_nothing(node: ast.stmt) -> bool:
+    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_text or isinstance(node, ast.Pass | ast.Import | ast.ImportFrom)
+
+
+def _large_payload(data: bytes) -> bool:
+    """Whether a script runs source that is not visible in it."""
+    return bool(_RUNS_SOURCE.search(data)) and any(len(line) > MIN_HIDDEN_LINE for line in data.split(b"\n"))
 
 
 def parse_for_versions(data: bytes) -> SyntaxVerdict:
@@ -125,8 +166,12 @@ def parse_for_versions(data: bytes) -> SyntaxVerdict:
         except (ValueError, LookupError) as error:
             message, line = f"{type(error).__name__}: {error}"[:120], 0
         rejected.append(f"{version[0]}.{version[1]}")
-    at_line = data.decode("utf-8", errors="replace").split("\n")[line - 1 : line]
-    is_new = message.startswith("f-string") or any(_NEW_STATEMENT.match(text) for text in at_line)
+    lines = data.decode("utf-8", errors="replace").split("\n")
+    is_new = message.startswith("f-string") or any(
+        _NEW_STATEMENT.match(text) for text in lines[line - 1 : line]
+    )
+    # Before 3.12 the quotes in an f-string end it, and the parser then stumbles over what follows.
+    is_new = is_new or any(_F_STRING.search(text) for text in lines[max(0, line - 3) : line])
     return SyntaxVerdict(tuple(rejected), message, line, False, is_new and sys.version_info < (3, 12))
 
 

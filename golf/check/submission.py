@@ -19,9 +19,12 @@ ALIASES = {
     "val_loss_std": "val_loss_std std_val_loss",
     "pre_quant_val_bpb": "pre_quant_val_bpb prequant_val_bpb val_bpb_pre_quant",
     "bytes_total": "bytes_total artifact_bytes_max bytes_total_max total_bytes total_submission_bytes "
-    "submission_bytes submission_size_bytes artifact_bytes artifact_size_bytes artifact_bytes_mean "
-    "artifact_size total_size_bytes artifact_size_mb artifact_mb submission_size_mb total_size_mb total_mb "
-    "artifact_size_mib",
+    "submission_bytes submission_size_bytes artifact_bytes artifact_size_bytes "
+    "artifact_bytes_mean artifact_size total_size_bytes artifact_size_mb artifact_mb "
+    "submission_size_mb total_size_mb total_mb artifact_size_mib artifact_bytes_total "
+    "total_artifact_bytes bytes_total_int8_zlib bytes_total_int6_zstd total_bytes_int8_zlib "
+    "submission_bytes_total max_artifact_bytes artifact_bytes_worst artifact_total_bytes "
+    "final_artifact_bytes compressed_bytes_total submission_size total_size",
     "bytes_model": "bytes_model bytes_model_compressed model_bytes bytes_model_int8_zlib "
     "bytes_model_int6_zstd compressed_model_bytes bytes_weights",
     "bytes_code": "bytes_code code_bytes code_size_bytes code_size",
@@ -50,6 +53,14 @@ PLAUSIBLE = {
     **dict.fromkeys(("train_seconds", "eval_seconds", "steps"), (0.0, 1e9)),
 }
 """Between these a figure is a measurement; 0, -1 and 1e9 stand for one that was not made."""
+_SEED_MEANINGS = ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds")
+_PER_SEED = re.compile(r"^(?:per_)?seeds?_|_(?:per|by)_seeds?$|_seeds?$|s_(?:per|by)_seed$")
+_INNER = ("results", "metrics", "summary", "scores", "final")
+_OTHER_RUN = re.compile(
+    r"supersed|previous|prior|old|baseline|supplement|warm|ablat|base_|parent|sota|limit|cap|target|budget|margin",
+    re.I,
+)
+MAX_WALK_DEPTH = 4
 MAX_CLAIMED_SEEDS = 200
 MAX_BPB_HALF_STEP = 0.002
 """Upper bound of the rounding of a score: 1.1 may stand for 1.098, but 1.0 not for 1.04."""
@@ -104,8 +115,22 @@ class Submission:
     names: dict[str, str] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
     """Meanings whose key holds no measurement, with the key and its value: null, NaN, a list, -1."""
+    inner: str = ""
+    """The key of the object that holds val_bpb, if it is not the JSON's own."""
     seeds: tuple[int, ...] = ()
     seed_results: dict[int, dict[str, Figure]] = field(default_factory=dict)
+
+    @cached_property
+    def totals(self) -> list[Figure]:
+        """All figures of the JSON that have one of the names of a total."""
+        names = set(ALIASES["bytes_total"].split())
+        found = []
+        for key, value in _walk(self.raw, 0):
+            if _PER_SEED.sub("", key) in names:
+                figure = to_figure(key, value, self.quote(key))
+                if figure and is_plausible("bytes_total", figure.value):
+                    found.append(figure)
+        return found
 
     @cached_property
     def _line_of(self) -> dict[str, int]:
@@ -144,10 +169,14 @@ def read_submission(file: str, text: str) -> Submission:
     if not isinstance(raw, dict):
         raise SubmissionError(f"is a JSON {type(raw).__name__}, expected an object")
     submission = Submission(file, raw, tuple(text.split("\n")))
-    for meaning, keys in ALIASES.items():
-        for key in keys.split():
-            if key in raw and meaning not in submission.figures:
-                _take_figure(submission, meaning, key)
+    inner = next(((key, value) for key in _INNER if isinstance(value := raw.get(key), dict)), ("", {}))
+    for key_of_values, values in (("", raw), inner):
+        for meaning, keys in ALIASES.items():
+            for key in keys.split():
+                if key in values and meaning not in submission.figures:
+                    _take_figure(submission, meaning, key, values)
+                    if key_of_values and meaning == "val_bpb":
+                        submission.inner = key_of_values
     for meaning, keys in NAMES.items():
         names = (value for key in keys.split() if isinstance(value := raw.get(key), str))
         submission.names[meaning] = next(names, "").strip()
@@ -163,8 +192,8 @@ def read_submission(file: str, text: str) -> Submission:
     return submission
 
 
-def _take_figure(submission: Submission, meaning: str, key: str) -> None:
-    value = submission.raw[key]
+def _take_figure(submission: Submission, meaning: str, key: str, values: dict[str, JsonValue]) -> None:
+    value = values[key]
     if isinstance(value, dict):
         value = next((value[k] for k in ("mean", "val_bpb", "value", "avg") if k in value), value)
     figure = to_figure(key, value, submission.quote(key))
@@ -227,21 +256,62 @@ def _scale(key: str, unit: str, number: float) -> tuple[float, str]:
 
 
 def _seed_results(submission: Submission) -> Iterator[tuple[int, dict[str, Figure]]]:
-    results = submission.raw.get("seed_results", submission.raw.get("results_by_seed", {}))
     pairs: list[tuple[JsonValue, JsonValue]] = []
-    if isinstance(results, dict):
-        pairs = list(results.items())
-    elif isinstance(results, list):
-        pairs = [(item.get("seed"), item) for item in results if isinstance(item, dict)]
+    for results in _seed_tables(submission.raw):
+        if isinstance(results, dict):
+            pairs += results.items()
+        elif isinstance(results, list):
+            pairs += [(item.get("seed"), item) for item in results if isinstance(item, dict)]
+    found: dict[int, dict[str, Figure]] = {}
     for seed, result in pairs[:MAX_CLAIMED_SEEDS]:
-        number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None
-        if not number:
-            continue
         fields = result if isinstance(result, dict) else {"val_bpb": result}
-        at, figures = submission.quote(str(seed)), {}
-        for meaning in ("val_bpb", "val_loss", "bytes_total", "steps", "train_seconds"):
-            key = next((key for key in ALIASES[meaning].split() if key in fields), "")
-            figure = to_figure(key, fields.get(key), at)
-            if figure and is_plausible(meaning, figure.value):
-                figures[meaning] = figure
-        yield int(number.group()), figures
+        _take_seed(submission, found, seed, fields)
+    # One dict a figure: artifact_bytes_seeds, val_bpb_per_seed, seed_bpbs.
+    for key, values in submission.raw.items():
+        name = _PER_SEED.sub("", key)
+        if name == key or not isinstance(values, dict) or key in ("seed_results", "seeds"):
+            continue
+        meaning = next((meaning for meaning in _SEED_MEANINGS if name in ALIASES[meaning].split()), None)
+        for seed, value in list(values.items())[:MAX_CLAIMED_SEEDS] if meaning else ():
+            _take_seed(submission, found, seed, {name: value})
+    yield from found.items()
+
+
+def _seed_tables(raw: dict[str, JsonValue]) -> Iterator[JsonValue]:
+    """The values that hold results by seed, as seed_results, seeds, results and results.seeds do."""
+    names = ("seed_results", "results_by_seed", "per_seed", "per_seed_results", "seeds")
+    yield from (raw[name] for name in names if name in raw)
+    for inner in (value for key in _INNER if isinstance(value := raw.get(key), dict)):
+        yield from (inner[name] for name in names if name in inner)
+        yield {key: value for key, value in inner.items() if re.fullmatch(r"seed_?\d{1,9}|\d{1,9}", key)}
+
+
+def _walk(value: JsonValue, depth: int, key: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """Every number and text with its key, those of earlier and other runs left out."""
+    if isinstance(value, dict) and depth < MAX_WALK_DEPTH:
+        for name, part in value.items():
+            if not _OTHER_RUN.search(name):
+                yield from _walk(part, depth + 1, key if re.fullmatch(r"(?:seed_?)?\d+", name) else name)
+    elif isinstance(value, list) and depth < MAX_WALK_DEPTH:
+        for part in value[:MAX_CLAIMED_SEEDS]:
+            yield from _walk(part, depth + 1, key)
+    elif not isinstance(value, dict | list):
+        yield key, value
+
+
+def _take_seed(
+    submission: Submission,
+    found: dict[int, dict[str, Figure]],
+    seed: JsonValue,
+    fields: dict[str, JsonValue],
+) -> None:
+    """Adds the figures of one seed to `found`."""
+    number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None
+    if not number:
+        return
+    at, figures = submission.quote(str(seed)), found.setdefault(int(number.group()), {})
+    for meaning in _SEED_MEANINGS:
+        key = next((key for key in ALIASES[meaning].split() if key in fields), "")
+        figure = to_figure(key, fields.get(key), at)
+        if figure and is_plausible(meaning, figure.value):
+            figures.setdefault(meaning, figure)

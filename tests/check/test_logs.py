@@ -316,7 +316,7 @@ def test_telling_lines_are_marked_and_missing_ones_are_not() -> None:
         "val_doc_fraction: 1.0",
     )
     assert {mark: [line.line for line in lines] for mark, lines in log.marks.items()} == {
-        "traceback": [1],
+        "crash": [1],
         "fallback": [2],
         "cache": [3],
         "partial": [4],

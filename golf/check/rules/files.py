@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from golf.check.findings import Finding, Quote, error, info, warning
 from golf.check.record import Record, fingerprint, is_readme, is_stated, nearest, seed_of
-from golf.check.scripts import RUNNING, Script
+from golf.check.scripts import RUNNING
 
 MAX_COMMITTED_BYTES = 1_000_000
 """A larger file does not belong in a pull request."""
@@ -19,15 +19,26 @@ IMAGE_MODULES = frozenset(
 INSTALLABLE_MODULES = frozenset(
     "zstandard brotli flash_attn flash_attn_interface flash_attn_3 einops scipy matplotlib pandas "
     "transformers tokenizers safetensors wandb psutil numba regex yaml requests sklearn constriction "
-    "python_minifier lrzip torchao bitsandbytes fla causal_conv1d mamba_ssm xformers modal pyarrow rich tyro "
-    "mup liger_kernel".split()
+    "python_minifier lrzip torchao bitsandbytes fla causal_conv1d mamba_ssm xformers modal pyarrow rich "
+    "tyro mup liger_kernel tensorboard torchvision torchaudio lz4 zstd blosc blosc2 jax jaxlib flax "
+    "optax ml_dtypes accelerate deepspeed peft cut_cross_entropy apex pynvml ray boto3 joblib cython "
+    "Cython pybind11 ninja nltk fast_hadamard_transform hadamard quack cutlass tilelang seaborn plotly "
+    "sympy networkx statsmodels dotenv omegaconf hydra httpx aiohttp cloudpickle dill bitarray "
+    "rangecoder zopfli pyppmd ppmd msgpack evaluate torchmetrics torchdata lightning pytorch_lightning "
+    "lion_pytorch schedulefree heavyball spacy faiss xxhash mmh3 ftfy pytest packaging attr attrs "
+    "pydantic click typer GPUtil runpod transformer_engine cupy blake3 mlx_lm torch_xla tabulate "
+    "colorama termcolor openai anthropic intel_extension_for_pytorch cuda nvtx nvidia_ml_py deep_ep "
+    "cvxpy ortools optuna".split()
 )
-"""Known packages: absent from the requirements they are a warning, where an unknown module is an error."""
+"""Known packages: absent from the requirements they are an info, where an unknown module is an error."""
+LOCAL_NAMES = frozenset("utils util common helpers config model models data lib src core train optim".split())
+"""Modules that are somebody's own, as are names with an underscore; any other may be a package."""
 MAX_REQUIREMENTS_LINES = 500
 
 _PACKAGE_NAMES = {"pyyaml": "yaml", "scikit_learn": "sklearn", "flash_linear_attention": "fla"}
 """Import names of packages that are imported under another name."""
 _FLASH_ATTENTION = {"flash_attn", "flash_attn_3", "flash_attn_interface"}
+_LIKE_SCRIPT = re.compile(r"\.ipynb$|train[\w.-]*\.(?:py\.txt|sh)$|train_gpt[\w-]*\.txt$", re.I)
 _REQUIREMENT = re.compile(r"\s*#?[^A-Za-z]*(?:pip install\s+(?:--?\S+\s+)*)?([A-Za-z][\w.-]*)")
 _FALLBACK = re.compile(r"except\b[^:\n]{0,120}:[ \t]{0,9}(?:#[^\n]{0,120})?\n?[^\n]{0,120}\bzlib\b")
 _MEBIBYTES = re.compile(r"\b16 ?\* ?1024 ?\* ?1024\b|\b16 ?\* ?2 ?\*\* ?20\b|\b16_?777_?216\b|\b16 ?<< ?20\b")
@@ -55,10 +66,13 @@ def submission_complete(record: Record) -> Iterable[Finding]:
     if bpb is None:
         found = f"is no measurement ({odd['val_bpb']})" if "val_bpb" in odd else "is missing"
         yield error("json-no-score", f"val_bpb {found}", at)
+    elif submission.inner:
+        text = f"val_bpb stands under {submission.inner}, not in the JSON itself"
+        yield warning("json-no-score", text, bpb.at)
     elif bpb.was_text:
         yield info("json-text-number", "val_bpb is written as text", bpb.at)
     if missing := [name for name in ("name", "author", "github_id") if not submission.names.get(name)]:
-        yield warning("json-who", f"{', '.join(missing)} missing or empty", at)
+        yield info("json-who", f"{', '.join(missing)} missing or empty", at)
     for optional in ("val_bpb", "val_bpb_std", "val_loss_std"):
         odd.pop(optional, None)
     if odd:
@@ -73,7 +87,7 @@ def further_figures(record: Record) -> Iterable[Finding]:
         figure, values = record.own_figure(meaning), record.stated[meaning]
         if figure and values and not is_stated(figure, values):
             text = f"{figure} is stated by no log; the nearest is {nearest(figure, values):,.10g}"
-            yield warning("figure-unsupported", text, figure.at)
+            yield info("figure-unsupported", text, figure.at)
 
 
 def present(record: Record) -> Iterable[Finding]:
@@ -93,19 +107,37 @@ def present(record: Record) -> Iterable[Finding]:
             yield info("log-empty", "nothing of a training run was recognised in it", Quote(log.file))
         elif log.scores and twin is not log and seed_of(twin) == seed_of(log):
             yield info("log-copy", f"is a copy of {twin.file}; counted once", Quote(log.file))
-    if not record.scripts and record.readme is None:
-        yield info("no-script-no-readme", "neither a script nor a README: nothing about code was checked")
-    elif not record.scripts:
-        yield error("no-script", "no Python script; a record needs its train_gpt.py")
-    elif record.readme is None:
+    yield from _scripts_present(record)
+    if record.scripts and record.readme is None:
         nested = [entry.name for entry in record.files if is_readme(entry)][:1]
         yield error("no-readme", "no README.md" + "".join(f"; {name} is a subfolder's" for name in nested))
-    if record.scripts and record.script is None:
-        names = ", ".join(script.file for script in record.scripts[:4])
-        yield warning("script-name", f"no train_gpt.py; which of {names} trains?")
     for entry in record.files:
         if entry.num_bytes > MAX_COMMITTED_BYTES and entry.suffix not in (".log", ".txt", ".png"):
             yield info("large-file", f"{entry.num_bytes:,} bytes are committed", Quote(entry.name))
+
+
+def _scripts_present(record: Record) -> Iterable[Finding]:
+    """The script that trains has to be in the folder itself, as Python."""
+    names = ", ".join(script.file for script in record.scripts[:4])
+    if not record.scripts:
+        alike = [
+            e.name
+            for e in record.files
+            if e.suffix in (".ipynb", ".sh", ".txt") and _LIKE_SCRIPT.search(e.name)
+        ]
+        hint = "".join(f"; {name} is none" for name in alike[:1])
+        if record.readme is None:
+            text = "neither a script nor a README: nothing about code was checked"
+            yield warning("no-script", text + hint)
+        else:
+            yield error("no-script", "no Python script; a record needs its train_gpt.py" + hint)
+    elif not any(script.trains for script in record.scripts):
+        yield error("no-script", f"no script that trains; {names} does not")
+    elif record.script is None:
+        yield info("script-name", f"no train_gpt.py; which of {names} trains?")
+    elif "/" in record.script.file:
+        text = f"no script that trains in the folder itself; {record.script.file} is a subfolder's"
+        yield warning("script-name", text, Quote(record.script.file))
 
 
 def parses(record: Record) -> Iterable[Finding]:
@@ -120,12 +152,16 @@ def parses(record: Record) -> Iterable[Finding]:
             text = f"Python {RUNNING}, which ran this check, cannot parse it ({verdict.message})"
             text = f"{subject}was not checked: {text}; a newer Python may{ran}"
             yield info("script-syntax-unsure", text, at)
+        elif not verdict.parses and script.codecs:
+            text = f"the text unpacked from it does not parse ({verdict.message}): it was not checked"
+            yield info("script-syntax-unsure", text, at)
         elif not verdict.parses:
             level = error if script is record.script else warning
+            level = info if "/" in script.file and script is not record.script else level
             text = f"{subject}does not parse: {verdict.message} (tested with Python {RUNNING})"
             yield level("script-syntax", text, at)
         elif verdict.rejected_by:
-            level = info if pythons and not pythons & set(verdict.rejected_by) else warning
+            level = warning if pythons & set(verdict.rejected_by) else info
             text = f"cannot run on Python {' and '.join(verdict.rejected_by)}: {verdict.message}{ran}"
             yield level("script-python", subject + text, at)
 
@@ -144,10 +180,11 @@ def imports_present(record: Record) -> Iterable[Finding]:
             named = record.readme is not None and module in record.readme[1]
             if script is not record.script or module in INSTALLABLE_MODULES or named:
                 text = f"imports {module}, which neither the folder nor its requirements hold"
-                yield warning("script-import", text, at)
+                yield info("script-import", text, at)
             else:
                 text = f"imports {module}: not in the folder, the requirements or the standard library"
-                yield error("script-import", text, at)
+                level = error if "_" in module or module in LOCAL_NAMES else warning
+                yield level("script-import", text, at)
 
 
 def required_modules(requirements: Iterable[str]) -> set[str]:
@@ -170,7 +207,7 @@ def code_size(record: Record) -> Iterable[Finding]:
             text = f"packed with {' and '.join(script.codecs)}: {sizes}"
             yield info("script-packed", text, Quote(script.file))
         if script.undecoded:
-            yield warning("script-packed", f"was not unpacked: {script.undecoded}", Quote(script.file))
+            yield info("script-packed", f"was not unpacked: {script.undecoded}", Quote(script.file))
     script = record.script
     sizes = [size for log in record.runs for size in log.sizes_of("code", "raw_code")]
     if script is None or not sizes:
@@ -179,30 +216,28 @@ def code_size(record: Record) -> Iterable[Finding]:
     all_scripts = sum(other.num_bytes for other in record.scripts)
     if last.num_bytes != all_scripts and not any(size.num_bytes in known for size in sizes):
         text = f"the logs charge {last.num_bytes:,} bytes of code; {script.file} has {script.num_bytes:,}"
-        yield warning("code-changed", f"{text}: changed after the run?", last.at, Quote(script.file))
+        yield info("code-changed", f"{text}: changed after the run?", last.at, Quote(script.file))
 
 
 def trouble(record: Record) -> Iterable[Finding]:
-    """A missing codec replaced by zlib, which costs a megabyte (#274, #1463), and tracebacks in a log."""
+    """A missing codec replaced by zlib, which costs a megabyte (#274, #1463), and programs that failed."""
     for log in record.runs:
         for at in log.marks.get("fallback", [])[:1]:
-            yield warning("codec-fallback", "a codec was missing and another was used", at)
-        for at in log.marks.get("traceback", [])[:1]:
-            final = log.final_score
-            if final is not None and at.line > final.at.line:
-                yield info("traceback", "a traceback after the final score", at)
-            else:
-                yield warning("traceback", "a traceback before any final score", at)
+            total = record.total(log)
+            level = warning if total is None or total.is_over else info
+            yield level("codec-fallback", "a codec was missing and another was used", at)
+    crashed = [log for log in record.logs if "crash" in log.marks]
+    if crashed:
+        ends = [(log, log.marks["crash"][0]) for log in crashed]
+        late = [log for log, at in ends if log.final_score and log.final_score.at.line < at.line]
+        before = "a program failed" if len(late) < len(crashed) else "a program failed after its final score"
+        yield warning(
+            "traceback", f"{before} ({len(crashed)} of {len(record.logs)} logs)", *(at for _, at in ends)
+        )
     script = record.script
     for code, pattern, text in _SOURCE_PATTERNS:
         if script and (match := pattern.search(script.source)):
-            yield info(code, text, _line_at(script, match.start()))
-
-
-def _line_at(script: Script, position: int) -> Quote:
-    number = script.source.count("\n", 0, position) + 1
-    name = f"{script.file} (unpacked)" if script.codecs else script.file
-    return Quote(name, number, script.source.split("\n")[number - 1])
+            yield info(code, text, script.quote(match.start()))
 
 
 RULES = (

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from golf.check.findings import Finding, Quote, error, info, warning
-from golf.check.logs import UNCOMPRESSED_FROM, ParsedLog
-from golf.check.record import Record, matches
+from golf.check.logs import UNCOMPRESSED_FROM, ParsedLog, is_uncompressed
+from golf.check.record import Record, is_side_run, matches, packed_alone
 from golf.check.submission import Figure
 from golf.pack.fit import LIMIT_BYTES
 
@@ -17,6 +17,8 @@ CUSTOMARY_SECONDS = 0.5
 CLEAR_SECONDS = 1.0
 """From here on it is over: a seed of 601.15 s was run again for that reason (#1908, #1956)."""
 RECORD_GPUS = 8
+NEAR_SIZE = 0.005
+"""A claimed total this near to a logged one is of another packing of the code, or rounded."""
 
 
 def within_limit(record: Record) -> Iterable[Finding]:
@@ -31,14 +33,53 @@ def within_limit(record: Record) -> Iterable[Finding]:
             f"{'packed script as shipped' if differs else 'as the log charges it'})"
         )
         evidence = [total.logged.at for total in over]
-        if largest.logged.num_bytes > UNCOMPRESSED_FROM:
+        if is_uncompressed(largest.logged):
             yield warning("size-over-limit", text + ": is that uncompressed?", *evidence)
         else:
             yield error("size-over-limit", text, *evidence)
+    yield from _weights_alone(record)
+    yield from _other_runs(record)
     for total in record.totals:
         if total.logged.says_fits and total.logged.num_bytes > LIMIT_BYTES * 1.005:
             text = f"calls {total.logged.num_bytes:,} bytes within the limit"
             yield error("size-says-fits", text, total.logged.at)
+
+
+def _weights_alone(record: Record) -> Iterable[Finding]:
+    """Runs whose log states the weights without the code, or says in words that it does not fit."""
+    script = record.script
+    for log in record.runs:
+        weights, says_over = packed_alone(log), log.marks.get("over", [])
+        if weights and weights.num_bytes - weights.half_step > LIMIT_BYTES:
+            text = f"{weights.num_bytes:,} bytes of weights alone, over the limit of {LIMIT_BYTES:,}"
+            unsure = weights.kind == "raw_model" or is_uncompressed(weights)
+            yield (warning if unsure else error)("size-over-limit", text, weights.at)
+            return
+        if weights and script and weights.num_bytes - weights.half_step + script.num_bytes > LIMIT_BYTES:
+            text = f"{weights.num_bytes:,} bytes and {script.num_bytes:,} of {script.file} are over the "
+            text += f"limit of {LIMIT_BYTES:,}: does the log's figure hold the code?"
+            yield warning("size-over-limit", text, weights.at, Quote(script.file))
+            return
+        if says_over and not any(size.at.line >= says_over[-1].line for size in log.sizes_of("total")):
+            if record.total(log) is None:
+                yield error("size-over-limit", "the log says that it does not fit", says_over[-1])
+                return
+
+
+def _other_runs(record: Record) -> Iterable[Finding]:
+    """Runs that are not of the claim: a person has to decide, unless the log's name says what it is."""
+    over: list[tuple[int, Quote, bool]] = []
+    for log in [*record.others, *record.summaries]:
+        total, weights = record.total(log), packed_alone(log)
+        size = total.logged if total and total.is_over else weights
+        if size and LIMIT_BYTES < size.num_bytes - size.half_step <= UNCOMPRESSED_FROM:
+            over.append((size.num_bytes, size.at, is_side_run(log)))
+    for is_side, level in ((False, warning), (True, info)):
+        sizes = [size for size in over if size[2] == is_side]
+        if sizes:
+            most = max(size[0] for size in sizes)
+            text = f"{len(sizes)} logs that are not of the claim: up to {most:,} bytes, over the limit"
+            yield level("size-over-limit", text, *(at for _, at, _ in sizes))
 
 
 def both_sums(record: Record) -> Iterable[Finding]:
@@ -59,10 +100,14 @@ def both_sums(record: Record) -> Iterable[Finding]:
 
 def claimed_sizes(record: Record) -> Iterable[Finding]:
     """The JSON's total has to be the largest seed's, its code size one that a log states or a file has."""
-    if figure := record.figure("bytes_total"):
-        if figure.value - figure.half_step > LIMIT_BYTES:
-            text = f"claims {figure.value:,.0f} bytes, over the limit of {LIMIT_BYTES:,}"
-            yield error("size-claimed-over-limit", text, figure.at)
+    figure = record.figure("bytes_total")
+    claimed = record.submission.totals if record.submission else []
+    over = [total for total in claimed if total.value - total.half_step > LIMIT_BYTES]
+    if over:
+        most = max(over, key=lambda total: total.value)
+        text = f"claims {most.value:,.0f} bytes, over the limit of {LIMIT_BYTES:,}"
+        yield error("size-claimed-over-limit", text, *dict.fromkeys(total.at for total in over))
+    if figure:
         if figure.assumed:
             text = f"{figure.key}: {figure.written} names no unit; read as {figure.assumed}"
             yield info("size-unit", text, figure.at)
@@ -74,7 +119,7 @@ def claimed_sizes(record: Record) -> Iterable[Finding]:
     if figure and known and not any(abs(figure.value - value) <= figure.half_step for value in stated):
         listed = ", ".join(f"{value:,}" for value in sorted(stated))
         text = f"{figure.key} {figure.value:,.0f} is stated by no log; they state {listed}"
-        yield warning("code-size-unsupported", text, figure.at)
+        yield info("code-size-unsupported", text, figure.at)
 
 
 def _explain_total(figure: Figure, record: Record) -> Iterable[Finding]:
@@ -96,7 +141,8 @@ def _explain_total(figure: Figure, record: Record) -> Iterable[Finding]:
         stated = ", ".join(f"{value:,}" for value in logged)
         text = f"{figure.key} {figure.value:,.0f} is stated by no log; they state {stated}"
         hides = figure.value <= LIMIT_BYTES and any(total.is_over for total in record.totals)
-        level = error if hides else warning
+        is_near = any(abs(figure.value / value - 1) < NEAR_SIZE for value in logged + shipped)
+        level = error if hides else info if is_near else warning
         yield level("size-unsupported", text, figure.at, *(total.logged.at for total in record.totals))
 
 
@@ -152,7 +198,8 @@ def _calibration(record: Record) -> Iterable[Finding]:
             f"training {train.value:.1f} s and Hessians {hessians.value:.1f} s make {total:.1f}: calibration "
             "reads training text; what did the 600 s hold?"
         )
-        yield warning("calibration-over-budget", text, train.at, hessians.at)
+        level = warning if total > BUDGET_SECONDS + CLEAR_SECONDS else info
+        yield level("calibration-over-budget", text, train.at, hessians.at)
 
 
 def _evaluation(record: Record) -> Iterable[Finding]:
@@ -167,13 +214,13 @@ def _evaluation(record: Record) -> Iterable[Finding]:
             yield error("eval-over-budget", text, total.at)
             return
         if longest and seconds > BUDGET_SECONDS:
-            level = error if final and abs(longest.val_bpb - final.val_bpb) < 1e-4 else warning
+            level = error if final and abs(longest.val_bpb - final.val_bpb) < 1e-4 else info
             text = f"{seconds:,.1f} s for one stage of evaluation; the track allows 600"
             yield level("eval-over-budget", text, longest.at)
             return
         if total is None and together > BUDGET_SECONDS:
             text = f"the stages of evaluation take {together:,.1f} s together: is each needed for the score?"
-            yield warning("eval-over-budget", text, *(score.at for _, score in stages))
+            yield info("eval-over-budget", text, *(score.at for _, score in stages))
             return
     for log in record.runs:
         warmup, total = log.facts.get("warmup_seconds"), log.facts.get("total_eval_seconds")
@@ -218,7 +265,7 @@ def claimed_times(record: Record) -> Iterable[Finding]:
         is_wall_clock |= meaning == "eval_seconds" and not totals and figure.value > max(values)
         if not is_budget and not is_wall_clock:
             stated = ", ".join(f"{value:,.1f}" for value in dict.fromkeys(values))
-            yield warning("time-unsupported", f"{figure}; the logs state {stated} s", figure.at)
+            yield info("time-unsupported", f"{figure}; the logs state {stated} s", figure.at)
 
 
 def stated_times(logs: Sequence[ParsedLog], meaning: str) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from golf.check.findings import Finding, Quote, error, info, warning
-from golf.check.logs import UNQUANTIZED, ParsedLog, bytes_per_token
+from golf.check.logs import UNQUANTIZED, LoggedScore, ParsedLog, bytes_per_token
 from golf.check.record import (
     Record,
     fingerprint,
@@ -20,7 +20,14 @@ from golf.check.record import (
 )
 from golf.check.rules.limits import stated_times
 from golf.check.submission import Figure
-from golf.data.reference import CANONICAL_BYTES, describe_bytes, find_cause, find_export, is_canonical
+from golf.data.reference import (
+    CANONICAL_BYTES,
+    EXPORTS,
+    describe_bytes,
+    find_cause,
+    find_export,
+    is_canonical,
+)
 
 FAR_BPB = 0.002
 """A claim further than this from every score of the logs is not explained by rounding."""
@@ -38,7 +45,10 @@ _README_OTHER = re.compile(
 )
 """A line, or the heading above it, with such a word states another score than the one claimed."""
 _README_LINES = 40
+README_NEAR = 2
+"""Lines above and below a score whose words say what it is."""
 _ITEM = re.compile(r"[^\s{},()]+")
+_NUMBERS = re.compile(r"\d+")
 _INTEGER_CODEC = re.compile(r"int\d")
 
 
@@ -46,13 +56,18 @@ def final_score(record: Record) -> Iterable[Finding]:
     """Each run has to score what it packed; a log that ends before that has no score that counts."""
     for log in record.runs:
         if log.final_score is None and log.scores and log.last_line:
-            if log.sizes:
+            if unread := next((at for at in log.unread if "bpb" in at.text.lower()), None):
+                text = "no score of the packed model was understood"
+                yield info("no-final-score", text, unread)
+            elif log.sizes:
                 text = "packs a model and holds no score of it; the log ends here"
                 yield error("no-final-score", text, log.last_line)
             else:
                 yield warning("no-final-score", "ends in training, or in an unknown form", log.last_line)
-        for score in [score for score in log.scores if not math.isfinite(score.val_bpb)][:1]:
-            yield error("score-not-finite", f"a score is {score.val_bpb}", score.at)
+        odd = [score for score in log.scores if not math.isfinite(score.val_bpb)]
+        for score in sorted(odd, key=lambda score: score is not log.final_score)[:1]:
+            level = error if score is log.final_score else warning
+            yield level("score-not-finite", f"a score is {score.val_bpb}", score.at)
 
 
 def claim_supported(record: Record) -> Iterable[Finding]:
@@ -86,10 +101,43 @@ def _explain(figure: Figure, record: Record, average: float, resolution: float) 
         text = f"{claims}, the score of {scores[0].label!r}; the last is {average:.6f}"
         level = info if figure.value >= average else warning
         return level("score-earlier-stage", text, figure.at, scores[0].at, *shown)
+    if found := _claimed_elsewhere(figure, record, resolution):
+        where, mean, score = found
+        text = f"{claims}, {where}; the artifact's: {average:.6f}"
+        if score.stage != "final":
+            return error("score-pre-quantisation", text, figure.at, score.at, *shown)
+        level = info if mean >= average - resolution else warning
+        return level("score-earlier-stage", text, figure.at, score.at, *shown)
     off = min(abs(figure.value - value) for value in [*values, average])
     listed = ", ".join(f"{value:.6f}" for value in values)
     text = f"{claims}; the logs end on {listed} (mean {average:.6f}), {off:.5f} away"
-    return (error if off > FAR_BPB else warning)("score-unsupported", text, figure.at, *shown)
+    return (error if off > FAR_BPB else info)("score-unsupported", text, figure.at, *shown)
+
+
+def _claimed_elsewhere(
+    figure: Figure, record: Record, resolution: float
+) -> tuple[str, float, LoggedScore] | None:
+    """A claim as the runs' mean under another label, or as the result of a run that is not of the claim."""
+    by_label: dict[str, list[LoggedScore]] = {}
+    for log in record.runs:
+        last = {_NUMBERS.sub("#", score.label): score for score in log.scores if score.stage != "training"}
+        training = [score for score in log.scores if score.stage == "training"]
+        last |= {"the end of training": training[-1]} if training else {}
+        for label, score in last.items():
+            by_label.setdefault(label, []).append(score)
+    for label, scores in by_label.items():
+        mean = fmean(score.val_bpb for score in scores)
+        if len(scores) > 1 and matches(figure, mean, resolution):
+            return f"the mean of {label!r} over {len(scores)} runs", mean, scores[0]
+    for log in record.others:
+        for score in log.scores:
+            if score.stage == "final" and is_stated(figure, [score.stated]):
+                return (
+                    f"the score of {log.file}, which is none of the runs taken for the claim",
+                    math.inf,
+                    score,
+                )
+    return None
 
 
 def _without_final(figure: Figure, record: Record) -> Finding:
@@ -105,12 +153,21 @@ def readme_claim(record: Record) -> Iterable[Finding]:
     """The first score of the README may not be one of training, if the artifact's differs."""
     name, text = record.readme or ("", "")
     lines = (Quote(name, number, line) for number, line in enumerate(text.split("\n")[:_README_LINES], 1))
-    section, found = "", []
-    for at in lines:
+    section, found, said = "", [], set()
+    lines = list(lines)
+    for index, at in enumerate(lines):
         section = at.text if at.text.startswith("#") else section
-        label = f"{section} {at.text}"
-        if not (UNQUANTIZED.search(label) or _README_OTHER.search(label)):
-            found += [(at, match.group(1)) for match in _README_BPB.finditer(at.text)]
+        around = " ".join(near.text for near in lines[max(0, index - README_NEAR) : index + README_NEAR + 1])
+        is_other = UNQUANTIZED.search(f"{section} {around}") or _README_OTHER.search(f"{section} {at.text}")
+        for match in _README_BPB.finditer(at.text):
+            if is_other:
+                said.add(match.group(1))
+            else:
+                found.append((at, match.group(1)))
+    # What one line calls a score before quantisation needs no second label.
+    unlabelled = text[:100_000].split("\n")
+    said |= {n for line in unlabelled if UNQUANTIZED.search(line) for n in _README_NUMBER.findall(line)}
+    found = [(at, number) for at, number in found if not any(_is_cut(number, other) for other in said)]
     finals = [score.val_bpb for score in record.final_scores]
     finals += [fmean(finals)] if finals else []
     stated = {float(number): 10.0 ** (2 - len(number)) for number in _README_NUMBER.findall(text[:100_000])}
@@ -123,6 +180,12 @@ def readme_claim(record: Record) -> Iterable[Finding]:
     for score in [score for score in scores if abs(score.val_bpb - claimed) < 0.6 * step][:1]:
         message = f"the README leads with {written}, a score before quantisation"
         yield error("score-pre-quantisation", message, at, score.at)
+
+
+def _is_cut(number: str, other: str) -> bool:
+    """Whether two written numbers are one, to the digits of the shorter."""
+    digits = min(len(number), len(other)) - 2
+    return abs(float(number) - float(other)) <= 10.0**-digits
 
 
 def val_loss_unit(record: Record) -> Iterable[Finding]:
@@ -139,17 +202,20 @@ def val_loss_unit(record: Record) -> Iterable[Finding]:
         return
     ratio = bytes_per_token(loss.value, bpb.value)
     expected = [value for score in scored if (value := score.bytes_per_token)]
-    if any(abs(ratio / value - 1) < 0.002 for value in expected) or (not expected and find_export(ratio)):
+    if any(abs(ratio / value - 1) < 0.002 for value in expected) or (not expected and is_known_ratio(ratio)):
         return
     if abs(loss.value - bpb.value) < 1e-6:
         yield error("val-loss-unit", f"{loss.key} equals val_bpb: it is bits per byte", loss.at)
     elif abs(ratio - 1) < 0.002:
         text = f"{loss.key} is nats per byte (val_bpb x ln 2), not per token"
-        yield warning("val-loss-unit", text, loss.at)
-    else:
-        known = f"the logs' is {expected[0]:.4f}" if expected else "no public export has that"
+        yield info("val-loss-unit", text, loss.at)
+    elif expected:
+        known = f"the logs' is {expected[0]:.4f}"
         text = f"{loss.key} and {bpb.key} imply {ratio:.4f} bytes per token; {known}: of one run and stage?"
-        yield warning("val-loss-unit", text, loss.at, bpb.at)
+        yield info("val-loss-unit", text, loss.at, bpb.at)
+    else:
+        text = f"{loss.key} and {bpb.key} imply {describe_ratio(ratio)}"
+        yield warning("bytes-per-token", text, loss.at, bpb.at)
 
 
 def delta_unit(record: Record) -> Iterable[Finding]:
@@ -164,7 +230,7 @@ def delta_unit(record: Record) -> Iterable[Finding]:
         if "nats" not in key or in_nats is None or not in_bpb:
             continue
         ratio = bytes_per_token(in_nats, in_bpb)
-        level, text = warning, f"{ratio:.3f} nats a bit: neither per token nor per byte"
+        level, text = info, f"{ratio:.3f} nats a bit: neither per token nor per byte"
         if abs(ratio / per_token - 1) < 0.03:
             level, text = info, "nats per token"
         elif abs(ratio - 1) < 0.03:
@@ -172,6 +238,23 @@ def delta_unit(record: Record) -> Iterable[Finding]:
         elif abs(in_nats / in_bpb - 1) < 0.03:
             level, text = error, "in bits per byte under the name of nats"
         yield level("nats-unit", f"{key} is {text}", submission.quote(key), submission.quote(bpb_key))
+
+
+def is_known_ratio(ratio: float) -> bool:
+    """Whether a public export has these bytes per token, sp2048 included, which few scores are on."""
+    return find_export(ratio) is not None or abs(ratio / SP2048_BYTES_PER_TOKEN - 1) < 0.003
+
+
+def describe_ratio(ratio: float) -> str:
+    """Bytes per token that no public export has, with the nearest one's where that explains it."""
+    text = f"{ratio:.4f} bytes per token, which no public export has"
+    twice = [export for export in EXPORTS if 1.14 < ratio / export.bytes_per_token < 1.21]
+    if twice:
+        text += (
+            f": {ratio / twice[0].bytes_per_token:.3f} times {twice[0].name}'s; the byte of a leading space "
+        )
+        text += "counted twice makes 1.17 to 1.18"
+    return text
 
 
 def _finite(value: object) -> float | None:
@@ -284,7 +367,9 @@ def claimed_seeds_logged(record: Record) -> Iterable[Finding]:
             text = f"is named after seed {named} and states seed {int(stated.value)}"
             # train_seed1.log to train_seed3.log may count the runs: an error where 1 is a seed of the claim.
             claimed = submission.seeds if submission else ()
-            yield (error if named in claimed else warning)("seed-name", text, stated.at)
+            counts = named <= len(logs)
+            level = error if named in claimed and not counts else info if counts else warning
+            yield level("seed-name", text, stated.at)
     if submission and logs:
         present = {seed_of(log) for log in logs}
         missing = [str(seed) for seed in submission.seeds if seed not in present]
@@ -329,7 +414,7 @@ def deviations(record: Record) -> Iterable[Finding]:
         yield info("std-population", text, figure.at)
     else:
         text = f"{figure}; the logs give {sample:.6f} (n - 1) or {population:.6f} (n)"
-        yield warning("std-unsupported", text, figure.at)
+        yield info("std-unsupported", text, figure.at)
 
 
 def seed_results(record: Record) -> Iterable[Finding]:
@@ -357,8 +442,9 @@ def seed_results(record: Record) -> Iterable[Finding]:
         }
         if off:
             text = f"seed {seed}: {'; '.join(off.values())} in its log"
+            elsewhere = [s.stated for log in record.distinct_logs for s in log.scores]
             is_far = score and "val_bpb" in off and abs(figures["val_bpb"].value - score.val_bpb) > FAR_BPB
-            level = error if is_far else warning
+            level = error if is_far and not is_stated(figures["val_bpb"], elsewhere) else info
             yield level("seed-result-unsupported", text, submission.quote(str(seed)), Quote(log.file))
 
 
@@ -367,9 +453,23 @@ SEED_TOLERANCE = 1e-4
 RATIO_TOLERANCE = 5e-4
 """Relative difference that val_loss / val_bpb may have within a log, besides rounding: stages cut the end of
 the text differently."""
+MAX_RATIO_OFF = 0.01
+"""Relative difference from the bytes per token of the export that a log names, its cut end included."""
 LEAKING_TRAIN_SHARDS = 1499
 """Training shards of the CaseOps export that trains on validation documents."""
 
+SP2048_BYTES_PER_TOKEN = 2.961
+TWICE_SPACE = 1.1746
+"""Bytes counted for one byte where the leading space counts twice: sp8192, first million tokens (#1734)."""
+_SPACE_IN_TABLE = re.compile(
+    r"len\(\s*\w+(?:\[1:\]|\.lstrip\([^)\n]{0,12}\)|\.replace\([^)\n]{0,24}\))?"
+    r"\.encode\([^)\n]{0,12}\)\s*\)\s*\+\s*(?:1\b|int\(|has_)"
+)
+_SPACE_ADDED = re.compile(r"has_?(?:leading_?)?space\w*\[[^\]\n]{1,40}\]\s*&\s*~")
+_CONSTANT_RATIO = re.compile(
+    r"(?:log\(2(?:\.0*)?\)|LN2|LOG2)\s*\*\s*[1-9]\.\d+\s*\)|/\s*[1-9]\.\d+\s*/\s*math\.log\(2"
+)
+_README_NATS = re.compile(r"(\d\.\d{3,8})\**\s*nats\b|val_loss\W{0,12}(\d\.\d{3,8})")
 _COUNT = re.compile(r"\b(?:N_|num_)?bytes\s*[:=]\s*(\d[\d,]*)", re.I)
 
 
@@ -384,7 +484,11 @@ def canonical_bytes(record: Record) -> Iterable[Finding]:
         if score.num_bytes:
             yield _stated_bytes(record, value, score.num_bytes, at)
             return
-        cause = find_cause(value)
+        cause, ratio = find_cause(value), score.bytes_per_token
+        if ratio and abs(ratio - 1) < RATIO_TOLERANCE and value < 1e8:
+            text = "val_bpb is val_loss / ln 2: bits per token, not per byte"
+            yield warning("implied-bytes", text, *at)
+            break
         level = error if cause and cause.is_partial else warning
         yield level("implied-bytes", f"val_loss, val_bpb and tokens imply {describe_bytes(value)}", *at)
         break
@@ -393,9 +497,48 @@ def canonical_bytes(record: Record) -> Iterable[Finding]:
         ratio = score.bytes_per_token if score else None
         if score is None or ratio is None or score.num_tokens or "val_tokens" in log.facts:
             continue
-        if not find_export(ratio):
-            text = f"{ratio:.4f} bytes per token, which no public export has; no token count is stated"
+        named = next((export for export in EXPORTS if export.name == log.vocabulary), None)
+        if named and abs(ratio / named.bytes_per_token - 1) > MAX_RATIO_OFF:
+            text = f"val_loss and val_bpb imply {ratio:.4f} bytes per token, "
+            text += f"{ratio / named.bytes_per_token:.3f} times those of {named.name}"
             yield warning("bytes-per-token", text, score.at)
+            return
+        if not is_known_ratio(ratio):
+            text = f"val_loss and val_bpb imply {describe_ratio(ratio)}; no token count is stated"
+            yield warning("bytes-per-token", text, score.at)
+            return
+
+
+def counting_code(record: Record) -> Iterable[Finding]:
+    """Scripts that count the byte of a leading space twice, or take a constant for bytes per token."""
+    if any((value := implied_bytes(log)) and is_canonical(value) for log in record.runs):
+        return
+    for script in record.scripts:
+        table, added = _SPACE_IN_TABLE.search(script.source), _SPACE_ADDED.search(script.source)
+        if table and added:
+            text = "the byte of a leading space is in the table and is added again where bytes are summed"
+            yield warning("implied-bytes", text, script.quote(table.start()), script.quote(added.start()))
+        if constant := _CONSTANT_RATIO.search(script.source):
+            text = "bits per byte from a constant number of bytes per token, whatever the tokens are"
+            yield warning("bytes-per-token", text, script.quote(constant.start()))
+
+
+def readme_nats(record: Record) -> Iterable[Finding]:
+    """A README that states nats per token beside bits per byte states bytes per token."""
+    if record.readme is None or any(log.final_score and log.final_score.val_loss for log in record.runs):
+        return
+    name, text = record.readme
+    for number, line in enumerate(text.split("\n")[:_README_LINES], 1):
+        bpb, nats = _README_BPB.search(line), _README_NATS.search(line)
+        if bpb and nats:
+            ratio = bytes_per_token(float(nats[1] or nats[2]), float(bpb[1]))
+            if (
+                ratio > 2
+                and find_export(ratio) is None
+                and any(abs(ratio / e.bytes_per_token / TWICE_SPACE - 1) < 0.02 for e in EXPORTS)
+            ):
+                text = f"val_loss and val_bpb imply {describe_ratio(ratio)}"
+                yield warning("bytes-per-token", text, Quote(name, number, line))
             return
 
 
@@ -434,7 +577,7 @@ def ratio_constant(record: Record) -> Iterable[Finding]:
             )
             if abs(ratio / last_ratio - 1) > RATIO_TOLERANCE + rounding:
                 text = "val_loss / val_bpb changes within the log: another text, or bytes counted otherwise"
-                yield warning("ratio-changes", text, score.at, last.at)
+                yield info("ratio-changes", text, score.at, last.at)
                 return
 
 
@@ -476,5 +619,5 @@ def known_export(record: Record) -> Iterable[Finding]:
 RULES = (
     *(final_score, claim_supported, readme_claim, val_loss_unit, delta_unit, large_gain, stale_label),
     *(same_code, same_configuration, claimed_seeds_logged, enough_seeds, deviations, seed_results),
-    *(canonical_bytes, bytes_agree, ratio_constant, whole_set, known_export),
+    *(canonical_bytes, counting_code, readme_nats, bytes_agree, ratio_constant, whole_set, known_export),
 )
