@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from golf.audit.isolate import find_mechanism
 from golf.command import default_preset
 from golf.data.manifest import MANIFEST_NAME
 from golf.presets import PRESETS
@@ -59,6 +60,9 @@ def diagnose(data: Path) -> Iterator[Row]:
             yield name, "missing", "needed: pip install -r requirements.txt"
     for name, purpose in OPTIONAL.items():
         yield name, "yes" if find_spec(name) else "no", purpose
+    isolation = find_mechanism()
+    install = "apt-get install bubblewrap, or allow user namespaces; else --verify needs --trust"
+    yield "isolation", isolation or "none", "entries' scripts run in it" if isolation else install
     existing = next(path for path in (data, *data.resolve().parents) if path.exists())
     free = f"{shutil.disk_usage(existing).free / 1e9:.0f} GB free"
     yield "disk", free, "the seed preset's data take 2 to 20 GB"

@@ -85,11 +85,20 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Proved:
+    """One proof by decompression."""
+
+    sentence: str = ""
+    violations: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Audit:
-    """audit.json; in an entry of several seeds the probes are under each seed."""
+    """audit.json; in an entry of several seeds probes and proofs are under each seed."""
 
     passed: bool = False
     probes: list[Probe] = field(default_factory=list)
+    proofs: list[Proved] = field(default_factory=list)
     seeds: dict[str, "Audit"] = field(default_factory=dict)
 
 
