@@ -54,9 +54,13 @@ class PastInputs(Past):
         return x_BLD
 
     def put_back(self, rows: np.ndarray, other: "PastInputs") -> None:
-        """Takes the past of documents `rows` from `other`, which holds those documents only."""
+        """Takes the past of documents `rows` from `other`, which holds those documents only.
+
+        Documents that have ended have no past here.
+        """
         for visit, mine_BTD in self.kept.items():
-            mine_BTD[rows] = other.kept[visit][:, -mine_BTD.size(1) :]
+            goes_on = rows < len(mine_BTD)
+            mine_BTD[rows[goes_on]] = other.kept[visit][goes_on, -mine_BTD.size(1) :]
 
 
 class FixedPast(Past):

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from model_switches import SWITCHES, TINY, VARIANTS
 from tiny_samples import write_tiny_artifact
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig, read_model, read_settings, score_once
 from golf.model.gpt import GPT
+from golf.pack.artifact import PackConfig, pack
 from golf.score.scorer import Scoring
 from golf.system.clock import StageClock
 from golf.system.log import RunLog
@@ -227,3 +229,26 @@ def test_a_decoder_that_restores_another_text_proves_nothing(
     how = ProofConfig(documents=3)
     _, (result,) = proofs.prove_artifact(path, dataset_folder, EvaluateConfig(), how, QUIET)
     assert "another text from token 0" in result.violations[0] and "NOT proved" in result.sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sliding windows", "longest first, all", "as they stand, all"])
+@pytest.mark.parametrize("name", [*SWITCHES, *VARIANTS])
+def test_every_kind_of_network_is_coded_as_it_is_scored(
+    name: str, method: str, dataset_folder: Path, tmp_path: Path
+) -> None:
+    bench = Bench(dataset_folder, tmp_path, method)
+    changes = (SWITCHES | VARIANTS)[name]
+    config = replace(TINY, vocab_size=bench.vocabulary.size, context=20, embedding_std=0.3, **changes)
+    torch.manual_seed(0)
+    model = GPT(config)
+    model.initialize()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    _, _, header = read_model(bench.path, torch.device("cpu"))
+    packed = pack(model.state_dict(), {**header, "model": asdict(config)}, PackConfig(), 1_000_000)
+    bench.path.write_bytes(packed.artifact)
+    proof = bench.encode()
+    assert np.array_equal(bench.decode(proof), bench.tokens)
+    assert abs(len(proof.coded) - bench.score_bytes()) < 1e-3 * bench.score_bytes() + 2

@@ -148,6 +148,27 @@ def test_a_broken_document_is_predicted_unadapted_from_where_it_broke(
 
 
 @pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("by_length", [True, False])
+def test_a_broken_document_that_ends_before_others_is_predicted_unadapted(
+    recorded: bool, by_length: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By length it is the last of the rows; as they stand it is the first document."""
+    learn = LoraLearner.learn
+
+    def breaks(self: LoraLearner, scored: ScoredDocuments) -> None:
+        learn(self, scored)
+        if self.steps_1 == 2 and self.learns_B.any():
+            self.adapters_BP[2] = float("nan")
+
+    tokens = toy_documents([40, 60, 50])
+    base = scored(tokens, recorded, replace(GENTLE, rate=0.0), by_length=by_length).nats_N
+    monkeypatch.setattr(LoraLearner, "learn", breaks)
+    result = scored(tokens, recorded, by_length=by_length)
+    assert result.notes["unadapted_documents"] == 1
+    assert result.nats_N[10:39] == pytest.approx(base[10:39], abs=1e-5)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
 def test_a_document_that_broke_before_the_deadline_is_unadapted_behind_it(
     recorded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
