@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.audit.isolate import Limits, Outcome, run_isolated, run_project
+from golf.audit.isolate import Limits, Outcome, choose_mechanism, run_isolated, run_project
 from golf.data.manifest import open_dataset
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
 from golf.entry.submission import entry_figures
@@ -30,7 +30,7 @@ from golf.system.foreign import MAX_ARRAYS_BYTES, MAX_JSON_BYTES, read_arrays, r
 from golf.system.log import RunLog
 from golf.system.stored import flat_fields
 
-MAX_ENTRY_FILE_BYTES = 1 << 28
+MAX_ENTRY_FILE_BYTES, MAX_ENTRY_FILES = 1 << 28, 256
 MAX_SCRATCH_BYTES = 1 << 31
 """Of what a script writes."""
 MAX_SCORE_SECONDS = 86_400.0
@@ -128,6 +128,7 @@ def verify_entry(
     aside. Raises EntryError for a folder that is no entry of this toolkit, or whose script fails;
     IsolationError where nothing isolates it; ValueError for unfit data.
     """
+    choose_mechanism(trust)
     files = EntryFolder(entry)
     results = read_entry_results(files.results)
     comparisons = [*_compare_files(files, results), *_compare_submission(files, results)]
@@ -216,6 +217,8 @@ def score_by_script(entry: Path, seed: int, asked: Asked, own_seconds: float) ->
     files = EntryFolder(entry)
     inputs = {path.name: path for path in entry.iterdir() if path.is_file() and not path.is_symlink()}
     num_bytes = 0
+    if len(inputs) > MAX_ENTRY_FILES:
+        raise EntryError(f"{entry} has {len(inputs):,} files; no entry has more than {MAX_ENTRY_FILES}")
     for path in inputs.values():
         num_bytes += path.stat().st_size
         if path.stat().st_size > MAX_ENTRY_FILE_BYTES:
