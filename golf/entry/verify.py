@@ -30,7 +30,7 @@ from golf.system.foreign import MAX_ARRAYS_BYTES, MAX_JSON_BYTES, read_arrays, r
 from golf.system.log import RunLog
 from golf.system.stored import flat_fields
 
-MAX_ENTRY_FILE_BYTES, MAX_ENTRY_FILES = 1 << 28, 256
+MAX_ENTRY_FILE_BYTES = 1 << 28
 MAX_SCRATCH_BYTES = 1 << 31
 """Of what a script writes."""
 MAX_SCORE_SECONDS = 86_400.0
@@ -217,8 +217,6 @@ def score_by_script(entry: Path, seed: int, asked: Asked, own_seconds: float) ->
     files = EntryFolder(entry)
     inputs = {path.name: path for path in entry.iterdir() if path.is_file() and not path.is_symlink()}
     num_bytes = 0
-    if len(inputs) > MAX_ENTRY_FILES:
-        raise EntryError(f"{entry} has {len(inputs):,} files; no entry has more than {MAX_ENTRY_FILES}")
     for path in inputs.values():
         num_bytes += path.stat().st_size
         if path.stat().st_size > MAX_ENTRY_FILE_BYTES:

@@ -278,13 +278,6 @@ def test_where_nothing_isolates_a_script_nothing_is_scored_before_that_is_said(
     assert "scoring" not in done.out and "install bubblewrap" in done.err and "--trust" in done.err
 
 
-def test_an_entry_of_countless_files_is_refused(entry: Path, data: Path) -> None:
-    for number in range(300):
-        (entry / f"{number}.txt").touch()
-    with pytest.raises(EntryError, match=r"has 3\d\d files; no entry has more than 256"):
-        verify.score_by_script(entry, 7, Asked(data, "cpu", None, False, False), 0.0)
-
-
 def test_commands_that_exclude_each_other_are_refused(
     entry: Path, data: Path, capsys: pytest.CaptureFixture
 ) -> None:
