@@ -1271,6 +1271,24 @@ if len(taken) == 64:
 """,
 )
 stopped_by_cage(
+    "fills memory that no process has",
+    "Files in memory without a name are in no process's account.",
+    r"memory",
+    """
+taken, block = [], b"x" * (64 << 20)
+def take():
+    # A bound for the machine of who runs this without a cage.
+    for number in range(40):
+        file = os.memfd_create(str(number))
+        os.write(file, block[: 48 << 20])
+        taken.append(file)
+        time.sleep(0.02)
+attempt("memory", take)
+if len(taken) == 40:
+    TRIED["files"] = "got all"
+""",
+)
+stopped_by_cage(
     "fills the disk",
     "Writes files until the disk is full.",
     REFUSED + r"|ended with|limit",

@@ -219,6 +219,15 @@ def _run(
 def _start(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], fds: Sequence[int]
 ) -> subprocess.Popen[bytes]:
+    end_with_asker = end_with_parent()
+
+    def prepare() -> None:
+        if end_with_asker is not None:
+            end_with_asker()
+        # Where memory is short all the same, the kernel ends this process and its children first.
+        with suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(b"1000")
+
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -228,7 +237,7 @@ def _start(
         stderr=subprocess.PIPE,
         pass_fds=fds,
         start_new_session=True,
-        preexec_fn=end_with_parent(),
+        preexec_fn=prepare,
     )
 
 
@@ -321,8 +330,9 @@ class _Watched:
             for stream, buffer in streams:
                 assert stream is not None, "streams are pipes"
                 selector.register(stream, selectors.EVENT_READ, buffer)
-            watch_at = 0.0
-            while selector.get_map():
+            watch_at, shared_before = 0.0, shared_bytes()
+            # A program may close its outputs and go on.
+            while selector.get_map() or self.process.poll() is None:
                 for key, _ in selector.select(_WATCH_SECONDS):
                     data = os.read(key.fd, 1 << 16)
                     key.data.extend(data)
@@ -342,9 +352,10 @@ class _Watched:
                     count, memory_bytes = measure_tree(self.process.pid)
                     if count > limits.processes:
                         return f"it had more than {limits.processes:,} processes"
-                    if memory_bytes > limits.memory_bytes:
+                    # Memory that no process maps: files in memory that have no name, segments of System V.
+                    unmapped_bytes = shared_bytes() - shared_before - limits.scratch_bytes
+                    if max(memory_bytes, unmapped_bytes) > limits.memory_bytes:
                         return f"it took more than {limits.memory_bytes:,} bytes of memory"
-        self.process.wait(max(0.0, stop_at - time.monotonic()) + 1.0)
         return None
 
     def _end(self) -> None:
@@ -365,6 +376,13 @@ def measure_tree(pid: int) -> tuple[int, int]:
         with suppress(OSError, ValueError, IndexError):
             pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
     return len(pids), pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def shared_bytes() -> int:
+    """Shared memory and files in memory of the whole system, mapped or not; 0 without /proc."""
+    with suppress(OSError, ValueError, IndexError):
+        return 1024 * int(Path("/proc/meminfo").read_text().partition("\nShmem:")[2].split()[0])
+    return 0
 
 
 def _descendants(pid: int) -> list[int]:
