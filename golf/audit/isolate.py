@@ -8,6 +8,7 @@ namespaces) nothing runs, unless the caller trusts the program.
 """
 
 import json
+import math
 import os
 import selectors
 import shutil
@@ -33,6 +34,8 @@ _DEVICES = ("null", "zero", "full", "random", "urandom")
 _SMALL_BYTES = 1 << 26
 _MAX_REPORT_BYTES = 1 << 20
 _WATCH_SECONDS = 0.1
+_MAX_OPEN_FILES = 1024
+_MIN_FREE_BYTES = 1 << 28
 _KEPT_ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
 
 
@@ -48,8 +51,8 @@ class Limits:
     """Wall clock."""
     memory_bytes: int = 1 << 34
     """Resident memory of all its processes together."""
-    processes: int = 256
-    """Processes at a time."""
+    processes: int = 1024
+    """Processes and threads at a time."""
     scratch_bytes: int = 1 << 30
     """Files in its working folder, together."""
     output_bytes: int = 1 << 22
@@ -188,6 +191,7 @@ def _run(
                 "fd": write_end,
                 "limits": {
                     "RLIMIT_CORE": 0,
+                    "RLIMIT_NOFILE": _MAX_OPEN_FILES,
                     "RLIMIT_FSIZE": limits.scratch_bytes,
                     "RLIMIT_NPROC": limits.processes,
                 },
@@ -209,7 +213,7 @@ def _run(
         return Outcome(code, stdout, stderr, mechanism, stopped_by, files)
     if stopped_by is not None:
         return Outcome(-signal.SIGKILL, stdout, stderr, mechanism, stopped_by)
-    code, files = _unpack(bytes(watched.report), outputs, into)
+    code, files = unpack_report(bytes(watched.report), outputs, into)
     if code is None:
         # The keeper was ended, or could not be started.
         return Outcome(process.returncode or 1, stdout, stderr, mechanism)
@@ -219,15 +223,6 @@ def _run(
 def _start(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], fds: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-    end_with_asker = end_with_parent()
-
-    def prepare() -> None:
-        if end_with_asker is not None:
-            end_with_asker()
-        # Where memory is short all the same, the kernel ends this process and its children first.
-        with suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
-            file.write(b"1000")
-
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -237,7 +232,7 @@ def _start(
         stderr=subprocess.PIPE,
         pass_fds=fds,
         start_new_session=True,
-        preexec_fn=prepare,
+        preexec_fn=end_with_parent(),
     )
 
 
@@ -290,10 +285,7 @@ def _launcher(
         options += ["--symlink", target, link]
     for path in devices[len(_DEVICES) :]:
         options += ["--dev-bind", path, path]
-    # Files of /proc/sys belong to root, who needs no further rights to change the kernel's settings.
-    for path in ("/dev", "/proc", "/"):
-        options += ["--remount-ro", path]
-    options += ["--chdir", WORK]
+    options += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK]
     return ["bwrap", *options, "--", *start, json.dumps(told)]
 
 
@@ -330,10 +322,13 @@ class _Watched:
             for stream, buffer in streams:
                 assert stream is not None, "streams are pipes"
                 selector.register(stream, selectors.EVENT_READ, buffer)
-            watch_at, shared_before = 0.0, shared_bytes()
-            # A program may close its outputs and go on.
+            watch_at = 0.0
             while selector.get_map() or self.process.poll() is None:
-                for key, _ in selector.select(_WATCH_SECONDS):
+                ready = selector.select(_WATCH_SECONDS)
+                if not ready and self.process.poll() is not None:
+                    # What holds the pipes open is a process that it left.
+                    break
+                for key, _ in ready:
                     data = os.read(key.fd, 1 << 16)
                     key.data.extend(data)
                     if key.data is self.stdout and self._show is not None:
@@ -351,15 +346,17 @@ class _Watched:
                     watch_at = now + _WATCH_SECONDS
                     count, memory_bytes = measure_tree(self.process.pid)
                     if count > limits.processes:
-                        return f"it had more than {limits.processes:,} processes"
-                    # Memory that no process maps: files in memory that have no name, segments of System V.
-                    unmapped_bytes = shared_bytes() - shared_before - limits.scratch_bytes
-                    if max(memory_bytes, unmapped_bytes) > limits.memory_bytes:
+                        return f"it had more than {limits.processes:,} processes and threads"
+                    if memory_bytes > limits.memory_bytes:
                         return f"it took more than {limits.memory_bytes:,} bytes of memory"
+                    if free_bytes() < _MIN_FREE_BYTES:
+                        return "while it ran, the machine had almost no memory left"
         return None
 
     def _end(self) -> None:
-        """Ends the process and all that it started."""
+        """Ends the process, its session and all that still descends from it."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         for pid in [*_descendants(self.process.pid), self.process.pid]:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -370,19 +367,21 @@ class _Watched:
 
 
 def measure_tree(pid: int) -> tuple[int, int]:
-    """Processes that descend from `pid`, it included, and their resident bytes; (1, 0) without /proc."""
-    pages, pids = 0, [pid, *_descendants(pid)]
-    for each in pids:
+    """Threads of `pid` and of all that descend from it, and their resident bytes; zeros without /proc."""
+    threads = pages = 0
+    for each in [pid, *_descendants(pid)]:
         with suppress(OSError, ValueError, IndexError):
+            threads += int(_read_stat(each)[17])
             pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
-    return len(pids), pages * os.sysconf("SC_PAGE_SIZE")
+    return threads, pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def shared_bytes() -> int:
-    """Shared memory and files in memory of the whole system, mapped or not; 0 without /proc."""
+def free_bytes() -> float:
+    """Memory that the system could still give; infinite where it does not say."""
     with suppress(OSError, ValueError, IndexError):
-        return 1024 * int(Path("/proc/meminfo").read_text().partition("\nShmem:")[2].split()[0])
-    return 0
+        text = Path("/proc/meminfo").read_text()
+        return int(text.partition("MemAvailable:")[2].split()[0]) * 1024
+    return math.inf
 
 
 def _descendants(pid: int) -> list[int]:
@@ -391,9 +390,7 @@ def _descendants(pid: int) -> list[int]:
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with suppress(OSError, ValueError, IndexError):
-                    # The name of a process, in parentheses, may hold anything.
-                    fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
-                    children.setdefault(int(fields[1]), []).append(int(name))
+                    children.setdefault(int(_read_stat(int(name))[1]), []).append(int(name))
     found, waiting = [], [pid]
     while waiting:
         below = children.get(waiting.pop(), [])
@@ -402,7 +399,14 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _unpack(report: bytes, outputs: Mapping[str, int], into: Path) -> tuple[int | None, dict[str, Path]]:
+def _read_stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat behind the name, which, in parentheses, may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+
+
+def unpack_report(
+    report: bytes, outputs: Mapping[str, int], into: Path
+) -> tuple[int | None, dict[str, Path]]:
     """Exit code and files of a keeper's report; None for one that cannot be read."""
     line, _, data = report.partition(b"\n")
     files: dict[str, Path] = {}

@@ -5,6 +5,7 @@ command does to it does not matter beyond its report, which the parent reads as 
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -20,9 +21,20 @@ from typing import Any
 WORK = "/isolated"
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 24, 38, 0x20080522
-PIVOT_ROOT, KEYCTL = {"x86_64": 155, "aarch64": 41}, {"x86_64": 250, "aarch64": 219}
-MOUNT_SETATTR, KEYCTL_JOIN_SESSION_KEYRING = 442, 1
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 24, 38
+CAPABILITY_VERSION_3, SECCOMP_MODE_FILTER, CLONE_NEWUSER = 0x20080522, 2, 0x10000000
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+MOUNT_SETATTR = 442
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+CLONE = {"x86_64": 56, "aarch64": 220}
+REFUSED = {
+    "x86_64": (29, 68, 248, 249, 250, 272, 298, 308, 319, 321, 323, 425, 435, 447),
+    "aarch64": (194, 186, 217, 218, 219, 97, 241, 268, 279, 280, 282, 425, 435, 447),
+}
+"""System calls that a program does without: those that hold memory of no process (shmget, msgget,
+memfd_create, memfd_secret), the keys of whoever started it (add_key, request_key, keyctl), other namespaces
+(unshare, setns, clone3, for which libc takes clone), and what opens much of the kernel (perf_event_open, bpf,
+userfaultfd, io_uring_setup)."""
 
 
 def system_call(name: str, result: int) -> None:
@@ -64,9 +76,8 @@ def build_root(told: dict[str, Any]) -> None:
     for target, link in told["links"]:
         os.symlink(target, root + link)
     os.makedirs(f"{root}/proc")
-    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
-    # Files of /proc/sys belong to root, who needs no further rights to change the kernel's settings.
-    mount("none", f"{root}/proc", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    # The kernel lets user 0 change its settings there, without any capability: it is never writable.
+    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_RDONLY)
     os.makedirs(f"{root}/.old")
     os.chdir(root)
     system_call("pivot_root", libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b".old"))
@@ -79,7 +90,30 @@ def build_root(told: dict[str, Any]) -> None:
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     nothing = struct.pack("IIIIII", *[0] * 6)
     system_call("capset", libc.capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), nothing))
+
+
+def refuse_system_calls() -> None:
+    """Makes the kernel answer REFUSED, and clone into a new user namespace, as if it had none of them.
+
+    A filter of seccomp, which all that this process starts inherits. Other programs of the same user can
+    neither trace this process nor open its files from here on.
+    """
+    machine, libc = os.uname().machine, ctypes.CDLL(None, use_errno=True)
+    load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | errno.ENOSYS
+    # Each a code, how many to skip if true and if false, and a value. Of the call 0 is its number, 4 the
+    # machine's kind, 16 the lower half of its first argument; numbers from 1 << 30 are another way to call.
+    steps = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (end, 0, 0, kill)]
+    steps += [(load, 0, 0, 0), (at_least, 0, 1, 1 << 30), (end, 0, 0, refuse)]
+    for number in REFUSED[machine]:
+        steps += [(equal, 0, 1, number), (end, 0, 0, refuse)]
+    steps += [(equal, 0, 3, CLONE[machine]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_NEWUSER)]
+    steps += [(end, 0, 0, refuse), (end, 0, 0, allow)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code))
     system_call("no_new_privs", libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    system_call("dumpable", libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    system_call("seccomp", libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0))
 
 
 def report(fd: int, returncode: int, outputs: dict[str, int]) -> None:
@@ -110,9 +144,6 @@ def end_with_asker() -> None:
 def keep(told: dict[str, Any]) -> None:
     """Copies the inputs into the working folder, runs the command there, and reports on `told["fd"]`."""
     threading.Thread(target=end_with_asker, daemon=True).start()
-    if (number := KEYCTL.get(os.uname().machine)) is not None:
-        # A session's keys are inherited; a new session has none. Kernels without keys refuse.
-        ctypes.CDLL(None).syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)
     for folder in ("home", "tmp"):
         os.makedirs(f"{WORK}/{folder}", exist_ok=True)
     for name in told["inputs"]:
@@ -137,6 +168,7 @@ def main(told: dict[str, Any]) -> None:
     """Sets up what is asked for, and runs the command."""
     if "root" in told:
         build_root(told)
+    refuse_system_calls()
     keep(told)
 
 

@@ -19,7 +19,6 @@ import torch
 from hostile_entries import HONEST, HOSTILE, QUIET, SCORERS, Surroundings, artifact_of
 
 import eval_bpb
-from golf.audit import isolate
 from golf.audit.isolate import Limits, Outcome, find_mechanism, run_isolated, run_project
 from golf.audit.rescore import (
     ArtifactScorer,
@@ -327,13 +326,3 @@ def test_a_text_that_the_entry_brings_and_a_part_of_it_are_said(
     assert eval_bpb.main(["--verify", str(entry), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "the text is the entry's own" in said and "a part of the text, its first 400 tokens" in said
-
-
-def test_a_trusted_script_that_closes_its_outputs_is_watched_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(isolate, "find_mechanism", lambda: None)
-    command = [sys.executable, "-I", "-c", "import os, time; os.close(1); os.close(2); time.sleep(60)"]
-    limits = replace(FEW, seconds=0.5)
-    outcome = run_isolated(command, inputs={}, outputs={}, into=tmp_path, limits=limits, trust=True)
-    assert outcome.failure == "it took longer than 0 s"

@@ -16,11 +16,8 @@ from golf.audit import isolate
 from golf.audit.isolate import (
     BUBBLEWRAP,
     NAMESPACES,
-    NONE,
-    IsolationError,
     Limits,
     Outcome,
-    find_mechanism,
     run_isolated,
     works,
 )
@@ -29,7 +26,6 @@ MECHANISMS = [
     pytest.param(name, marks=pytest.mark.skipif(not works(name), reason=f"{name} does not work here"))
     for name in (BUBBLEWRAP, NAMESPACES)
 ]
-NEEDS_ISOLATION = pytest.mark.skipif(find_mechanism() is None, reason="nothing isolates a program here")
 FEW = Limits(seconds=20, memory_bytes=1 << 28, processes=20, scratch_bytes=1 << 24, output_bytes=1 << 16)
 
 
@@ -73,17 +69,22 @@ def test_it_sees_no_environment_no_home_no_secret_and_no_process(
     (tmp_path / "secret").write_text("a-secret")
     done = run(
         f"""
-        import os, glob
+        import os
         print("GOLF_TOKEN" in os.environ, os.listdir(os.environ["HOME"]))
         secrets = {[str(tmp_path / "secret"), str(Path.home() / ".ssh")]!r}
         for path in ("/etc/shadow", "/etc/passwd", *secrets):
             print(os.path.exists(path))
         print(len([name for name in os.listdir("/proc") if name.isdigit()]) <= 4)
-        print(any(b"a-secret" in open(path, "rb").read() for path in glob.glob("/proc/[0-9]*/environ")))
+        for name in os.listdir("/proc"):
+            try:
+                if name.isdigit() and b"a-secret" in open("/proc/" + name + "/environ", "rb").read():
+                    print("an environment with a secret")
+            except PermissionError:
+                pass
         """,
         tmp_path,
     )
-    assert done.stdout.decode().split("\n")[:-1] == ["False []", *["False"] * 4, "True", "False"], done.stderr
+    assert done.stdout.decode().split("\n")[:-1] == ["False []", *["False"] * 4, "True"], done.stderr
 
 
 def test_it_reaches_no_network(tmp_path: Path) -> None:
@@ -151,6 +152,63 @@ def test_it_keeps_no_rights(tmp_path: Path) -> None:
     assert done.stdout == b"-1\n-1\n['0000000000000000']\n", done.stderr
 
 
+def test_it_sets_nothing_of_the_kernel_though_its_user_be_root(tmp_path: Path) -> None:
+    done = run(
+        """
+        import os
+        for name in ("sys/kernel/core_pattern", "sys/vm/drop_caches", "self/oom_score_adj", "sysrq-trigger"):
+            try:
+                os.close(os.open(f"/proc/{name}", os.O_WRONLY))
+                print("could write", name)
+            except OSError:
+                pass
+        """,
+        tmp_path,
+    )
+    assert (done.stdout, done.returncode) == (b"", 0), done.stderr
+
+
+def test_it_holds_no_memory_of_no_process_no_key_and_makes_no_namespace(tmp_path: Path) -> None:
+    done = run(
+        """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        new_user, keyctl = 0x10000000, {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+        child, pid = 17, {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+        asked = {
+            "memfd": lambda: libc.memfd_create(b"x", 0),
+            "shared memory": lambda: libc.shmget(0, ctypes.c_size_t(1 << 20), 0o1600),
+            "unshare": lambda: libc.unshare(new_user),
+            "clone": lambda: libc.syscall(pid, new_user | child, 0, 0, 0, 0) or os._exit(0),
+            "session keyring": lambda: libc.syscall(keyctl, 0, -3, 0),
+        }
+        for name, call in asked.items():
+            ctypes.set_errno(0)
+            print(name, call(), os.strerror(ctypes.get_errno()), flush=True)
+        """,
+        tmp_path,
+    )
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) == 5 and all(line.endswith("-1 Function not implemented") for line in lines), lines
+
+
+def test_its_keeper_cannot_be_read_or_traced(tmp_path: Path) -> None:
+    done = run(
+        """
+        import ctypes, glob, os
+        keeper, seize, libc = os.getppid(), 0x4206, ctypes.CDLL(None, use_errno=True)
+        print(libc.ptrace(seize, keeper, 0, 0), os.strerror(ctypes.get_errno()))
+        for name in ("fd/0", "environ", "mem"):
+            try:
+                print(os.open(f"/proc/{keeper}/{name}", os.O_RDONLY))
+            except PermissionError:
+                print("no")
+        """,
+        tmp_path,
+    )
+    assert done.stdout == b"-1 Operation not permitted\nno\nno\nno\n", done.stderr
+
+
 def test_a_daemon_ends_with_it(tmp_path: Path) -> None:
     mark = f"daemon-{os.getpid()}-{time.monotonic_ns()}"
     done = run(
@@ -200,6 +258,11 @@ LIMITS = {
         FEW,
         "more than 20 processes",
     ),
+    "threads without end": (
+        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(600,)).start()",
+        FEW,
+        "processes and threads",
+    ),
 }
 
 
@@ -246,25 +309,6 @@ def test_what_ends_its_keeper_ends_it_and_is_no_success(tmp_path: Path) -> None:
     assert done.files == {} and (done.failure or done.returncode == 0)
 
 
-def test_a_forged_report_brings_no_other_file(tmp_path: Path) -> None:
-    done = run(
-        """
-        import glob, json, os
-        line = json.dumps({"returncode": 0, "files": [["../escaped", 3], ["asked", 3]]}).encode()
-        for path in glob.glob("/proc/[0-9]*/fd/*"):
-            try:
-                if "pipe" in os.readlink(path) and not path.endswith(("/1", "/2")):
-                    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-                    os.write(fd, line + b"\\n" + b"abcdef")
-            except OSError:
-                pass
-        """,
-        tmp_path / "into" if (tmp_path / "into").mkdir() is None else tmp_path,
-        outputs={"asked": 3},
-    )
-    assert not (tmp_path / "escaped").exists() and set(done.files) <= {"asked"}
-
-
 def test_it_ends_with_the_process_that_asked(tmp_path: Path, mechanism: str) -> None:
     mark = f"orphan-{os.getpid()}-{time.monotonic_ns()}"
     asking = textwrap.dedent(
@@ -287,18 +331,3 @@ def test_it_ends_with_the_process_that_asked(tmp_path: Path, mechanism: str) -> 
     while running(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert running(mark) == []
-
-
-def test_without_isolation_a_program_runs_only_if_it_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(isolate, "find_mechanism", lambda: None)
-    monkeypatch.setenv("GOLF_TOKEN", "a-secret")
-    source = "import os; open('x', 'w').write(str('GOLF_TOKEN' in os.environ)); print(len(os.listdir('.')))"
-    with pytest.raises(IsolationError, match=r"bubblewrap .*--trust"):
-        run(source, tmp_path, outputs={"x": 9})
-    done = run(source, tmp_path, outputs={"x": 9}, trust=True)
-    assert (done.mechanism, done.returncode, done.stdout) == (NONE, 0, b"1\n")
-    assert done.files["x"].read_text() == "False"
-    stopped = run("while True: print('x' * 9999)", tmp_path, trust=True)
-    assert stopped.stopped_by is not None and "printed" in stopped.stopped_by
