@@ -1237,7 +1237,7 @@ with suppress(OSError):
 stopped_by_cage(
     "forks without end",
     "Starts processes until the machine has no more.",
-    r"processes",
+    r"processes|memory",
     """
 children = []
 def fork():
