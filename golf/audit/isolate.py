@@ -28,6 +28,7 @@ from golf.system.device import end_with_parent, env_without_torchrun
 
 BUBBLEWRAP, NAMESPACES, NONE = "bubblewrap", "namespaces", "none, trusted"
 WORK = "/isolated"
+"""Holds the program's home, its temporary folder and, as `here`, its working folder."""
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
 _SETTINGS = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -36,7 +37,10 @@ _MAX_REPORT_BYTES = 1 << 20
 _WATCH_SECONDS = 0.1
 _MAX_OPEN_FILES = 1024
 _MIN_FREE_BYTES = 1 << 28
-_KEPT_ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
+_KEPT_ENVIRONMENT = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG"),
+)
 
 
 class IsolationError(ValueError):
@@ -109,15 +113,7 @@ def run_isolated(
     within the limits of time, memory, processes and output. `device` says whether it needs a GPU. `show`
     takes what it prints, as it comes. Raises IsolationError where nothing isolates and `trust` is not given.
     """
-    limits = limits or Limits()
-    mechanism = find_mechanism()
-    if mechanism is None:
-        if not trust:
-            raise IsolationError(
-                "this system has no isolation for a stranger's program: install bubblewrap (Debian, Ubuntu: "
-                "apt-get install bubblewrap) or allow user namespaces; --trust runs it with your own rights"
-            )
-        mechanism = NONE
+    limits, mechanism = limits or Limits(), choose_mechanism(trust)
     with tempfile.TemporaryDirectory() as folder:
         return _run(mechanism, Path(folder), command, inputs, outputs, into, visible, limits, device, show)
 
@@ -135,6 +131,17 @@ def run_project(function: str, arguments: Sequence[str], *, visible: Sequence[Pa
     own = [root / "golf", root / "eval_bpb.py"]
     command = [sys.executable, "-I", "-c", start, *arguments]
     return run_isolated(command, visible=[*own, *visible], trust=True, **how)
+
+
+def choose_mechanism(trust: bool) -> str:
+    """What isolates here, NONE where nothing does and `trust` is given; else raises IsolationError."""
+    mechanism = find_mechanism()
+    if mechanism is None and not trust:
+        raise IsolationError(
+            "this system has no isolation for a stranger's program: install bubblewrap (Debian, Ubuntu: "
+            "apt-get install bubblewrap) or allow user namespaces; --trust runs it with your own rights"
+        )
+    return mechanism or NONE
 
 
 @cache
@@ -193,7 +200,8 @@ def _run(
                     "RLIMIT_CORE": 0,
                     "RLIMIT_NOFILE": _MAX_OPEN_FILES,
                     "RLIMIT_FSIZE": limits.scratch_bytes,
-                    "RLIMIT_NPROC": limits.processes,
+                    # Above what is watched, which says so; for root the kernel has no such limit.
+                    "RLIMIT_NPROC": limits.processes + 64,
                 },
             }
             launcher = _launcher(mechanism, folder, told, inputs, visible, limits, device)
@@ -285,7 +293,7 @@ def _launcher(
         options += ["--symlink", target, link]
     for path in devices[len(_DEVICES) :]:
         options += ["--dev-bind", path, path]
-    options += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORK]
+    options += ["--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
     return ["bwrap", *options, "--", *start, json.dumps(told)]
 
 

@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any
 
-WORK = "/isolated"
+WORK, HERE = "/isolated", "/isolated/here"
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 2, -100, 0x8000, 1
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 24, 38
@@ -49,7 +49,7 @@ def build_root(told: dict[str, Any]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-        words = [None if word is None else word.encode() for word in (source, target, kind, options)]
+        words = [None if word is None else os.fsencode(word) for word in (source, target, kind, options)]
         done = libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3])
         system_call(f"mount {target}", done)
 
@@ -70,7 +70,7 @@ def build_root(told: dict[str, Any]) -> None:
         if not source.startswith("/dev/"):
             attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
             done = libc.syscall(
-                *(MOUNT_SETATTR, AT_FDCWD, place.encode(), AT_RECURSIVE), attributes, len(attributes)
+                *(MOUNT_SETATTR, AT_FDCWD, os.fsencode(place), AT_RECURSIVE), attributes, len(attributes)
             )
             system_call(f"mount_setattr {place}", done)
     for target, link in told["links"]:
@@ -121,7 +121,7 @@ def report(fd: int, returncode: int, outputs: dict[str, int]) -> None:
     found = []
     for name, most in outputs.items():
         try:
-            file = os.open(f"{WORK}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = os.open(f"{HERE}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue
         state = os.fstat(file)
@@ -144,11 +144,11 @@ def end_with_asker() -> None:
 def keep(told: dict[str, Any]) -> None:
     """Copies the inputs into the working folder, runs the command there, and reports on `told["fd"]`."""
     threading.Thread(target=end_with_asker, daemon=True).start()
-    for folder in ("home", "tmp"):
-        os.makedirs(f"{WORK}/{folder}", exist_ok=True)
+    for folder in ("home", "tmp", "here"):
+        os.mkdir(f"{WORK}/{folder}")
     for name in told["inputs"]:
-        shutil.copyfile(f"/inputs/{name}", f"{WORK}/{name}")
-    os.chdir(WORK)
+        shutil.copyfile(f"/inputs/{name}", f"{HERE}/{name}")
+    os.chdir(HERE)
     for kind, most in told["limits"].items():
         soft = resource.getrlimit(getattr(resource, kind))[1]
         most = most if soft == resource.RLIM_INFINITY else min(most, soft)

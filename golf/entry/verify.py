@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.audit.isolate import Limits, Outcome, run_isolated, run_project
+from golf.audit.isolate import Limits, Outcome, choose_mechanism, run_isolated, run_project
 from golf.data.manifest import open_dataset
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
 from golf.entry.submission import entry_figures
@@ -132,6 +132,7 @@ def verify_entry(
     aside. Raises EntryError for a folder that is no entry of this toolkit, or whose script fails;
     IsolationError where nothing isolates it; ValueError for unfit data.
     """
+    choose_mechanism(trust)
     files = EntryFolder(entry)
     results = read_entry_results(files.results)
     comparisons = [*_compare_files(files, results), *_compare_submission(files, results)]

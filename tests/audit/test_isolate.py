@@ -1,5 +1,6 @@
 """A stranger's program gets nothing, leaves nothing, and ends."""
 
+import ast
 import os
 import signal
 import socket
@@ -60,6 +61,14 @@ def test_it_reads_its_inputs_and_its_outputs_come_back(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"error\n")
     assert done.failure == "ended with 3: error" and set(done.files) == {"left.bin"}
     assert done.files["left.bin"].read_bytes() == b"neves" and given.read_bytes() == b"seven"
+
+
+def test_files_of_any_name_are_given(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.write_bytes(b"seven")
+    names = ["home", "tmp", "-x", "two\nlines", "\x1b[31m", os.fsdecode(b"\xff"), "x" * 255]
+    done = run("import os; print(os.listdir('.'))", tmp_path, inputs=dict.fromkeys(names, given))
+    assert done.failure is None and sorted(ast.literal_eval(done.stdout.decode())) == sorted(names)
 
 
 def test_it_sees_no_environment_no_home_no_secret_and_no_process(

@@ -10,6 +10,7 @@ from entry_toys import change, draw_nothing, edit, make_run
 from tiny_samples import tiny_tokenizer, write_tiny_artifact, write_tiny_dataset
 
 import eval_bpb
+from golf.audit import isolate
 from golf.audit.isolate import Outcome, run_isolated
 from golf.data.manifest import sha256_of_file
 from golf.data.vocabulary import Vocabulary
@@ -279,6 +280,15 @@ def test_a_script_that_fails_is_named_with_its_last_word(entry: Path, data: Path
     (entry / "train_gpt.py").write_text("raise SystemExit('no such codec')\n")
     with pytest.raises(EntryError, match="--score ended with 1: no such codec"):
         verify_entry(entry, data, None, "cpu", QUIET)
+
+
+def test_where_nothing_isolates_a_script_nothing_is_scored_before_that_is_said(
+    entry: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(isolate, "find_mechanism", lambda: None)
+    assert eval_bpb.main(["--verify", str(entry), "--data", str(data), "--device", "cpu"]) == 2
+    done = capsys.readouterr()
+    assert "scoring" not in done.out and "install bubblewrap" in done.err and "--trust" in done.err
 
 
 def test_commands_that_exclude_each_other_are_refused(
