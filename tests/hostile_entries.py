@@ -1237,7 +1237,7 @@ with suppress(OSError):
 stopped_by_cage(
     "forks without end",
     "Starts processes until the machine has no more.",
-    r"processes",
+    r"processes|memory",
     """
 children = []
 def fork():
@@ -1268,6 +1268,24 @@ attempt("memory", take)
 TRIED["taken"] = f"{len(taken)} of 64"
 if len(taken) == 64:
     TRIED["memory"] = "got all"
+""",
+)
+stopped_by_cage(
+    "fills memory that no process has",
+    "Files in memory without a name are in no process's account.",
+    r"memory",
+    """
+taken, block = [], b"x" * (64 << 20)
+def take():
+    # A bound for the machine of who runs this without a cage.
+    for number in range(40):
+        file = os.memfd_create(str(number))
+        os.write(file, block[: 48 << 20])
+        taken.append(file)
+        time.sleep(0.02)
+attempt("memory", take)
+if len(taken) == 40:
+    TRIED["files"] = "got all"
 """,
 )
 stopped_by_cage(
