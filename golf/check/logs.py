@@ -43,12 +43,13 @@ _CODE = re.compile(r"\{[^{}]*\}|\blog0?\(|\bprint\(|\.format\(|^\s*(#(?!\s*\d)|r
 # Scores.
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)\b)"
 _BPB = re.compile(
-    r"(?<![\w.])((?:(?!val_)[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)(?:_exact|_final)?\s*(?:\(([^()]{1,40})\)\s*)?"
-    rf"(?:[:=]\s*|(?=\d\.\d{{3}})){_NUMBER}",
+    r"(?<![\w.])((?:(?!val_)[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)(?:_exact|_final)?"
+    rf"\s*(?:\(([^()]{{1,40}})\)\s*)?(?:[:=]\s*|(?=\d\.\d{{3}})){_NUMBER}",
     re.I,
 )
 _NO_SCORE = re.compile(
-    r"(?:^|[\W_])(?:delta|gain|diff(?:erence)?|improvement|gap|penalty|degradation|cost|target|sota|prior|prev(?:ious)?"
+    r"(?:^|[\W_])(?:delta|gain|diff(?:erence)?|improvement|gap|penalty|degradation|cost|target|sota|prior"
+    r"|prev(?:ious)?"
     r"|baseline|ref(?:erence)?|threshold|est|estimated|train)[\W_]*$",
     re.I,
 )
@@ -57,7 +58,8 @@ _LOSS = re.compile(rf"val_loss\s*[:=]\s*{_NUMBER}", re.I)
 _STEP = re.compile(r"(?:^\s*|\bstep\s*[:=]?\s*)(\d+)\s*/\s*(\d+)\b")
 _PLAIN_STEP = re.compile(r"\bstep\s*[:=]\s*(\d+)\b")
 _PROGRESS = re.compile(
-    r"running_|held_out|chunk\s*(?:\[|[:=]?\s*\d+\s*/\s*\d)|\bbatch \d+/\d+|\[\d+/\d+\]|^\s*\d+%|^\s*ttp\b|\bpartial\b|\bprogress\b",
+    r"running_|held_out|chunk\s*(?:\[|[:=]?\s*\d+\s*/\s*\d)|\bbatch \d+/\d+"
+    r"|\[\d+/\d+\]|^\s*\d+%|^\s*ttp\b|\bpartial\b|\bprogress\b",
     re.I,
 )
 UNQUANTIZED = re.compile(
@@ -163,7 +165,8 @@ _MARKS = (
         "cache",
         ("gram",),
         re.compile(
-            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off|disabled|no))|\bngram\w*:(?!\s*(?:0\b|false|none|off|disabled|no))",
+            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off|disabled|no))"
+            r"|\bngram\w*:(?!\s*(?:0\b|false|none|off|disabled|no))",
             re.I,
         ),
     ),
@@ -224,7 +227,8 @@ _OF_ENTRY = re.compile(r"submission|artifact|size|model|compress", re.I)
 """A total as large as uncompressed weights is one of the entry with such a word, else of anything."""
 _CODE_SIZE = re.compile(r"code|script", re.I)
 _MODEL_SIZE = re.compile(
-    r"(?:serialized|quantized)[ _]model|artifact|compressed|model[_ ](?:bytes|size|file)|\bmodel$|blob|weights",
+    r"(?:serialized|quantized)[ _]model|artifact|compressed|model[_ ](?:bytes|size|file)|\bmodel$"
+    r"|blob|weights",
     re.I,
 )
 _RAW_SIZE = re.compile(r"\buncompressed|raw\b|^raw_|\braw_|fp32", re.I)

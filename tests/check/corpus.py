@@ -558,14 +558,14 @@ OVER_LINES = (
     "Model bytes: {m:,}  Total: {t:,}  OVER 16MB",
     "ternary_artifact: zlib:{m} code:{c} total:{t} ({tt:.2f}MB) OVER",
     "  Artifact: {mm:.2f}MB, code: {ck:.1f}KB\n  Budget: {tt:.2f}/16.00MB OVER",
-    "  Model: {m} bytes ({mk:.0f}KB)\n  Total: {t} bytes ({tm:.1f}MB)\n  Budget: 16,000,000 bytes\n  Status: OVER BUDGET",
+    "  Model: {m} bytes ({mk:.0f}KB)\n  Total: {t} bytes ({tm:.1f}MB)\n  Status: OVER BUDGET",
     "int6+zstd code:{c} model:{m} total:{t} limit:16000000 OVER!",
     "TOTAL ARTIFACT: {t} bytes OVER 16MB!",
     "model_bytes:      {m}\ncode_bytes:       {c}\ntotal_bytes:      {t}",
     "quantized:logs/run_model.int8.ptz bytes:{m} ratio:3.91\nCode size: {c} bytes",
     "Quantized+compressed (zstd): {m} bytes\nTotal submission: {t} bytes",
     "Quantized model (zstd): {m} bytes (payload:17532160 ratio:3.91x)\nCode size: {c} bytes",
-    "artifact_too_big: total=16900123 bump SDCLIP_K_MATRIX -> 3.50 (attempt 1)\nARTIFACT: {t} bytes ({tt:.3f} MB)",
+    "artifact_too_big: total=16900123 bump K_MATRIX -> 3.50 (attempt 1)\nARTIFACT: {t} bytes ({tt:.3f} MB)",
     "budget_ok:False",
 )
 
