@@ -7,6 +7,7 @@ training (PR #1610 onwards), `kind key:value` of this project, and hand-made mix
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -238,10 +239,12 @@ _COMPRESSED_SIZE = re.compile(
 _FITS = re.compile(r"\bfits?\b|\bunder\b|\bok\b|within|valid\b|\u2713|\u2705|\bPASS", re.I)
 _OVER = re.compile(r"\bover\b|exceed|too (?:big|large)|\bnot\b|\bFAIL|\u2717|\u274c|\binvalid\b", re.I)
 _PUNCTUATION = " \t-*>|[]():,;.=/+~\"'`"
-_SUM = re.compile(r"\s\+\s.*(?:=|->|\u2192)\s*$")
-"""Before a figure: it is the sum of those before it."""
+_EQUALS = ("=", "->", "\u2192")
+"""Before a figure that is the sum of those before it."""
+MAX_FIGURES = 24
+"""Of one line; a line with more is a table or a dump."""
 _TRAILING_LABEL = re.compile(r"\s*\(?(total|submission|artifact|code|model|script|weights)\b", re.I)
-_SHORT_TOTAL = re.compile(r"^\W*(?:sz|sizes?):.*\bt=$")
+_SHORT_SIZES = re.compile(r"\W{0,8}(?:sz|sizes?):")
 _OF_LIMIT = re.compile(r"\s*/\s*16(?:[,_]?000){2}\b")
 _OTHER_UNIT = re.compile(
     r"\s*(?:tokens?|param|steps?|docs?|documents|chunks|windows|sequences|ms|s|seconds)\b"
@@ -488,8 +491,8 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
     if not _SIZE_WORDS.search(lowered) or 'file "' in lowered or _NO_STATEMENT.search(text):
         return found
     fits = bool(_FITS.search(text)) and not _OVER.search(text)
-    label_start = 0
-    for match in _FIGURE.finditer(text):
+    is_short, label_start = bool(_SHORT_SIZES.match(text)), 0
+    for match in itertools.islice(_FIGURE.finditer(text), MAX_FIGURES):
         number = float(match["number"].replace(",", "").replace("_", ""))
         unit = match["unit"]
         before = text[label_start : match.start()]
@@ -501,11 +504,11 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
         label_start = match.end()
         num_bytes = round(min(number, 1e12) * _UNITS[unit or "bytes"])
         exact = unit in (None, "bytes", "byte", "B")
-        if _SHORT_TOTAL.search(text[: match.start()]):
+        if is_short and before.endswith(" t="):
             label = "total size (t)"
         elif _OF_LIMIT.match(text, match.end()):
             label = "total (of the limit)"
-        elif _SUM.search(text[: match.start()]):
+        elif before.rstrip().endswith(_EQUALS) and " + " in text[:label_start]:
             label = "total (a sum)"
         elif before.rstrip().endswith("+"):
             trailing = _TRAILING_LABEL.match(text, match.end())
