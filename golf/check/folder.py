@@ -97,7 +97,7 @@ def _walk(record: Record) -> Iterator[Entry]:
 def _is_log(entry: Entry) -> bool:
     name = PurePosixPath(entry.name).name.lower()
     if entry.suffix == ".gz":
-        return PurePosixPath(name.removesuffix(".gz")).suffix in _LOG_SUFFIXES
+        return PurePosixPath(name.removesuffix(".gz")).suffix in _LOG_SUFFIXES - {"", ".gz"}
     other = name.startswith(("requirements", "license")) or is_readme(entry)
     return entry.suffix in _LOG_SUFFIXES and not other
 

@@ -7,6 +7,7 @@ training (PR #1610 onwards), `kind key:value` of this project, and hand-made mix
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -43,12 +44,13 @@ _CODE = re.compile(r"\{[^{}]*\}|\blog0?\(|\bprint\(|\.format\(|^\s*(#(?!\s*\d)|r
 # Scores.
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)\b)"
 _BPB = re.compile(
-    r"(?<![\w.])((?:(?!val_)[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)\s*(?:\(([^()]{1,40})\)\s*)?"
-    rf"(?:[:=]\s*|(?=\d\.\d{{3}})){_NUMBER}",
+    r"(?<![\w.])((?:(?!val_)[a-z0-9]{1,20}_){0,5})(?:val_bpb|val_bits_per_byte|bpb)(?:_exact|_final)?"
+    rf"\s*(?:\(([^()]{{1,40}})\)\s*)?(?:[:=]\s*|(?=\d\.\d{{3}})){_NUMBER}",
     re.I,
 )
 _NO_SCORE = re.compile(
-    r"(?:^|[\W_])(?:delta|gain|diff(?:erence)?|improvement|gap|penalty|degradation|cost|target|sota|prior|prev(?:ious)?"
+    r"(?:^|[\W_])(?:delta|gain|diff(?:erence)?|improvement|gap|penalty|degradation|cost|target|sota|prior"
+    r"|prev(?:ious)?"
     r"|baseline|ref(?:erence)?|threshold|est|estimated|train)[\W_]*$",
     re.I,
 )
@@ -57,7 +59,8 @@ _LOSS = re.compile(rf"val_loss\s*[:=]\s*{_NUMBER}", re.I)
 _STEP = re.compile(r"(?:^\s*|\bstep\s*[:=]?\s*)(\d+)\s*/\s*(\d+)\b")
 _PLAIN_STEP = re.compile(r"\bstep\s*[:=]\s*(\d+)\b")
 _PROGRESS = re.compile(
-    r"running_|held_out|chunk\s*\[|\bbatch \d+/\d+|\[\d+/\d+\]|^\s*\d+%|^\s*ttp\b|\bpartial\b|\bprogress\b",
+    r"running_|held_out|chunk\s*(?:\[|[:=]?\s*\d+\s*/\s*\d)|\bbatch \d+/\d+"
+    r"|\[\d+/\d+\]|^\s*\d+%|^\s*ttp\b|\bpartial\b|\bprogress\b",
     re.I,
 )
 UNQUANTIZED = re.compile(
@@ -163,7 +166,8 @@ _MARKS = (
         "cache",
         ("gram",),
         re.compile(
-            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off|disabled|no))|\bngram\w*:(?!\s*(?:0\b|false|none|off|disabled|no))",
+            r"\bn-?gram(?:_cache|\d*\b)(?!\w*\s*[:=]\s*(?:0\b|false|none|off|disabled|no))"
+            r"|\bngram\w*:(?!\s*(?:0\b|false|none|off|disabled|no))",
             re.I,
         ),
     ),
@@ -198,7 +202,9 @@ _UNREAD = re.compile(
 """In lower case: a line that states a score, a loss or a size in some way."""
 _LABEL_CHARACTERS = 80
 _UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
-_SIZE_WORDS = re.compile(r"byte|total|submission|artifact|code|\bsize\b|compressed|serialized|/\s?16[,_]?000")
+_SIZE_WORDS = re.compile(
+    r"byte|total|submission|artifact|code|\bsizes?\b|\bsz:|quantized|compressed|serialized|/\s?16[,_]?000"
+)
 """A line without any of these, in lower case, states no size."""
 _NO_STATEMENT = re.compile(
     r"""file "|\w(?:Warning|Error|Exception)\b|\[(?:WARNING|ERROR|DEBUG)\]|\[?[WEI]\d{4} \d\d:|https?://"""
@@ -222,7 +228,9 @@ _OF_ENTRY = re.compile(r"submission|artifact|size|model|compress", re.I)
 """A total as large as uncompressed weights is one of the entry with such a word, else of anything."""
 _CODE_SIZE = re.compile(r"code|script", re.I)
 _MODEL_SIZE = re.compile(
-    r"serialized[ _]model|artifact|compressed|model[_ ](?:bytes|size|file)|\bmodel$|blob|weights", re.I
+    r"(?:serialized|quantized)[ _]model|artifact|compressed|model[_ ](?:bytes|size|file)|\bmodel$"
+    r"|blob|weights",
+    re.I,
 )
 _RAW_SIZE = re.compile(r"\buncompressed|raw\b|^raw_|\braw_|fp32", re.I)
 _COMPRESSED_SIZE = re.compile(
@@ -231,9 +239,12 @@ _COMPRESSED_SIZE = re.compile(
 _FITS = re.compile(r"\bfits?\b|\bunder\b|\bok\b|within|valid\b|\u2713|\u2705|\bPASS", re.I)
 _OVER = re.compile(r"\bover\b|exceed|too (?:big|large)|\bnot\b|\bFAIL|\u2717|\u274c|\binvalid\b", re.I)
 _PUNCTUATION = " \t-*>|[]():,;.=/+~\"'`"
-_SUM = re.compile(r"\s\+\s.*(?:=|->|\u2192)\s*$")
-"""Before a figure: it is the sum of those before it."""
+_EQUALS = ("=", "->", "\u2192")
+"""Before a figure that is the sum of those before it."""
+MAX_FIGURES = 24
+"""Of one line; a line with more is a table or a dump."""
 _TRAILING_LABEL = re.compile(r"\s*\(?(total|submission|artifact|code|model|script|weights)\b", re.I)
+_SHORT_SIZES = re.compile(r"\W{0,8}(?:sz|sizes?):")
 _OF_LIMIT = re.compile(r"\s*/\s*16(?:[,_]?000){2}\b")
 _OTHER_UNIT = re.compile(
     r"\s*(?:tokens?|param|steps?|docs?|documents|chunks|windows|sequences|ms|s|seconds)\b"
@@ -435,21 +446,24 @@ def charged_total(sizes: list[LoggedSize]) -> LoggedSize | None:
 
     Where only the packed model and the code are printed, their sum, at the model's line.
     """
-    last = {size.kind: size for size in sizes}
-    model, code, raw = packed_model(sizes), last.get("code"), last.get("raw_model")
+    last_of = {size.kind: size for size in sizes}
+    model, code = packed_model(sizes), last_of.get("code")
+    most_code = code.num_bytes if code else 1_000_000
+    raws = [size for size in sizes if size.kind == "raw_model" and size is not model]
     totals = [size for size in sizes if size.kind == "total"]
     totals = [t for t in totals if t.num_bytes <= UNCOMPRESSED_FROM or _OF_ENTRY.search(t.label)]
-    if raw:
-        most_code = code.num_bytes if code else 1_000_000
-        totals = [t for t in totals if not 0 <= t.num_bytes - raw.num_bytes <= most_code] or (
-            totals if raw.num_bytes < UNCOMPRESSED_FROM and "model" not in last else []
-        )
-    totals = [size for size in totals if not is_uncompressed(size)] or totals
+    totals = [t for t in totals if not any(0 <= t.num_bytes - raw.num_bytes <= most_code for raw in raws)]
+    packed = [size for size in totals if not is_uncompressed(size)]
+    totals = packed if packed or (model and code) else totals
     totals = [size for size in totals if size.exact] or totals
     if totals:
-        return totals[-1]
-    if model is None or code is None:
+        # A total of a try that did not fit is followed by the weights of the next one.
+        last = totals[-1]
+        if not (model and model.at.line > last.at.line and model.num_bytes > 0.8 * last.num_bytes):
+            return last
+    if model is None or (code is None and not totals):
         return None
+    code = code or LoggedSize("code", "code not stated", 0, True, False, model.at)
     label = f"{model.label} + {code.label}"
     exact, half_step = model.exact and code.exact, model.half_step + code.half_step
     return LoggedSize("total", label, model.num_bytes + code.num_bytes, exact, False, model.at, half_step)
@@ -477,8 +491,8 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
     if not _SIZE_WORDS.search(lowered) or 'file "' in lowered or _NO_STATEMENT.search(text):
         return found
     fits = bool(_FITS.search(text)) and not _OVER.search(text)
-    label_start = 0
-    for match in _FIGURE.finditer(text):
+    is_short, label_start = bool(_SHORT_SIZES.match(text)), 0
+    for match in itertools.islice(_FIGURE.finditer(text), MAX_FIGURES):
         number = float(match["number"].replace(",", "").replace("_", ""))
         unit = match["unit"]
         before = text[label_start : match.start()]
@@ -490,9 +504,11 @@ def read_sizes(at: Quote) -> list[LoggedSize]:
         label_start = match.end()
         num_bytes = round(min(number, 1e12) * _UNITS[unit or "bytes"])
         exact = unit in (None, "bytes", "byte", "B")
-        if _OF_LIMIT.match(text, match.end()):
+        if is_short and before.endswith(" t="):
+            label = "total size (t)"
+        elif _OF_LIMIT.match(text, match.end()):
             label = "total (of the limit)"
-        elif _SUM.search(text[: match.start()]):
+        elif before.rstrip().endswith(_EQUALS) and " + " in text[:label_start]:
             label = "total (a sum)"
         elif before.rstrip().endswith("+"):
             trailing = _TRAILING_LABEL.match(text, match.end())

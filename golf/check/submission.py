@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -303,7 +303,7 @@ def _take_seed(
     submission: Submission,
     found: dict[int, dict[str, Figure]],
     seed: JsonValue,
-    fields: dict[str, JsonValue],
+    fields: Mapping[str, JsonValue],
 ) -> None:
     """Adds the figures of one seed to `found`."""
     number = re.search(r"\d{1,9}", str(seed)) if isinstance(seed, str | int) else None

@@ -11,6 +11,7 @@ import json
 import lzma
 import math
 import random
+import re
 import statistics
 import zlib
 from collections.abc import Callable
@@ -528,6 +529,56 @@ def extras(rng: random.Random, folder: Folder) -> None:
             folder.add(f"ablation_qat_seed{last.seed}.log", write(other))
 
 
+OVER_LINES = (
+    "artifact:{m} bytes ({mm:.1f}MB) code:{c} total:{t} bytes",
+    "artifact: {mm:.2f}MB code:{c} total:{tt:.2f}MB (OVER 16MB)",
+    "Artifact: {mm:.2f}MB + code {ck:.0f}KB = {tt:.2f}MB",
+    "Artifact: {m} bytes model + {c} bytes code = {t} total",
+    "code_bytes:{c} model_compressed:{m} total:{t}",
+    "int6+lzma bytes:{m} code_bytes:{c}",
+    "total_submission_bytes:{t}",
+    "Total submission size (ptz + code): {t} bytes ({tt:.3f} MB)",
+    "compressed_blob_bytes:{m} code_bytes:{c} total:{t}",
+    "Compressed model: {m:,} bytes\nCode size: {c:,} bytes\nTotal artifact: {t:,} bytes",
+    "compressed_model:{m} bytes\ncode:{c} bytes\ntotal_artifact:{t} bytes",
+    "Code size:      {c:>12,} bytes\nModel size:     {m:>12,} bytes\nTotal size:     {t:>12,} bytes",
+    "Compressed model (zstd): {m:,} bytes ({mm:.2f} MB)\nCode size: {c:,} bytes",
+    "Artifact size: {tt:.2f} MB\nWithin 16MB limit: False",
+    "Serialized model quantized+brotli: {m} bytes\nCode size: {c} bytes",
+    '  "artifact_bytes": {m},\n  "total_bytes": {t},',
+    "Submission size: {t_} bytes",
+    "final_artifact_bytes={big}",
+    "artifact {big:,} bytes exceeds the limit of 16,000,000",
+    "Total: {t:,} bytes ({tm:.2f} MiB)",
+    "size check: submission_bytes={t} limit=16000000 ok=False",
+    "size_check: mixed_quant={m} code={c} total={t} limit=16000000",
+    "sz:m={m} c={c} t={t}({tt:.2f}M)",
+    "sizes:m={m} c={c} t={t} ({tt:.2f} MB)",
+    "WARNING: Total size {t} exceeds 16MB limit by 12468 bytes!",
+    "Model bytes: {m:,}  Total: {t:,}  OVER 16MB",
+    "ternary_artifact: zlib:{m} code:{c} total:{t} ({tt:.2f}MB) OVER",
+    "  Artifact: {mm:.2f}MB, code: {ck:.1f}KB\n  Budget: {tt:.2f}/16.00MB OVER",
+    "  Model: {m} bytes ({mk:.0f}KB)\n  Total: {t} bytes ({tm:.1f}MB)\n  Status: OVER BUDGET",
+    "int6+zstd code:{c} model:{m} total:{t} limit:16000000 OVER!",
+    "TOTAL ARTIFACT: {t} bytes OVER 16MB!",
+    "model_bytes:      {m}\ncode_bytes:       {c}\ntotal_bytes:      {t}",
+    "quantized:logs/run_model.int8.ptz bytes:{m} ratio:3.91\nCode size: {c} bytes",
+    "Quantized+compressed (zstd): {m} bytes\nTotal submission: {t} bytes",
+    "Quantized model (zstd): {m} bytes (payload:17532160 ratio:3.91x)\nCode size: {c} bytes",
+    "artifact_too_big: total=16900123 bump K_MATRIX -> 3.50 (attempt 1)\nARTIFACT: {t} bytes ({tt:.3f} MB)",
+    "budget_ok:False",
+)
+
+
+def format_sizes(line: str, model: int, code: int) -> tuple[str, ...]:
+    total = model + code
+    text = line.format(
+        m=model, c=code, t=total, mm=model / 1e6, ck=code / 1e3, mk=model / 1024, tt=total / 1e6,
+        tm=total / 2**20, big=total, t_=f"{total:_}",
+    )  # fmt: skip
+    return tuple(text.split("\n"))
+
+
 def sound(number: int) -> Folder:
     """A sound folder, drawn from its number."""
     rng = random.Random(number)
@@ -548,6 +599,10 @@ def sound(number: int) -> Folder:
         )
         for seed in seeds
     ]
+    if rng.random() < 0.5:
+        fitting = [line for line in OVER_LINES if not re.search("OVER|exceeds|False", line)]
+        line = rng.choice(fitting)
+        runs = [replace(run, total=format_sizes(line, run.model_bytes, run.code_bytes)) for run in runs]
     folder = Folder(dialect, runs, {}, dict(files), log_name=rng.choice(LOG_NAMES))
     if dialect == "mlx" or rng.random() < 0.15:
         folder.track = "track_non_record_16mb"
@@ -572,50 +627,21 @@ def plants(*codes: str, name: str = "") -> Callable[[Plant], Plant]:
 
 
 def each(folder: Folder, **changes: object) -> None:
-    folder.runs = [replace(run, **changes) for run in folder.runs]  # type: ignore[arg-type]
+    folder.runs = [replace(run, **{"total": None} | changes) for run in folder.runs]  # type: ignore[arg-type]
 
 
 def some(rng: random.Random, folder: Folder, **changes: object) -> None:
     index = rng.randrange(len(folder.runs))
+    each(folder)
     folder.runs[index] = replace(folder.runs[index], **changes)  # type: ignore[arg-type]
 
 
 SIZE = ("size-over-limit", "size-claimed-over-limit", "size-says-fits", "size-unsupported")
-OVER_LINES = (
-    "artifact:{m} bytes ({mm:.1f}MB) code:{c} total:{t} bytes",
-    "artifact: {mm:.2f}MB code:{c} total:{tt:.2f}MB (OVER 16MB)",
-    "Artifact: {mm:.2f}MB + code {ck:.0f}KB = {tt:.2f}MB",
-    "Artifact: {m} bytes model + {c} bytes code = {t} total",
-    "code_bytes:{c} model_compressed:{m} total:{t}",
-    "int6+lzma bytes:{m} code_bytes:{c}",
-    "total_submission_bytes:{t}",
-    "Total submission size (ptz + code): {t} bytes ({tt:.3f} MB)",
-    "compressed_blob_bytes:{m} code_bytes:{c} total:{t}",
-    "Compressed model: {m:,} bytes\nCode size: {c:,} bytes\nTotal artifact: {t:,} bytes",
-    "compressed_model:{m} bytes\ncode:{c} bytes\ntotal_artifact:{t} bytes",
-    "Code size:      {c:>12,} bytes\nModel size:     {m:>12,} bytes\nTotal size:     {t:>12,} bytes",
-    "Compressed model (zstd): {m:,} bytes ({mm:.2f} MB)\nCode size: {c:,} bytes",
-    "Artifact size: {tt:.2f} MB\nWithin 16MB limit: False",
-    "Serialized model quantized+brotli: {m} bytes\nCode size: {c} bytes",
-    '  "artifact_bytes": {m},\n  "total_bytes": {t},',
-    "Submission size: {t_} bytes",
-    "final_artifact_bytes={big}",
-    "artifact {big:,} bytes exceeds the limit of 16,000,000",
-    "Total: {t:,} bytes ({tm:.2f} MiB)",
-    "size check: submission_bytes={t} limit=16000000 ok=False",
-    "budget_ok:False",
-)
 
 
 def over_lines(rng: random.Random, run: Run) -> tuple[str, ...]:
     model = rng.choice((15_990_123, 16_040_321, 16_390_777, 17_820_001))
-    model, code = max(model, 16_100_001 - run.code_bytes), run.code_bytes
-    total = model + code
-    text = rng.choice(OVER_LINES).format(
-        m=model, c=code, t=total, mm=model / 1e6, ck=code / 1e3, tt=total / 1e6, tm=total / 2**20,
-        big=max(total, 16_100_000), t_=f"{total:_}",
-    )  # fmt: skip
-    return tuple(text.split("\n"))
+    return format_sizes(rng.choice(OVER_LINES), max(model, 16_110_001 - run.code_bytes), run.code_bytes)
 
 
 @plants(*SIZE)
@@ -641,7 +667,8 @@ def size_in_other_words_in_one(rng: random.Random, folder: Folder) -> None:
 
 @plants(*SIZE)
 def size_in_a_further_seed(rng: random.Random, folder: Folder) -> None:
-    run = replace(folder.runs[0], seed=5555, model_bytes=16_200_000, bpb=folder.runs[0].bpb + 0.0003)
+    first = folder.runs[0]
+    run = replace(first, seed=5555, model_bytes=16_200_000, bpb=first.bpb + 0.0003, total=None)
     folder.add(folder.log_file(run), DIALECTS[folder.dialect](run))
 
 

@@ -527,6 +527,9 @@ def test_no_content_of_the_files_makes_a_check_fail(
     [
         ("train.log", (b"ppm" * 660 + b" bytes\n") * 200),
         ("train.log", (b"total submission artifact bytes code " * 54 + b"\n") * 200),
+        ("train.log", (b"total 12345 bytes + " * 99 + b"\n") * 200),
+        ("train.log", (b"size: " + b"1,234,567 + " * 160 + b"\n") * 200),
+        ("train.log", (b"delta_" * 330 + b"bpb: 1.0\n") * 200),
         ("train.log", (b"config " + b"a:{" * 660 + b"\n") * 200),
         ("train_gpt.py", b"try:\n pass\nexcept x:" + b"\n" * 1_000_000),
         ("train_gpt.py", b"f'{" * 300_000),
@@ -534,7 +537,7 @@ def test_no_content_of_the_files_makes_a_check_fail(
         ("train_gpt.py", b"def " * 250_000),
         ("submission.json", b'{"a":' * 150_000),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_files_made_to_take_forever_do_not(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)

@@ -68,6 +68,13 @@ def final_score(record: Record) -> Iterable[Finding]:
         for score in sorted(odd, key=lambda score: score is not log.final_score)[:1]:
             level = error if score is log.final_score else warning
             yield level("score-not-finite", f"a score is {score.val_bpb}", score.at)
+    scored = {seed_of(log) for log in record.runs}
+    left = set(record.submission.seeds if record.submission else ()) - scored
+    for log in record.others:
+        seed = seed_of(log)
+        if seed in left and log.final_score is None and log.last_line:
+            text = f"seed {seed}, which the JSON names, has no score of the packed model"
+            yield warning("no-final-score", text, log.last_line)
 
 
 def claim_supported(record: Record) -> Iterable[Finding]:
