@@ -30,7 +30,7 @@ from golf.train.objective import export_config
 from golf.train.optim import Optimizers
 from golf.train.schedule import plan_phases
 from golf.ttt.lora import find_matrices
-from golf.ttt.sgd import adapted_parameters
+from golf.ttt.sgd import adapted_parameters, learned_caps
 
 POSITIVE = math.ulp(0.0)
 """As a least value: more than 0."""
@@ -110,6 +110,8 @@ def check_artifact(config: RunConfig, device_type: str, max_tokens: int | None) 
             find_matrices(network, ttt.lora.projections)
         if ttt.method == "sgd" or ttt.phases:
             adapted_parameters(network, ttt.frozen_blocks)
+        if ttt.method == "lora" and ttt.phases and ttt.cap_rate:
+            learned_caps(network)
     windows = config.score.resolve(model.context, device_type)
     option, longest = longest_window(config)
     if max_tokens is not None and max_tokens < longest:

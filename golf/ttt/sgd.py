@@ -98,6 +98,13 @@ def adapted_parameters(model: GPT, frozen_blocks: int) -> list[nn.Parameter]:
     return chosen
 
 
+def learned_caps(model: GPT) -> Tensor:
+    """Logarithms of factors on the softcap, (2,), initially 0; ValueError for a network without a softcap."""
+    if not model.config.logit_softcap:
+        raise ValueError("ttt.cap_rate trains the softcap, and model.logit_softcap is 0: there is none")
+    return torch.zeros(2, device=next(model.parameters()).device)
+
+
 class ChunkAdapter:
     """Gradient descent on each chunk that was scored, its learning rate along a cosine over the chunks.
 
@@ -133,7 +140,7 @@ class PhaseTrainer:
     def __init__(self, model: GPT, config: TTTConfig):
         self.model, self.config, self.phases_done = model, config, 0
         self._adapted = adapted_parameters(model, config.frozen_blocks)
-        self.caps = torch.zeros(2, device=next(model.parameters()).device) if config.cap_rate else None
+        self.caps = learned_caps(model) if config.cap_rate else None
         """`ForwardState.log_caps_2` of the model's forward passes; None if the softcap does not learn."""
 
     def restart(self) -> None:

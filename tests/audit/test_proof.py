@@ -239,6 +239,7 @@ def test_every_kind_of_network_is_coded_as_it_is_scored(
 ) -> None:
     bench = Bench(dataset_folder, tmp_path, method)
     changes = (SWITCHES | VARIANTS)[name]
+    ttt = METHODS[method][1] | ({"cap_rate": 0.0} if changes.get("logit_softcap") == 0 else {})
     config = replace(TINY, vocab_size=bench.vocabulary.size, context=20, embedding_std=0.3, **changes)
     torch.manual_seed(0)
     model = GPT(config)
@@ -247,7 +248,9 @@ def test_every_kind_of_network_is_coded_as_it_is_scored(
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     _, _, header = read_model(bench.path, torch.device("cpu"))
-    packed = pack(model.state_dict(), {**header, "model": asdict(config)}, PackConfig(), 1_000_000)
+    packed = pack(
+        model.state_dict(), {**header, "model": asdict(config), "ttt": ttt}, PackConfig(), 1_000_000
+    )
     bench.path.write_bytes(packed.artifact)
     proof = bench.encode()
     assert np.array_equal(bench.decode(proof), bench.tokens)
