@@ -1,6 +1,6 @@
-"""Seconds that `check` takes for 2,000 record folders.
+"""Seconds that `check` takes for 2,596 record folders.
 
-    python -m benchmarks.checking --folders 2000 --workers 2
+    python -m benchmarks.checking --folders 2596 --workers 2
 
 The folders are generated: half with three logs of 30 to 130 kB, a script and a README, a quarter with a log
 that begins with its own source, an eighth with a packed script, an eighth broken in some way.
@@ -36,7 +36,7 @@ NATS_PER_BPB = 1.68845
 class CheckingConfig:
     """What to generate and check."""
 
-    folders: int = 2000
+    folders: int = 2596
     """Number of folders."""
     workers: int | None = None
     """Processes; by default one a core."""
