@@ -143,6 +143,7 @@ def kill_when(process: subprocess.Popen, has_come: Callable[[], bool]) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_trains_and_while_it_scores_resumes_to_the_same_artifact(whole, data, tmp_path):
     run, events = tmp_path / "run", tmp_path / "run" / "run.jsonl"
     arguments = [*TINY, "--data", data, "--steps", 12, "--out", "run", "--train.checkpoint-seconds", "0"]

@@ -93,6 +93,7 @@ def test_an_entry_alone_gives_the_weights_payload_and_scores_of_the_whole_projec
     assert_golden(seed_run, "seed")
 
 
+@pytest.mark.slow
 def test_the_packed_form_of_another_configuration_does_too(data):
     folder, said, code = run_alone(pack_script(golden_script("frontier", data)), data)
     assert code == 0, said

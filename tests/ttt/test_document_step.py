@@ -58,7 +58,7 @@ def scored(
     return score_documents(scoring, batches, learner, tilt, deadline=deadline)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 120), min_size=1, max_size=7),
     chunks=st.sampled_from([(3, 5), (8, 16), (5, 40)]),
