@@ -182,7 +182,7 @@ class DocumentCoder:
         self.learner.learn(scored, going)
         return documents
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _code_step(self, documents: list[DocumentSpan], begin: int, place: int, cache: ChunkCache) -> None:
         """Codes target `place` of each document that has one, from its tokens `begin` on."""
         step = DocumentChunk(self.tokens, documents, place, place + 1)

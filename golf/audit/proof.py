@@ -65,7 +65,7 @@ MAX_LAYOUT_TOKENS = 1 << 33
 MAX_RESTORE_SECONDS = 30 * 86_400.0
 MAX_TOKEN_BYTES = 256
 """Of text, on average."""
-PROVED = "- Restored: "
+PROVED = "- Proof by decompression, "
 """How a README's lines of proofs begin."""
 README_SECTION = "## Before you compare"
 _MAGIC, _CHECKSUM_BYTES = b"golfprf1", 8

@@ -12,6 +12,7 @@ from golf.entry.runs import SeedRun
 from golf.entry.submission import mean_and_deviation, versions
 from golf.results import Results, Stage
 from golf.system.stored import flat_fields
+from golf.ttt.documents import STREAM_ORDER
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _windows(stage: Stage) -> str:
     if stage.windows == "sliding" and stage.context and stage.stride:
         return f"sliding, {stage.context:,} tokens by {stage.stride}"
     if stage.windows == "by document" and stage.context:
-        return f"by document, up to {stage.context:,} tokens, the longest first"
+        order = "the longest first" if stage.notes.get("order") != STREAM_ORDER else "as they stand"
+        return f"by document, up to {stage.context:,} tokens, {order}"
     return stage.windows
 
 

@@ -85,7 +85,7 @@ class Decoder:
         """Tokens in the window."""
         return 0 if self._tokens_BT is None else self._tokens_BT.size(1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def read(self, tokens_BN: Tensor, num_last: int = 1) -> Tensor:
         """Reads on; logits of the last `num_last` (at most N) positions, fp32, shape (B, num_last, V).
 

@@ -213,7 +213,7 @@ def test_the_command_proves_an_entry_in_a_process_without_the_text(
     assert [proof["stage"] for proof in recorded["proofs"]] == ["quantized", "test_time_trained"]
     assert all(proof["violations"] == [] and proof["documents"] == 3 for proof in recorded["proofs"])
     lines = (entry / "README.md").read_text().splitlines()
-    assert [line.startswith("- Restored: ") for line in lines[4:7]] == [True, True, False]
+    assert [line.startswith("- Proof by decompression, ") for line in lines[4:7]] == [True, True, False]
     assert "bytes of order" in lines[5] and lines[6] == "- One seed."
 
 

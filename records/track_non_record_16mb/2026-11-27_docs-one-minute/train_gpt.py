@@ -1,51 +1,65 @@
 """Trains, packs and scores the language model of this entry, or scores its artifact.
 
-torchrun --standalone --nproc_per_node=8 train_gpt.py --data DIR   the whole run, into --out
-python train_gpt.py --score artifact.bin --data DIR                scores an artifact in this process
+torchrun --standalone --nproc_per_node=8 train_gpt.py      the whole run, on ./data of the challenge
+python train_gpt.py --score artifact.bin --data DIR        scores an artifact in this process
+
+A run writes logs/RUN_ID.txt and final_model_RUN_ID.bin; one that was stopped goes on from what is in logs/.
 """
 # golf/entry_main.py and the definitions of golf that it reaches, in one file. Lines by room:
-#   model          685
-#   pack         1,029
-#   system         432
+#   model          697
+#   pack         1,028
+#   system         688
 #   score          363
-#   train          943
-#   data           323
-#   ttt          1,249
-#   config          42
-#   results          3
-#   run             74
-#   entry_main     215
+#   train          989
+#   data           389
+#   ttt          1,339
+#   config          35
+#   results          5
+#   evaluate        22
+#   run             82
+#   entry_main     245
 
 import argparse
 import ctypes
 import dataclasses
+import errno
 import gc
 import hashlib
 import inspect
+import io
 import json
 import math
 import os
 import pickle
 import platform
 import random
+import re
+import secrets
+import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections import deque
+import warnings
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import InitVar, asdict, dataclass, field, replace
 from datetime import timedelta
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import combinations, groupby, pairwise, product
+from itertools import groupby, pairwise, product
+from math import ceil, lgamma, log
 from pathlib import Path
-from types import FrameType, MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from types import FrameType, MappingProxyType, UnionType
+from typing import Any, Literal, NamedTuple, TextIO, TypeVar, get_args, get_origin
 
 import numpy as np
 import sentencepiece
@@ -53,8 +67,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 import zstandard
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.adamw import adamw
@@ -351,10 +364,20 @@ def kernel_order(capability: tuple[int, int], has_flash_3: bool, cudnn_version: 
 def present_kernels(device: torch.device) -> tuple[str, ...]:
     """The kernels that this machine has, in the order to try them."""
     if device.type != "cuda":
-        return "flash", "math"
+        return ("flash", "math") if cpu_flash_shares_heads() else ("math",)
     has_flash_3 = find_spec("flash_attn_interface") is not None
     version = torch.backends.cudnn.version() or 0
     return kernel_order(torch.cuda.get_device_capability(device), has_flash_3, version)
+
+def cpu_flash_shares_heads() -> bool:
+    """Whether torch's flash kernel of a CPU takes fewer key/value heads than queries; 2.8's does not."""
+    q_BHLE, k_BKTE = torch.zeros(1, 2, 1, 8), torch.zeros(1, 1, 1, 8)
+    try:
+        with sdpa_kernels(("flash",)), warnings.catch_warnings(action="ignore"):
+            causal_attention(q_BHLE, k_BKTE, k_BKTE)
+    except RuntimeError:
+        return False
+    return True
 
 def require_kernel(asked: str, present: Sequence[str]) -> tuple[str]:
     """The kernel that was asked for; KernelError, with those that are there, if it is none of them."""
@@ -670,7 +693,9 @@ class GPT(nn.Module):
         self.norm = NORMS[config.norm](config.width)
         self.head = TiedHead()
         skips_SD = (sum(visit.keeps for visit in self._plans[1]), config.width)
-        self.skip_weights = parameter(torch.ones(skips_SD), SKIP)
+        # A network of one visit has none.
+        if skips_SD[0]:
+            self.skip_weights = parameter(torch.ones(skips_SD), SKIP)
         self.future = nn.ModuleList(
             Linear(config.width, config.width, init="zero", role=PROJECTION)
             for _ in range(config.future_tokens)
@@ -828,8 +853,10 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
             token_nats(model(inputs_BT), targets_BT).sum().backward()
             calibration.num_tokens += targets_BT.numel()
             for name, parameter in model.named_parameters():
-                if name not in calibration.moments_CC and parameter.grad is not None:
-                    calibration.add_gradient(name, parameter.grad)
+                if name not in calibration.moments_CC:
+                    # One without a gradient is of no effect.
+                    unused = torch.zeros_like(parameter)
+                    calibration.add_gradient(name, unused if parameter.grad is None else parameter.grad)
     finally:
         for handle in handles:
             handle.remove()
@@ -839,6 +866,119 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
     sums[name] = sums[name] + value if name in sums else value
 
+# golf/system/stored.py: Configurations as JSON values and back, including those stored by earlier versions.
+INT_BOUND = 1 << 63
+"""Stored integers are smaller."""
+
+class ConfigError(ValueError):
+    """Options that contradict each other, or stored values that are no configuration."""
+
+Renamed = str | Callable[[Any], dict[str, Any]]
+
+RENAMED: dict[str, dict[str, Renamed]] = {
+    "ModelConfig": {
+        "query_gain": "qk_gain",
+        "query_key_norm": "qk_norm",
+        "exclusive_attention": "xsa",
+        "modulated_attention": lambda is_on: {"attention": "co4"} if is_on else {},
+        "documents_apart": "document_mask",
+        "experts_unlike": "heterogeneous_experts",
+        "lane_blocks": "parallel_residual_blocks",
+        "loop_first": "recurrence_first",
+        "loop_last": "recurrence_last",
+        "loop_visits": "recurrence",
+    },
+    "OptimConfig": {"matrix_optimizer": "matrix"},
+    "TrainConfig": {"held_out_looks": "num_evals", "kernels": lambda name: {}},
+    "ScheduleConfig": {"loop_start": "recurrence_start", "rewarm": "lr_rewarmup"},
+}
+"""Earlier fields of stored configurations, by class: the name now, or a function from value to fields."""
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """A file's bytes; ConfigError for more than `max_bytes` and for a pipe or device, which may never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is not a regular file")
+    if status.st_size > max_bytes:
+        raise ConfigError(f"{path} has {status.st_size:,} bytes; expected at most {max_bytes:,}")
+    with open(path, "rb") as file:
+        return file.read(max_bytes)
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ConfigError for anything else, a number not finite, or a key given twice."""
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not readable as JSON: {error}") from error
+
+def config_from_dict(kind: type, values: Any) -> Any:
+    """A config of class `kind` from what `config_to_dict` returned."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{kind.__name__} is stored as a {type(values).__name__}; expected an object")
+    values = _rename(RENAMED.get(kind.__name__, {}), values)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    for name in values.keys() - fields.keys():
+        raise ConfigError(f"{kind.__name__} has no field {name!r:.60}")
+    where = f"{kind.__name__}."
+    parts = {name: _value_from_json(fields[name].type, value, where + name) for name, value in values.items()}
+    for name, item in fields.items():
+        if name not in values and item.default is item.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{kind.__name__} lacks its field {name!r}")
+    try:
+        return kind(**parts)
+    except (ValueError, ArithmeticError) as error:
+        raise ConfigError(str(error)) from error
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.40} is no number of JSON")
+    return value
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r:.60} is given twice")
+        found[name] = value
+    return found
+
+def _rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, Any]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        now = renamed.get(name, name)
+        pairs += [(now, value)] if isinstance(now, str) else now(value).items()
+    try:
+        return _without_twins(pairs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+def _value_from_json(kind: Any, value: Any, name: str) -> Any:
+    """`value` as one of type `kind`: a nested config, a tuple (JSON has lists), or the value itself."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return config_from_dict(kind, value)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_value_from_json(inner[0], one, name) for one in value)
+    if origin is dict and isinstance(value, dict):
+        return {key: _value_from_json(inner[1], one, f"{name}.{key}") for key, one in value.items()}
+    if origin is UnionType:
+        for one in inner:
+            with suppress(ConfigError):
+                return _value_from_json(one, value, name)
+    if kind is int or kind is float:
+        # type, not isinstance: bool is a kind of int in Python.
+        fits = type(value) in (int, kind) and abs(value) < (INT_BOUND if type(value) is int else math.inf)
+    else:
+        fits = kind is Any or type(value) is kind or (origin is Literal and value in list(inner))
+    if not fits:
+        expected = (
+            " or ".join(map(repr, inner))
+            if origin is Literal
+            else (kind.__name__ if isinstance(kind, type) else kind)
+        )
+        raise ConfigError(f"{name} is {value!r:.60}; expected {expected}")
+    return value
+
 # golf/pack/container.py: The artifact file: a preamble, then one zstd frame that holds a JSON header and a quantizer's payload.
 ARTIFACT_MAGIC = b"GOLF"
 ARTIFACT_VERSION = 2
@@ -847,6 +987,8 @@ ARTIFACT_CODEC = b"zstd"
 ZSTD_LEVEL = 22
 MAX_EXPANSION = 32
 """Maximum number of codes, or of body bytes, per byte of the file: a quarter of a bit per weight."""
+MAX_ARTIFACT_BYTES = 1 << 26
+"""Four times the limit of an entry."""
 EXPANSION_FLOOR = 1 << 20
 """Added to that bound, so that tiny models with few distinct codes pass it."""
 
@@ -885,7 +1027,7 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ArtifactError(f"artifact is {len(data)} bytes; even an empty one has more than {start}")
     magic, version, codec, body_bytes = _PREAMBLE.unpack_from(data)
     if (magic, codec) != (ARTIFACT_MAGIC, ARTIFACT_CODEC):
-        raise ArtifactError(f"artifact starts with {magic!r}, codec {codec!r}; expected {ARTIFACT_MAGIC!r}")
+        raise ArtifactError("this is no artifact, or one of another program: its first bytes differ")
     if version != ARTIFACT_VERSION:
         expected = f"expected {ARTIFACT_VERSION}: the train_gpt.py of its own entry reads it"
         raise ArtifactError(f"artifact is of version {version}; {expected}")
@@ -899,13 +1041,16 @@ def read_container(data: bytes) -> tuple[dict[str, Any], memoryview]:
             raise ArtifactError(f"its frame claims {claimed:,} bytes, it {body_bytes:,}; allowed {allowed:,}")
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         reader = PayloadReader(memoryview(body))
-        # int refuses NaN and infinity.
-        header = json.loads(bytes(reader.take(reader.take_count())), parse_constant=int)
-    except (zstandard.ZstdError, ValueError, RecursionError) as error:
+        header = parse_json(bytes(reader.take(reader.take_count())))
+    except (zstandard.ZstdError, ValueError) as error:
         raise ArtifactError(f"artifact cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise ArtifactError(f"artifact's header is a {type(header).__name__}; expected an object")
     return header, reader.rest
+
+def read_artifact(path: Path) -> bytes:
+    """An artifact file's bytes; ConfigError for what is no file, or too large to be one."""
+    return read_bounded(path, MAX_ARTIFACT_BYTES)
 
 def container_checksum(preamble: bytes, frame: bytes | memoryview) -> bytes:
     """The checksum between them."""
@@ -1208,58 +1353,6 @@ def decode_tables(reader: PayloadReader) -> np.ndarray:
             raise ArtifactError(f"a coding table has {frequencies_A.sum()} slots; expected 4,096")
     return frequencies_KA
 
-# golf/system/stored.py: Configurations as JSON values and back, including those stored by earlier versions.
-class ConfigError(ValueError):
-    """Options that contradict each other, or stored values that are no configuration."""
-
-Renamed = str | Callable[[Any], dict[str, Any]]
-
-RENAMED: dict[str, dict[str, Renamed]] = {
-    "ModelConfig": {
-        "query_gain": "qk_gain",
-        "query_key_norm": "qk_norm",
-        "exclusive_attention": "xsa",
-        "modulated_attention": lambda is_on: {"attention": "co4"} if is_on else {},
-        "documents_apart": "document_mask",
-        "experts_unlike": "heterogeneous_experts",
-        "lane_blocks": "parallel_residual_blocks",
-        "loop_first": "recurrence_first",
-        "loop_last": "recurrence_last",
-        "loop_visits": "recurrence",
-    },
-    "OptimConfig": {"matrix_optimizer": "matrix"},
-    "TrainConfig": {"held_out_looks": "num_evals", "kernels": lambda name: {}},
-    "ScheduleConfig": {"loop_start": "recurrence_start", "rewarm": "lr_rewarmup"},
-}
-"""Earlier fields of stored configurations, by class: the name now, or a function from value to fields."""
-
-def config_from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """A config of class `kind` from what `config_to_dict` returned; ConfigError names an unknown field."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{kind.__name__} is stored as a {type(values).__name__}; expected an object")
-    values = _rename(RENAMED.get(kind.__name__, {}), values)
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - set(fields)):
-        raise ConfigError(f"{kind.__name__} has no field {unknown[0]!r}")
-    parts = {name: _value_from_json(fields[name].type, value) for name, value in values.items()}
-    return kind(**parts)
-
-def _rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        now = renamed.get(name, name)
-        found |= {now: value} if isinstance(now, str) else now(value)
-    return found
-
-def _value_from_json(kind: Any, value: Any) -> Any:
-    """The value of a field of type `kind`: a nested config, a tuple (JSON has lists), or the value itself."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return config_from_dict(kind, value)
-    if isinstance(value, list):
-        item = (*get_args(kind), Any)[0]
-        return tuple(_value_from_json(item, one) for one in value)
-    return value
-
 # golf/pack/layout.py: Names, shapes and kinds of a model's tensors, all implied by its config, and size estimates from them.
 class TensorLayout(NamedTuple):
     """How one tensor is packed."""
@@ -1277,21 +1370,13 @@ Fitted = tuple[bytes, dict[str, Any]]
 """An artifact's bytes and its quantizer's report, JSON-able, with `notes`: a list of lines for the user."""
 
 MIN_SIDE = 16
-_MAX_SIZE = 1 << 24
-_MAX_LAYERS = 1024
 
 def implied_layout(model: object) -> Layout:
     """The layout of the network that `model` (ModelConfig's fields) describes."""
-    if not isinstance(model, dict):
-        raise ArtifactError(f"header's model is a {type(model).__name__}; expected an object")
-    for name, value in model.items():
-        largest = _MAX_LAYERS if name == "num_layers" else _MAX_SIZE
-        if isinstance(value, int) and not 0 <= value <= largest:
-            raise ArtifactError(f"header's model has {name} = {value}; expected 0 to {largest:,}")
     try:
         with torch.device("meta"):
             network = GPT(config_from_dict(ModelConfig, model))
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise ArtifactError(f"header's model describes no network: {error}") from error
     layout, roles = {}, roles_of(network)
     for name, parameter in network.named_parameters():
@@ -1952,6 +2037,8 @@ class WeightAverage:
         found["ema"] = self._ema
         if self._num_samples:
             found |= self._sums
+        elif self.config.output in self._sums:
+            found[self.config.output] = self._ema
         return {name: dict(zip(self._names, weights, strict=True)) for name, weights in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -1977,6 +2064,11 @@ class WeightAverage:
 # golf/system/distributed.py: The processes that work on one run, one per GPU, and what they exchange (torch.distributed).
 TIMEOUT = timedelta(hours=1)
 """How long a process waits for the others before it fails."""
+
+SAY_EVERY_SECONDS = 60.0
+"""How long it waits before it says so, and again each time."""
+_exchange: dict[str, float] = {}
+"""When the exchange that runs began, under `since`."""
 
 Shared = TypeVar("Shared")
 
@@ -2010,9 +2102,12 @@ class World:
         backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
         with _named_failure():
             dist.init_process_group(backend, timeout=TIMEOUT)
+        ended = threading.Event()
+        threading.Thread(target=_say_waiting, args=(self.rank, ended), daemon=True).start()
         try:
             yield
         finally:
+            ended.set()
             dist.destroy_process_group()
 
     def sum(self, tensor: Tensor) -> Callable[[], None]:
@@ -2058,6 +2153,7 @@ class World:
 @contextmanager
 def _named_failure() -> Iterator[None]:
     """Turns the RuntimeError of a failed exchange, which names sockets, into a WorldError."""
+    _exchange["since"] = time.monotonic()
     try:
         yield
     except RuntimeError as error:
@@ -2065,6 +2161,21 @@ def _named_failure() -> Iterator[None]:
             f"another process of this run is gone, so this one ends, too ({str(error).splitlines()[0]}); "
             "the run can be resumed"
         ) from error
+    finally:
+        _exchange.clear()
+
+def _say_waiting(rank: int, ended: threading.Event) -> None:
+    """Says when an exchange takes long: a process that is stopped, but not dead, is silent."""
+    while not ended.wait(SAY_EVERY_SECONDS):
+        since = _exchange.get("since")
+        if since is not None and (seconds := time.monotonic() - since) > SAY_EVERY_SECONDS:
+            limit = TIMEOUT.total_seconds() / 60
+            print(
+                f"process {rank} has waited {seconds:.0f} s for the others, which are at work, or one is "
+                f"stopped; after {limit:.0f} minutes this one ends",
+                file=sys.stderr,
+                flush=True,
+            )
 
 def _waiter(work: Any) -> Callable[[], None]:
     def wait() -> None:
@@ -2332,7 +2443,7 @@ class Budget:
         if len(amounts) != 1:
             raise ValueError("training needs a budget: either minutes or steps, not both")
         if amounts[0] <= 0:
-            raise ValueError(f"the training budget must be positive; got {self}")
+            raise ValueError(f"the training budget is {amounts[0]:g}; expected more than 0")
 
     def progress(self, steps: int, seconds: float) -> float:
         """Share of the budget that is used, 0 to 1."""
@@ -2595,17 +2706,58 @@ CASE_MARKS = (TITLE_MARK, ALLCAPS_MARK, CAPNEXT_MARK, ESCAPE_MARK)
 # golf/system/files.py: Files that appear whole or not at all, and JSON files.
 STANDARD_OUTPUT = Path("-")
 """Means standard output where an option takes a file to write."""
+MAX_SEALED_BYTES = 1 << 24
+CHECKSUM = "checksum"
+"""Field of a sealed JSON file: the sha256 of the other fields."""
+
+class DiskFullError(OSError):
+    """There is no space left on the disk; nothing that was there before is lost."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.errno = errno.ENOSPC
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields `<path>.part` to write to; at the end of the block renames it, on an error deletes it."""
-    partial = path.with_name(path.name + ".part")
+    """Yields a new file beside `path`; at the end of the block renames it, on an error deletes it."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    with naming_full_disk(path):
+        try:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
+            yield partial
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turns an error of a full disk in the block into DiskFullError, which names `path` and the room left."""
     try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        yield
+    except Exception as error:
+        if not is_disk_full(error) or isinstance(error, DiskFullError):
+            raise
+        left = shutil.disk_usage(path.parent).free
+        raise DiskFullError(
+            f"{path}: no space left on the disk, {left:,} bytes are free; make room and repeat the command, "
+            "or go on with a run by --resume"
+        ) from error
+
+class DamagedFileError(ValueError):
+    """A file is not what was written."""
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it followed from, says that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # Libraries in other languages say it in words alone.
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that appears whole or not at all."""
@@ -2620,6 +2772,30 @@ def write_json(path: Path, value: object) -> None:
         return
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file without their checksum; DamagedFileError, naming the file, if it is damaged."""
+    try:
+        return without_seal(parse_json(read_bounded(path, MAX_SEALED_BYTES)))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged ({error})") from error
+
+def without_seal(fields: Any) -> dict[str, Any]:
+    """The fields without their checksum; ValueError for another one than theirs, and for no JSON object."""
+    if not isinstance(fields, dict):
+        raise ValueError("is no JSON object")
+    stated = fields.pop(CHECKSUM, None)
+    if stated is not None and stated != _fields_sha256(fields):
+        raise ValueError(f"or was edited: its {CHECKSUM} is another; without one it is read as it is")
+    return fields
+
+def _fields_sha256(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, allow_nan=False).encode()).hexdigest()
 
 # golf/data/shards.py: The challenge's shard format: a header of 256 little-endian int32, then the tokens as uint16.
 SHARD_START = (20240520, 1)
@@ -2654,6 +2830,7 @@ def check_token_ids(tokens: np.ndarray, vocab_size: int, name: str, offset: int 
 
 # golf/data/vocabulary.py: A SentencePiece vocabulary, and the bytes of text of each token.
 SPACE_MARK = "\u2581"
+MAX_VOCABULARY_BYTES = 1 << 26
 
 class Vocabulary:
     """The pieces of a SentencePiece model, given as the bytes of its file; `name` is for error messages."""
@@ -2690,7 +2867,7 @@ class Vocabulary:
     def load(cls, path: Path) -> "Vocabulary":
         """Reads a .model file; DataError if it cannot be read or used."""
         try:
-            return cls(path.read_bytes(), str(path))
+            return cls(read_bounded(path, MAX_VOCABULARY_BYTES), str(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -2739,6 +2916,41 @@ class Tally:
             raise ValueError("no token was graded; a mean needs at least one")
         return self.nats / self.num_tokens
 
+# golf/system/cli.py: Exit codes, signals and one-line errors of every program.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; a scheduler, a cloud or a container that ends the program; a terminal that was closed."""
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to stop; its text says how far it came."""
+
+    def __init__(self, text: str = "", signum: int = signal.SIGINT):
+        super().__init__(text)
+        self.signum = signum
+
+    @property
+    def code(self) -> int:
+        """The exit code that shells expect: 128 and the signal's number."""
+        return 128 + self.signum
+
+@contextmanager
+def handling_stops(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Calls `handler` for STOP_SIGNALS during the block, except for those that are ignored (nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, handler) for signum in heard}
+    try:
+        yield
+    finally:
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
+
+def silence(stream: TextIO) -> None:
+    """Sends what is still printed to a closed pipe nowhere."""
+    with suppress(io.UnsupportedOperation), open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), stream.fileno())
+
 # golf/system/log.py: The log of a run: each event is one line on the console, in a text file and in a JSON lines file.
 def format_value(value: object) -> str:
     """The text of a value: floats with 8 digits, sequences joined by commas."""
@@ -2747,19 +2959,26 @@ def format_value(value: object) -> str:
     return ",".join(map(format_value, value)) if isinstance(value, (list, tuple)) else str(value)
 
 class ProgressBar:
-    """Shows nothing."""
+    """Says every 20 seconds how far a score is."""
+
+    def __init__(self, say: Callable[[str], None], total: float):
+        self._say, self._total, self._done, self._said = say, total, 0.0, time.monotonic()
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
-        """Does nothing."""
+        """Adds `amount` to what is done."""
+        self._done += amount
+        if time.monotonic() - self._said > 20 and self._done < self._total:
+            self._said = time.monotonic()
+            self._say(f"score: {100 * self._done / self._total:.0f}% {note or ''}")
 
     def move_to(self, completed: float, note: str = "") -> None:
-        """Does nothing."""
+        """Says nothing: training logs its steps."""
 
 class RunLog:
-    """Prints each event as one line, `kind key:value key:value`, and appends it to `<path>.log`."""
+    """Prints each event as one line, `kind key:value key:value`, and appends it to the file `path`."""
 
     def __init__(self, path: Path | None = None, quiet: bool = False):
-        self._file = open(path.with_suffix(".log"), "a", encoding="utf-8") if path else None
+        self._file = open(path, "a", encoding="utf-8") if path else None
         self._quiet = quiet
 
     def event(self, kind: str, **fields: object) -> None:
@@ -2771,17 +2990,26 @@ class RunLog:
         """Logs an event, too."""
         self.event(kind, **fields)
 
+    def show(self, text: str) -> None:
+        """Prints a line, which the file does not get."""
+        if not self._quiet:
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:
+                silence(sys.stdout)
+
     def info(self, text: str) -> None:
         """Logs one line of prose."""
-        if not self._quiet:
-            print(text, flush=True)
+        self.show(text)
         if self._file:
             print(text, file=self._file, flush=True)
 
     @contextmanager
-    def progress(self, description: str, total: float, unit: str) -> Iterator[ProgressBar]:
-        """A progress bar that shows nothing."""
-        yield ProgressBar()
+    def progress(
+        self, description: str, total: float, unit: str, lines: bool = True
+    ) -> Iterator[ProgressBar]:
+        """Lines that say how far a score is."""
+        yield ProgressBar(self.show, total)
 
 # golf/score/scorer.py: Grades a stream of tokens, chunk by chunk; what is graded may be handed on to be learned from.
 CHUNK_TOKENS = 32_768
@@ -3101,17 +3329,28 @@ class LoraLearner:
         """Not 0 for the documents that learn in recorded steps."""
         self.steps_1 = torch.zeros(1, device=device)
         self._anchor = torch.zeros((), device=device)
+        self._moved: tuple[Tensor, np.ndarray] | None = None
+        """Adapters that are not in the order of their places, and their places."""
         self.recorded_steps: dict[Any, Any] = {}
         """DocumentSteps that were made for it, by their options."""
 
     def restart(self) -> None:
         """Forgets everything learned; recorded steps stay, since all tensors stay where they are."""
         self._store_SP.copy_(self._fresh_P)
+        self._moved = None
         self.fallbacks = 0
 
-    def start(self, slot: int, num_documents: int) -> None:
+    def start(self, slot: int, num_documents: int, places: np.ndarray | None = None) -> None:
         """Makes the adapters in places `slot` on ready for new documents: B and all moments zero, A kept."""
+        if self._moved is not None:
+            rows_BP, moved = self._moved
+            rows_BP[moved] = rows_BP.clone()
+            self._moved = None
         self.adapters_BP = self._store_SP[slot : slot + num_documents]
+        if places is not None:
+            rows_BP = self.adapters_BP[: len(places)]
+            rows_BP.copy_(rows_BP[places])
+            self._moved = rows_BP, places
         self.adapters_BP[:, self._num_kept :] = 0
         self.second_BP[:num_documents] = 0
         if self.first_BP is not None:
@@ -3150,9 +3389,10 @@ class LoraLearner:
         self.fallbacks += len(rows)
         self.adapters_BP[rows] = self._fresh_P
 
-    def learn(self, scored: ScoredDocuments) -> None:
+    def learn(self, scored: ScoredDocuments, rows: Sequence[int] | None = None) -> None:
         """Trains each document's adapters on the chunk it was just graded: a sum over documents of mean nats."""
         config, count = self.config, len(scored.nats_BL)
+        learning = range(count) if rows is None else rows
         self.backward(scored.nats_BL.mean(1).sum())
         if self.recorded:
             self._update_recorded(count)
@@ -3162,7 +3402,7 @@ class LoraLearner:
         buffers = (self.adapters_BP, self.gradient_BP, means_BP, self.second_BP)
         # By document, so that none is rounded otherwise beside others. And in one pass: every further one
         # over these buffers costs as much as the network.
-        weights, gradients, means, seconds = (list(buffer_BP[:count].unbind()) for buffer_BP in buffers)
+        weights, gradients, means, seconds = ([buffer_BP[row] for row in learning] for buffer_BP in buffers)
         adamw(
             weights,
             gradients,
@@ -3377,6 +3617,8 @@ def _own_keys(keys_BL: np.ndarray, starts_B1: np.ndarray) -> np.ndarray:
     return np.where(keys_BL == _NO_KEY, _NO_KEY, own | np.uint64(1))
 
 # golf/ttt/sgd.py: Test-time training: the model learns from what it has already been graded on.
+MAX_TTT_EPOCHS = 100
+"""Far beyond what helps; it bounds the work that an artifact can ask for."""
 ADAPTING_PASS_TOKENS = 16_384
 """Most tokens of a forward and backward pass: the frontier's network keeps some 0.7 MB of each."""
 
@@ -3392,6 +3634,9 @@ class TTTConfig:
     """The adapters of the method `lora`."""
     tilt: TiltConfig = field(default_factory=TiltConfig)
     """With `lora`: tokens that followed the same long context before are raised."""
+    order: Literal["length", "stream"] = "length"
+    """With `lora`: the longest documents first, for whose lengths a decoder must be told, or as they stand
+    in the text."""
     phases: tuple[int, ...] = ()
     """With `lora`: after so many graded documents the blocks' matrices learn from them all; () for never."""
     cap_rate: float = 0.0
@@ -3414,6 +3659,20 @@ class TTTConfig:
     """Largest norm of the gradient; a larger one is scaled down to it."""
     batch_sequences: int = 32
     """Sequences of the trained context that share an update."""
+
+    def __post_init__(self) -> None:
+        if not self.epochs <= MAX_TTT_EPOCHS:
+            raise ValueError(f"ttt.epochs is {self.epochs}; expected at most {MAX_TTT_EPOCHS}")
+        least = {"chunk_tokens": 1, "epochs": 1, "batch_sequences": 1, "learning_rate": 0, "cap_rate": 0}
+        least |= {"momentum": 0, "frozen_blocks": 0}
+        for name, value in least.items():
+            if not vars(self)[name] >= value:
+                raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected at least {value}")
+        for name in ("max_seconds", "clip_norm"):
+            if vars(self)[name] is not None and not vars(self)[name] > 0:
+                raise ValueError(f"ttt.{name} is {vars(self)[name]}; expected more than 0")
+        if list(self.phases) != sorted(set(self.phases)) or min(self.phases, default=1) < 1:
+            raise ValueError(f"ttt.phases is {self.phases}; expected rising numbers of documents")
 
 def adapted_parameters(model: GPT, frozen_blocks: int) -> list[nn.Parameter]:
     """The matrices of all blocks but the first `frozen_blocks`; ValueError if that leaves none."""
@@ -3531,18 +3790,11 @@ class RunConfig:
 
     def budget(self) -> Budget:
         """The training budget; ValueError unless exactly one of minutes and steps is given."""
-        return Budget(60.0 * self.minutes, self.steps)
+        return Budget(None if self.minutes is None else 60.0 * self.minutes, self.steps)
 
     def recipe(self) -> Recipe:
         """What the trainer reads of the configuration."""
         return Recipe(self.budget(), self.train, self.optim, self.schedule, self.averaging)
-
-    def check(self, device_type: str) -> None:
-        """Raises ValueError for parts that do not go together, before any work is done for them."""
-        self.budget()
-        loops = self.model.recurrence > 1
-        self.train.check(plan_phases(self.model.context, self.train.batch_tokens, loops, self.schedule))
-        self.score.resolve(self.model.context, device_type)
 
 # golf/system/clock.py: The phases of a run and the seconds each takes.
 PHASES = ("prepare", "warm-up", "train", "calibrate", "pack", "score")
@@ -3611,6 +3863,10 @@ class StageClock:
 # golf/data/manifest.py: A dataset folder: shards, their tokenizer, and a manifest of their contents and origin.
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "golf-dataset-1"
+CHANGED = "has changed since the dataset was made, make or fetch it again"
+FINGERPRINT_TOKENS = 1 << 15
+VERIFIED_NAME = ".verified.json"
+"""Which training shards were compared with the manifest, and what their files were like then."""
 
 @dataclass(frozen=True)
 class ShardFile:
@@ -3650,27 +3906,31 @@ class Manifest:
     def load(cls, folder: Path) -> "Manifest":
         """Reads `folder`/manifest.json; DataError if it is absent, of another format, or damaged."""
         path, command = folder / MANIFEST_NAME, "python -m golf.prepare --source"
-        adopt = f"`{command} shards --data {folder} --tokenizer FILE.model` checks the shards and writes one"
+        adopt = f"`{command} shards --data {folder}` checks the shards and writes one"
         if not path.is_file():
             if any(folder.glob("fineweb_*.bin")):
                 raise DataError(f"{folder}: has shards but no {MANIFEST_NAME}. {adopt}")
             raise DataError(f"{folder}: no dataset there; make one with `{command} docs --data {folder}`")
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            files = tuple(ShardFile(**file) for file in fields.pop("files"))
-            manifest = cls(files=files, notes=tuple(fields.pop("notes")), **fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            manifest: Manifest = config_from_dict(cls, read_sealed_json(path))
+        except DamagedFileError as error:
+            raise DataError(f"{error}. {adopt}") from error
+        except ValueError as error:
             raise DataError(f"{path}: is not a manifest of a dataset ({error}). {adopt}") from error
         if manifest.format != MANIFEST_FORMAT:
             raise DataError(f"{path}: format is {manifest.format!r}; expected {MANIFEST_FORMAT!r}. {adopt}")
-        for name in (manifest.tokenizer, *(file.name for file in files)):
-            if Path(name).name != name:
+        for name in (manifest.tokenizer, *(file.name for file in manifest.files)):
+            if Path(name).name != name or not name.isprintable():
                 raise DataError(f"{path}: {name!r} is not a file name inside the folder")
-        for one, other in combinations(files, 2):
-            low = max(one.first_document, other.first_document)
-            high = min(one.last_document, other.last_document)
-            if one.split != other.split and low <= high:
-                raise DataError(f"{path}: documents {low} to {high} are in both {one.name} and {other.name}")
+        last: dict[str, ShardFile] = {}
+        for file in sorted(manifest.files, key=lambda file: file.first_document):
+            if file.split not in ("train", "val"):
+                raise DataError(f"{path}: split is {file.split!r}; expected train or val")
+            other = last.get("val" if file.split == "train" else "train", file)
+            low, high = file.first_document, min(file.last_document, other.last_document)
+            if other is not file and low <= high:
+                raise DataError(f"{path}: documents {low} to {high} are in both {other.name} and {file.name}")
+            last[file.split] = max(last.get(file.split, file), file, key=lambda file: file.last_document)
         return manifest
 
     def num_tokens(self, split: str) -> int:
@@ -3686,13 +3946,45 @@ class Dataset:
     vocabulary: Vocabulary
 
     def train_shards(self) -> list[np.ndarray]:
-        """The training shards as memory maps (N); the batches that serve them check their token ids."""
-        shards = [self.open_shard(file) for file in self.manifest.files if file.split == "train"]
+        """The training shards as memory maps (N), checked by sha256; who serves them checks token ids."""
+        files = [file for file in self.manifest.files if file.split == "train"]
+        shards = [self.open_shard(file) for file in files]
         if not shards:
             raise DataError(f"{self.folder}: has no training shards")
         if (first := shards[0][0]) != (bos_id := self.vocabulary.bos_id):
             raise DataError(f"{self.folder}: training starts with token {first}; expected BOS, {bos_id}")
+        self._require_unchanged(files)
         return shards
+
+    @property
+    def train_fingerprint(self) -> str:
+        """What names the contents of the training shards, or how those begin whose sha256 is not known."""
+        files = [file for file in self.manifest.files if file.split == "train"]
+        hashes = [
+            file.sha256 or hashlib.sha256(self.open_shard(file)[:FINGERPRINT_TOKENS].tobytes()).hexdigest()
+            for file in files
+        ]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def _require_unchanged(self, files: list[ShardFile]) -> None:
+        """Compares each shard with its sha256; what was compared is remembered by size, times and inode."""
+        memory = self.folder / VERIFIED_NAME
+        try:
+            known = json.loads(memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        found = {file.name: _file_state(self.folder / file.name, file.sha256) for file in files}
+        unknown = [file for file in files if file.sha256 and found[file.name] != known.get(file.name)]
+        with ThreadPoolExecutor(8) as pool:
+            hashes = pool.map(sha256_of_file, [self.folder / file.name for file in unknown])
+            for file, sha256 in zip(unknown, hashes, strict=True):
+                if sha256 != file.sha256:
+                    path = self.folder / file.name
+                    raise DataError(f"{path}: {CHANGED}: sha256 {sha256}; the manifest says {file.sha256}")
+        if unknown:
+            # A folder that cannot be written to is compared anew by each run.
+            with suppress(OSError):
+                write_json(memory, {**known, **found})
 
     def validation_tokens(self, clock: StageClock) -> np.ndarray:
         """All validation tokens (N), uint16, checked by sha256; PhaseError where they must not be read."""
@@ -3705,8 +3997,8 @@ class Dataset:
             if self.manifest.case_ops:
                 parts[find_byte_file(path)] = file.bytes_sha256
             for part, stated in parts.items():
-                if (found := sha256_of_file(part)) != stated:
-                    raise DataError(f"{part}: sha256 {found}; the manifest says {stated}")
+                if stated and (found := sha256_of_file(part)) != stated:
+                    raise DataError(f"{part}: {CHANGED}: sha256 {found}; the manifest says {stated}")
             check_token_ids(shards[-1], self.vocabulary.size, file.name)
         if not shards:
             raise DataError(f"{self.folder}: has no validation shards")
@@ -3721,6 +4013,11 @@ class Dataset:
         if file.split == "val" and self.manifest.case_ops:
             find_byte_file(path)
         return shard
+
+def _file_state(path: Path, sha256: str) -> list[int | str]:
+    """What changes when a file does, as JSON values."""
+    now = path.stat()
+    return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, sha256]
 
 def open_dataset(folder: Path) -> Dataset:
     """Opens a folder whose tokenizer and shard sizes are the manifest's; training shards may be absent."""
@@ -3737,6 +4034,20 @@ def open_dataset(folder: Path) -> Dataset:
             dataset.open_shard(file)
     return dataset
 
+def open_shards(folder: Path, tokenizer: Path) -> Dataset:
+    """A folder of shards without a manifest, as published: one is made in memory, which pins no bytes."""
+    splits = {split: sorted(folder.glob(f"fineweb_{split}_[0-9]*.bin")) for split in ("train", "val")}
+    files = tuple(
+        ShardFile(path.name, split, "", len(read_shard(path)), 0, 0, 0)
+        for split, paths in splits.items()
+        for path in paths
+    )
+    if not files:
+        raise DataError(f"{folder}: has neither {MANIFEST_NAME} nor fineweb_train_*.bin or fineweb_val_*.bin")
+    vocabulary = Vocabulary.load(tokenizer)
+    stated = (vocabulary.sha256, vocabulary.size, files, 0, 0, 0, (), vocabulary.case_ops)
+    return Dataset(folder, Manifest(folder.name, "", "", "", tokenizer.name, *stated), vocabulary)
+
 def find_byte_file(shard: Path) -> Path:
     """Beside a CaseOps validation shard: bytes of original text of each token, in the format of shards."""
     path = shard.with_suffix(".bytes")
@@ -3745,116 +4056,11 @@ def find_byte_file(shard: Path) -> Path:
         raise DataError(f"{path}: no such file; {says}, and no score in bits per byte can be trusted without")
     return path
 
-def sha256_of_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
 # golf/results.py: What a run measures, typed: a stage's result, and all of them together as results.json holds them.
 RESULTS_VERSION = 2
 """Of the schema of results.json and of `--score --json`."""
-
-# golf/data/batches.py: Training batches: sequences from all shards in a seeded random order.
-class TrainBatches:
-    """Serves every target of the training shards once per epoch, except the held-out documents at the end."""
-
-    def __init__(self, shards: list[np.ndarray], seed: int, held_out_tokens: int, vocab_size: int = 2**16):
-        self._files, self._vocab_size = shards, vocab_size
-        kept, self.held_out = _split_held_out(shards, held_out_tokens)
-        # Plain views: slicing an np.memmap takes ten times as long.
-        self._shards = [np.asarray(shard) for shard in kept]
-        self._streams = [len(shard) for shard in kept]
-        self._order, num_tokens = np.zeros(0, dtype=np.int64), sum(self._streams)
-        self._state = {"seed": seed, "num_tokens": num_tokens, "context": 0, "pass": -1, "position": 0}
-        self._epochs_before = 0.0
-
-    @property
-    def epoch(self) -> float:
-        """Epochs served so far; 0.5 is half of the training text."""
-        return self._epochs_before + self._state["position"] / max(1, len(self._order))
-
-    def next(self, num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next inputs_BT and targets_BT, int64 on the CPU; another `context` starts a new epoch."""
-        windows = np.empty((num_sequences, context + 1), dtype=np.uint16)
-        for window in windows:
-            sequence = self._next_sequence(context)
-            stream = int(np.searchsorted(self._first, sequence, side="right")) - 1
-            self._read(stream, int(self._phases[stream] + (sequence - self._first[stream]) * context), window)
-        inputs, targets = windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
-
-    def skip(self, num_sequences: int, context: int) -> None:
-        """Skips the sequences that `next` would return, without reading them."""
-        for _ in range(num_sequences):
-            self._next_sequence(context)
-
-    def state_dict(self) -> dict[str, int | float]:
-        """The position in the order; with the same shards, `load_state_dict` continues exactly there."""
-        return self._state | {"epochs_before": self._epochs_before}
-
-    def load_state_dict(self, state: dict[str, int | float]) -> None:
-        """Continues from a `state_dict`; ValueError if its seed or number of tokens differs."""
-        for key in ("seed", "num_tokens"):
-            own = self._state[key]
-            if state[key] != own:
-                raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
-        self._state = {key: int(state[key]) for key in self._state}
-        self._epochs_before = float(state["epochs_before"])
-        if self._state["context"]:
-            self._build_order()
-
-    def _next_sequence(self, context: int) -> int:
-        """The number of the next sequence in the order; starts a new order if needed."""
-        if context != self._state["context"] or self._state["position"] == len(self._order):
-            self._epochs_before = self.epoch
-            self._state |= {"context": context, "pass": self._state["pass"] + 1, "position": 0}
-            self._build_order()
-        self._state["position"] += 1
-        return int(self._order[self._state["position"] - 1])
-
-    def _build_order(self) -> np.random.Generator:
-        """Draws the order of an epoch; returns the generator for what else is to be drawn."""
-        seed, num_tokens, context, epoch, _ = self._state.values()
-        draw = np.random.default_rng([seed, epoch])
-        num_targets = np.array(self._streams) - 1
-        counts = np.maximum(num_targets, 0) // context
-        if not counts.sum():
-            found = f"the training shards hold {num_tokens} tokens"
-            raise ValueError(f"{found}; none holds the {context + 1} of a sequence")
-        self._phases = draw.integers(0, num_targets - counts * context, endpoint=True)
-        self._first = np.cumsum(counts) - counts
-        self._order = draw.permutation(int(counts.sum()))
-        return draw
-
-    def _read(self, shard: int, start: int, part: np.ndarray) -> None:
-        """Fills `part` with the tokens of a shard from `start` on; DataError outside the vocabulary."""
-        part[:] = self._shards[shard][start : start + len(part)]
-        if part.max() >= self._vocab_size:
-            file = self._files[shard]
-            name = str(file.filename) if isinstance(file, np.memmap) else f"training shard {shard}"
-            check_token_ids(part, self._vocab_size, name, start)
-
-def _split_held_out(shards: list[np.ndarray], held_out_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """The shards up to the BOS of the first held-out document, and the tokens from there on."""
-    ends = np.cumsum([len(shard) for shard in shards])
-    total, bos_id = int(ends[-1]), shards[0][0]
-    limit, num_held, num_seen = total // 10, 0, 0
-    for shard in reversed(shards):
-        if num_seen >= limit or num_held >= held_out_tokens:
-            break
-        tail = shard[max(0, len(shard) - (limit - num_seen)) :]
-        # Distances from the starts of documents to the end of the text, the shortest first.
-        distances = num_seen + len(tail) - np.flatnonzero(tail == bos_id)[::-1]
-        if len(distances):
-            num_held = int(distances[min(np.searchsorted(distances, held_out_tokens), len(distances) - 1)])
-        num_seen += len(shard)
-    if held_out_tokens and not num_held:
-        found = f"no document starts in the last tenth of the {total} training tokens"
-        raise ValueError(f"{found}, so none can be held out")
-    cuts = np.clip(total - num_held - np.array([0, *ends[:-1]]), 0, None)
-    kept = [shard[:cut] for shard, cut in zip(shards, cuts, strict=True) if cut]
-    held = [shard[cut:] for shard, cut in zip(shards, cuts, strict=True)]
-    return kept, np.concatenate(held, dtype=np.uint16)
+NATS_ARRAYS = {"quantized": "nats", "test_time_trained": "ttt_nats"}
+"""The artifact's own stages, with the array of per_document.npz that has their nats."""
 
 # golf/score/documents.py: A score by document: what the statistics compare.
 _BLOCK_TOKENS = 1 << 20
@@ -3970,13 +4176,49 @@ def end_with_parent() -> Callable[[], None] | None:
     prctl, pr_set_pdeathsig = ctypes.CDLL(None).prctl, 1
     return partial(prctl, pr_set_pdeathsig, signal.SIGTERM)
 
+def query_gpu(*fields: str) -> list[str]:
+    """What nvidia-smi says of the first GPU, a text for each of its --query-gpu fields; empty without one."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().split("\n")[0].split(", ")
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver, from the kernel or else from nvidia-smi; None without a driver."""
+    path = Path("/proc/driver/nvidia/version")
+    text = path.read_text(encoding="utf-8") if path.is_file() else " ".join(query_gpu("driver_version"))
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else None
+
+def unusable_gpu() -> str | None:
+    """Why torch cannot use this machine's NVIDIA GPU, and what to do; None if it can, or there is none."""
+    driver = None if torch.cuda.is_available() else driver_version()
+    if driver is None:
+        return None
+    built, hidden = torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES")
+    if built is None:
+        reason = "it is a CPU build"
+    elif hidden is not None and not hidden.split(",")[0].isdecimal():
+        reason = f"CUDA_VISIBLE_DEVICES is {hidden!r}"
+    else:
+        reason = f"it is built for CUDA {built}"
+    return (
+        f"this machine has an NVIDIA GPU (driver {driver}), which torch {torch.__version__} cannot use: "
+        f"{reason}; install a torch whose CUDA the driver supports (CUDA 12 from driver 525 on, 13 from 580 "
+        "on), or compute on the CPU by --device cpu"
+    )
+
 def choose_runtime(
     device: str = "auto", compute_dtype: str = "auto", world: World | None = None, eager: bool = False
 ) -> Runtime:
     """Chooses the device, auto, cpu, cuda or cuda:N, and its dtype; `eager` turns torch.compile off."""
     world = World() if world is None else world
+    if device != "cpu" and (reason := unusable_gpu()):
+        raise DeviceError(reason)
     on_gpu = torch.cuda.is_available() and device != "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda") and not on_gpu:
         raise DeviceError(f"device {device!r} was asked for; torch {torch.__version__} sees no GPU")
     chosen = torch.device(("cuda" if on_gpu else "cpu") if device == "auto" else device)
     if on_gpu:
@@ -4002,6 +4244,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or in the machine's own memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 def release_memory(device: torch.device) -> None:
     """Returns unused memory to the device, for other processes."""
@@ -4041,33 +4287,982 @@ def environment(device: torch.device, world: World | None = None) -> dict[str, o
         **{name: version(name) for name in packages},
     }
 
+# golf/ttt/documents.py: Documents of a stream: which are graded together, in what order, how far at a time, by which process.
+LENGTH_ORDER = "documents by length in tokens, the longest first, equal ones as they stand in the text"
+"""The order that grading and all that adapts follow; it takes the documents' lengths as known."""
+STREAM_ORDER = "documents as they stand in the text"
+"""Likewise; which documents go together, and how far at a time, follows from the text before."""
+
+class DocumentSpan(NamedTuple):
+    """Targets `start` to `end` of the stream (half-open); target i is token i + 1, the next BOS included."""
+
+    start: int
+    end: int
+
+    @property
+    def num_targets(self) -> int:
+        """At least 1."""
+        return self.end - self.start
+
+class DocumentBatch(NamedTuple):
+    """Documents that are graded side by side, some tokens of each at a time."""
+
+    chunk_tokens: tuple[int, ...]
+    documents: tuple[DocumentSpan, ...]
+    chunk_ends: tuple[int, ...] = ()
+    """Up to chunk_ends[0] targets of a document are graded chunk_tokens[0] at a time, and so on."""
+
+    def chunk_at(self, first: int) -> int:
+        """Targets of the chunk that begins with target `first` of each document."""
+        return self.chunk_tokens[bisect_right(self.chunk_ends, first)]
+
+class DocumentGroup(NamedTuple):
+    """Documents of a batch that share their forward passes."""
+
+    process: int
+    """Which of several processes grades them."""
+    place: int
+    """The first one's place among those that this process has in each batch."""
+    documents: tuple[DocumentSpan, ...]
+
+def split_documents(tokens: np.ndarray, num_targets: int, bos_id: int) -> list[DocumentSpan]:
+    """The documents of the first `num_targets` targets, as they stand; without a BOS all is one document."""
+    starts = np.flatnonzero(tokens[:num_targets] == bos_id).tolist()
+    edges = sorted({0, *starts, num_targets})
+    return [DocumentSpan(*pair) for pair in pairwise(edges)]
+
+def order_bytes(documents: list[DocumentSpan]) -> int:
+    """Bytes that tell a decoder the documents' lengths in targets."""
+    widths = [document.num_targets.bit_length() for document in documents]
+    nats = lgamma(33 + len(widths)) - lgamma(33) - sum(lgamma(1 + n) for n in Counter(widths).values())
+    return ceil((nats / log(2) + sum(widths) - len(widths)) / 8)
+
+def plan_documents(
+    documents: list[DocumentSpan],
+    chunk_tokens: tuple[int, ...],
+    chunk_lengths: tuple[int, ...],
+    batch_documents: int,
+    by_length: bool = True,
+) -> list[DocumentBatch]:
+    """Batches in the order of grading, LENGTH_ORDER or STREAM_ORDER."""
+    if not by_length:
+        firsts = range(0, len(documents), batch_documents)
+        alike = (tuple(documents[first : first + batch_documents]) for first in firsts)
+        return [DocumentBatch(chunk_tokens, group, chunk_lengths) for group in alike]
+
+    def chunk_of(document: DocumentSpan) -> int:
+        return chunk_tokens[int(np.searchsorted(chunk_lengths, document.num_targets))]
+
+    ordered = sorted(documents, key=lambda document: (-document.num_targets, document.start))
+    batches = []
+    for chunk, group in groupby(ordered, chunk_of):
+        alike = tuple(group)
+        for first in range(0, len(alike), batch_documents):
+            batches.append(DocumentBatch((chunk,), alike[first : first + batch_documents]))
+    return batches
+
+def deal_batch(batch: DocumentBatch, at_once: int, num_processes: int = 1) -> list[DocumentGroup]:
+    """Groups of `at_once` documents in the batch's order, dealt out in turn."""
+    groups = []
+    for first in range(0, len(batch.documents), at_once):
+        turn, process = divmod(first // at_once, num_processes)
+        groups.append(DocumentGroup(process, turn * at_once, batch.documents[first : first + at_once]))
+    return groups
+
+def count_shares(batches: list[DocumentBatch], at_once: int, num_processes: int) -> list[int]:
+    """The targets that each process grades."""
+    shares = [0] * num_processes
+    for batch in batches:
+        for process, _, documents in deal_batch(batch, at_once, num_processes):
+            shares[process] += sum(document.num_targets for document in documents)
+    return shares
+
+# golf/ttt/document_step.py: Chunks of documents: what is kept of their past, and steps of few fixed shapes, which a GPU records once.
+_STEPS_AHEAD = 8
+"""Steps that may wait for the GPU; a deadline is asked so much ahead of what is done."""
+
+class PastInputs(Past):
+    """The inputs of every visit's attention at the positions before a chunk."""
+
+    def __init__(self, kept: dict[int, Tensor] | None = None) -> None:
+        self.kept = kept or {}
+        """By visit, (B, T, D)."""
+
+    def window(self, num_documents: int, num_past: int, num_new: int) -> "PastInputs":
+        """This past, for the first `num_documents` documents: `num_past` kept and `num_new` new positions."""
+        self._num_documents, self._num_past, self.num_new = num_documents, num_past, num_new
+        return self
+
+    def inputs(self, visit: int, x_BLD: Tensor) -> Tensor:
+        """The new inputs behind the kept ones; both are kept for the next window."""
+        if self._num_past:
+            kept_BTD = self.kept[visit][: self._num_documents]
+            x_BLD = torch.cat((kept_BTD[:, kept_BTD.size(1) - self._num_past :], x_BLD), 1)
+        self.kept[visit] = x_BLD.detach()
+        return x_BLD
+
+    def put_back(self, rows: np.ndarray, other: "PastInputs") -> None:
+        """Takes the past of documents `rows` from `other`, which holds those documents only."""
+        for visit, mine_BTD in self.kept.items():
+            goes_on = rows < len(mine_BTD)
+            mine_BTD[rows[goes_on]] = other.kept[visit][goes_on, -mine_BTD.size(1) :]
+
+class FixedPast(Past):
+    """The same inputs in tensors of fixed addresses, in windows of few lengths, padded with empty places."""
+
+    def __init__(self, model: GPT, num_documents: int, max_past: int):
+        config, weight = model.config, model.embedding.weight
+        shape, dtype = (num_documents, max_past, config.width), model.compute_dtype
+        # Zeros: masked values must be finite.
+        self.rings = [torch.zeros(shape, dtype=dtype, device=weight.device) for _ in model.plan]
+        rotary_dims = config.rotary_dims
+        length = config.context + max_past
+        self._tables = rotary_tables(length, rotary_dims, config.rotary_base, weight.device)
+
+    def window(self, num_documents: int, num_new: int, positions_T: Tensor, places_K: Tensor) -> "FixedPast":
+        """This past, for the first documents: the first places and `num_new` new positions."""
+        self._num_documents, self._num_past, self.num_new = num_documents, len(positions_T) - num_new, num_new
+        self._places_K = places_K
+        cos_TR, sin_TR = (table[positions_T.clamp(min=0)] for table in self._tables)
+        mask_LT = None
+        if self._num_past:
+            visible_LT = (positions_T >= 0) & (positions_T <= positions_T[self._num_past :, None])
+            mask_LT = torch.zeros(visible_LT.shape, dtype=self.rings[0].dtype, device=visible_LT.device)
+            mask_LT = mask_LT.masked_fill(~visible_LT, -math.inf)
+        self._positions = Positions(cos_TR, sin_TR, None if mask_LT is None else mask_LT[None, None])
+        return self
+
+    def positions(self) -> Positions:
+        """Those that `window` was given."""
+        return self._positions
+
+    def inputs(self, visit: int, x_BLD: Tensor) -> Tensor:
+        """The new inputs behind the kept ones; the last of the new ones are written into their places."""
+        ring_BPD = self.rings[visit][: self._num_documents]
+        x_BTD = torch.cat((ring_BPD[:, : self._num_past], x_BLD), 1) if self._num_past else x_BLD
+        num_kept = len(self._places_K)
+        if num_kept:
+            ring_BPD.index_copy_(1, self._places_K, x_BLD.detach()[:, -num_kept:])
+        return x_BTD
+
+    def unroll(self, end: int, num_past: int, num_places: int, rows: int) -> PastInputs:
+        """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
+        order = np.arange(max(0, end - num_past), end) % max(1, num_places)
+        return PastInputs({visit: ring_BPD[:rows, order] for visit, ring_BPD in enumerate(self.rings)})
+
+def can_be_fixed(model: GPT) -> bool:
+    """Whether FixedPast works for the network: nothing may depend on the place that a position has."""
+    config = model.config
+    return config.positions in ("rotary", "none") and config.num_experts == 1 and not config.attention_sinks
+
+def window_lengths(context: int) -> tuple[int, ...]:
+    """The lengths that windows of FixedPast have, by eighths of the context, in eights of tokens."""
+    step = 8 * -(-context // 64)
+    return (*range(step, context, step), context)
+
+class ChunkGrades(NamedTuple):
+    """What a forward pass over a chunk gives."""
+
+    nats_BL: Tensor
+    """With the graph that leads back to what gave them."""
+    marked_BL: Tensor
+    """The same nats, NaN for documents whose logits were not all finite."""
+    logits_BLV: Tensor | None
+    """For who wants to see them."""
+
+def grade_logits(logits_BLV: Tensor, targets_BL: Tensor, expected_BL: Tensor, boost: float) -> ChunkGrades:
+    """Grades targets (B, L) by logits, which the tilt raises by `boost` at the expected tokens, -1 for none."""
+    is_broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
+    if boost:
+        boosts_BL1 = (boost * (expected_BL >= 0))[..., None]
+        logits_BLV = logits_BLV.scatter_add(2, expected_BL.clamp(min=0)[..., None], boosts_BL1)
+    nats_BL = token_nats(logits_BLV, targets_BL)
+    marked_BL = nats_BL.detach().masked_fill(is_broken_B[:, None], torch.nan)
+    return ChunkGrades(nats_BL, marked_BL, logits_BLV.detach())
+
+class StepInputs(NamedTuple):
+    """What a step is told, as integers; their shapes decide which recording it replays."""
+
+    tokens: np.ndarray
+    """(B, L) of the chunk's inputs, with the token before them where there is a past (B, L + 1)."""
+    targets: np.ndarray
+    """(B, L) tokens to predict."""
+    expected: np.ndarray
+    """(B, L) tokens that the tilt raises, -1 for none."""
+    positions: np.ndarray
+    """(T,) of each place in the window, -1 for empty ones."""
+    places: np.ndarray
+    """(K,) that the chunk's last positions take."""
+
+def record(function: Callable[[], Any], pool: Any) -> Callable[[], Any]:
+    """A function on tensors of fixed addresses, recorded as a CUDA graph: a call replays it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        result = function()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+class DocumentSteps:
+    """Grades and trains documents of a group, step by step, without waiting for what comes out."""
+
+    def __init__(
+        self,
+        model: GPT,
+        learner: LoraLearner,
+        context: int,
+        least_chunk: int,
+        one_chunk: bool,
+        boost: float,
+        keeps_logits: bool,
+        log_caps_2: Tensor | None,
+    ):
+        self.model, self.learner, self.context, self.boost = model, learner, context, boost
+        self.keeps_logits, self.log_caps_2 = keeps_logits, log_caps_2
+        self.device = next(model.parameters()).device
+        self.most_rows = len(learner.learns_B)
+        # With chunks of one size in each document, none of the window is masked.
+        self._num_places = None if one_chunk else context - least_chunk
+        self.past = FixedPast(model, self.most_rows, context - least_chunk)
+        self.shapes: dict[tuple[int, ...], _Shape] = {}
+        """By place of the first document, documents, targets of the chunk, tokens of the window."""
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._done: deque[torch.cuda.Event] = deque()
+
+    def start(
+        self,
+        slot: int,
+        batch: DocumentBatch,
+        longest: int,
+        ledger: Ledger,
+        places: np.ndarray | None = None,
+    ) -> None:
+        """Makes ready for documents of up to `longest` targets, the first in place `slot` of its batch."""
+        self.slot = slot
+        self.learner.start(slot, self.most_rows)
+        windows, first = dict[tuple[int, int], int](), 0
+        # Beyond the context and the last change of chunks all windows are alike.
+        most = self.context + max((0, *batch.chunk_ends))
+        while True:
+            num_new = min(batch.chunk_at(first), self.context)
+            if first >= min(longest - num_new, most + num_new):
+                break
+            windows[len(self.window(first, num_new)[0]), num_new] = first
+            first += num_new
+        for (length, num_new), first in sorted(windows.items(), reverse=True):
+            if (slot, self.most_rows, num_new, length) not in self.shapes:
+                nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
+                tokens_BT = np.zeros((self.most_rows, num_new + (length > num_new)), dtype=np.int64)
+                inputs = StepInputs(tokens_BT, nothing_BL, nothing_BL - 1, *self.window(first, num_new))
+                for _ in range(2):
+                    nats_BL = self.predict(inputs, 0, learns=True).nats_BL
+                    self.learn(ledger.release_documents(nats_BL, (), "nothing"))
+        self.learner.start(slot, self.most_rows, places)
+        for ring_BPD in self.past.rings:
+            ring_BPD.zero_()
+
+    def rows_for(self, num_documents: int) -> int:
+        """The rows of a step for so many: all, or a half, a quarter and so on of them."""
+        rows = self.most_rows
+        while rows > 1 and -(-rows // 2) >= num_documents:
+            rows = -(-rows // 2)
+        return rows
+
+    def window(self, first: int, num_new: int) -> tuple[np.ndarray, np.ndarray]:
+        """StepInputs' `positions` and `places` of a chunk that begins at `first`."""
+        num_kept, most = min(first, self.context - num_new), self._places(num_new)
+        lengths, num_used = (*window_lengths(self.context), most + num_new), min(first, most)
+        num_past = next(length for length in lengths if length >= num_used + num_new)
+        num_past = min(num_past - num_new, most) if num_kept else 0
+        # The last position in each place, counted from the first one that is kept.
+        past = num_kept - 1 - (first - 1 - np.arange(num_past)) % max(1, most)
+        past = np.where(np.arange(num_past) < num_used, np.maximum(past, -1), -1)
+        new = np.arange(num_kept, num_kept + num_new)
+        kept = np.arange(first + max(0, num_new - most), first + num_new) % max(1, most)
+        return np.concatenate((past, new)), kept if most else kept[:0]
+
+    def _places(self, num_new: int) -> int:
+        """Places of the past in use with chunks of `num_new` tokens."""
+        return self.context - num_new if self._num_places is None else self._num_places
+
+    def unroll(self, end: int, num_new: int, rows: int) -> PastInputs:
+        """The past of the first documents in the order of time, for chunks of at least `num_new` tokens."""
+        return self.past.unroll(end, self.context - num_new, self._places(num_new), rows)
+
+    def predict(self, inputs: StepInputs, num_learning: int, learns: bool) -> ChunkGrades:
+        """Grades a chunk; what it gives lies where the next step's will."""
+        shape = self.slot, *inputs.targets.shape, len(inputs.positions)
+        if shape not in self.shapes:
+            self.shapes[shape] = _Shape(inputs, self.device)
+        self._now = now = self.shapes[shape]
+        now.write(inputs)
+        self.learner.learns_B.zero_()
+        self.learner.learns_B[:num_learning] = 1
+        if now.forward is None and now.learned and learns and self._pool is not None:
+            now.forward = record(lambda: self._forward(now), self._pool)
+        if now.forward is None:
+            return self._forward(now)
+        grades = now.forward()
+        # Waits until the GPU is no more than some steps behind.
+        event = torch.cuda.Event()
+        event.record()
+        self._done.append(event)
+        if len(self._done) > _STEPS_AHEAD:
+            self._done.popleft().synchronize()
+        return grades
+
+    def learn(self, scored: ScoredDocuments) -> None:
+        """The step of AdamW on what was just graded."""
+        now = self._now
+        if now.forward is None:
+            self.learner.learn(scored)
+            now.learned = True
+            return
+        if now.backward is None:
+            now.backward = record(lambda: self.learner.learn(scored), self._pool)
+        now.backward()
+
+    def _forward(self, now: "_Shape") -> ChunkGrades:
+        tokens_BT, targets_BL, expected_BL, positions_T, places_K = now.tensors
+        rows, num_new = targets_BL.shape
+        with torch.enable_grad():
+            past = self.past.window(rows, num_new, positions_T, places_K)
+            state = self.learner.state(rows, past, self.log_caps_2)
+            logits_BLV = self.model.forward(tokens_BT, num_new, state)
+            grades = grade_logits(logits_BLV, targets_BL, expected_BL, self.boost)
+        return grades if self.keeps_logits else grades._replace(logits_BLV=None)
+
+class _Shape:
+    """The inputs of steps of one shape, side by side in one tensor, and what was recorded."""
+
+    def __init__(self, inputs: StepInputs, device: torch.device):
+        self.learned = False
+        self.forward: Callable[[], ChunkGrades] | None = None
+        self.backward: Callable[[], None] | None = None
+        self._packed = torch.zeros(sum(part.size for part in inputs), dtype=torch.int64, device=device)
+        parts = self._packed.split([part.size for part in inputs])
+        self.tensors = tuple(part.view(like.shape) for part, like in zip(parts, inputs, strict=True))
+
+    def write(self, inputs: StepInputs) -> None:
+        """Puts the inputs in their place, in one copy that nothing waits for."""
+        packed = torch.from_numpy(np.concatenate([part.ravel() for part in inputs]))
+        if self._packed.device.type == "cuda":
+            packed = packed.pin_memory()
+        self._packed.copy_(packed, non_blocking=True)
+
+# golf/ttt/document_scorer.py: Grades documents side by side, chunk by chunk; what a chunk was graded may be learned from at once.
+def score_documents(
+    scoring: Scoring,
+    batches: list[DocumentBatch],
+    learner: LoraLearner | None = None,
+    tilt: NgramTilt | None = None,
+    phases: PhaseTrainer | None = None,
+    deadline: Deadline | None = None,
+) -> ScoreResult:
+    """Grades every target of the planned documents once, from its own document alone."""
+    tokens, world = scoring.tokens, scoring.world
+    windows = scoring.resolved_windows()
+    rows = windows.batch_tokens // windows.context
+    grader = _DocumentGrader(scoring, batches, learner, tilt, phases, deadline)
+    ledger, nats_N, num_targets = grader.ledger, grader.nats_N, len(grader.nats_N)
+    check_tokens(tokens[: num_targets + 1], scoring.vocabulary.size)
+    total = Tally(0.0, 0, 0)
+    graded: list[DocumentSpan] = []
+    with scoring.log.progress("score", num_targets, "tokens") as bar:
+        for index, batch in enumerate(batches):
+            own: list[DocumentSpan] = []
+            for group in deal_batch(batch, rows, world.size):
+                if group.process == world.rank:
+                    grader.grade(group, batch, f"batch {index}")
+                    own += group.documents
+                else:
+                    grader.pass_over(group.documents, batch, f"batch {index}, elsewhere")
+            if tilt is not None and index + 1 < len(batches):
+                # While a GPU is still at the last steps.
+                tilt.finish_batch()
+            grader.collect()
+            total = grader.tally(own, total)
+            note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
+            bar.advance(sum(document.num_targets for document in batch.documents), note)
+            graded += batch.documents
+            if (tilt is None and phases is None) or index + 1 == len(batches):
+                continue
+            # Until all have graded what each will learn from.
+            _, is_late = world.all_reduce_any(0.0, grader.stops())
+            if deadline is not None:
+                deadline.leave_out()
+            if phases is not None and not is_late and phases.due(len(graded)):
+                event = f"phase after {index}"
+                phases.learn([ledger.release_chunk(tokens, span, event) for span in graded])
+    ledger.close(num_targets)
+    if world.size > 1:
+        # Each has the others' as 0.
+        world.sum(torch.from_numpy(nats_N))()
+        # In the order of one process, so that the sum is its sum to the last bit.
+        total = grader.tally(graded, Tally(0.0, 0, 0))
+    notes = {
+        "documents": len(graded),
+        "batches": len(batches),
+        "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
+        **grader.sum_events(tilt),
+    }
+    if phases is not None:
+        notes["phases"] = phases.phases_done
+    return ScoreResult(total, nats_N, num_targets < len(tokens) - 1, windows, ledger, notes)
+
+class DocumentChunk:
+    """Targets `first` to `end` of some documents, side by side: arrays (B, 1) and (B, L)."""
+
+    def __init__(self, tokens: np.ndarray, documents: Sequence[DocumentSpan], first: int, end: int):
+        self.first, self.end, self._tokens = first, end, tokens
+        spans_B2 = np.array(documents)
+        self.starts_B1, self._ends_B1 = spans_B2[:, :1], spans_B2[:, 1:]
+        self.targets_BL = self.starts_B1 + np.arange(first, end)
+        self.graded_BL = self.targets_BL < self._ends_B1
+        """Which are the document's own, and not behind its end."""
+        self.expected_BL = np.full_like(self.targets_BL, -1)
+        """Tokens that the tilt raises, -1 for none."""
+
+    def read(self, first: int, shift: int = 0) -> np.ndarray:
+        """The documents' inputs (`shift` 0) or targets (1) from `first` on, int64, 0 behind their ends."""
+        places = self.starts_B1 + np.arange(first, self.end)
+        inside = np.minimum(places, self._ends_B1 - 1)
+        return np.where(places < self._ends_B1, self._tokens[inside + shift], 0).astype(np.int64)
+
+class _DocumentGrader:
+    """Grades documents that start together: the n-th chunk of each is one forward pass."""
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        batches: list[DocumentBatch],
+        learner: LoraLearner | None,
+        tilt: NgramTilt | None,
+        phases: PhaseTrainer | None,
+        deadline: Deadline | None,
+    ):
+        windows, self.scoring, self.device = scoring.resolved_windows(), scoring, scoring.device
+        self.tokens, self.context, self.stride = scoring.tokens, windows.context, windows.stride
+        num_targets = max(document.end for batch in batches for document in batch.documents)
+        self.ledger, self.num_graded = Ledger(len(self.tokens) - 1), 0
+        self.nats_N = np.full(num_targets, np.nan, dtype=np.float32)
+        self.learner = self._given_learner = learner
+        self.tilt, self.deadline = tilt, deadline
+        self.caps = None if phases is None else phases.caps
+        self.steps: DocumentSteps | None = None
+        """How chunks are graded while something learns; None to make each of its own length."""
+        self._boost = 0.0 if tilt is None else tilt.config.boost
+        self._chunks: list[DocumentChunk] = []
+        if learner is not None and learner.recorded and can_be_fixed(scoring.model):
+            least_chunk = min(self.context, *(min(batch.chunk_tokens) for batch in batches))
+            one_chunk = all(len(batch.chunk_tokens) == 1 for batch in batches)
+            options = self.context, least_chunk, one_chunk, self._boost, scoring.observe is not None
+            key = *options, self.caps is not None
+            if key not in learner.recorded_steps:
+                learner.recorded_steps[key] = DocumentSteps(scoring.model, learner, *options, self.caps)
+            self.steps = learner.recorded_steps[key]
+        # So many documents as have recorded steps may not fit with whole windows.
+        self._first_plain_chunk = self.context if self.steps is None else self.stride
+
+    def stops(self) -> bool:
+        """Whether there is no time left to adapt; from then on nothing does."""
+        if self.deadline is not None and self.deadline.stops(self.num_graded):
+            self.learner = self.tilt = self.steps = None
+            return True
+        return False
+
+    def tally(self, documents: Sequence[DocumentSpan], total: Tally) -> Tally:
+        """The total with graded documents added to it one after the other."""
+        for start, end in documents:
+            tokens_N1 = self.tokens[start : end + 1]
+            total += tally_targets(self.nats_N[start:end], tokens_N1, self.scoring.vocabulary)
+        return total
+
+    def sum_events(self, tilt: NgramTilt | None) -> dict[str, Any]:
+        """What a record says of all processes: documents given up, tokens tilted, when adapting stopped."""
+        stopped_after = None if self.deadline is None else self.deadline.stopped_after
+        num_adapting = self.num_graded if stopped_after is None else stopped_after
+        fallbacks = self._given_learner.fallbacks if self._given_learner else 0
+        own = fallbacks, tilt.num_tilted if tilt else 0, stopped_after is not None, num_adapting
+        sums = torch.tensor(own, dtype=torch.float64)
+        self.scoring.world.sum(sums)()
+        fallbacks, num_tilted, num_stopped, num_adapting = map(int, sums.tolist())
+        notes: dict[str, Any] = {"unadapted_documents": fallbacks}
+        if tilt is not None:
+            notes["tilted_tokens"] = num_tilted
+        if self.deadline is not None:
+            notes |= self.deadline.notes()
+            notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
+        return notes
+
+    def grade(self, group: DocumentGroup, batch: DocumentBatch, event: str) -> None:
+        """Grades all chunks in turn; the longest documents come first, so that those left are the first."""
+        rows = sorted(range(len(group.documents)), key=lambda row: -group.documents[row].num_targets)
+        documents = tuple(group.documents[row] for row in rows)
+        places = None if rows == sorted(rows) else np.array(rows)
+        longest, steps, plain_chunk = documents[0].num_targets, self.steps, 0
+        self.collect()
+        if steps is not None:
+            steps.start(group.place, batch, longest, self.ledger, places)
+            if self.deadline is not None:
+                self.deadline.leave_out()
+        elif self.learner is not None:
+            self.learner.start(group.place, len(documents), places)
+        self._documents, self.past = documents, PastInputs()
+        self._nats_BN = torch.zeros(len(documents), longest + self.context, device=self.device)
+        first = least_stride = 0
+        while first < longest:
+            chunk_tokens = min(batch.chunk_at(first), self.context)
+            if self.stops():
+                if first and steps is not None:
+                    # What was kept is a window less a chunk.
+                    least_stride = chunk_tokens
+                    self.past = steps.unroll(first, chunk_tokens, len(documents))
+                steps = None
+                self.collect()
+                plain_chunk = max(self.stride, least_stride) if first else self._first_plain_chunk
+            end = first + (plain_chunk or chunk_tokens)
+            left = [document for document in documents if document.num_targets > first]
+            self._grade_chunk(left, first, end, event)
+            first = end
+
+    def _grade_chunk(self, documents: Sequence[DocumentSpan], first: int, end: int, event: str) -> None:
+        """Grades targets `first` to `end` of each document, and learns from them if the document goes on."""
+        learner, steps = self.learner, self.steps
+        num_left, going = len(documents), [document for document in documents if document.num_targets > end]
+        filling = 0 if steps is None else steps.rows_for(num_left) - num_left
+        chunk = DocumentChunk(self.tokens, [*documents, *[DocumentSpan(0, 0)] * filling], first, end)
+        if self.tilt is not None:
+            chunk.expected_BL = self.tilt.expect(chunk.starts_B1, chunk.targets_BL).astype(np.int64)
+        if steps is None:
+            with torch.set_grad_enabled(learner is not None and bool(going)):
+                grades = self._predict(self.past, chunk, learner)
+        else:
+            window = steps.window(first, end - first)
+            read_BT = chunk.read(first - (len(window[0]) > end - first))
+            inputs = StepInputs(read_BT, chunk.read(first, 1), chunk.expected_BL, *window)
+            grades = steps.predict(inputs, len(going), bool(going))
+        self.scoring.show(grades.logits_BLV, chunk.targets_BL, chunk.graded_BL)
+        self._nats_BN[:num_left, first:end] = grades.marked_BL[:num_left]
+        self._chunks.append(chunk)
+        for document in documents:
+            booked = document.start + first, min(document.start + end, document.end)
+            self.ledger.grade(*booked, f"{event}, to token {end}")
+        self.num_graded += int(chunk.graded_BL.sum())
+        if self.tilt is not None:
+            self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL)
+        if learner is not None and going:
+            # Recorded steps have all rows, of which some do not learn.
+            nats_BL = grades.nats_BL[: len(going)] if steps is None else grades.nats_BL
+            trained = [(document.start + first, document.start + end) for document in going]
+            scored = self.ledger.release_documents(nats_BL, trained, f"{event}, adapting to token {end}")
+            (steps or learner).learn(scored)
+
+    def _predict(self, past: PastInputs, chunk: DocumentChunk, learner: LoraLearner | None) -> ChunkGrades:
+        """Grades a chunk by a window of its own length; `past` is then that of the next chunk."""
+        inputs_BT = token_tensor(chunk.read(max(0, chunk.end - self.context)), self.device)
+        (rows, length), num_new = inputs_BT.shape, chunk.end - chunk.first
+        past = past.window(rows, length - num_new, num_new)
+        state = ForwardState(past, log_caps_2=self.caps)
+        if learner is not None:
+            state = learner.state(rows, past, self.caps)
+        # Windows grow with the document: a compiled forward would be compiled anew for each length.
+        logits_BLV = self.scoring.model.forward(inputs_BT, num_new, state)
+        targets_BL = token_tensor(chunk.read(chunk.first, 1), self.device)
+        return grade_logits(logits_BLV, targets_BL, token_tensor(chunk.expected_BL, self.device), self._boost)
+
+    def collect(self) -> None:
+        """Waits for the grades of all chunks since the last call, and puts them with the others."""
+        if not self._chunks:
+            return
+        nats_BN = self._nats_BN.cpu().numpy()
+        rows = np.flatnonzero(np.isnan(nats_BN).any(1))
+        first, end = self._chunks[0].first, self._chunks[-1].end
+        # A rest that was graded after the deadline is unadapted.
+        if len(rows) and first == 0 and self._given_learner is not None:
+            self._given_learner.reset_adapter(rows)
+            self._mend(nats_BN, rows)
+        for document, nats_N in zip(self._documents, nats_BN, strict=True):
+            until = max(first, min(end, document.num_targets))
+            self.nats_N[document.start + first : document.start + until] = nats_N[first:until]
+        self._chunks.clear()
+
+    @torch.no_grad()
+    def _mend(self, nats_BN: np.ndarray, rows: np.ndarray) -> None:
+        """Puts unadapted predictions in the place of broken ones, NaN, and of what follows them."""
+        documents, past = [self._documents[row] for row in rows], PastInputs()
+        firsts_B1 = np.isnan(nats_BN[rows]).argmax(1)[:, None]
+        for chunk in self._chunks:
+            mended = DocumentChunk(self.tokens, documents, chunk.first, chunk.end)
+            # Of documents that have ended any row does.
+            mended.expected_BL = chunk.expected_BL[rows % len(chunk.expected_BL)]
+            grades, is_after_B1 = self._predict(past, mended, None), chunk.first >= firsts_B1
+            self.scoring.show(grades.logits_BLV, mended.targets_BL, mended.graded_BL & is_after_B1)
+            place = rows, slice(chunk.first, chunk.end)
+            nats_BN[place] = np.where(is_after_B1, grades.nats_BL.cpu().numpy(), nats_BN[place])
+        self.past.put_back(rows, past)
+
+    def pass_over(self, documents: tuple[DocumentSpan, ...], batch: DocumentBatch, event: str) -> None:
+        """Books documents that another process grades; the tilt learns from them in their turn."""
+        for start, end in documents:
+            self.ledger.grade(start, end, event)
+            self.nats_N[start:end] = 0.0
+        if self.tilt is None:
+            return
+        first, longest = 0, max(document.num_targets for document in documents)
+        while first < longest:
+            left = [document for document in documents if document.num_targets > first]
+            end = first + min(batch.chunk_at(first), self.context)
+            chunk = DocumentChunk(self.tokens, left, first, end)
+            self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL, elsewhere=True)
+            first = end
+
+# golf/ttt/methods.py: Scoring with test-time training, by the method that the settings name.
+_USABLE_SHARE = 0.8
+"""Of the free memory."""
+
+def score_adapting(
+    scoring: Scoring,
+    ttt: TTTConfig,
+    max_seconds: float | None = None,
+    learners: dict[Any, tuple[LoraLearner, PhaseTrainer | None]] | None = None,
+) -> ScoreResult:
+    """Grades every target once, learning only from what was graded; `sgd` and phases leave the model changed."""
+    model, tokens, world = scoring.model, scoring.tokens, scoring.world
+    target_seconds = 0.0
+    if max_seconds is not None:
+        target_seconds, _ = world.all_reduce_any(measure_plain(scoring), False)
+    by_length = ttt.order == "length"
+    batches = plan_lora(tokens, scoring.vocabulary.bos_id, ttt.lora, scoring.max_tokens, by_length)
+    at_once, places = plan_groups(scoring, ttt.lora, batches)
+    # The largest for every process, so that all are refused or none.
+    share = max(count_shares(batches, at_once, world.size))
+    deadline = None if max_seconds is None else Deadline(max_seconds, share, target_seconds)
+    key = ttt, at_once, places
+    learners = {} if learners is None else learners
+    if key not in learners:
+        phases = None
+        learners[key] = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once), phases
+    learner, phases = learners[key]
+    learner.restart()
+    if phases is not None:
+        phases.restart()
+    tilt = None
+    windows = scoring.resolved_windows()
+    windows = replace(windows, batch_tokens=at_once * windows.context)
+    result = score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
+    told = order_bytes([span for batch in batches for span in batch.documents]) if by_length else 0
+    order = {"order": LENGTH_ORDER if by_length else STREAM_ORDER, "order_bytes": told}
+    return replace(result, notes={**order, **result.notes})
+
+def plan_lora(
+    tokens: np.ndarray,
+    bos_id: int,
+    config: LoraConfig,
+    max_tokens: int | None = None,
+    by_length: bool = True,
+) -> list[DocumentBatch]:
+    """The batches of the first `max_tokens` targets; ValueError if there is none."""
+    num_targets = min(len(tokens) - 1, len(tokens) if max_tokens is None else max_tokens)
+    if num_targets < 1:
+        raise ValueError(f"{len(tokens)} tokens, max_tokens {max_tokens}: no target to score")
+    documents = split_documents(tokens, num_targets, bos_id)
+    plan = config.chunk_tokens, config.chunk_lengths, config.batch_documents
+    return plan_documents(documents, *plan, by_length)
+
+class LoraMemoryError(ValueError):
+    """Adapters that do not fit into memory even for one document at a time."""
+
+def plan_groups(scoring: Scoring, config: LoraConfig, batches: list[DocumentBatch]) -> tuple[int, int]:
+    """How many documents are graded at once, and how many places of a batch a process has."""
+    windows, world, device = scoring.resolved_windows(), scoring.world, scoring.device
+    widest = max(len(batch.documents) for batch in batches)
+    share = -(-widest // world.size)
+    # On a GPU memory alone bounds them: a pass computes a chunk, not a window.
+    wanted = share if device.type == "cuda" else min(windows.batch_tokens // windows.context, share)
+    fitting, memory = wanted, free_bytes(device, world.local_size)
+    if memory is not None:
+        chunk_tokens = min(windows.context, max(max(batch.chunk_tokens) for batch in batches))
+        kept, each = lora_bytes(scoring.model, windows, replace(config, batch_documents=share), chunk_tokens)
+        fitting = int(_USABLE_SHARE * memory - kept) // each
+        if fitting < 1:
+            raise LoraMemoryError(
+                f"adapters of rank {config.rank} for {share} documents take {kept:,} bytes, and "
+                f"{each:,} more for each that learns; {memory:,} are free"
+            )
+    most = world.all_reduce_min(min(wanted, fitting))
+    at_once = even_groups(share, most)
+    num_groups = -(-widest // at_once)
+    if most < wanted:
+        scoring.log.info(f"{at_once} documents at once, since {wanted} do not fit into memory")
+    if world.size > 1:
+        sharing = min(num_groups, world.size)
+        scoring.log.info(
+            f"{sharing} of {world.size} processes learn from documents, {at_once} at once in each"
+        )
+    return at_once, -(-num_groups // world.size) * at_once
+
+def even_groups(num_places: int, most: int) -> int:
+    """How many of `num_places` go together: as few groups as hold at most `most` each, and alike in size."""
+    num_groups = -(-num_places // most)
+    return -(-num_places // num_groups)
+
+def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
+    """Memory that a process can take on the device; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
+    except (AttributeError, ValueError):
+        return None
+
+def lora_bytes(
+    model: GPT, windows: ResolvedWindows, config: LoraConfig, chunk_tokens: int
+) -> tuple[int, int]:
+    """Bytes that adapters take whatever is done, and further bytes for each document that learns."""
+    matrices = find_matrices(model, config.projections)
+    adapters_bytes = 4 * sum(config.rank * sum(matrix.weight.shape) for matrix in matrices)
+    width = model.config.width
+    shared_width = width // model.config.num_heads * model.config.num_kv_heads
+    # Of a position of the window two inputs, three tensors as wide as its keys and two with a head for each
+    # query; of a position of the chunk 24 numbers for each channel.
+    numbers = windows.context * (4 * width + 3 * shared_width) + 24 * chunk_tokens * width
+    passes_bytes = len(model.plan) * numbers * model.compute_dtype.itemsize
+    logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
+    moments_bytes = (2 + bool(config.beta_first)) * adapters_bytes
+    return adapters_bytes * config.batch_documents, moments_bytes + passes_bytes + logits_bytes
+
+# golf/evaluate.py: From an artifact's bytes and a dataset folder to the score: nothing else goes in.
+def score_once(
+    scoring: Scoring, ttt: TTTConfig | None, chunk_tokens: int, max_seconds: float | None
+) -> ScoreResult | None:
+    """The score, with test-time training for a `ttt`; None in processes that have no part in it."""
+    if ttt is None:
+        return score(scoring, chunk_tokens)
+    return score_adapting(scoring, ttt, ttt.max_seconds if max_seconds is None else max_seconds)
+
+def save_documents(
+    path: Path, nats: dict[str, np.ndarray], tokens: np.ndarray, vocabulary: Vocabulary
+) -> None:
+    """Writes nats (`ttt_nats` with test-time training), tokens and bytes of each document as .npz."""
+    arrays = {}
+    for name, nats_N in nats.items():
+        documents = per_document(nats_N, tokens, vocabulary)
+        arrays |= {
+            NATS_ARRAYS[name]: documents.nats_D,
+            "tokens": documents.tokens_D,
+            "bytes": documents.bytes_D,
+        }
+    save_arrays(path, arrays)
+
+# golf/data/batches.py: Training batches: sequences from all shards in a seeded random order.
+class TrainBatches:
+    """Serves every target of the training shards once per epoch, except the held-out documents at the end."""
+
+    def __init__(
+        self,
+        shards: list[np.ndarray],
+        seed: int,
+        held_out_tokens: int,
+        vocab_size: int = 2**16,
+        fingerprint: str = "",
+    ):
+        self._vocab_size, self._fingerprint = vocab_size, fingerprint
+        # Read by number: a file that is cut under a memory map kills the process without a word.
+        self._files = [open(str(s.filename), "rb", 0) if isinstance(s, np.memmap) else None for s in shards]
+        kept, self.held_out = _split_held_out(shards, held_out_tokens)
+        # Plain views: slicing an np.memmap takes ten times as long.
+        self._shards = [np.asarray(shard) for shard in kept]
+        self._streams = [len(shard) for shard in kept]
+        self._order, num_tokens = np.zeros(0, dtype=np.int64), sum(self._streams)
+        self._state = {"seed": seed, "num_tokens": num_tokens, "context": 0, "pass": -1, "position": 0}
+        self._epochs_before = 0.0
+
+    @property
+    def epoch(self) -> float:
+        """Epochs served so far; 0.5 is half of the training text."""
+        return self._epochs_before + self._state["position"] / max(1, len(self._order))
+
+    def next(self, num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next inputs_BT and targets_BT, int64 on the CPU; another `context` starts a new epoch."""
+        windows = np.empty((num_sequences, context + 1), dtype=np.uint16)
+        for window in windows:
+            sequence = self._next_sequence(context)
+            stream = int(np.searchsorted(self._first, sequence, side="right")) - 1
+            self._read(stream, int(self._phases[stream] + (sequence - self._first[stream]) * context), window)
+        inputs, targets = windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def skip(self, num_sequences: int, context: int) -> None:
+        """Skips the sequences that `next` would return, without reading them."""
+        for _ in range(num_sequences):
+            self._next_sequence(context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the order; with the same shards, `load_state_dict` continues exactly there."""
+        return self._state | {"epochs_before": self._epochs_before, "fingerprint": self._fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a `state_dict`; ValueError if its seed or its text differs."""
+        for key, own in {**self._state, "fingerprint": self._fingerprint}.items():
+            if key in ("seed", "num_tokens", "fingerprint") and state[key] != own:
+                raise ValueError(f"the batches' {key} is {own}; the state to continue from has {state[key]}")
+        self._state = {key: int(state[key]) for key in self._state}
+        self._epochs_before = float(state["epochs_before"])
+        if self._state["context"]:
+            self._build_order()
+
+    def _next_sequence(self, context: int) -> int:
+        """The number of the next sequence in the order; starts a new order if needed."""
+        if context != self._state["context"] or self._state["position"] == len(self._order):
+            self._epochs_before = self.epoch
+            self._state |= {"context": context, "pass": self._state["pass"] + 1, "position": 0}
+            self._build_order()
+        self._state["position"] += 1
+        return int(self._order[self._state["position"] - 1])
+
+    def _build_order(self) -> np.random.Generator:
+        """Draws the order of an epoch; returns the generator for what else is to be drawn."""
+        seed, num_tokens, context, epoch, _ = self._state.values()
+        draw = np.random.default_rng([seed, epoch])
+        num_targets = np.array(self._streams) - 1
+        counts = np.maximum(num_targets, 0) // context
+        if not counts.sum():
+            found = f"the training shards hold {num_tokens} tokens"
+            raise ValueError(f"{found}; none holds the {context + 1} of a sequence")
+        self._phases = draw.integers(0, num_targets - counts * context, endpoint=True)
+        self._first = np.cumsum(counts) - counts
+        self._order = draw.permutation(int(counts.sum()))
+        return draw
+
+    def _read(self, shard: int, start: int, part: np.ndarray) -> None:
+        """Fills `part` with the tokens of a shard from `start` on; DataError outside the vocabulary."""
+        file = self._files[shard]
+        name = f"training shard {shard}" if file is None else file.name
+        if file is None:
+            part[:] = self._shards[shard][start : start + len(part)]
+        elif os.preadv(file.fileno(), [part.data], SHARD_HEADER_BYTES + 2 * start) < part.nbytes:
+            raise DataError(f"{name}: was cut while training read it")
+        if part.max() >= self._vocab_size:
+            check_token_ids(part, self._vocab_size, name, start)
+
+def _split_held_out(shards: list[np.ndarray], held_out_tokens: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The shards up to the BOS of the first held-out document, and the tokens from there on."""
+    ends = np.cumsum([len(shard) for shard in shards])
+    total, bos_id = int(ends[-1]), shards[0][0]
+    limit, num_held, num_seen = total // 10, 0, 0
+    for shard in reversed(shards):
+        if num_seen >= limit or num_held >= held_out_tokens:
+            break
+        tail = shard[max(0, len(shard) - (limit - num_seen)) :]
+        # Distances from the starts of documents to the end of the text, the shortest first.
+        distances = num_seen + len(tail) - np.flatnonzero(tail == bos_id)[::-1]
+        if len(distances):
+            num_held = int(distances[min(np.searchsorted(distances, held_out_tokens), len(distances) - 1)])
+        num_seen += len(shard)
+    if held_out_tokens and not num_held:
+        found = f"no document starts in the last tenth of the {total} training tokens"
+        raise ValueError(f"{found}, so none can be held out")
+    cuts = np.clip(total - num_held - np.array([0, *ends[:-1]]), 0, None)
+    kept = [shard[:cut] for shard, cut in zip(shards, cuts, strict=True) if cut]
+    held = [shard[cut:] for shard, cut in zip(shards, cuts, strict=True)]
+    return kept, np.concatenate(held, dtype=np.uint16)
+
+# golf/system/child.py: Child processes that end with the process that started them.
+GRACE_SECONDS = 10.0
+
+def run_child(command: Sequence[str], folder: Path | None = None) -> int:
+    """The exit code of a command run outside this torchrun group, in `folder`."""
+    process = subprocess.Popen(command, cwd=folder, env=env_without_torchrun(), preexec_fn=end_with_parent())
+    try:
+        return process.wait()
+    except BaseException:
+        # Asked first: torchrun ends its own processes when it is asked, and cannot when it is killed.
+        process.terminate()
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+
 # golf/train/checkpoint.py: Checkpoints (the whole state of a run, to resume it exactly) and weights on disk.
+SEAL = b"golfsum1"
+"""Stands at a checkpoint's end, after the sha256 of all before it; readers of zip files ignore both."""
+SEAL_BYTES = 32 + len(SEAL)
+WEIGHTS_FORMAT = "golf"
+
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or of another configuration."""
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain values) atomically."""
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        torch.save(state, file)
+    """Writes `state` (tensors and plain values) atomically, with a checksum; keeps the one before it."""
+    before = checkpoint_before(path)
+    try:
+        _write_checkpoint(path, state)
+    except DiskFullError:
+        if not before.is_file():
+            raise
+        before.unlink()
+        _write_checkpoint(path, state)
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    with atomic_write(path) as partial:
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+        digest = bytes.fromhex(sha256_of_file(partial))
+        with open(partial, "ab") as file:
+            file.write(digest + SEAL)
+        if path.is_file():
+            # Some file systems have no links; there only the newest one is kept.
+            with suppress(OSError):
+                before = checkpoint_before(path)
+                before.unlink(missing_ok=True)
+                os.link(path, before)
+
+def checkpoint_before(path: Path) -> Path:
+    """Where the checkpoint before the newest one is kept."""
+    return path.with_stem(path.stem + "_before")
+
+def require_sound_checkpoint(path: Path) -> None:
+    """Raises CheckpointError unless the file's bytes are those that were written."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END) - SEAL_BYTES
+            file.seek(max(0, size))
+            digest, seal = file.read(32), file.read()
+            file.seek(0)
+            found, left = hashlib.sha256(), max(0, size)
+            while chunk := file.read(min(left, 1 << 20)):
+                found.update(chunk)
+                left -= len(chunk)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    if seal != SEAL or found.digest() != digest:
+        raise CheckpointError(f"checkpoint {path} is damaged or of an earlier version: its checksum is wrong")
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; CheckpointError if it is missing or damaged."""
+    require_sound_checkpoint(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__})") from error
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Writes contiguous CPU weights as safetensors, atomically."""
+    """Writes contiguous CPU weights as safetensors, atomically, with a checksum among its metadata."""
     with atomic_write(path) as partial:
-        save_file(weights, partial)
+        save_file(weights, partial, describe_weights(weights))
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Reads weights that `save_weights` wrote; CheckpointError if they are missing or damaged."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
+def describe_weights(weights: dict[str, Tensor]) -> dict[str, str]:
+    """The metadata of a file of weights: sha256 of names, dtypes, shapes and values."""
+    found = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        found.update(weight.reshape(-1).view(torch.uint8).numpy().data)
+    return {"format": WEIGHTS_FORMAT, "sha256": found.hexdigest()}
 
 # golf/train/objective.py: The training loss: the next token's nats, predictions further ahead, SIGReg; and the weights for export.
 class Objective:
@@ -4102,9 +5297,6 @@ FIRST_STEPS = 30
 """Number of steps in which it may, too."""
 FORECAST_STEP = 6
 """The step after which the size of the run is forecast, from the time of the steps since the first."""
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 class DivergenceError(ValueError):
     """The loss is not finite, or far above that of the first step."""
@@ -4202,7 +5394,7 @@ class StepReports:
                 tokens_per_second=round(speed),
                 train_seconds=round(seconds, 2),
             )
-            bar.move_to(progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
+            bar.move_to(100 * progress, f"loss {loss:.3f}  {speed:,.0f} tokens/s")
         if self._num_read == FORECAST_STEP:
             tokens, earlier = self._first_read
             log_forecast(self, before, (seconds - earlier) / (before.tokens - tokens))
@@ -4241,7 +5433,7 @@ class Trainer:
         self.reports = StepReports(recipe, self.phases, model, clock, log)
         self.steps = self.tokens = 0
         self._seconds, self._step_seconds = clock.elapsed("train"), 0.0
-        self._stop_requested = self._stopping = False
+        self._stop_signal, self._stopping = 0, False
         self.objective = Objective(self.config)
         self._nats = self.objective.nats
         if runtime.compiled:
@@ -4256,11 +5448,10 @@ class Trainer:
 
     def train(self, checkpoint_path: Path) -> None:
         """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end."""
-        earlier_handler = signal.signal(signal.SIGINT, self._request_stop)
-        try:
+        with handling_stops(self._request_stop):
             with (
                 self.clock.stage("train"),
-                self.log.progress("train", 1.0, "of the run") as bar,
+                self.log.progress("train", 100, "% of the run", lines=False) as bar,
                 attention_kernels(self.model, self.attention),
             ):
                 self._read_clock()
@@ -4288,13 +5479,11 @@ class Trainer:
                             self._save(checkpoint_path)
                         last_save = self._seconds
                     if self._stopping:
-                        raise Interrupted(f"stopped at step {self.steps}")
+                        raise Stopped(f"stopped at step {self.steps}", self._stop_signal or signal.SIGTERM)
                 self.reports.launched(None, bar)
                 synchronize(self.runtime.device)
             self.model.looping = self.loops
             self._save(checkpoint_path)
-        finally:
-            signal.signal(signal.SIGINT, earlier_handler)
 
     def step(self) -> LaunchedStep:
         """One optimizer step; its loss stays on the device, so that the host does not wait for it."""
@@ -4424,13 +5613,15 @@ class Trainer:
             with attention_kernels(self.model, self.attention):
                 self.loss(self.model, inputs_BT, targets_BT).backward()
                 synchronize(self.runtime.device)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         return True
 
     def _read_clock(self) -> None:
         elapsed = self.clock.elapsed("train")
-        self._seconds, self._stopping = self.world.all_reduce_any(elapsed, self._stop_requested)
+        self._seconds, self._stopping = self.world.all_reduce_any(elapsed, bool(self._stop_signal))
 
     def _budget_is_used(self) -> bool:
         if self.budget.steps is not None:
@@ -4443,9 +5634,9 @@ class Trainer:
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         # torchrun passes on a signal that every process of the terminal has received already.
-        if self._stop_requested and self.world.size == 1:
-            raise KeyboardInterrupt
-        self._stop_requested = True
+        if self._stop_signal and self.world.size == 1:
+            raise Stopped(signum=signum)
+        self._stop_signal = signum
         self.log.info("stopping after this step (again to stop at once)")
 
     def _save(self, path: Path) -> None:
@@ -4509,7 +5700,7 @@ def build_batches(config: RunConfig, dataset: Dataset) -> TrainBatches:
     """The training batches, from their start."""
     kind = TrainBatches
     shards, size = dataset.train_shards(), dataset.vocabulary.size
-    return kind(shards, config.seed, config.train.held_out_tokens, size)
+    return kind(shards, config.seed, config.train.held_out_tokens, size, dataset.train_fingerprint)
 
 def build_trainer(
     config: RunConfig, dataset: Dataset, runtime: Runtime, clock: StageClock, log: RunLog
@@ -4532,7 +5723,7 @@ def build_trainer(
 def calibration_batches(
     config: RunConfig,
     dataset: Dataset,
-    position: dict[str, int | float],
+    position: dict[str, Any],
     micro_batch_tokens: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -4569,694 +5760,13 @@ def score_disjoint(scoring: Scoring, grade: Grade | None) -> Tally:
     chunk_tokens = CHUNK_TOKENS if grade is None else 16 * batch_tokens
     return score(scoring, chunk_tokens, grade=grade).tally
 
-# golf/ttt/document_step.py: Chunks of documents: what is kept of their past, and steps of few fixed shapes, which a GPU records once.
-_STEPS_AHEAD = 8
-"""Steps that may wait for the GPU; a deadline is asked so much ahead of what is done."""
-
-class PastInputs(Past):
-    """The inputs of every visit's attention at the positions before a chunk."""
-
-    def __init__(self, kept: dict[int, Tensor] | None = None) -> None:
-        self.kept = kept or {}
-        """By visit, (B, T, D)."""
-
-    def window(self, num_documents: int, num_past: int, num_new: int) -> "PastInputs":
-        """This past, for the first `num_documents` documents: `num_past` kept and `num_new` new positions."""
-        self._num_documents, self._num_past, self.num_new = num_documents, num_past, num_new
-        return self
-
-    def inputs(self, visit: int, x_BLD: Tensor) -> Tensor:
-        """The new inputs behind the kept ones; both are kept for the next window."""
-        if self._num_past:
-            kept_BTD = self.kept[visit][: self._num_documents]
-            x_BLD = torch.cat((kept_BTD[:, kept_BTD.size(1) - self._num_past :], x_BLD), 1)
-        self.kept[visit] = x_BLD.detach()
-        return x_BLD
-
-    def put_back(self, rows: np.ndarray, other: "PastInputs") -> None:
-        """Takes the past of documents `rows` from `other`, which holds those documents only."""
-        for visit, mine_BTD in self.kept.items():
-            mine_BTD[rows] = other.kept[visit][:, -mine_BTD.size(1) :]
-
-class FixedPast(Past):
-    """The same inputs in tensors of fixed addresses, in windows of few lengths, padded with empty places."""
-
-    def __init__(self, model: GPT, num_documents: int, max_past: int):
-        config, weight = model.config, model.embedding.weight
-        shape, dtype = (num_documents, max_past, config.width), model.compute_dtype
-        # Zeros: masked values must be finite.
-        self.rings = [torch.zeros(shape, dtype=dtype, device=weight.device) for _ in model.plan]
-        rotary_dims = config.rotary_dims
-        length = config.context + max_past
-        self._tables = rotary_tables(length, rotary_dims, config.rotary_base, weight.device)
-
-    def window(self, num_documents: int, num_new: int, positions_T: Tensor, places_K: Tensor) -> "FixedPast":
-        """This past, for the first documents: the first places and `num_new` new positions."""
-        self._num_documents, self._num_past, self.num_new = num_documents, len(positions_T) - num_new, num_new
-        self._places_K = places_K
-        cos_TR, sin_TR = (table[positions_T.clamp(min=0)] for table in self._tables)
-        mask_LT = None
-        if self._num_past:
-            visible_LT = (positions_T >= 0) & (positions_T <= positions_T[self._num_past :, None])
-            mask_LT = torch.zeros(visible_LT.shape, dtype=self.rings[0].dtype, device=visible_LT.device)
-            mask_LT = mask_LT.masked_fill(~visible_LT, -math.inf)
-        self._positions = Positions(cos_TR, sin_TR, None if mask_LT is None else mask_LT[None, None])
-        return self
-
-    def positions(self) -> Positions:
-        """Those that `window` was given."""
-        return self._positions
-
-    def inputs(self, visit: int, x_BLD: Tensor) -> Tensor:
-        """The new inputs behind the kept ones; the last of the new ones are written into their places."""
-        ring_BPD = self.rings[visit][: self._num_documents]
-        x_BTD = torch.cat((ring_BPD[:, : self._num_past], x_BLD), 1) if self._num_past else x_BLD
-        num_kept = len(self._places_K)
-        if num_kept:
-            ring_BPD.index_copy_(1, self._places_K, x_BLD.detach()[:, -num_kept:])
-        return x_BTD
-
-    def unroll(self, end: int, num_past: int, rows: int) -> PastInputs:
-        """The past of the first `rows` documents in the order of time: `num_past` positions up to `end`."""
-        order = np.arange(max(0, end - num_past), end) % max(1, num_past)
-        return PastInputs({visit: ring_BPD[:rows, order] for visit, ring_BPD in enumerate(self.rings)})
-
-def can_be_fixed(model: GPT) -> bool:
-    """Whether FixedPast works for the network: nothing may depend on the place that a position has."""
-    config = model.config
-    return config.positions in ("rotary", "none") and config.num_experts == 1 and not config.attention_sinks
-
-def window_lengths(context: int) -> tuple[int, ...]:
-    """The lengths that windows of FixedPast have, by eighths of the context, in eights of tokens."""
-    step = 8 * -(-context // 64)
-    return (*range(step, context, step), context)
-
-class ChunkGrades(NamedTuple):
-    """What a forward pass over a chunk gives."""
-
-    nats_BL: Tensor
-    """With the graph that leads back to what gave them."""
-    marked_BL: Tensor
-    """The same nats, NaN for documents whose logits were not all finite."""
-    logits_BLV: Tensor | None
-    """For who wants to see them."""
-
-def grade_logits(logits_BLV: Tensor, targets_BL: Tensor, expected_BL: Tensor, boost: float) -> ChunkGrades:
-    """Grades targets (B, L) by logits, which the tilt raises by `boost` at the expected tokens, -1 for none."""
-    is_broken_B = ~logits_BLV.detach().sum((1, 2)).isfinite()
-    if boost:
-        boosts_BL1 = (boost * (expected_BL >= 0))[..., None]
-        logits_BLV = logits_BLV.scatter_add(2, expected_BL.clamp(min=0)[..., None], boosts_BL1)
-    nats_BL = token_nats(logits_BLV, targets_BL)
-    marked_BL = nats_BL.detach().masked_fill(is_broken_B[:, None], torch.nan)
-    return ChunkGrades(nats_BL, marked_BL, logits_BLV.detach())
-
-class StepInputs(NamedTuple):
-    """What a step is told, as integers; their shapes decide which recording it replays."""
-
-    tokens: np.ndarray
-    """(B, L) of the chunk's inputs, with the token before them where there is a past (B, L + 1)."""
-    targets: np.ndarray
-    """(B, L) tokens to predict."""
-    expected: np.ndarray
-    """(B, L) tokens that the tilt raises, -1 for none."""
-    positions: np.ndarray
-    """(T,) of each place in the window, -1 for empty ones."""
-    places: np.ndarray
-    """(K,) that the chunk's last positions take."""
-
-def record(function: Callable[[], Any], pool: Any) -> Callable[[], Any]:
-    """A function on tensors of fixed addresses, recorded as a CUDA graph: a call replays it."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        result = function()
-
-    def replay() -> Any:
-        graph.replay()
-        return result
-
-    return replay
-
-class DocumentSteps:
-    """Grades and trains documents of a group, step by step, without waiting for what comes out."""
-
-    def __init__(
-        self,
-        model: GPT,
-        learner: LoraLearner,
-        context: int,
-        least_chunk: int,
-        boost: float,
-        keeps_logits: bool,
-        log_caps_2: Tensor | None,
-    ):
-        self.model, self.learner, self.context, self.boost = model, learner, context, boost
-        self.keeps_logits, self.log_caps_2 = keeps_logits, log_caps_2
-        self.device = next(model.parameters()).device
-        self.most_rows = len(learner.learns_B)
-        self.past = FixedPast(model, self.most_rows, context - least_chunk)
-        self.shapes: dict[tuple[int, ...], _Shape] = {}
-        """By place of the first document, documents, targets of the chunk, tokens of the window."""
-        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
-        self._done: deque[torch.cuda.Event] = deque()
-
-    def start(self, slot: int, num_new: int, longest: int, ledger: Ledger) -> None:
-        """Makes ready for documents of up to `longest` targets, the first in place `slot` of its batch."""
-        self.slot = slot
-        self.learner.start(slot, self.most_rows)
-        # Beyond the context all windows are alike.
-        firsts = range(0, min(longest - num_new, self.context + num_new), num_new)
-        windows = {len(self.window(first, num_new)[0]): first for first in firsts}
-        nothing_BL = np.zeros((self.most_rows, num_new), dtype=np.int64)
-        for length, first in sorted(windows.items(), reverse=True):
-            if (slot, self.most_rows, num_new, length) not in self.shapes:
-                tokens_BT = np.zeros((self.most_rows, num_new + (length > num_new)), dtype=np.int64)
-                inputs = StepInputs(tokens_BT, nothing_BL, nothing_BL - 1, *self.window(first, num_new))
-                for _ in range(2):
-                    nats_BL = self.predict(inputs, 0, learns=True).nats_BL
-                    self.learn(ledger.release_documents(nats_BL, (), "nothing"))
-        self.learner.start(slot, self.most_rows)
-        for ring_BPD in self.past.rings:
-            ring_BPD.zero_()
-
-    def rows_for(self, num_documents: int) -> int:
-        """The rows of a step for so many: all, or a half, a quarter and so on of them."""
-        rows = self.most_rows
-        while rows > 1 and -(-rows // 2) >= num_documents:
-            rows = -(-rows // 2)
-        return rows
-
-    def window(self, first: int, num_new: int) -> tuple[np.ndarray, np.ndarray]:
-        """StepInputs' `positions` and `places` of a chunk that begins at `first`."""
-        most = self.context - num_new
-        num_kept = min(first, most)
-        num_past = next(length for length in window_lengths(self.context) if length >= num_kept + num_new)
-        num_past = num_past - num_new if num_kept else 0
-        places = np.arange(num_past)
-        past = np.where(places < num_kept, (places - max(0, first - most)) % max(1, most), -1)
-        new = np.arange(num_kept, num_kept + num_new)
-        kept = np.arange(first + max(0, num_new - most), first + num_new) % max(1, most)
-        return np.concatenate((past, new)), kept if most else kept[:0]
-
-    def predict(self, inputs: StepInputs, num_learning: int, learns: bool) -> ChunkGrades:
-        """Grades a chunk; what it gives lies where the next step's will."""
-        shape = self.slot, *inputs.targets.shape, len(inputs.positions)
-        if shape not in self.shapes:
-            self.shapes[shape] = _Shape(inputs, self.device)
-        self._now = now = self.shapes[shape]
-        now.write(inputs)
-        self.learner.learns_B.zero_()
-        self.learner.learns_B[:num_learning] = 1
-        if now.forward is None and now.learned and learns and self._pool is not None:
-            now.forward = record(lambda: self._forward(now), self._pool)
-        if now.forward is None:
-            return self._forward(now)
-        grades = now.forward()
-        # Waits until the GPU is no more than some steps behind.
-        event = torch.cuda.Event()
-        event.record()
-        self._done.append(event)
-        if len(self._done) > _STEPS_AHEAD:
-            self._done.popleft().synchronize()
-        return grades
-
-    def learn(self, scored: ScoredDocuments) -> None:
-        """The step of AdamW on what was just graded."""
-        now = self._now
-        if now.forward is None:
-            self.learner.learn(scored)
-            now.learned = True
-            return
-        if now.backward is None:
-            now.backward = record(lambda: self.learner.learn(scored), self._pool)
-        now.backward()
-
-    def _forward(self, now: "_Shape") -> ChunkGrades:
-        tokens_BT, targets_BL, expected_BL, positions_T, places_K = now.tensors
-        rows, num_new = targets_BL.shape
-        with torch.enable_grad():
-            past = self.past.window(rows, num_new, positions_T, places_K)
-            state = self.learner.state(rows, past, self.log_caps_2)
-            logits_BLV = self.model.forward(tokens_BT, num_new, state)
-            grades = grade_logits(logits_BLV, targets_BL, expected_BL, self.boost)
-        return grades if self.keeps_logits else grades._replace(logits_BLV=None)
-
-class _Shape:
-    """The inputs of steps of one shape, side by side in one tensor, and what was recorded."""
-
-    def __init__(self, inputs: StepInputs, device: torch.device):
-        self.learned = False
-        self.forward: Callable[[], ChunkGrades] | None = None
-        self.backward: Callable[[], None] | None = None
-        self._packed = torch.zeros(sum(part.size for part in inputs), dtype=torch.int64, device=device)
-        parts = self._packed.split([part.size for part in inputs])
-        self.tensors = tuple(part.view(like.shape) for part, like in zip(parts, inputs, strict=True))
-
-    def write(self, inputs: StepInputs) -> None:
-        """Puts the inputs in their place, in one copy that nothing waits for."""
-        packed = torch.from_numpy(np.concatenate([part.ravel() for part in inputs]))
-        if self._packed.device.type == "cuda":
-            packed = packed.pin_memory()
-        self._packed.copy_(packed, non_blocking=True)
-
-# golf/ttt/documents.py: Documents of a stream: which are graded together, in what order, how far at a time, by which process.
-DOCUMENT_ORDER = "documents by length in tokens, the longest first, equal ones as they stand in the text"
-"""The one order that grading and everything that adapts follow; it takes the documents' lengths as known."""
-
-class DocumentSpan(NamedTuple):
-    """Targets `start` to `end` of the stream (half-open); target i is token i + 1, the next BOS included."""
-
-    start: int
-    end: int
-
-    @property
-    def num_targets(self) -> int:
-        """At least 1."""
-        return self.end - self.start
-
-class DocumentBatch(NamedTuple):
-    """Documents that are graded side by side, each `chunk_tokens` at a time, the longest first."""
-
-    chunk_tokens: int
-    documents: tuple[DocumentSpan, ...]
-
-class DocumentGroup(NamedTuple):
-    """Documents of a batch that share their forward passes."""
-
-    process: int
-    """Which of several processes grades them."""
-    place: int
-    """The first one's place among those that this process has in each batch."""
-    documents: tuple[DocumentSpan, ...]
-
-def split_documents(tokens: np.ndarray, num_targets: int, bos_id: int) -> list[DocumentSpan]:
-    """The documents of the first `num_targets` targets, as they stand; without a BOS all is one document."""
-    starts = np.flatnonzero(tokens[:num_targets] == bos_id).tolist()
-    edges = sorted({0, *starts, num_targets})
-    return [DocumentSpan(*pair) for pair in pairwise(edges)]
-
-def plan_documents(
-    documents: list[DocumentSpan],
-    chunk_tokens: tuple[int, ...],
-    chunk_lengths: tuple[int, ...],
-    batch_documents: int,
-) -> list[DocumentBatch]:
-    """Batches in the order of grading, DOCUMENT_ORDER."""
-
-    def chunk_of(document: DocumentSpan) -> int:
-        return chunk_tokens[int(np.searchsorted(chunk_lengths, document.num_targets))]
-
-    ordered = sorted(documents, key=lambda document: (-document.num_targets, document.start))
-    batches = []
-    for chunk, group in groupby(ordered, chunk_of):
-        alike = tuple(group)
-        for first in range(0, len(alike), batch_documents):
-            batches.append(DocumentBatch(chunk, alike[first : first + batch_documents]))
-    return batches
-
-def deal_batch(batch: DocumentBatch, at_once: int, num_processes: int = 1) -> list[DocumentGroup]:
-    """Groups of `at_once` documents in the batch's order, dealt out in turn."""
-    groups = []
-    for first in range(0, len(batch.documents), at_once):
-        turn, process = divmod(first // at_once, num_processes)
-        groups.append(DocumentGroup(process, turn * at_once, batch.documents[first : first + at_once]))
-    return groups
-
-def count_shares(batches: list[DocumentBatch], at_once: int, num_processes: int) -> list[int]:
-    """The targets that each process grades."""
-    shares = [0] * num_processes
-    for batch in batches:
-        for process, _, documents in deal_batch(batch, at_once, num_processes):
-            shares[process] += sum(document.num_targets for document in documents)
-    return shares
-
-# golf/ttt/document_scorer.py: Grades documents side by side, chunk by chunk; what a chunk was graded may be learned from at once.
-def score_documents(
-    scoring: Scoring,
-    batches: list[DocumentBatch],
-    learner: LoraLearner | None = None,
-    tilt: NgramTilt | None = None,
-    phases: PhaseTrainer | None = None,
-    deadline: Deadline | None = None,
-) -> ScoreResult:
-    """Grades every target of the planned documents once, from its own document alone."""
-    tokens, world = scoring.tokens, scoring.world
-    windows = scoring.resolved_windows()
-    rows = windows.batch_tokens // windows.context
-    grader = _DocumentGrader(scoring, batches, learner, tilt, phases, deadline)
-    ledger, nats_N, num_targets = grader.ledger, grader.nats_N, len(grader.nats_N)
-    check_tokens(tokens[: num_targets + 1], scoring.vocabulary.size)
-    total = Tally(0.0, 0, 0)
-    graded: list[DocumentSpan] = []
-    with scoring.log.progress("score", num_targets, "tokens") as bar:
-        for index, batch in enumerate(batches):
-            own: list[DocumentSpan] = []
-            for group in deal_batch(batch, rows, world.size):
-                if group.process == world.rank:
-                    grader.grade(group, batch.chunk_tokens, f"batch {index}")
-                    own += group.documents
-                else:
-                    grader.pass_over(group.documents, batch.chunk_tokens, f"batch {index}, elsewhere")
-            if tilt is not None and index + 1 < len(batches):
-                # While a GPU is still at the last steps.
-                tilt.finish_batch()
-            grader.collect()
-            total = grader.tally(own, total)
-            note = f"{total.bits_per_byte:.4f} bpb" if total.num_bytes else None
-            bar.advance(sum(document.num_targets for document in batch.documents), note)
-            graded += batch.documents
-            if (tilt is None and phases is None) or index + 1 == len(batches):
-                continue
-            # Until all have graded what each will learn from.
-            _, is_late = world.all_reduce_any(0.0, grader.stops())
-            if deadline is not None:
-                deadline.leave_out()
-            if phases is not None and not is_late and phases.due(len(graded)):
-                event = f"phase after {index}"
-                phases.learn([ledger.release_chunk(tokens, span, event) for span in graded])
-    ledger.close(num_targets)
-    if world.size > 1:
-        # Each has the others' as 0.
-        world.sum(torch.from_numpy(nats_N))()
-        # In the order of one process, so that the sum is its sum to the last bit.
-        total = grader.tally(graded, Tally(0.0, 0, 0))
-    notes = {
-        "order": DOCUMENT_ORDER,
-        "documents": len(graded),
-        "batches": len(batches),
-        "documents_at_once": min(rows, max(len(batch.documents) for batch in batches)),
-        **grader.sum_events(tilt),
-    }
-    if phases is not None:
-        notes["phases"] = phases.phases_done
-    return ScoreResult(total, nats_N, num_targets < len(tokens) - 1, windows, ledger, notes)
-
-class _Chunk:
-    """Targets `first` to `end` of some documents, side by side: arrays (B, 1) and (B, L)."""
-
-    def __init__(self, tokens: np.ndarray, documents: Sequence[DocumentSpan], first: int, end: int):
-        self.first, self.end, self._tokens = first, end, tokens
-        spans_B2 = np.array(documents)
-        self.starts_B1, self._ends_B1 = spans_B2[:, :1], spans_B2[:, 1:]
-        self.targets_BL = self.starts_B1 + np.arange(first, end)
-        self.graded_BL = self.targets_BL < self._ends_B1
-        """Which are the document's own, and not behind its end."""
-        self.expected_BL = np.full_like(self.targets_BL, -1)
-        """Tokens that the tilt raises, -1 for none."""
-
-    def read(self, first: int, shift: int = 0) -> np.ndarray:
-        """The documents' inputs (`shift` 0) or targets (1) from `first` on, int64, 0 behind their ends."""
-        places = self.starts_B1 + np.arange(first, self.end)
-        inside = np.minimum(places, self._ends_B1 - 1)
-        return np.where(places < self._ends_B1, self._tokens[inside + shift], 0).astype(np.int64)
-
-class _DocumentGrader:
-    """Grades documents that start together: the n-th chunk of each is one forward pass."""
-
-    def __init__(
-        self,
-        scoring: Scoring,
-        batches: list[DocumentBatch],
-        learner: LoraLearner | None,
-        tilt: NgramTilt | None,
-        phases: PhaseTrainer | None,
-        deadline: Deadline | None,
-    ):
-        windows, self.scoring, self.device = scoring.resolved_windows(), scoring, scoring.device
-        self.tokens, self.context, self.stride = scoring.tokens, windows.context, windows.stride
-        num_targets = max(document.end for batch in batches for document in batch.documents)
-        self.ledger, self.num_graded = Ledger(len(self.tokens) - 1), 0
-        self.nats_N = np.full(num_targets, np.nan, dtype=np.float32)
-        self.learner = self._given_learner = learner
-        self.tilt, self.deadline = tilt, deadline
-        self.caps = None if phases is None else phases.caps
-        self.steps: DocumentSteps | None = None
-        """How chunks are graded while something learns; None to make each of its own length."""
-        self._boost = 0.0 if tilt is None else tilt.config.boost
-        self._chunks: list[_Chunk] = []
-        if learner is not None and learner.recorded and can_be_fixed(scoring.model):
-            least_chunk = min(self.context, *(batch.chunk_tokens for batch in batches))
-            options = self.context, least_chunk, self._boost, scoring.observe is not None
-            key = *options, self.caps is not None
-            if key not in learner.recorded_steps:
-                learner.recorded_steps[key] = DocumentSteps(scoring.model, learner, *options, self.caps)
-            self.steps = learner.recorded_steps[key]
-        # So many documents as have recorded steps may not fit with whole windows.
-        self._first_plain_chunk = self.context if self.steps is None else self.stride
-
-    def stops(self) -> bool:
-        """Whether there is no time left to adapt; from then on nothing does."""
-        if self.deadline is not None and self.deadline.stops(self.num_graded):
-            self.learner = self.tilt = self.steps = None
-            return True
-        return False
-
-    def tally(self, documents: Sequence[DocumentSpan], total: Tally) -> Tally:
-        """The total with graded documents added to it one after the other."""
-        for start, end in documents:
-            tokens_N1 = self.tokens[start : end + 1]
-            total += tally_targets(self.nats_N[start:end], tokens_N1, self.scoring.vocabulary)
-        return total
-
-    def sum_events(self, tilt: NgramTilt | None) -> dict[str, Any]:
-        """What a record says of all processes: documents given up, tokens tilted, when adapting stopped."""
-        stopped_after = None if self.deadline is None else self.deadline.stopped_after
-        num_adapting = self.num_graded if stopped_after is None else stopped_after
-        fallbacks = self._given_learner.fallbacks if self._given_learner else 0
-        own = fallbacks, tilt.num_tilted if tilt else 0, stopped_after is not None, num_adapting
-        sums = torch.tensor(own, dtype=torch.float64)
-        self.scoring.world.sum(sums)()
-        fallbacks, num_tilted, num_stopped, num_adapting = map(int, sums.tolist())
-        notes: dict[str, Any] = {"unadapted_documents": fallbacks}
-        if tilt is not None:
-            notes["tilted_tokens"] = num_tilted
-        if self.deadline is not None:
-            notes |= self.deadline.notes()
-            notes["adaptation_stopped_after_tokens"] = num_adapting if num_stopped else None
-        return notes
-
-    def grade(self, group: DocumentGroup, chunk_tokens: int, event: str) -> None:
-        """Grades all chunks in turn; the documents that are left are always the first ones, being longest."""
-        documents, longest, steps = group.documents, group.documents[0].num_targets, self.steps
-        chunk_tokens = min(chunk_tokens, self.context)
-        self.collect()
-        if steps is not None:
-            steps.start(group.place, chunk_tokens, longest, self.ledger)
-            if self.deadline is not None:
-                self.deadline.leave_out()
-        elif self.learner is not None:
-            self.learner.start(group.place, len(documents))
-        self._documents, self.past = documents, PastInputs()
-        self._nats_BN = torch.zeros(len(documents), longest + self.context, device=self.device)
-        first = least_stride = 0
-        while first < longest:
-            if self.stops():
-                if first and steps is not None:
-                    # What was kept is a window less a chunk.
-                    least_stride = chunk_tokens
-                    self.past = steps.past.unroll(first, self.context - chunk_tokens, len(documents))
-                steps = None
-                self.collect()
-                chunk_tokens = max(self.stride, least_stride) if first else self._first_plain_chunk
-            end = first + chunk_tokens
-            left = [document for document in documents if document.num_targets > first]
-            self._grade_chunk(left, first, end, event)
-            first = end
-
-    def _grade_chunk(self, documents: Sequence[DocumentSpan], first: int, end: int, event: str) -> None:
-        """Grades targets `first` to `end` of each document, and learns from them if the document goes on."""
-        learner, steps = self.learner, self.steps
-        num_left, going = len(documents), [document for document in documents if document.num_targets > end]
-        filling = 0 if steps is None else steps.rows_for(num_left) - num_left
-        chunk = _Chunk(self.tokens, [*documents, *[DocumentSpan(0, 0)] * filling], first, end)
-        if self.tilt is not None:
-            chunk.expected_BL = self.tilt.expect(chunk.starts_B1, chunk.targets_BL).astype(np.int64)
-        if steps is None:
-            with torch.set_grad_enabled(learner is not None and bool(going)):
-                grades = self._predict(self.past, chunk, learner)
-        else:
-            window = steps.window(first, end - first)
-            read_BT = chunk.read(first - (len(window[0]) > end - first))
-            inputs = StepInputs(read_BT, chunk.read(first, 1), chunk.expected_BL, *window)
-            grades = steps.predict(inputs, len(going), bool(going))
-        self.scoring.show(grades.logits_BLV, chunk.targets_BL, chunk.graded_BL)
-        self._nats_BN[:num_left, first:end] = grades.marked_BL[:num_left]
-        self._chunks.append(chunk)
-        for document in documents:
-            booked = document.start + first, min(document.start + end, document.end)
-            self.ledger.grade(*booked, f"{event}, to token {end}")
-        self.num_graded += int(chunk.graded_BL.sum())
-        if self.tilt is not None:
-            self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL)
-        if learner is not None and going:
-            # Recorded steps have all rows, of which some do not learn.
-            nats_BL = grades.nats_BL[: len(going)] if steps is None else grades.nats_BL
-            trained = [(document.start + first, document.start + end) for document in going]
-            scored = self.ledger.release_documents(nats_BL, trained, f"{event}, adapting to token {end}")
-            (steps or learner).learn(scored)
-
-    def _predict(self, past: PastInputs, chunk: _Chunk, learner: LoraLearner | None) -> ChunkGrades:
-        """Grades a chunk by a window of its own length; `past` is then that of the next chunk."""
-        inputs_BT = token_tensor(chunk.read(max(0, chunk.end - self.context)), self.device)
-        (rows, length), num_new = inputs_BT.shape, chunk.end - chunk.first
-        past = past.window(rows, length - num_new, num_new)
-        state = ForwardState(past, log_caps_2=self.caps)
-        if learner is not None:
-            state = learner.state(rows, past, self.caps)
-        # Windows grow with the document: a compiled forward would be compiled anew for each length.
-        logits_BLV = self.scoring.model.forward(inputs_BT, num_new, state)
-        targets_BL = token_tensor(chunk.read(chunk.first, 1), self.device)
-        return grade_logits(logits_BLV, targets_BL, token_tensor(chunk.expected_BL, self.device), self._boost)
-
-    def collect(self) -> None:
-        """Waits for the grades of all chunks since the last call, and puts them with the others."""
-        if not self._chunks:
-            return
-        nats_BN = self._nats_BN.cpu().numpy()
-        rows = np.flatnonzero(np.isnan(nats_BN).any(1))
-        first, end = self._chunks[0].first, self._chunks[-1].end
-        # A rest that was graded after the deadline is unadapted.
-        if len(rows) and first == 0 and self._given_learner is not None:
-            self._given_learner.reset_adapter(rows)
-            self._mend(nats_BN, rows)
-        for document, nats_N in zip(self._documents, nats_BN, strict=True):
-            until = max(first, min(end, document.num_targets))
-            self.nats_N[document.start + first : document.start + until] = nats_N[first:until]
-        self._chunks.clear()
-
-    @torch.no_grad()
-    def _mend(self, nats_BN: np.ndarray, rows: np.ndarray) -> None:
-        """Puts unadapted predictions in the place of broken ones, NaN, and of what follows them."""
-        documents, past = [self._documents[row] for row in rows], PastInputs()
-        firsts_B1 = np.isnan(nats_BN[rows]).argmax(1)[:, None]
-        for chunk in self._chunks:
-            mended = _Chunk(self.tokens, documents, chunk.first, chunk.end)
-            # Of documents that have ended any row does.
-            mended.expected_BL = chunk.expected_BL[rows % len(chunk.expected_BL)]
-            grades, is_after_B1 = self._predict(past, mended, None), chunk.first >= firsts_B1
-            self.scoring.show(grades.logits_BLV, mended.targets_BL, mended.graded_BL & is_after_B1)
-            place = rows, slice(chunk.first, chunk.end)
-            nats_BN[place] = np.where(is_after_B1, grades.nats_BL.cpu().numpy(), nats_BN[place])
-        self.past.put_back(rows, past)
-
-    def pass_over(self, documents: tuple[DocumentSpan, ...], chunk_tokens: int, event: str) -> None:
-        """Books documents that another process grades; the tilt learns from them in their turn."""
-        for start, end in documents:
-            self.ledger.grade(start, end, event)
-            self.nats_N[start:end] = 0.0
-        if self.tilt is None:
-            return
-        chunk_tokens = min(chunk_tokens, self.context)
-        for first in range(0, documents[0].num_targets, chunk_tokens):
-            left = [document for document in documents if document.num_targets > first]
-            chunk = _Chunk(self.tokens, left, first, first + chunk_tokens)
-            self.tilt.learn(chunk.starts_B1, chunk.targets_BL, chunk.graded_BL, elsewhere=True)
-
-# golf/ttt/methods.py: Scoring with test-time training, by the method that the settings name.
-_USABLE_SHARE = 0.8
-"""Of the free memory."""
-
-def score_adapting(
-    scoring: Scoring,
-    ttt: TTTConfig,
-    max_seconds: float | None = None,
-    learners: dict[Any, tuple[LoraLearner, PhaseTrainer | None]] | None = None,
-) -> ScoreResult:
-    """Grades every target once, learning only from what was graded; `sgd` and phases leave the model changed."""
-    model, tokens, world = scoring.model, scoring.tokens, scoring.world
-    target_seconds = 0.0
-    if max_seconds is not None:
-        target_seconds, _ = world.all_reduce_any(measure_plain(scoring), False)
-    batches = plan_lora(tokens, scoring.vocabulary.bos_id, ttt.lora, scoring.max_tokens)
-    at_once, places = plan_groups(scoring, ttt.lora, batches)
-    # The largest for every process, so that all are refused or none.
-    share = max(count_shares(batches, at_once, world.size))
-    deadline = None if max_seconds is None else Deadline(max_seconds, share, target_seconds)
-    key = ttt, at_once, places
-    learners = {} if learners is None else learners
-    if key not in learners:
-        phases = None
-        learners[key] = LoraLearner(model, replace(ttt.lora, batch_documents=places), at_once), phases
-    learner, phases = learners[key]
-    learner.restart()
-    if phases is not None:
-        phases.restart()
-    tilt = None
-    windows = scoring.resolved_windows()
-    windows = replace(windows, batch_tokens=at_once * windows.context)
-    return score_documents(replace(scoring, windows=windows), batches, learner, tilt, phases, deadline)
-
-def plan_lora(
-    tokens: np.ndarray, bos_id: int, config: LoraConfig, max_tokens: int | None = None
-) -> list[DocumentBatch]:
-    """The batches of the first `max_tokens` targets; ValueError if there is none."""
-    num_targets = min(len(tokens) - 1, len(tokens) if max_tokens is None else max_tokens)
-    if num_targets < 1:
-        raise ValueError(f"{len(tokens)} tokens, max_tokens {max_tokens}: no target to score")
-    documents = split_documents(tokens, num_targets, bos_id)
-    return plan_documents(documents, config.chunk_tokens, config.chunk_lengths, config.batch_documents)
-
-class LoraMemoryError(ValueError):
-    """Adapters that do not fit into memory even for one document at a time."""
-
-def plan_groups(scoring: Scoring, config: LoraConfig, batches: list[DocumentBatch]) -> tuple[int, int]:
-    """How many documents are graded at once, and how many places of a batch a process has."""
-    windows, world, device = scoring.resolved_windows(), scoring.world, scoring.device
-    widest = max(len(batch.documents) for batch in batches)
-    share = -(-widest // world.size)
-    # On a GPU memory alone bounds them: a pass computes a chunk, not a window.
-    wanted = share if device.type == "cuda" else min(windows.batch_tokens // windows.context, share)
-    fitting, memory = wanted, free_bytes(device, world.local_size)
-    if memory is not None:
-        chunk_tokens = min(windows.context, max(batch.chunk_tokens for batch in batches))
-        kept, each = lora_bytes(scoring.model, windows, replace(config, batch_documents=share), chunk_tokens)
-        fitting = int(_USABLE_SHARE * memory - kept) // each
-        if fitting < 1:
-            raise LoraMemoryError(
-                f"adapters of rank {config.rank} for {share} documents take {kept:,} bytes, and "
-                f"{each:,} more for each that learns; {memory:,} are free"
-            )
-    most = world.all_reduce_min(min(wanted, fitting))
-    at_once = even_groups(share, most)
-    num_groups = -(-widest // at_once)
-    if most < wanted:
-        scoring.log.info(f"{at_once} documents at once, since {wanted} do not fit into memory")
-    if world.size > 1:
-        sharing = min(num_groups, world.size)
-        scoring.log.info(
-            f"{sharing} of {world.size} processes learn from documents, {at_once} at once in each"
-        )
-    return at_once, -(-num_groups // world.size) * at_once
-
-def even_groups(num_places: int, most: int) -> int:
-    """How many of `num_places` go together: as few groups as hold at most `most` each, and alike in size."""
-    num_groups = -(-num_places // most)
-    return -(-num_places // num_groups)
-
-def free_bytes(device: torch.device, num_processes: int = 1) -> int | None:
-    """Memory that a process can take on the device; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // num_processes
-    except (AttributeError, ValueError):
-        return None
-
-def lora_bytes(
-    model: GPT, windows: ResolvedWindows, config: LoraConfig, chunk_tokens: int
-) -> tuple[int, int]:
-    """Bytes that adapters take whatever is done, and further bytes for each document that learns."""
-    matrices = find_matrices(model, config.projections)
-    adapters_bytes = 4 * sum(config.rank * sum(matrix.weight.shape) for matrix in matrices)
-    width = model.config.width
-    shared_width = width // model.config.num_heads * model.config.num_kv_heads
-    # Of a position of the window two inputs, three tensors as wide as its keys and two with a head for each
-    # query; of a position of the chunk 24 numbers for each channel.
-    numbers = windows.context * (4 * width + 3 * shared_width) + 24 * chunk_tokens * width
-    passes_bytes = len(model.plan) * numbers * model.compute_dtype.itemsize
-    logits_bytes = 4 * 4 * chunk_tokens * model.config.vocab_size
-    moments_bytes = (2 + bool(config.beta_first)) * adapters_bytes
-    return adapters_bytes * config.batch_documents, moments_bytes + passes_bytes + logits_bytes
+def isolated_python(world: World) -> list[str]:
+    """The command of an isolated Python, or of as many by torchrun as processes train on this machine."""
+    alone = [sys.executable, "-I"]
+    if world.local_size == 1:
+        return alone
+    torchrun = [*alone, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    return [*torchrun, f"--nproc_per_node={world.local_size}", *alone]
 
 # golf/entry_main.py
 CONFIG = RunConfig(
@@ -5291,22 +5801,36 @@ CONFIG = RunConfig(
     ),
     ttt=TTTConfig(
         method="lora",
+        order="stream",
         chunk_tokens=16384,
     ),
 )
 """The configuration of this entry; fields that are not written have their default."""
 
+def given(name: str, default: Any = None) -> Any:
+    """An environment variable; an empty one counts as none."""
+    return os.environ.get(name) or default
+
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The command line; SystemExit for one that cannot be read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards, tokenizer, manifest.json")
+    """The command line over the challenge's environment variables; SystemExit for one that cannot be read."""
+    size, layout = CONFIG.model.vocab_size, argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser("train_gpt.py", "%(prog)s [options]", __doc__, formatter_class=layout)
+    folder, data_help = f"data/datasets/fineweb10B_sp{size}", "folder of shards, or $DATA_PATH"
+    parser.add_argument("--data", type=Path, default=given("DATA_PATH", folder), help=data_help)
+    tokenizer_help = "of shards without manifest.json, or $TOKENIZER_PATH; by default from ../../tokenizers"
+    parser.add_argument("--tokenizer", type=Path, default=given("TOKENIZER_PATH"), help=tokenizer_help)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--max-tokens", type=int, help="score this many validation tokens only")
+    parser.add_argument("--log-file", type=Path, help="file of the log; of a run by default logs/RUN_ID.txt")
     train = parser.add_argument_group("training")
-    out_help = "folder of the run; a run that was stopped goes on there"
-    train.add_argument("--out", "--resume", type=Path, default=Path("run"), help=out_help)
-    train.add_argument("--seed", type=int, default=CONFIG.seed, help="by default the entry's")
+    train.add_argument("--out", type=Path, default=".", help="folder for what a run writes")
+    train.add_argument("--run-id", default=given("RUN_ID"), help="name of the run, or $RUN_ID")
+    seed_help = "by default $SEED or the entry's"
+    train.add_argument("--seed", type=int, default=given("SEED", CONFIG.seed), help=seed_help)
+    seconds_help = "training budget, or $MAX_WALLCLOCK_SECONDS; 0 for the entry's"
+    seconds = given("MAX_WALLCLOCK_SECONDS", "0")
+    train.add_argument("--seconds", type=float, default=seconds, help=seconds_help)
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument("--score", type=Path, metavar="ARTIFACT", help="score this artifact and stop")
     scoring.add_argument("--ttt", action="store_true", help="score with test-time training, too")
@@ -5314,28 +5838,51 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     scoring.add_argument("--max-seconds", type=float, help="limit on test-time training")
     scoring.add_argument("--json", type=Path, help="file for the figures")
     scoring.add_argument("--per-document", type=Path, help="file for the sums of each document")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.run_id = options.run_id or f"seed{options.seed}"
+    model = f"fineweb_{size}_bpe.model"
+    options.tokenizer = options.tokenizer or options.data.absolute().parent.parent / "tokenizers" / model
+    return options
 
-def open_text(folder: Path) -> Dataset:
+def open_text(options: argparse.Namespace) -> Dataset:
     """The dataset; ValueError for another tokenizer than the entry's."""
-    dataset = open_dataset(folder)
+    pinned = (options.data / MANIFEST_NAME).is_file()
+    dataset = open_dataset(options.data) if pinned else open_shards(options.data, options.tokenizer)
     vocabulary = dataset.vocabulary
     if (vocabulary.size, vocabulary.bos_id) != (CONFIG.model.vocab_size, CONFIG.model.bos_id):
-        raise ValueError(f"the tokenizer of {folder} is not the one that this entry was made for")
+        raise ValueError(f"the tokenizer of {options.data} is not the one that this entry was made for")
     return dataset
 
+def run_config(options: argparse.Namespace) -> RunConfig:
+    """The configuration of a run; ValueError for options or variables that this entry cannot follow."""
+    size, seconds = str(CONFIG.model.vocab_size), options.seconds
+    if (asked := given("VOCAB_SIZE", size)) != size:
+        raise ValueError(f"VOCAB_SIZE is {asked}; the vocabulary of this entry has {size} pieces")
+    if Path(options.run_id).name != options.run_id or not options.run_id.isprintable():
+        raise ValueError(f"RUN_ID is {options.run_id!r}; expected the name of a file")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"SEED is {options.seed}; expected 0 to 2**63 - 1")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"MAX_WALLCLOCK_SECONDS is {seconds}; expected a number of seconds")
+    config = replace(CONFIG, seed=options.seed)
+    return replace(config, minutes=seconds / 60, steps=None) if seconds else config
+
 def train_and_pack(options: argparse.Namespace, world: World) -> None:
-    """The run of this entry, from text to scores; what its folder holds already is not made again."""
-    folder, config = options.out, replace(CONFIG, seed=options.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, weights_path, artifact = (
-        folder / name for name in ("checkpoint.pt", "weights.safetensors", "artifact.bin")
+    """The run of this entry, from text to scores; what it has written already is not made again."""
+    config, stem = run_config(options), options.out / "logs" / options.run_id
+    artifact = options.out / f"final_model_{options.run_id}.bin"
+    checkpoint, weights_path, figures = (
+        Path(f"{stem}.{kind}") for kind in ("checkpoint.pt", "safetensors", "json")
     )
+    options.log_file = options.log_file or Path(f"{stem}.txt")
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
-    dataset, clock = open_text(options.data), StageClock()
-    log = RunLog(folder / "run" if world.is_first else None, quiet=not world.is_first)
+    dataset, clock = open_text(options), StageClock()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    log = RunLog(options.log_file if world.is_first else None, quiet=not world.is_first)
     log.info(f"on {runtime.describe()}, seed {config.seed}")
-    if not world.broadcast(artifact.is_file):
+    if world.broadcast(artifact.is_file):
+        log.info(f"{artifact} is there: scored, not trained again")
+    else:
         trainer = build_trainer(config, dataset, runtime, clock, log)
         if world.broadcast(checkpoint.is_file):
             trainer.resume(checkpoint)
@@ -5360,39 +5907,37 @@ def train_and_pack(options: argparse.Namespace, world: World) -> None:
                 code = Path(__file__).read_bytes()
                 header = artifact_header(config, runtime.compute_dtype, dataset.vocabulary.sha256)
                 room_bytes = bytes_for_artifact(len(code), LIMIT_BYTES)
-                packed = pack(load_weights(weights_path), header, config.pack, room_bytes, calibration)
+                packed = pack(exported, header, config.pack, room_bytes, calibration)
             write_bytes(artifact, packed.artifact)
             log.event("size", code_bytes=len(code), artifact_bytes=len(packed.artifact))
+            log.info(f"Total submission size: {len(code) + len(packed.artifact)} bytes")
             log.event("seconds", **clock.seconds)
     if world.is_first:
         # What training holds of the device's memory would be missing to the fresh process.
         trainer = None
         release_memory(runtime.device)
-        score_alone(options, artifact, folder / "scores.json", world)
+        score_alone(options, artifact, figures, world)
 
 def score_alone(options: argparse.Namespace, artifact: Path, figures: Path, world: World) -> None:
     """Scores the artifact in fresh processes, as many as train, from the bytes of script and artifact."""
-    alone = [sys.executable, "-I"]
-    if world.local_size > 1:
-        alone += ["-m", "torch.distributed.run", "--standalone", "--no-python"]
-        alone += [f"--nproc_per_node={world.local_size}", sys.executable, "-I"]
-    command = [*alone, __file__, "--score", str(artifact), "--data", str(options.data)]
+    command = [*isolated_python(world), __file__, "--score", str(artifact), "--data", str(options.data)]
+    command += ["--tokenizer", str(options.tokenizer), "--log-file", str(options.log_file)]
     command += ["--json", str(figures), "--device", options.device]
     command += ["--ttt"] * CONFIG.ttt.enabled + ["--eager"] * options.eager
     command += [] if options.max_tokens is None else ["--max-tokens", str(options.max_tokens)]
-    done = subprocess.run(command, env=env_without_torchrun(), check=False, preexec_fn=end_with_parent())
-    if done.returncode:
+    if run_child(command):
         raise ValueError(f"scoring {artifact} failed, as said above")
 
 def score_artifact(options: argparse.Namespace, world: World) -> None:
     """Scores the artifact by sliding windows, with test-time training, or both, and writes the figures."""
-    clock, log = StageClock(), RunLog(quiet=not world.is_first)
+    log = RunLog(options.log_file if world.is_first else None, quiet=not world.is_first)
+    clock = StageClock()
     with clock.stage("score"):
-        artifact = options.score.read_bytes()
+        artifact = read_artifact(options.score)
         runtime = choose_runtime(options.device, world=world, eager=options.eager)
         header = read_container(artifact)[0]
         trained = torch.bfloat16 if header.get("compute_dtype") == "bfloat16" else torch.float32
-        dataset = open_text(options.data)
+        dataset = open_text(options)
         own = artifact_header(CONFIG, trained, dataset.vocabulary.sha256)
         for name, value in json.loads(json.dumps(own)).items():
             if header.get(name) != value:
@@ -5402,23 +5947,18 @@ def score_artifact(options: argparse.Namespace, world: World) -> None:
         if runtime.compiled:
             model.compile(dynamic=False)
         tokens = dataset.validation_tokens(clock)
-        scoring = Scoring(model, tokens, dataset.vocabulary, CONFIG.score, options.max_tokens, log=log)
-        scoring = replace(scoring, world=world)
-        load_seconds, stages, arrays = clock.elapsed("score"), [], {}
+        limit = options.max_tokens
+        scoring = Scoring(model, tokens, dataset.vocabulary, CONFIG.score, limit, log=log, world=world)
+        load_seconds, stages, nats = clock.elapsed("score"), [], {}
         for name in ["quantized"] * (not options.no_plain) + ["test_time_trained"] * options.ttt:
             started = clock.elapsed("score")
-            if name == "quantized":
-                result = score(scoring, CONFIG.ttt.chunk_tokens)
-            else:
-                alone = scoring
-                limit = CONFIG.ttt.max_seconds if options.max_seconds is None else options.max_seconds
-                result = score_adapting(alone, CONFIG.ttt, limit)
-            stages.append(describe_score(name, result, clock.elapsed("score") - started, log))
-            documents = per_document(result.nats_N, tokens, dataset.vocabulary)
-            arrays["nats" if name == "quantized" else "ttt_nats"] = documents.nats_D
-            arrays |= {"tokens": documents.tokens_D, "bytes": documents.bytes_D}
+            adapting = CONFIG.ttt if name == "test_time_trained" else None
+            result = score_once(scoring, adapting, CONFIG.ttt.chunk_tokens, options.max_seconds)
+            if result is not None:
+                stages.append(describe_score(name, result, clock.elapsed("score") - started, log))
+                nats[name] = result.nats_N
     if world.is_first and options.per_document:
-        save_arrays(options.per_document, arrays)
+        save_documents(options.per_document, nats, tokens, dataset.vocabulary)
     if world.is_first and options.json:
         figures = {
             "version": RESULTS_VERSION,
@@ -5458,14 +5998,14 @@ def describe_score(name: str, result: ScoreResult, seconds: float, log: RunLog) 
     }
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 stopped."""
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM."""
     options, world = parse_arguments(arguments), read_world()
     try:
         with world.joined(device_kind(options.device)):
             (train_and_pack if options.score is None else score_artifact)(options, world)
-    except (KeyboardInterrupt, Interrupted) as stop:
-        print(f"train_gpt.py: {stop or 'stopped'}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"train_gpt.py: {str(stop) or 'stopped'}; the same command goes on", file=sys.stderr)
+        return stop.code if isinstance(stop, Stopped) else 130
     except (ValueError, OSError) as error:
         print(f"train_gpt.py: {error}", file=sys.stderr)
         return 1 if isinstance(error, BudgetError) else 2
