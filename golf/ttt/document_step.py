@@ -59,8 +59,8 @@ class PastInputs(Past):
         Documents that have ended have no past here.
         """
         for visit, mine_BTD in self.kept.items():
-            goes_on = rows < len(mine_BTD)
-            mine_BTD[rows[goes_on]] = other.kept[visit][goes_on, -mine_BTD.size(1) :]
+            goes_on = np.flatnonzero(rows < len(mine_BTD))
+            mine_BTD[rows[goes_on]] = other.kept[visit][goes_on][:, -mine_BTD.size(1) :]
 
 
 class FixedPast(Past):
