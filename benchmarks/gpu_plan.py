@@ -253,12 +253,20 @@ class Plan:
         return self.run_job(name, *changes)
 
     def score_jobs(self, after: tuple[str, ...]) -> list[Job]:
-        """Scoring and test-time training by themselves, on a part of the text, where time is left."""
-        jobs = []
-        for name, script in (("score.plain", "eval_bpb.py"), ("score.ttt", "ttt.py")):
+        """Scoring, test-time training in both orders and a proof, on a part of the text, where time is left.
+
+        The proof's decoder is isolated, which shows whether the device can be used in an isolation.
+        """
+        jobs, part = [], ["--max-tokens", "100352" if self.on_card else "2000"]
+        ways = {
+            "score.plain": ("eval_bpb.py", part),
+            "score.ttt": ("ttt.py", part),
+            "score.stream": ("ttt.py", [*part, "--method", "lora", "--order", "stream"]),
+            "score.prove": ("eval_bpb.py", ["--prove", "--documents", "8"]),
+        }
+        for name, (script, options) in ways.items():
             command = [sys.executable, "-u", str(ROOT / script), str(self.artifact), "--data", str(self.data)]
-            command += ["--max-tokens", "100352" if self.on_card else "2000", "--device", self.machine.kind]
-            command += ["--json", str(self.score_file(name))]
+            command += [*options, "--device", self.machine.kind, "--json", str(self.score_file(name))]
             how = {"after": after, "exclusive": True, "memory": self.machine.memory("score")}
             jobs.append(Job(name, command, LIMITS["score"], self.work, **how))
         return jobs

@@ -11,7 +11,7 @@ from benchmarks.gpu_jobs import POLL_SECONDS, Job, Post, TimingLock, read_result
 from benchmarks.gpu_plan import ARCHIVE_SECONDS, LATE_ROWS, Choice, Plan
 from benchmarks.gpu_report import archive, write_report
 from benchmarks.gpu_run import RunWatch, find_entry, junit_figures
-from golf.entry.results import read_scores
+from golf.entry.results import read_json, read_scores
 
 RUN_MARGIN_SECONDS = 15.0
 """Between the end that a run plans with and its limit."""
@@ -200,7 +200,8 @@ class Session:
         if job.stage == "tests" and self.plan.on_card:
             post.add("figures", **junit_figures(self.plan.junit))
         if job.stage == "score" and self.plan.score_file(job.name).is_file():
-            post.add("figures", **score_figures(self.plan.score_file(job.name)))
+            read = proof_figures if job.name == "score.prove" else score_figures
+            post.add("figures", **read(self.plan.score_file(job.name)))
         if job.stage == "data" and (self.plan.data / "manifest.json").is_file():
             post.add("figures", **data_figures(self.plan.data / "manifest.json"))
         watch = self.watches.get(job.name)
@@ -230,6 +231,13 @@ class Session:
             profile = f"profile_{FIRST_ROW.partition('.')[2]}.txt"
             for line in archive(self.plan.out, self.work, runs, entry, profile):
                 print(line, flush=True)
+
+
+def proof_figures(path: Path) -> dict[str, object]:
+    """Bytes and seconds of the first proof in a file."""
+    (proof, *_), *_ = read_json(path)["proofs"].values()
+    names = ("documents", "coded_bytes", "score_bytes", "isolation", "encode_seconds", "decode_seconds")
+    return {name: proof[name] for name in names} | {"holds": not proof["violations"]}
 
 
 def score_figures(path: Path) -> dict[str, object]:

@@ -116,6 +116,8 @@ def test_the_dry_run_goes_through_every_stage_and_ends_in_an_entry(tmp_path: Pat
     real = figures["run", "figures"]
     assert real["entry"].endswith("gpu-first-light") and 1 < real["stages"]["quantized"]["val_bpb"] < 8
     assert figures["score.ttt", "figures"]["ttt_tokens_per_second"] > 0
+    assert figures["score.stream", "figures"]["ttt_tokens_per_second"] > 0
+    assert figures["score.prove", "figures"]["holds"] is True
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "| run | done |" in report and "| frontier, T 128 |" in report
     names = {path.name for path in out.iterdir()}
