@@ -237,7 +237,7 @@ def proof_figures(path: Path) -> dict[str, object]:
     """Bytes and seconds of the first proof in a file."""
     (proof, *_), *_ = read_json(path)["proofs"].values()
     names = ("documents", "coded_bytes", "score_bytes", "isolation", "encode_seconds", "decode_seconds")
-    return {name: proof[name] for name in names} | {"holds": not proof["violations"]}
+    return {**{name: proof[name] for name in names}, "holds": not proof["violations"]}
 
 
 def score_figures(path: Path) -> dict[str, object]:

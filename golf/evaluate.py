@@ -271,4 +271,7 @@ def main_evaluate(
         )
         if stage.notes:
             log.event(f"{prefix}documents", **stage.notes)
+        if stage.order_bytes:
+            left_out = 8 * stage.order_bytes / stage.tally.num_bytes
+            log.info(f"decodable {stage.decodable}, {left_out:.4f} bits per byte that the score leaves out")
     log.event("scored", partial=scores.partial, artifact_bytes=scores.artifact_bytes, seconds=scores.seconds)

@@ -310,7 +310,8 @@ class ProofResult:
             return f"{what} NOT proved: {self.violations[0]}"
         over = 100 * (self.coded_bytes / self.score_bytes - 1)
         return (
-            f"{what} restored bit for bit from {self.coded_bytes + self.order_bytes:,} bytes, "
+            f"{what} restored bit for bit from {self.coded_bytes + self.order_bytes:,} bytes "
+            f"({self.file_bytes:,} with the file's header), "
             f"{over:+.3f}% against the score; decodable {self.decodable}"
         )
 
@@ -484,11 +485,17 @@ def prove_path(path: Path, data_folder: Path, config: EvaluateConfig, how: Proof
             log.info(f"{artifact.name}: {violation}")
         proofs[sha256] = [{**asdict(result), "sentence": result.sentence} for result in results]
     folder = EntryFolder(path if path.is_dir() else path.parent)
-    record_proofs(folder, proofs, log)
+    changed = [name for name in ("context", "stride", "method", "order") if vars(config)[name] is not None]
+    if changed:
+        log.info(f"not recorded: {', '.join(changed)} as asked for, not as the artifact says")
+    else:
+        record_proofs(folder, proofs, log)
     holds = not any(proof["violations"] for each in proofs.values() for proof in each)
     if config.json:
         write_json(config.json, {"holds": holds, "proofs": proofs})
     log.info("proved" if holds else "NOT proved")
+    if holds and not how.ttt:
+        log.info("the score with test-time training, if the artifact has one, is proved by --ttt")
     return holds
 
 
@@ -501,7 +508,14 @@ def record_proofs(folder: EntryFolder, proofs: dict[str, list[dict[str, Any]]], 
     audits = [audit, *(seed for seed in audit.get("seeds", {}).values() if isinstance(seed, dict))]
     known = [each for each in audits if each.get("artifact_sha256") in proofs]
     for each in known:
-        each["proofs"] = proofs[each["artifact_sha256"]]
+        kept = {proof["stage"]: proof for proof in each.get("proofs", [])}
+        for proof in proofs[each["artifact_sha256"]]:
+            earlier = kept.get(proof["stage"])
+            if earlier and earlier["documents"] > proof["documents"] and not proof["violations"]:
+                log.info(f"kept: {earlier['sentence']}")
+            else:
+                kept[proof["stage"]] = proof
+        each["proofs"] = list(kept.values())
     if not known:
         log.info(f"{folder.audit} is of another artifact; the proof is not recorded there")
         return

@@ -423,9 +423,9 @@ def audit_path(
         audits[artifact.stem.removeprefix("artifact_seed")] = audit
         print_audit(artifact.name, audit, log)
     passed = all(audit["passed"] for audit in audits.values())
-    merged = audits.popitem()[1] if len(audits) == 1 else {"passed": passed, "seeds": audits}
     target = RunFolder(path if path.is_dir() else path.parent).audit
     _keep_proofs(target, audits)
+    merged = audits.popitem()[1] if len(audits) == 1 else {"passed": passed, "seeds": audits}
     write_sealed_json(target, merged)
     log.info(f"{'passed' if passed else 'NOT passed'}: {target}")
     return passed
@@ -573,6 +573,7 @@ def audit_memory(scoring: Scoring, dataset: Dataset) -> Iterator[ProbeReport]:
     files = [file for file in dataset.manifest.files if file.split == "train"]
     found = next((file for file in files if (dataset.folder / file.name).exists()), None)
     if found is None:
+        yield ProbeReport("memory", "nothing: there is no training text here", [])
         return
     texts = scoring.tokens, dataset.open_shard(found)[:MEMORY_SHARD_TOKENS]
     context, bos_id = scoring.resolved_windows().context, scoring.vocabulary.bos_id

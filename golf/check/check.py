@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from golf.check.explain import Reading, readings
@@ -76,6 +77,14 @@ def check_folder(path: Path, explain: bool = False) -> Report:
         not_seen=tuple(_not_seen(record)),
         readings=readings(record) if explain else (),
     )
+
+
+FIRST_KINDS = (
+    ("size", "artifact"),
+    ("time", "budget", "overshoot"),
+    ("score", "bytes", "claim", "gain", "metric"),
+)
+"""Words in the codes of the kinds of findings that are shown first."""
 
 
 def check_folders(paths: Sequence[Path], workers: int | None = None, explain: bool = False) -> list[Report]:
@@ -160,16 +169,21 @@ def _summary(report: Report) -> Iterator[str]:
     shown = found if len(found) < MAX_SUMMARY_LINES else found[: MAX_SUMMARY_LINES - 2]
     for finding in shown:
         place = next((f" ({at.file}{f':{at.line}' if at.line else ''})" for at in finding.evidence), "")
-        yield f"    {finding.code}: {finding.message[:MAX_SUMMARY_CHARACTERS]}{place}"
+        message = shorten(finding.message, MAX_SUMMARY_CHARACTERS, placeholder=" ...")
+        yield f"    {finding.code}: {message}{place}"
     if len(shown) < len(found):
-        yield f"    and {len(found) - len(shown)} more: {', '.join(f.code for f in found[len(shown) :])}"[
-            :160
-        ]
+        rest = f"    and {len(found) - len(shown)} more: {', '.join(f.code for f in found[len(shown) :])}"
+        yield rest if len(rest) <= 160 else f"{rest[:156]} ..."
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The most severe first, then by code; the order inside a code is kept."""
-    return tuple(sorted(findings, key=lambda finding: (LEVELS.index(finding.level), finding.code)))
+    """The most severe first: size, then time, scores and the rest; then by code, whose own order is kept."""
+
+    def weight(finding: Finding) -> tuple[int, int, str]:
+        kinds = [kind for kind, words in enumerate(FIRST_KINDS) if any(w in finding.code for w in words)]
+        return LEVELS.index(finding.level), kinds[0] if kinds else len(FIRST_KINDS), finding.code
+
+    return tuple(sorted(findings, key=weight))
 
 
 def _looked_at(record: Record) -> Iterator[str]:

@@ -24,7 +24,8 @@ class Reading:
     rule: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.figure} = {self.value}  [{self.rule}]"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.figure} = {self.value}  [{self.rule}]"
 
 
 def readings(record: Record) -> tuple[Reading, ...]:

@@ -6,6 +6,7 @@ script, which could print anything, is run isolated after that and must print th
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -26,11 +27,12 @@ from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte
 from golf.system.clock import StageClock
 from golf.system.files import write_json
-from golf.system.foreign import MAX_ARRAYS_BYTES, MAX_JSON_BYTES, read_arrays, read_bytes
+from golf.system.foreign import MAX_ARRAYS_BYTES, MAX_JSON_BYTES, read_arrays, read_bytes, read_text
 from golf.system.log import RunLog
 from golf.system.stored import flat_fields
 
 MAX_ENTRY_FILE_BYTES = 1 << 28
+MAX_README_BYTES = 1 << 22
 MAX_SCRATCH_BYTES = 1 << 31
 """Of what a script writes."""
 MAX_SCORE_SECONDS = 86_400.0
@@ -52,7 +54,7 @@ of what all of the adapting gains."""
 UNVERIFIED = (
     "training and scoring seconds, tokens/s and cost (they belong to the recorded machine)",
     "scores before quantisation (their weights are not in the entry)",
-    "README.md and plots (generated from the figures compared here)",
+    "README.md beyond its headline, and plots",
     "probes and proofs of audit.json (--audit and --prove make them again)",
 )
 
@@ -136,7 +138,7 @@ def verify_entry(
     files = EntryFolder(entry)
     results = read_entry_results(files.results)
     comparisons = [*_compare_files(files, results), *_compare_submission(files, results)]
-    comparisons += _compare_data(data_folder, results)
+    comparisons += [*_compare_readme(files, results), *_compare_data(data_folder, results)]
     isolation, unverified = "", []
     if data_folder.resolve().is_relative_to(entry.resolve()):
         log.info(f"the text is the entry's own, {data_folder}; --data gives another to hold it against")
@@ -334,6 +336,16 @@ def _compare_submission(entry: EntryFolder, results: dict[int, Results]) -> Iter
     for name, value in flat_fields(entry_figures(list(results.values()))).items():
         tolerance = 1e-12 * abs(value) if isinstance(value, float) else 0.0
         yield Comparison(f"submission {name}", stated.get(name), value, tolerance)
+
+
+def _compare_readme(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:
+    """The headlines of README.md, "**1.234567 bits per byte**", against the mean of the results."""
+    if not os.path.lexists(entry.readme):
+        return
+    value = f"{entry_figures(list(results.values()))['val_bpb']:.6f}"
+    text = read_text(entry.readme, MAX_README_BYTES)
+    for stated in re.findall(r"\*\*([^*\n]{1,40}) bits per byte\*\*", text):
+        yield Comparison("README.md headline, bits per byte", stated, value)
 
 
 def _compare_data(folder: Path, results: dict[int, Results]) -> Iterator[Comparison]:

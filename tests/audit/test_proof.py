@@ -217,6 +217,37 @@ def test_the_command_proves_an_entry_in_a_process_without_the_text(
     assert "bytes of order" in lines[5] and lines[6] == "- One seed."
 
 
+def test_a_proof_of_fewer_documents_or_of_other_settings_takes_no_better_ones_place(
+    artifact_path: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proofs, "_restore", restores_here)
+    path = tmp_path / "artifact.bin"
+    sha256 = hashlib.sha256(artifact_path.read_bytes()).hexdigest()
+    shutil.copy(artifact_path, path)
+    audit = tmp_path / "audit.json"
+    audit.write_text(json.dumps({"passed": True, "artifact_sha256": sha256}))
+    data = str(dataset_folder)
+
+    def recorded() -> dict[str, int]:
+        return {
+            proof["stage"]: proof["documents"] for proof in json.loads(audit.read_text()).get("proofs", [])
+        }
+
+    assert eval_bpb.main([str(path), "--data", data, "--prove", "--documents", "3", "--stride", "16"]) == 0
+    assert recorded() == {}
+    assert eval_bpb.main([str(path), "--data", data, "--prove", "--documents", "3", "--ttt"]) == 0
+    assert eval_bpb.main([str(path), "--data", data, "--prove", "--documents", "2"]) == 0
+    assert recorded() == {"quantized": 3, "test_time_trained": 3}
+    assert eval_bpb.main([str(path), "--data", data, "--prove", "--documents", "4"]) == 0
+    assert recorded() == {"quantized": 4, "test_time_trained": 3}
+    monkeypatch.setattr(
+        "golf.audit.rescore._audit_isolated", lambda *_: {"passed": True, "artifact_sha256": sha256}
+    )
+    monkeypatch.setattr("golf.audit.rescore.print_audit", lambda *_: None)
+    assert eval_bpb.main([str(path), "--data", data, "--audit"]) == 0
+    assert recorded() == {"quantized": 4, "test_time_trained": 3}
+
+
 def test_a_decoder_that_restores_another_text_proves_nothing(
     artifact_path: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -244,6 +245,13 @@ def test_another_script_or_artifact_is_found(entry: Path, data: Path, no_script:
     with open(entry / "train_gpt.py", "ab") as file:
         file.write(b"#\n")
     assert differing(entry, data) == ["seed 7 bytes.code", "seed 7 bytes.total", "seed 7 code_sha256"]
+
+
+def test_another_headline_of_the_readme_is_found(entry: Path, data: Path, no_script: None) -> None:
+    text = (entry / "README.md").read_text()
+    (headline,) = re.findall(r"\*\*([\d.]+) bits per byte\*\*", text)
+    (entry / "README.md").write_text(text.replace(f"**{headline} bits", f"**0.{headline[2:]} bits"))
+    assert differing(entry, data) == ["README.md headline, bits per byte"]
 
 
 def test_documents_of_another_run_are_found(entry: Path, data: Path, no_script: None) -> None:
