@@ -80,8 +80,10 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         if command.ttt:
             raise ValueError("--ttt does not go with --verify, which scores as the entry states")
     if command.prove:
-        unread = ("max_tokens", "max_seconds", "sample_documents", "per_document")
+        unread = ("max_tokens", "max_seconds", "sample_documents", "per_document", "eager")
         command.config.require_unused(unread, "does not go with --prove")
+        if not command.ttt:
+            command.config.require_unused(("method", "order"), "belongs to test-time training; add --ttt")
     data = find_data(command.data, command.path)
     if command.audit:
         return audit_path(command.path, data, command.config, log, command.ttt, isolated=True)

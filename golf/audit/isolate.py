@@ -61,6 +61,8 @@ class Limits:
     """Files in its working folder, together."""
     output_bytes: int = 1 << 22
     """Standard output and error, together."""
+    is_stopped: Callable[[], bool] = lambda: False
+    """Asked several times a second by a caller in another thread; true ends it."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,8 @@ class _Watched:
             watch_at = 0.0
             while selector.get_map() or self.process.poll() is None:
                 ready = selector.select(_WATCH_SECONDS)
+                if limits.is_stopped():
+                    return "it was stopped"
                 if not ready and self.process.poll() is not None:
                     # What holds the pipes open is a process that it left.
                     break

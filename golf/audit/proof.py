@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ import torch
 from golf.audit.coding import Coder, DocumentCoder, StreamCoder, Told
 from golf.audit.isolate import Limits, run_project
 from golf.audit.range_coder import RangeDecoder, RangeEncoder, code_integers
+from golf.audit.rescore import probe_bytes
 from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import (
@@ -52,7 +54,7 @@ from golf.system.stored import config_from_dict, parse_json, read_bounded
 from golf.ttt.documents import DocumentBatch, DocumentSpan, plan_documents, split_documents
 from golf.ttt.lora import LoraLearner
 from golf.ttt.methods import plan_groups, plan_lora
-from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig
+from golf.ttt.sgd import ChunkAdapter, PhaseTrainer, TTTConfig, adapted_parameters
 from golf.ttt.tilt import NgramTilt
 
 MAX_OVER_SCORE = 1e-3
@@ -285,6 +287,8 @@ class ProofResult:
     """What a proof of one stage found; `violations` is empty if it holds."""
 
     stage: str
+    validation_sha256: str
+    """Of the whole text, of which these are the first documents."""
     documents: int
     tokens: int
     """Targets that were coded."""
@@ -341,10 +345,19 @@ def prove_artifact(
         dataset = open_dataset(data_folder)
         require_same_text(settings, model, dataset)
         tokens, vocabulary = dataset.validation_tokens(clock), dataset.vocabulary
+    validation_sha256 = hashlib.sha256(tokens.tobytes()).hexdigest()
     if how.documents is not None:
         spans = split_documents(tokens, len(tokens) - 1, vocabulary.bos_id)
         tokens = tokens[: spans[: how.documents][-1].end + 1]
     sha256 = hashlib.sha256(artifact).hexdigest()
+    least = windows.resolve(model.config.context, device.type).context
+    if len(tokens) - 1 < least:
+        raise ValueError(
+            f"the documents have {len(tokens) - 1:,} tokens to restore, fewer than one window of {least:,}: "
+            "take more --documents"
+        )
+    if how.ttt and (ttt.method == "sgd" or ttt.phases):
+        adapted_parameters(model, ttt.frozen_blocks)
     weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
 
     def prove(stage: str, pool: Executor) -> Callable[[], ProofResult]:
@@ -362,12 +375,14 @@ def prove_artifact(
             proof, coded = encode_text(scoring, ttt, header, bar.move_to)
         encode_seconds = time.perf_counter() - began
         log.info(f"{STAGE_TITLES[stage]}: restoring in a process that has no text")
-        decoder = pool.submit(_restore, path, data_folder / dataset.manifest.tokenizer, proof)
+        tokenizer = data_folder / dataset.manifest.tokenizer
+        decoder = pool.submit(_restore, path, tokenizer, proof, stopped.is_set)
 
         def finish() -> ProofResult:
             restored = decoder.result()
             result = ProofResult(
                 stage=stage,
+                validation_sha256=validation_sha256,
                 documents=proof.header.documents,
                 tokens=len(tokens) - 1,
                 text_bytes=score.tally.num_bytes,
@@ -385,10 +400,15 @@ def prove_artifact(
 
         return finish
 
+    stopped = Event()
     with ThreadPoolExecutor(1) as pool:
-        # One stage is restored while the next one is encoded.
-        waiting = [prove(stage, pool) for stage in ["quantized"] + ["test_time_trained"] * how.ttt]
-        results = [finish() for finish in waiting]
+        try:
+            # One stage is restored while the next one is encoded.
+            waiting = [prove(stage, pool) for stage in ["quantized"] + ["test_time_trained"] * how.ttt]
+            results = [finish() for finish in waiting]
+        except BaseException:
+            stopped.set()
+            raise
     for result in results:
         log.info(result.sentence)
     return sha256, results
@@ -424,8 +444,9 @@ def _compare(
     expected = text_of(tokens, vocabulary)
     if hashlib.sha256(restored.text).digest() != hashlib.sha256(expected).digest():
         yield "the tokens are restored, but their text is another"
-    if len(expected) != result.text_bytes:
-        yield f"the score counts {result.text_bytes:,} bytes; the text has {len(expected):,}"
+    count_bytes, decode = vocabulary.count_bytes, vocabulary.decode_tokens
+    counted = probe_bytes(count_bytes, decode, tokens, vocabulary.bos_id, result.text_bytes)
+    yield from counted.violations
     most = result.score_bytes * (1 + MAX_OVER_SCORE) + MAX_OVER_BYTES
     if result.coded_bytes > most:
         yield (
@@ -434,7 +455,9 @@ def _compare(
         )
 
 
-def _restore(artifact: Path, tokenizer: Path, proof: Proof) -> Restored:
+def _restore(
+    artifact: Path, tokenizer: Path, proof: Proof, is_stopped: Callable[[], bool] = lambda: False
+) -> Restored:
     """Restores a text in an isolated process that has the artifact, the tokenizer and the file."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -448,7 +471,7 @@ def _restore(artifact: Path, tokenizer: Path, proof: Proof) -> Restored:
             outputs={_TOKENS: 2 * num_tokens, _TEXT: MAX_TOKEN_BYTES * num_tokens},
             into=Path(folder),
             visible=(),
-            limits=Limits(seconds=MAX_RESTORE_SECONDS),
+            limits=Limits(seconds=MAX_RESTORE_SECONDS, is_stopped=is_stopped),
             device=proof.header.device,
         )
         seconds = time.perf_counter() - began
@@ -484,15 +507,14 @@ def prove_path(path: Path, data_folder: Path, config: EvaluateConfig, how: Proof
         for violation in (violation for result in results for violation in result.violations):
             log.info(f"{artifact.name}: {violation}")
         proofs[sha256] = [{**asdict(result), "sentence": result.sentence} for result in results]
-    folder = EntryFolder(path if path.is_dir() else path.parent)
+    holds = not any(proof["violations"] for each in proofs.values() for proof in each)
+    if config.json:
+        write_json(config.json, {"holds": holds, "proofs": proofs})
     changed = [name for name in ("context", "stride", "method", "order") if vars(config)[name] is not None]
     if changed:
         log.info(f"not recorded: {', '.join(changed)} as asked for, not as the artifact says")
     else:
-        record_proofs(folder, proofs, log)
-    holds = not any(proof["violations"] for each in proofs.values() for proof in each)
-    if config.json:
-        write_json(config.json, {"holds": holds, "proofs": proofs})
+        record_proofs(EntryFolder(path if path.is_dir() else path.parent), proofs, log)
     log.info("proved" if holds else "NOT proved")
     if holds and not how.ttt:
         log.info("the score with test-time training, if the artifact has one, is proved by --ttt")
@@ -500,35 +522,49 @@ def prove_path(path: Path, data_folder: Path, config: EvaluateConfig, how: Proof
 
 
 def record_proofs(folder: EntryFolder, proofs: dict[str, list[dict[str, Any]]], log: RunLog) -> None:
-    """Puts proofs, by the sha256 of their artifacts, into the folder's audit.json and README.md."""
+    """Puts proofs, by the sha256 of their artifacts, into the folder's audit.json and README.md.
+
+    A proof of more documents stays. Where audit.json is of another artifact or text, nothing is recorded.
+    """
     if not folder.audit.is_file():
         log.info(f"{folder.path} has no audit.json to hold the proof; eval_bpb.py --audit writes one")
         return
-    audit = without_seal(read_object(folder.audit))
-    audits = [audit, *(seed for seed in audit.get("seeds", {}).values() if isinstance(seed, dict))]
-    known = [each for each in audits if each.get("artifact_sha256") in proofs]
-    for each in known:
+    try:
+        audit = without_seal(read_object(folder.audit))
+    except ValueError as error:
+        log.info(f"not recorded, since {folder.audit} cannot be read: {error}")
+        return
+    seeds = audit.get("seeds")
+    audits = [audit, *(seeds.values() if isinstance(seeds, dict) else ())]
+    known = []
+    for each in audits:
+        found = proofs.get(each.get("artifact_sha256", ""), []) if isinstance(each, dict) else []
+        if not found or each.get("validation_sha256") not in (None, found[0]["validation_sha256"]):
+            continue
         kept = {proof["stage"]: proof for proof in each.get("proofs", [])}
-        for proof in proofs[each["artifact_sha256"]]:
+        for proof in found:
             earlier = kept.get(proof["stage"])
             if earlier and earlier["documents"] > proof["documents"] and not proof["violations"]:
                 log.info(f"kept: {earlier['sentence']}")
             else:
                 kept[proof["stage"]] = proof
         each["proofs"] = list(kept.values())
+        known.append(each)
+    if len(known) < len(proofs):
+        log.info(f"{len(proofs) - len(known)} not recorded: {folder.audit} is of another artifact or text")
     if not known:
-        log.info(f"{folder.audit} is of another artifact; the proof is not recorded there")
         return
     write_sealed_json(folder.audit, audit)
     if folder.readme.is_file():
         sentences = [proof["sentence"] for each in known for proof in each["proofs"]]
-        lines = [
-            line
-            for line in folder.readme.read_text(encoding="utf-8").splitlines()
-            if not line.startswith(PROVED)
-        ]
-        place = next((row for row, line in enumerate(lines) if line == README_SECTION), None)
+        # As bytes, so that nothing else of the page changes.
+        lines = folder.readme.read_bytes().split(b"\n")
+        lines = [line for line in lines if not line.startswith(PROVED.encode())]
+        place = next(
+            (row for row, line in enumerate(lines) if line.rstrip() == README_SECTION.encode()), None
+        )
         if place is not None:
-            lines[place + 2 : place + 2] = [f"{PROVED}{sentence}" for sentence in sentences]
-            write_bytes(folder.readme, "".join(f"{line}\n" for line in lines).encode())
+            end = b"\r" if lines[place].endswith(b"\r") else b""
+            lines[place + 2 : place + 2] = [f"{PROVED}{sentence}".encode() + end for sentence in sentences]
+            write_bytes(folder.readme, b"\n".join(lines))
     log.info(f"recorded in {folder.audit}")

@@ -435,10 +435,16 @@ def _keep_proofs(path: Path, audits: dict[str, dict[str, Any]]) -> None:
     """Puts the proofs of an earlier audit.json into the audits of the same artifacts."""
     if not path.is_file():
         return
-    earlier = read_object(path)
-    for old in (earlier, *earlier.get("seeds", {}).values()):
+    try:
+        earlier = read_object(path)
+    except ValueError:
+        # It is replaced.
+        return
+    seeds = earlier.get("seeds")
+    for old in (earlier, *(seeds.values() if isinstance(seeds, dict) else ())):
         for audit in audits.values():
-            if "proofs" in old and old.get("artifact_sha256") == audit["artifact_sha256"]:
+            known = isinstance(old, dict) and old.get("artifact_sha256") == audit["artifact_sha256"]
+            if known and "proofs" in old and old.get("validation_sha256") == audit.get("validation_sha256"):
                 audit["proofs"] = old["proofs"]
 
 

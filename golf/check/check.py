@@ -1,6 +1,7 @@
 """Checks record folders from their files alone: where what they claim differs from what their files say."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -172,7 +173,9 @@ def _summary(report: Report) -> Iterator[str]:
         message = shorten(finding.message, MAX_SUMMARY_CHARACTERS, placeholder=" ...")
         yield f"    {finding.code}: {message}{place}"
     if len(shown) < len(found):
-        rest = f"    and {len(found) - len(shown)} more: {', '.join(f.code for f in found[len(shown) :])}"
+        codes = Counter(finding.code for finding in found[len(shown) :])
+        listed = ", ".join(code if count == 1 else f"{code} ({count})" for code, count in codes.items())
+        rest = f"    and {len(found) - len(shown)} more: {listed}"
         yield rest if len(rest) <= 160 else f"{rest[:156]} ..."
 
 

@@ -200,6 +200,8 @@ _UNREAD = re.compile(
     r"|\d (?:bytes|[km]i?b)\b"
 )
 """In lower case: a line that states a score, a loss or a size in some way."""
+_UNDERSTOOD = re.compile(r"^\s*peak memory|\bval_bpb:enabled|^\s*[\w :]+ \| [\d,.]+$|^table ")
+"""Lines of known scripts with such words that state none of these, or state it again."""
 _LABEL_CHARACTERS = 80
 _UNITS = {"bytes": 1, "byte": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20}
 _SIZE_WORDS = re.compile(
@@ -585,7 +587,8 @@ def _read_line(log: ParsedLog, at: Quote) -> None:
         shared = (pair for pair in _PAIR.findall(text) if pair[0] in _SHARED_SETTINGS)
         log.settings |= {name: (value, at.line) for name, value in shared}
     if not is_fact and known == len(log.scores) + len(log.sizes) + len(log.marks):
-        if _UNREAD.search(lowered) and not _PROGRESS.search(text) and not _NO_STATEMENT.search(text):
+        states = _UNREAD.search(lowered) and not _UNDERSTOOD.search(lowered)
+        if states and not _PROGRESS.search(text) and not _NO_STATEMENT.search(text):
             log.num_unread += 1
             if len(log.unread) < MAX_UNREAD_KEPT:
                 log.unread.append(at)

@@ -328,6 +328,13 @@ def _compare_files(entry: EntryFolder, results: dict[int, Results]) -> Iterator[
                 raise EntryError(f"{entry.audit}: has no audit of seed {seed}")
             yield Comparison(f"seed {seed} audit passed", True, found.get("passed"))
             yield Comparison(f"seed {seed} audit of", stated.artifact_sha256, found.get("artifact_sha256"))
+            if "validation_sha256" in found:
+                text = found["validation_sha256"]
+                yield Comparison(f"seed {seed} audit on the text", run.data.validation_sha256, text)
+            if isinstance(found.get("windows"), dict):
+                asked = found["windows"].get("context"), found["windows"].get("stride")
+                own = run.quantized.context, run.quantized.stride
+                yield Comparison(f"seed {seed} audit with context and stride", own, asked)
 
 
 def _compare_submission(entry: EntryFolder, results: dict[int, Results]) -> Iterator[Comparison]:

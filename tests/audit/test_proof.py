@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import eval_bpb
 from golf.audit import proof as proofs
 from golf.audit.proof import Proof, ProofConfig, ProofError, ProofHeader, Restored, decode_text, encode_text
 from golf.data.manifest import open_dataset
+from golf.data.shards import write_shard
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import EvaluateConfig, read_model, read_settings, score_once
 from golf.model.gpt import GPT
 from golf.pack.artifact import PackConfig, pack
 from golf.score.scorer import Scoring
 from golf.system.clock import StageClock
+from golf.system.files import CHECKSUM
 from golf.system.log import RunLog
 from golf.ttt.documents import split_documents
 from golf.ttt.tilt import NgramTilt
@@ -57,7 +60,7 @@ class Bench:
         with clock.stage("score"):
             tokens = dataset.validation_tokens(clock)
         spans = split_documents(tokens, len(tokens) - 1, self.vocabulary.bos_id)
-        self.tokens = tokens[: spans[NUM_DOCUMENTS - 1].end + 1]
+        self.whole, self.tokens = tokens, tokens[: spans[NUM_DOCUMENTS - 1].end + 1]
 
     def scoring(self, tokens: np.ndarray | None = None) -> tuple[Scoring, Any, bytes]:
         artifact, model, header = read_model(self.path, torch.device("cpu"))
@@ -161,7 +164,7 @@ def test_a_network_that_reads_ahead_needs_more_bits_than_its_score(
     assert "bytes; the score promises" in violation
 
 
-def restores_here(artifact: Path, tokenizer: Path, proof: Proof) -> Restored:
+def restores_here(artifact: Path, tokenizer: Path, proof: Proof, *_: object) -> Restored:
     vocabulary = Vocabulary.load(tokenizer)
     tokens = decode_text(artifact.read_bytes(), vocabulary, proof, lambda count: None)
     return Restored("here", 0.0, tokens, proofs.text_of(tokens, vocabulary))
@@ -221,11 +224,13 @@ def test_a_proof_of_fewer_documents_or_of_other_settings_takes_no_better_ones_pl
     artifact_path: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proofs, "_restore", restores_here)
-    path = tmp_path / "artifact.bin"
+    path = tmp_path / "artifact_seed1.bin"
     sha256 = hashlib.sha256(artifact_path.read_bytes()).hexdigest()
     shutil.copy(artifact_path, path)
     audit = tmp_path / "audit.json"
-    audit.write_text(json.dumps({"passed": True, "artifact_sha256": sha256}))
+    tokens = Bench(dataset_folder, tmp_path, "sliding windows").whole
+    pinned = {"artifact_sha256": sha256, "validation_sha256": hashlib.sha256(tokens.tobytes()).hexdigest()}
+    audit.write_text(json.dumps({"passed": True, **pinned}))
     data = str(dataset_folder)
 
     def recorded() -> dict[str, int]:
@@ -240,9 +245,7 @@ def test_a_proof_of_fewer_documents_or_of_other_settings_takes_no_better_ones_pl
     assert recorded() == {"quantized": 3, "test_time_trained": 3}
     assert eval_bpb.main([str(path), "--data", data, "--prove", "--documents", "4"]) == 0
     assert recorded() == {"quantized": 4, "test_time_trained": 3}
-    monkeypatch.setattr(
-        "golf.audit.rescore._audit_isolated", lambda *_: {"passed": True, "artifact_sha256": sha256}
-    )
+    monkeypatch.setattr("golf.audit.rescore._audit_isolated", lambda *_: {"passed": True, **pinned})
     monkeypatch.setattr("golf.audit.rescore.print_audit", lambda *_: None)
     assert eval_bpb.main([str(path), "--data", data, "--audit"]) == 0
     assert recorded() == {"quantized": 4, "test_time_trained": 3}
@@ -286,3 +289,49 @@ def test_every_kind_of_network_is_coded_as_it_is_scored(
     proof = bench.encode()
     assert np.array_equal(bench.decode(proof), bench.tokens)
     assert abs(len(proof.coded) - bench.score_bytes()) < 1e-3 * bench.score_bytes() + 2
+
+
+def test_a_stop_ends_the_decoder(
+    artifact_path: Path, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def waits(artifact: Path, tokenizer: Path, proof: Proof, is_stopped: Any) -> Restored:
+        asked.append("begun")
+        while not is_stopped():
+            time.sleep(0.01)
+        asked.append("stopped")
+        return Restored("here", 0.0, None)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(proofs, "_restore", waits)
+    monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        how = ProofConfig(documents=2)
+        proofs.prove_artifact(artifact_path, dataset_folder, EvaluateConfig(), how, QUIET)
+    assert asked == ["begun", "stopped"]
+
+
+def test_a_text_that_ends_inside_a_character_or_begins_without_bos_is_proved(
+    artifact_path: Path, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proofs, "_restore", restores_here)
+    vocabulary = Vocabulary.load(dataset_folder / "tiny.model")
+    folder = shutil.copytree(dataset_folder, tmp_path / "data")
+    # No piece of its own: bytes, of which the last one is missing.
+    snow = vocabulary.encode_text("\u2603")
+    assert len(snow) > 2
+    tokens = Bench(dataset_folder, tmp_path, "sliding windows").whole[3:150].tolist() + snow[:-1]
+    shard = folder / "fineweb_val_000000.bin"
+    write_shard(shard, np.array(tokens, dtype=np.uint16))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("sha256", None)
+    for file in manifest["files"]:
+        if file["split"] == "val":
+            file.update(sha256=hashlib.sha256(shard.read_bytes()).hexdigest(), num_tokens=len(tokens))
+    (folder / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != CHECKSUM}))
+    how = ProofConfig(documents=None)
+    _, (result,) = proofs.prove_artifact(artifact_path, folder, EvaluateConfig(), how, QUIET)
+    assert result.violations == ()
