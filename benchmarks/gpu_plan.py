@@ -262,7 +262,7 @@ class Plan:
             "score.plain": ("eval_bpb.py", part),
             "score.ttt": ("ttt.py", part),
             "score.stream": ("ttt.py", [*part, "--method", "lora", "--order", "stream"]),
-            "score.prove": ("eval_bpb.py", ["--prove", "--documents", "8"]),
+            "score.prove": ("eval_bpb.py", ["--prove", "--documents", "8" if self.on_card else "1"]),
         }
         for name, (script, options) in ways.items():
             command = [sys.executable, "-u", str(ROOT / script), str(self.artifact), "--data", str(self.data)]
