@@ -1,4 +1,4 @@
-"""Scores an artifact, or an entry that holds one, in bits per byte; audits its scorer; verifies an entry.
+"""Scores an artifact, or an entry that holds one, in bits per byte; audits, proves or verifies the score.
 
     python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR            the score; by torchrun, of several processes
     python eval_bpb.py ARTIFACT_OR_ENTRY --data DIR --audit    does its scorer keep the rules?
@@ -40,10 +40,11 @@ class ScoreCommand:
     audit: bool = False
     """Probe whether the scorer keeps the rules, instead of scoring; writes audit.json beside the artifact."""
     verify: bool = False
-    """Score by this project's own code, then by the entry's script in isolation, and compare every figure."""
+    """Score by this project's own code, then by the entry's script in isolation, and compare every figure that
+    the artifact decides."""
     prove: bool = False
-    """Write documents to a file of as many bits as their score, and restore them in an isolated process that
-    has no text; the result goes into audit.json and README.md."""
+    """Compress documents under the model's predictions, restore them in an isolated process that has no text,
+    and compare the length with the score; the result goes into audit.json and README.md."""
     documents: int | None = None
     """Prove so many documents, the first of the text; by default 32."""
     all: bool = False

@@ -28,7 +28,7 @@ import torch
 from golf.audit.coding import Coder, DocumentCoder, StreamCoder, Told
 from golf.audit.isolate import Limits, run_project
 from golf.audit.range_coder import RangeDecoder, RangeEncoder, code_integers
-from golf.audit.rescore import probe_bytes
+from golf.audit.rescore import audits_in, probe_bytes
 from golf.data.manifest import open_dataset
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import (
@@ -441,8 +441,7 @@ def _compare(
         first = int(different[0]) if len(different) else common
         yield f"the decoder restored another text from token {first:,} of {len(tokens):,} on"
         return
-    expected = text_of(tokens, vocabulary)
-    if hashlib.sha256(restored.text).digest() != hashlib.sha256(expected).digest():
+    if restored.text != text_of(tokens, vocabulary):
         yield "the tokens are restored, but their text is another"
     count_bytes, decode = vocabulary.count_bytes, vocabulary.decode_tokens
     counted = probe_bytes(count_bytes, decode, tokens, vocabulary.bos_id, result.text_bytes)
@@ -534,11 +533,9 @@ def record_proofs(folder: EntryFolder, proofs: dict[str, list[dict[str, Any]]], 
     except ValueError as error:
         log.info(f"not recorded, since {folder.audit} cannot be read: {error}")
         return
-    seeds = audit.get("seeds")
-    audits = [audit, *(seeds.values() if isinstance(seeds, dict) else ())]
     known = []
-    for each in audits:
-        found = proofs.get(each.get("artifact_sha256", ""), []) if isinstance(each, dict) else []
+    for each in audits_in(audit):
+        found = proofs.get(each.get("artifact_sha256", ""), [])
         if not found or each.get("validation_sha256") not in (None, found[0]["validation_sha256"]):
             continue
         kept = {proof["stage"]: proof for proof in each.get("proofs", [])}

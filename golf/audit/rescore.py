@@ -431,6 +431,13 @@ def audit_path(
     return passed
 
 
+def audits_in(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """The audits of an audit.json: it is that of one artifact, or has those of several seeds."""
+    seeds = fields.get("seeds")
+    found = (fields, *(seeds.values() if isinstance(seeds, dict) else ()))
+    return [each for each in found if isinstance(each, dict)]
+
+
 def _keep_proofs(path: Path, audits: dict[str, dict[str, Any]]) -> None:
     """Puts the proofs of an earlier audit.json into the audits of the same artifacts."""
     if not path.is_file():
@@ -440,10 +447,9 @@ def _keep_proofs(path: Path, audits: dict[str, dict[str, Any]]) -> None:
     except ValueError:
         # It is replaced.
         return
-    seeds = earlier.get("seeds")
-    for old in (earlier, *(seeds.values() if isinstance(seeds, dict) else ())):
+    for old in audits_in(earlier):
         for audit in audits.values():
-            known = isinstance(old, dict) and old.get("artifact_sha256") == audit["artifact_sha256"]
+            known = old.get("artifact_sha256") == audit["artifact_sha256"]
             if known and "proofs" in old and old.get("validation_sha256") == audit.get("validation_sha256"):
                 audit["proofs"] = old["proofs"]
 
