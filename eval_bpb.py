@@ -40,8 +40,8 @@ class ScoreCommand:
     audit: bool = False
     """Probe whether the scorer keeps the rules, instead of scoring; writes audit.json beside the artifact."""
     verify: bool = False
-    """Score by this project's own code, then by the entry's script in isolation, and compare every figure that
-    the artifact decides."""
+    """Score by this project's own code, then by the entry's script in isolation, and compare every figure
+    that the artifact decides."""
     prove: bool = False
     """Compress documents under the model's predictions, restore them in an isolated process that has no text,
     and compare the length with the score; the result goes into audit.json and README.md."""
