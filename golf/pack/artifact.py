@@ -11,6 +11,7 @@ from golf.pack.container import ArtifactError, plausible_size, read_container, w
 from golf.pack.entropy import decode_entropy, fit_entropy
 from golf.pack.int5 import decode_int5, fit_int5
 from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, implied_layout
+from golf.pack.trellis import decode_trellis, fit_trellis
 
 
 class Quantizer(NamedTuple):
@@ -27,6 +28,7 @@ class Quantizer(NamedTuple):
 
 QUANTIZERS = {
     "entropy": Quantizer(fit_entropy, decode_entropy, needs_calibration=True),
+    "trellis": Quantizer(fit_trellis, decode_trellis, needs_calibration=True),
     "int5": Quantizer(fit_int5, decode_int5),
 }
 """By the name that PackConfig.scheme and an artifact's header give."""
@@ -38,6 +40,7 @@ class PackConfig:
 
     scheme: str = "entropy"
     """Quantizer, a name of QUANTIZERS. entropy: steps by the loss's sensitivity, GPTQ, an entropy coder.
+    trellis: the same with trellis-coded codes, about 4% smaller at equal loss, slower to pack.
     int5, the reference: one fp16 scale per row, int5 matrices and int8 embeddings, a code per byte, zstd."""
     margin_bytes: int = 0
     """Bytes of the limit to leave unused."""

@@ -8,6 +8,7 @@ Shapes: R rows, C columns, N numbers.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ from golf.pack.gptq import DAMPING
 from golf.pack.layout import Fitted, Layout, Weights, Wrap, count_elements, row_view
 from golf.pack.quantize import (
     MIN_LOSS_RISE_NATS,
+    SCALAR_ROUNDING,
     QuantizedTensor,
+    Rounding,
     TensorGrid,
     base_step,
     dequantize,
@@ -39,15 +42,24 @@ from golf.pack.quantize import (
 LAMBDA_RANGE = 2.0**40
 """The largest lambda over the smallest."""
 NUM_GRID_TABLES = 8
+EncodePayload = Callable[[dict[str, QuantizedTensor], Layout, float], bytes]
+"""From quantized tensors and the base step to a quantizer's payload."""
 
 
 def fit_entropy(
-    weights: Weights, layout: Layout, calibration: Calibration | None, limit_bytes: int, wrap: Wrap
+    weights: Weights,
+    layout: Layout,
+    calibration: Calibration | None,
+    limit_bytes: int,
+    wrap: Wrap,
+    rounding: Rounding = SCALAR_ROUNDING,
+    encode_payload: EncodePayload | None = None,
 ) -> Fitted:
     """The artifact of the smallest lambda that fits: the less loss at its bytes, the better the calibration.
 
-    Without a calibration, steps follow the sigmas.
+    Without a calibration, steps follow the sigmas. Another quantizer gives its own rounding and payload.
     """
+    encode_payload = encode_payload or encode_entropy
     num_weights = count_elements(layout)
     if num_weights > 8 * limit_bytes:
         raise BudgetError(
@@ -58,10 +70,10 @@ def fit_entropy(
 
     def encode(rate_lambda: float) -> bytes:
         tensors = {
-            name: quantize_tensor(weight, found[name], rate_lambda, layout[name].kind == "small")
+            name: quantize_tensor(weight, found[name], rate_lambda, layout[name].kind == "small", rounding)
             for name, weight in weights.items()
         }
-        return wrap(encode_entropy(tensors, layout, base_step(rate_lambda)))
+        return wrap(encode_payload(tensors, layout, base_step(rate_lambda)))
 
     # lambda = F step^2 ln(2) / 12, and a weight's loss rise is F step^2 / 24.
     finest = MIN_LOSS_RISE_NATS * 2 * math.log(2) / num_weights
@@ -77,7 +89,11 @@ def fit_entropy(
 
 def decode_entropy(payload: memoryview, layout: Layout) -> Weights:
     """fp32 weights; raises ArtifactError unless the payload is one of tensors of this layout."""
-    base, tensors = read_quantized(payload, layout)
+    return dequantize_all(*read_quantized(payload, layout), layout)
+
+
+def dequantize_all(base: float, tensors: dict[str, QuantizedTensor], layout: Layout) -> Weights:
+    """fp32 weights, in the order of the layout; takes the tensors out of `tensors` as it goes."""
     weights = {}
     for name, part in layout.items():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -88,25 +104,34 @@ def decode_entropy(payload: memoryview, layout: Layout) -> Weights:
     return weights
 
 
-def encode_entropy(tensors: dict[str, QuantizedTensor], layout: Layout, base: float) -> bytes:
-    """The payload of quantized tensors, in the order of the layout."""
+def encode_entropy(
+    tensors: dict[str, QuantizedTensor],
+    layout: Layout,
+    base: float,
+    encode: Callable[[list[np.ndarray], list[np.ndarray]], bytes] = encode_codes,
+) -> bytes:
+    """The payload of quantized tensors, in the order of the layout; `encode` makes its part of the codes."""
     codes, grids = [tensors[name].codes_RC for name in layout], [tensors[name].grid for name in layout]
     means = [tensors[name].grid.mean_R for name, part in layout.items() if part.kind == "small"]
     sections = [
         np.array([base], dtype="<f4").tobytes(),
         encode_fp16_block(np.concatenate([np.zeros(0), *means])),
         _encode_grids(grids),
-        encode_codes(codes, [grid.contexts() for grid in grids]),
+        encode(codes, [grid.contexts() for grid in grids]),
     ]
     return b"".join(sections)
 
 
-def read_quantized(payload: memoryview, layout: Layout) -> tuple[float, dict[str, QuantizedTensor]]:
+def read_quantized(
+    payload: memoryview,
+    layout: Layout,
+    decode: Callable[[PayloadReader, list[np.ndarray]], list[np.ndarray]] = decode_codes,
+) -> tuple[float, dict[str, QuantizedTensor]]:
     """The base step and the tensors of `encode_entropy`; raises ArtifactError for another payload."""
     reader = PayloadReader(payload)
     base = float(reader.take_array("<f4", 1)[0])
     grids = _decode_grids(reader, layout)
-    codes = decode_codes(reader, [grid.contexts() for grid in grids])
+    codes = decode(reader, [grid.contexts() for grid in grids])
     return base, dict(zip(layout, map(QuantizedTensor, codes, grids), strict=True))
 
 

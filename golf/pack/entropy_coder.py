@@ -40,6 +40,7 @@ _COUNT_CHUNK = 1 << 20
 _MIN_STATE = np.uint32(1 << 16)
 _WORD_BITS = np.uint32(16)
 _WORD_MASK = np.uint32(0xFFFF)
+_PRECISION, _SLOT_MASK = np.uint32(PRECISION_BITS), np.uint32((1 << PRECISION_BITS) - 1)
 
 
 def smallest_int(codes: np.ndarray) -> np.ndarray:
@@ -247,42 +248,58 @@ def decode_rans(
 ) -> np.ndarray:
     """The symbols, uint8; raises ArtifactError unless the data is what `encode_rans` returned for them."""
     lanes = lanes or choose_lanes(len(tables_N))
-    if len(data) < 4 * lanes or len(data) % 2:
-        raise ArtifactError(f"coded stream of {len(data):,} bytes cannot have {lanes} lanes")
+    decoder = RansDecoder(data, lanes, frequencies_KA)
     if tables_N.max(initial=0) >= len(frequencies_KA):
         raise ArtifactError(f"codes are under coding table {tables_N.max()} of {len(frequencies_KA)}")
+    symbols_N = np.empty(len(tables_N), dtype=np.uint8)
+    for begin in range(0, len(tables_N), lanes):
+        symbols_N[begin : begin + lanes] = decoder.take(tables_N[begin : begin + lanes])
+    decoder.close()
+    return symbols_N
+
+
+class RansDecoder:
+    """Reads a stream of `encode_rans`, as many symbols at a time as it has lanes; fewer only at its end."""
+
+    def __init__(self, data: bytes | memoryview, lanes: int, frequencies_KA: np.ndarray):
+        if len(data) < 4 * lanes or len(data) % 2:
+            raise ArtifactError(f"coded stream of {len(data):,} bytes cannot have {lanes} lanes")
+        self._slots = _slot_table(frequencies_KA)
+        self._states_L = np.frombuffer(data, dtype="<u4", count=lanes).astype(np.uint32)
+        self._words, self._position = np.frombuffer(data, dtype="<u2", offset=4 * lanes), 0
+
+    def take(self, tables_L: np.ndarray) -> np.ndarray:
+        """The next symbols, uint8, each under the table given for it; ArtifactError where the stream ends."""
+        states = self._states_L[: len(tables_L)]
+        # Entry of the slot x' % 2^12: symbol, frequency - 1, and the slot's place within the symbol.
+        entry = self._slots[tables_L.astype(np.uint32) << _PRECISION | (states & _SLOT_MASK)]
+        # x = f * (x' // 2^12) + slot - first slot.
+        states >>= _PRECISION
+        states *= ((entry >> _PRECISION) & _SLOT_MASK) + np.uint32(1)
+        states += entry & _SLOT_MASK
+        low = (states < _MIN_STATE).nonzero()[0]
+        read = self._words[self._position : self._position + len(low)]
+        if len(read) != len(low):
+            raise ArtifactError("coded stream ends before its last symbol")
+        states[low] = states[low] << _WORD_BITS | read
+        self._position += len(low)
+        return (entry >> np.uint32(24)).astype(np.uint8)
+
+    def close(self) -> None:
+        """Raises ArtifactError unless the stream ends where its last symbol does."""
+        # The encoder started from this state in every lane, and no word may be left over.
+        if self._position != len(self._words) or np.any(self._states_L != _MIN_STATE):
+            raise ArtifactError("coded stream does not end where its last symbol does")
+
+
+def _slot_table(frequencies_KA: np.ndarray) -> np.ndarray:
     # By table and slot: symbol << 24 | (frequency - 1) << 12 | place of the slot within its symbol.
     flat = frequencies_KA.reshape(-1)
     first = (np.cumsum(frequencies_KA, axis=1) - frequencies_KA).reshape(-1)
     symbols = np.tile(np.arange(ALPHABET), len(frequencies_KA))
     fixed = symbols << 24 | np.maximum(flat - 1, 0) << PRECISION_BITS
     slots = np.tile(np.arange(1 << PRECISION_BITS), len(frequencies_KA))
-    slots = (np.repeat(fixed - first, flat) + slots).astype(np.uint32)
-    states_L = np.frombuffer(data, dtype="<u4", count=lanes).astype(np.uint32)
-    words = np.frombuffer(data, dtype="<u2", offset=4 * lanes)
-    bits, mask = np.uint32(PRECISION_BITS), np.uint32((1 << PRECISION_BITS) - 1)
-    symbols_N = np.empty(len(tables_N), dtype=np.uint8)
-    position = 0
-    for begin in range(0, len(tables_N), lanes):
-        index = tables_N[begin : begin + lanes].astype(np.uint32) << bits
-        states = states_L[: len(index)]
-        # Entry of the slot x' % 2^12: symbol, frequency - 1, and the slot's place within the symbol.
-        entry = slots[index | (states & mask)]
-        symbols_N[begin : begin + lanes] = entry >> np.uint32(24)
-        # x = f * (x' // 2^12) + slot - first slot.
-        states >>= bits
-        states *= ((entry >> bits) & mask) + np.uint32(1)
-        states += entry & mask
-        low = (states < _MIN_STATE).nonzero()[0]
-        read = words[position : position + len(low)]
-        if len(read) != len(low):
-            raise ArtifactError("coded stream ends before its last symbol")
-        states[low] = states[low] << _WORD_BITS | read
-        position += len(low)
-    # The encoder started from this state in every lane, and no word may be left over.
-    if position != len(words) or np.any(states_L != _MIN_STATE):
-        raise ArtifactError("coded stream does not end where its last symbol does")
-    return symbols_N
+    return (np.repeat(fixed - first, flat) + slots).astype(np.uint32)
 
 
 def encode_tables(frequencies_KA: np.ndarray) -> bytes:

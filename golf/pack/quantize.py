@@ -22,7 +22,7 @@ from torch import Tensor
 from golf.pack.calibrate import Calibration
 from golf.pack.container import decode_fp16_block, encode_fp16_block
 from golf.pack.entropy_coder import NUM_CONTEXTS, smallest_int
-from golf.pack.gptq import column_steps, factorize, round_with_feedback
+from golf.pack.gptq import Factors, column_steps, factorize, round_with_feedback
 from golf.pack.layout import Layout, Weights, count_elements, row_view
 
 FIRST_CONTEXT = -22
@@ -95,6 +95,28 @@ class Sensitivity(NamedTuple):
     """float64: the relative column steps that follow from H."""
     damping: float
     """Added to H's diagonal to make it positive definite; 0 without H."""
+
+
+class Rounding(NamedTuple):
+    """How the values of a matrix become codes; small tensors are rounded one by one."""
+
+    round: Callable[[Tensor, Tensor, Tensor, Factors | None], tuple[Tensor, Tensor]]
+    """round(weight_RC, step_R, step_C, factors): codes and the values they were rounded from, fp32 (R, C).
+    Without factors the weights are shrunk already."""
+    step_exponent: int = 0
+    """Added to log2 of the rows' steps, in steps of 1/8."""
+
+
+def round_scalar(
+    weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None
+) -> tuple[Tensor, Tensor]:
+    """Each weight to the nearest multiple of its step, with the feedback of errors if there are factors."""
+    if factors is not None:
+        return round_with_feedback(weight_RC, step_R, step_C, factors)
+    return (weight_RC / step_R[:, None] / step_C).round(), weight_RC
+
+
+SCALAR_ROUNDING = Rounding(round_scalar)
 
 
 def exact_powers(exponents: np.ndarray, base: float) -> np.ndarray:
@@ -191,7 +213,11 @@ def log2_sigma(values_RC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_tensor(
-    weight: Tensor, sensitivity: Sensitivity, rate_lambda: float, small: bool
+    weight: Tensor,
+    sensitivity: Sensitivity,
+    rate_lambda: float,
+    small: bool,
+    rounding: Rounding = SCALAR_ROUNDING,
 ) -> QuantizedTensor:
     """Codes of one tensor at `rate_lambda` nats per bit; small tensors are coded relative to their mean."""
     weight_RC = weight.reshape(row_view(tuple(weight.shape)))
@@ -204,6 +230,7 @@ def quantize_tensor(
     if small:
         mean_R = decode_fp16_block(encode_fp16_block(weight_RC.double().mean(1).numpy()))
         weight_RC = weight_RC - torch.from_numpy(mean_R)[:, None]
+        rounding = SCALAR_ROUNDING
     hessian_CC, base = sensitivity.hessian_CC, base_step(rate_lambda)
     device = weight_RC.device if hessian_CC is None else hessian_CC.device
     weight_RC, log2_base = weight_RC.to(device), math.log2(base)
@@ -216,16 +243,15 @@ def quantize_tensor(
     # No step is finer than the one at which the row's mean context is the finest that is useful.
     finest = FIRST_CONTEXT + (FINEST_SMALL_CONTEXT if small else FINEST_CONTEXT)
     smallest_step = row_sigma + round(float(np.mean(column_sigma - column_step))) - finest
-    row_step = _near_median(np.maximum(_round_log2(log2_step_R), smallest_step))
+    row_step = _near_median(np.maximum(_round_log2(log2_step_R), smallest_step)) + rounding.step_exponent
     step_R = torch.from_numpy(exact_powers(row_step, base)).to(device)
     step_C = torch.from_numpy(exact_powers(column_step, 1.0)).to(device)
     if hessian_CC is None:
         # The minimum of (w - q)^2 + noise (q / sigma_C)^2, column by column.
-        target_RC = weight_RC / (1 + noise_R[:, None] / sigma_C.exp2().square())
-        codes_RC = (target_RC / step_R[:, None] / step_C).round()
+        weight_RC, factors = weight_RC / (1 + noise_R[:, None] / sigma_C.exp2().square()), None
     else:
         factors = factorize(hessian_CC, noise_R, sigma_C.exp2(), sensitivity.damping)
-        codes_RC, target_RC = round_with_feedback(weight_RC, step_R, step_C, factors)
+    codes_RC, target_RC = rounding.round(weight_RC, step_R, step_C, factors)
     # The coder's contexts follow the sigma of what was rounded, which is smaller than that of the weights.
     sigma_R, sigma_C = log2_sigma(target_RC)
     row_sigma = np.clip(_round_log2(sigma_R - log2_base), row_step - 64, row_step + 144)

@@ -55,14 +55,17 @@ def test_no_seeded_problem_has_more_error_than_plain_rounding():
 
 def test_tiny_problems_come_close_to_the_best_of_all_codes():
     total, best_total, plain_total = 0.0, 0.0, 0.0
-    codes = torch.tensor(list(itertools.product(range(-3, 4), repeat=4)), dtype=torch.float32)
+    codes = torch.tensor(list(itertools.product(range(-9, 10), repeat=4)), dtype=torch.float32)
     for seed in range(40):
         weight, hessian = problem(seed, 1, 4, 30)
-        errors = ((weight - codes) @ hessian * (weight - codes)).sum(1)
-        found = error(hessian, weight, rounded_with_feedback(weight, hessian, 1.0))
+        steps = column_steps(hessian)[0].float()
+        steps /= steps.log2().mean().exp2()
+        off = weight - codes * steps
+        errors = (off @ hessian * off).sum(1)
+        found = error(hessian, weight, rounded_with_feedback(weight, hessian, 1.0, steps))
         assert found >= float(errors.min()) - 1e-5
         total, best_total = total + found, best_total + float(errors.min())
-        plain_total += error(hessian, weight, weight.round())
+        plain_total += error(hessian, weight, (weight / steps).round() * steps)
     assert total < 1.15 * best_total < 1.15 * plain_total
 
 
@@ -76,13 +79,12 @@ def test_blocks_change_nothing_but_speed():
     weight, hessian = problem(4, 6, 300, 900)
     factors = factorize(hessian, torch.zeros(6), torch.ones(300))
     inverse = factors.inverse_GCC[0].float()
-    running, codes = weight[:, factors.order_C].clone(), torch.zeros(6, 300)
+    running, codes = weight.clone(), torch.zeros(6, 300)
     for column in range(300):
         codes[:, column] = (running[:, column] / 0.4).round()
         off = (running[:, column] - 0.4 * codes[:, column]) / inverse[column, column]
         running[:, column:] -= off[:, None] * inverse[column, column:]
-    expected = torch.zeros(6, 300)
-    expected[:, factors.order_C] = codes * 0.4
+    expected = codes * 0.4
     found = rounded_with_feedback(weight, hessian, 0.4)
     assert (found != expected).float().mean() < 0.01
     assert error(hessian, weight, found) == pytest.approx(error(hessian, weight, expected), rel=0.02)

@@ -1,0 +1,402 @@
+"""Quantizer "trellis": GPTQ whose codes follow a trellis (TCQ, Marcellin and Fischer 1990), coded by state.
+
+A weight is code x step, as in the quantizer "entropy", with half its step. A state machine per row says of
+each column whether the code is even or odd, so that an entropy coder sees a grid as coarse as before; which
+grid comes next follows from the code before. Among all paths the encoder finds the one of least error
+(Viterbi), error feedback included: each surviving path has residuals of its own.
+
+    code = 2 symbol + parity,   parity = a bit of the state,   state' = (2 state + input) mod S,
+    input = lowest bit of the symbol xor the parity check of the state
+
+The bits are those of Ungerboeck's codes (IEEE Trans. IT 28, 1982) in feed-forward form: symbols' lowest bits
+and parities label the cosets of 4Z. Rows whose symbols could pass the alphabet, and small tensors, stay
+scalar: their codes are those of the entropy coder. The payload:
+
+    log2 of the number of states u8 | that of "entropy", with these codes:
+    count u32, codes of small tensors and scalar rows | by tensor a bit for each row: whether it is scalar |
+    table by context u8[128] | tables | num_escapes u32 | escapes i32 |
+    by number of columns: count u32, stream
+
+Shapes: R rows, C columns, S states, B columns of a block, N symbols, K tables, A the 256 symbols.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from golf.pack.calibrate import Calibration
+from golf.pack.container import ArtifactError, PayloadReader, encode_count
+from golf.pack.entropy import dequantize_all, encode_entropy, fit_entropy, read_quantized
+from golf.pack.entropy_coder import (
+    ALPHABET,
+    ESCAPE,
+    NUM_CONTEXTS,
+    RansDecoder,
+    choose_lanes,
+    count_symbols,
+    decode_codes,
+    decode_tables,
+    encode_codes,
+    encode_rans,
+    encode_tables,
+    normalize_counts,
+    share_tables,
+    smallest_int,
+)
+from golf.pack.gptq import Factors, round_with_feedback, rows_by_group, shrink
+from golf.pack.layout import Fitted, Layout, Weights, Wrap
+from golf.pack.quantize import QuantizedTensor, Rounding
+
+CHECKS = {2: (0b101, 0b10), 3: (0b1011, 0b100), 4: (0b10011, 0b100)}
+"""By log2 of the number of states: the parity checks, octal 5 and 2, 13 and 4, 23 and 4. Bit i of the first
+is the part of the input i symbols ago in a symbol's lowest bit; the second's is the parity's delay."""
+LOG2_STATES = 3
+STEP_EXPONENT = -7
+"""Eighths of an octave by which the step is finer than a scalar one: half of it, and 0.75 dB back, since
+slopes are equal at equal error and a trellis has less error at equal steps."""
+OCTAVE = 8
+"""In contexts: a symbol's step is two of its grid's."""
+MOST_SYMBOL = 100
+"""A row whose weights pass so many symbol steps is scalar."""
+MOST_ESCAPED = 16_000
+"""Largest symbol; codes are int16 in the encoder."""
+_PATH_COLUMNS = 32
+_CHUNK_ROWS = 512
+_FAR = 1e30
+
+
+class Trellis(NamedTuple):
+    """The state machine as data."""
+
+    parity_S: np.ndarray
+    """Of the codes in a state, uint8."""
+    next_S2: np.ndarray
+    """State after a symbol, by its lowest bit, uint8."""
+
+    @classmethod
+    def of(cls, log2_states: int) -> "Trellis":
+        """The machine of 2 ** log2_states states."""
+        check, delay = CHECKS[log2_states]
+        states = np.arange(1 << log2_states)
+        # Bit i of a state is the input i + 1 symbols ago.
+        taps = np.array([bin(state & check >> 1).count("1") & 1 for state in states])
+        inputs_S2 = np.array([0, 1]) ^ taps[:, None]
+        next_S2 = (2 * states[:, None] + inputs_S2) % len(states)
+        parity = states >> (delay.bit_length() - 2) & 1
+        return cls(parity.astype(np.uint8), next_S2.astype(np.uint8))
+
+    def parities(self, codes_RC: np.ndarray) -> np.ndarray:
+        """The parity that each code must have after the symbols before it in its row, uint8 (R, C)."""
+        parities_CR = np.empty(codes_RC.shape[::-1], dtype=np.uint8)
+        lowest_CR = np.ascontiguousarray((codes_RC >> 1 & 1).T.astype(np.uint8))
+        state_R, following = np.zeros(len(codes_RC), dtype=np.uint8), self.next_S2.reshape(-1)
+        for parities_R, lowest_R in zip(parities_CR, lowest_CR, strict=True):
+            parities_R[:] = self.parity_S[state_R]
+            state_R = following[2 * state_R | lowest_R]
+        return parities_CR.T
+
+
+def round_on_trellis(
+    log2_states: int, weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None
+) -> tuple[Tensor, Tensor]:
+    """Codes on the trellis, and the values they were rounded from, fp32 (R, C).
+
+    Without `factors` the weights are rounded as they are, without feedback.
+    """
+    largest_R = (weight_RC / step_C).abs().amax(1) / (2 * step_R)
+    scalar_R = largest_R > MOST_SYMBOL
+    target_RC = weight_RC.float() if factors is None else shrink(weight_RC, factors)
+    codes_RC, from_RC = torch.zeros_like(target_RC), target_RC.clone()
+    groups = [torch.ones_like(scalar_R)] if factors is None else rows_by_group(factors)
+    for group, rows_R in enumerate(groups):
+        inverse_CC = None if factors is None else factors.inverse_GCC[group].float()
+        for rows in (rows_R & ~scalar_R).nonzero()[:, 0].split(_CHUNK_ROWS):
+            codes_RC[rows], from_RC[rows] = _best_paths(
+                Trellis.of(log2_states), target_RC[rows], step_R[rows], step_C, inverse_CC
+            )
+    rows = scalar_R.nonzero()[:, 0]
+    if len(rows):
+        if factors is None:
+            symbols_RC = (target_RC[rows] / (2 * step_R[rows, None]) / step_C).round()
+        else:
+            own = factors._replace(group_R=factors.group_R[rows])
+            symbols_RC, from_RC[rows] = round_with_feedback(weight_RC[rows], 2 * step_R[rows], step_C, own)
+        codes_RC[rows] = 2 * symbols_RC
+    return codes_RC, from_RC
+
+
+def _best_paths(
+    trellis: Trellis, target_RC: Tensor, step_R: Tensor, step_C: Tensor, inverse_CC: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The codes of the paths of least cost and the values they were rounded from.
+
+    Cost of a path: the sum of squared errors in steps, which is that of the loss since a column's step is
+    proportional to U_cc. All rows go through a column at once; state t = 2 i + input comes from i or i + S/2.
+    """
+    rows, columns = target_RC.shape
+    states, device = len(trellis.parity_S), target_RC.device
+    # Offset of the coset by state and input: 2 x the symbol's lowest bit + the parity.
+    offset_S2 = np.zeros((states, 2), dtype=np.float32)
+    for state, bit in np.ndindex(states, 2):
+        offset_S2[state, trellis.next_S2[state, bit] & 1] = 2 * bit + trellis.parity_S[state]
+    offset_S21 = torch.from_numpy(offset_S2)[:, :, None].to(device)
+    largest_S21 = torch.where(offset_S21 >= 2, 2.0 * 127, 2.0 * MOST_ESCAPED)
+    lowest_S21, highest_S21 = -largest_S21 + offset_S21 % 2, largest_S21 + offset_S21 % 2
+    cost_SR = torch.full((states, rows), _FAR, device=device)
+    cost_SR[0] = 0.0
+    # Residuals of the surviving paths; after a column its place holds the column's error.
+    rest_SCR = target_RC.T.expand(states, columns, rows).contiguous()
+    came_CSR = torch.empty((columns, states, rows), dtype=torch.bool, device=device)
+    codes_CSR = torch.empty((columns, states, rows), dtype=torch.int16, device=device)
+    from_CSR = torch.empty((columns, states, rows), device=device)
+    halves = (2, states // 2, 2, rows)
+    for begin in range(0, columns, _PATH_COLUMNS):
+        end = min(columns, begin + _PATH_COLUMNS)
+        block_SBR = rest_SCR[:, begin:end].contiguous()
+        origin_SR = torch.arange(states, device=device)[:, None].expand(states, rows)
+        for column in range(end - begin):
+            step_R1 = step_R * step_C[begin + column]
+            value_SR = block_SBR[:, column] / step_R1
+            code_S2R = ((value_SR[:, None] - offset_S21) / 4).round() * 4 + offset_S21
+            # The decoder takes an escaped symbol's lowest bit for 0, so that odd symbols cannot be escaped.
+            code_S2R = code_S2R.clamp(lowest_S21, highest_S21)
+            cost_S2R = (value_SR[:, None] - code_S2R).square() + cost_SR[:, None]
+            cost_22R = cost_S2R.view(halves)
+            second = cost_22R[1] < cost_22R[0]
+            came_CSR[begin + column] = second.view(states, rows)
+            cost_SR = torch.where(second, cost_22R[1], cost_22R[0]).view(states, rows)
+            code_22R = code_S2R.view(halves)
+            code_SR = torch.where(second, code_22R[1], code_22R[0]).view(states, rows)
+            codes_CSR[begin + column] = code_SR
+            paired = block_SBR.view(2, states // 2, 1, end - begin, rows)
+            block_SBR = torch.where(second[:, :, None], paired[1], paired[0]).view(block_SBR.shape)
+            origins = origin_SR.reshape(2, states // 2, 1, rows)
+            origin_SR = torch.where(second, origins[1], origins[0]).view(states, rows)
+            from_CSR[begin + column] = block_SBR[:, column]
+            if inverse_CC is None:
+                continue
+            row_B = inverse_CC[begin + column, begin + column : end]
+            error_SR = (block_SBR[:, column] - code_SR * step_R1) / row_B[0]
+            block_SBR[:, column] = error_SR
+            block_SBR[:, column + 1 :] -= error_SR[:, None] * row_B[1:, None]
+        if end < columns:
+            later_SCR = rest_SCR[:, end:].gather(0, origin_SR[:, None].expand(-1, columns - end, -1))
+            if inverse_CC is not None:
+                later_SCR -= inverse_CC[begin:end, end:].T @ block_SBR
+            rest_SCR[:, end:] = later_SCR
+    state_1R = cost_SR.argmin(0, keepdim=True)
+    codes_CR = torch.empty((columns, rows), device=device)
+    from_CR = torch.empty((columns, rows), device=device)
+    for column in range(columns - 1, -1, -1):
+        codes_CR[column] = codes_CSR[column].gather(0, state_1R)[0]
+        from_CR[column] = from_CSR[column].gather(0, state_1R)[0]
+        state_1R = (state_1R >> 1) + states // 2 * came_CSR[column].gather(0, state_1R)
+    return codes_CR.T, from_CR.T
+
+
+def fit_trellis(
+    weights: Weights, layout: Layout, calibration: Calibration | None, limit_bytes: int, wrap: Wrap
+) -> Fitted:
+    """As `fit_entropy`, matrices and embeddings on the trellis."""
+    rounding = Rounding(partial(round_on_trellis, LOG2_STATES), STEP_EXPONENT)
+    return fit_entropy(weights, layout, calibration, limit_bytes, wrap, rounding, encode_trellis)
+
+
+def decode_trellis(payload: memoryview, layout: Layout) -> Weights:
+    """fp32 weights; raises ArtifactError unless the payload is one of tensors of this layout."""
+    return dequantize_all(*read_trellis(payload, layout), layout)
+
+
+def encode_trellis(
+    tensors: dict[str, QuantizedTensor], layout: Layout, base: float, log2_states: int = LOG2_STATES
+) -> bytes:
+    """The payload of quantized tensors, in the order of the layout."""
+    encode = partial(_encode_codes, Trellis.of(log2_states), layout)
+    return bytes([log2_states]) + encode_entropy(tensors, layout, base, encode)
+
+
+def read_trellis(payload: memoryview, layout: Layout) -> tuple[float, dict[str, QuantizedTensor]]:
+    """The base step and the tensors of `encode_trellis`; raises ArtifactError for another payload."""
+    reader = PayloadReader(payload)
+    log2_states = reader.take(1)[0]
+    if log2_states not in CHECKS:
+        raise ArtifactError(f"there is no trellis of 2^{log2_states} states")
+    return read_quantized(reader.rest, layout, partial(_decode_codes, Trellis.of(log2_states), layout))
+
+
+class Stack(NamedTuple):
+    """The rows on the trellis of all tensors of as many columns, one above the other."""
+
+    names: list[str]
+    rows: list[np.ndarray]
+    """By tensor, the indices of its rows that are on the trellis."""
+    contexts_CR: np.ndarray
+    """Of the symbols, column by column: neighbors in the stream belong to different rows."""
+
+
+def _stacks(is_scalar: dict[str, np.ndarray], contexts: dict[str, np.ndarray]) -> list[Stack]:
+    by_columns: dict[int, list[str]] = {}
+    for name, scalar_R in is_scalar.items():
+        if not scalar_R.all():
+            by_columns.setdefault(contexts[name].shape[1], []).append(name)
+    stacks = []
+    for _, names in sorted(by_columns.items()):
+        rows = [np.flatnonzero(~is_scalar[name]) for name in names]
+        stacked = np.concatenate([contexts[name][own] for name, own in zip(names, rows, strict=True)])
+        stacks.append(Stack(names, rows, np.ascontiguousarray(_of_symbols(stacked).T)))
+    return stacks
+
+
+def _of_symbols(contexts_RC: np.ndarray) -> np.ndarray:
+    """Contexts by the step of the symbols, from those by the step of the codes."""
+    return np.maximum(contexts_RC, OCTAVE) - np.uint8(OCTAVE)
+
+
+def _num_lanes(stack: Stack) -> int:
+    """No more than the rows, so that a row is in a group of lanes once at most."""
+    return min(choose_lanes(stack.contexts_CR.size), stack.contexts_CR.shape[1])
+
+
+def _table_numbers(stacks: list[Stack]) -> np.ndarray:
+    """Table by context for even codes, uint8; odd ones have as many tables behind those."""
+    counts = [np.bincount(stack.contexts_CR.reshape(-1), minlength=NUM_CONTEXTS) for stack in stacks]
+    tables = share_tables(np.sum(counts, axis=0) // 2)
+    return np.minimum(tables, ALPHABET // 2 - 1).astype(np.uint8)
+
+
+def _encode_codes(
+    trellis: Trellis, layout: Layout, codes: list[np.ndarray], contexts: list[np.ndarray]
+) -> bytes:
+    """The codes of all tensors: those of scalar rows, then those on the trellis."""
+    named, context_of = dict(zip(layout, codes, strict=True)), dict(zip(layout, contexts, strict=True))
+    large = [name for name, part in layout.items() if part.kind != "small"]
+    is_scalar = {name: ~_follow(trellis, named[name]) for name in large}
+    # The code of a scalar row is its symbol.
+    own = [
+        named[name] if name not in is_scalar else smallest_int(named[name][is_scalar[name]] >> 1)
+        for name in layout
+    ]
+    scalar = encode_codes(own, _scalar_contexts(layout, is_scalar, context_of))
+    sections = [encode_count(len(scalar)), scalar]
+    sections += [np.packbits(rows_R).tobytes() for rows_R in is_scalar.values()]
+    stacks = _stacks(is_scalar, context_of)
+    if not stacks:
+        return b"".join(sections)
+    tables = _table_numbers(stacks)
+    num_tables = int(tables.max()) + 1
+    coded, escapes = [], []
+    for stack in stacks:
+        rows_RC = np.concatenate(
+            [named[name][rows].astype(np.int32) for name, rows in zip(stack.names, stack.rows, strict=True)]
+        )
+        symbols_N, parities_N = (rows_RC >> 1).T.reshape(-1), (rows_RC & 1).T.reshape(-1)
+        escaped_N = np.abs(symbols_N) > 127
+        escapes.append(symbols_N[escaped_N].astype("<i4"))
+        bytes_N = np.where(escaped_N, ESCAPE, symbols_N).astype(np.int8).view(np.uint8)
+        tables_N = tables[stack.contexts_CR.reshape(-1)] + num_tables * parities_N
+        coded.append((bytes_N, tables_N.astype(np.uint8)))
+    frequencies_KA = normalize_counts(
+        np.sum([count_symbols(*each, 2 * num_tables) for each in coded], axis=0)
+    )
+    listed = np.concatenate(escapes)
+    sections += [tables.tobytes(), encode_tables(frequencies_KA), encode_count(len(listed)), listed.tobytes()]
+    for stack, each in zip(stacks, coded, strict=True):
+        stream = encode_rans(*each, frequencies_KA, _num_lanes(stack))
+        sections += [encode_count(len(stream)), stream]
+    return b"".join(sections)
+
+
+def _follow(trellis: Trellis, codes_RC: np.ndarray) -> np.ndarray:
+    """Which rows are paths of the trellis, bool (R,)."""
+    symbols_RC = codes_RC.astype(np.int32) >> 1
+    is_odd_escape_RC = (np.abs(symbols_RC) > 127) & (symbols_RC & 1 == 1)
+    return ~(((codes_RC & 1) != trellis.parities(codes_RC)) | is_odd_escape_RC).any(1)
+
+
+def _scalar_contexts(
+    layout: Layout, is_scalar: dict[str, np.ndarray], context_of: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Contexts of small tensors and of scalar rows."""
+    return [
+        context_of[name] if name not in is_scalar else _of_symbols(context_of[name][is_scalar[name]])
+        for name in layout
+    ]
+
+
+def _decode_codes(
+    trellis: Trellis, layout: Layout, reader: PayloadReader, contexts: list[np.ndarray]
+) -> list[np.ndarray]:
+    """The inverse of `_encode_codes`; raises ArtifactError unless the rest of the payload is exactly its."""
+    context_of = dict(zip(layout, contexts, strict=True))
+    scalar = PayloadReader(reader.take(reader.take_count()))
+    is_scalar = {}
+    for name, part in layout.items():
+        if part.kind != "small":
+            rows = len(context_of[name])
+            packed = reader.take_array("u1", (rows + 7) // 8)
+            is_scalar[name] = np.unpackbits(packed, count=rows).astype(bool)
+    decoded = decode_codes(scalar, _scalar_contexts(layout, is_scalar, context_of))
+    codes = dict(zip(layout, decoded, strict=True))
+    for name, rows_R in is_scalar.items():
+        symbols, codes[name] = codes[name], np.zeros(context_of[name].shape, dtype=np.int32)
+        codes[name][rows_R] = 2 * symbols.astype(np.int32)
+    stacks = _stacks(is_scalar, context_of)
+    if stacks:
+        _decode_stacks(trellis, reader, stacks, codes)
+    if len(reader.rest):
+        raise ArtifactError(f"{len(reader.rest)} bytes follow the last code")
+    return [smallest_int(codes_RC) for codes_RC in codes.values()]
+
+
+def _decode_stacks(
+    trellis: Trellis, reader: PayloadReader, stacks: list[Stack], codes: dict[str, np.ndarray]
+) -> None:
+    """Fills in the rows on the trellis."""
+    tables = reader.take_array("u1", NUM_CONTEXTS)
+    frequencies_KA = decode_tables(reader)
+    num_tables = len(frequencies_KA) // 2
+    if len(frequencies_KA) % 2 or tables.max() >= num_tables:
+        raise ArtifactError(f"codes are under coding table {tables.max()} of {len(frequencies_KA)} by parity")
+    escapes = reader.take_array("<i4", reader.take_count()).astype(np.int64)
+    if np.any((np.abs(escapes) < -ESCAPE) | (np.abs(escapes) > MOST_ESCAPED) | (escapes % 2 != 0)):
+        raise ArtifactError("a code is listed as escaped that is none")
+    for stack in stacks:
+        decoder = RansDecoder(reader.take(reader.take_count()), _num_lanes(stack), frequencies_KA)
+        symbols_CR, parities_CR = _take_symbols(trellis, decoder, stack, tables, num_tables)
+        decoder.close()
+        codes_CR, is_escaped_CR = symbols_CR.astype(np.int32), symbols_CR == ESCAPE
+        num_escaped = np.count_nonzero(is_escaped_CR)
+        if num_escaped > len(escapes):
+            raise ArtifactError(f"{num_escaped} codes are marked as escaped; {len(escapes)} are listed")
+        codes_CR[is_escaped_CR], escapes = escapes[:num_escaped], escapes[num_escaped:]
+        codes_CR = 2 * codes_CR + parities_CR
+        ends = np.cumsum([len(rows) for rows in stack.rows])[:-1]
+        for name, rows, own_CR in zip(stack.names, stack.rows, np.split(codes_CR, ends, axis=1), strict=True):
+            codes[name][rows] = own_CR.T
+    if len(escapes):
+        raise ArtifactError(f"{len(escapes)} escaped codes are listed beyond those that are marked")
+
+
+def _take_symbols(
+    trellis: Trellis, decoder: RansDecoder, stack: Stack, tables: np.ndarray, num_tables: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols int8 and parities uint8, (C, R): a group of lanes at a time, each row in a state of its own."""
+    columns, rows = stack.contexts_CR.shape
+    lanes = _num_lanes(stack)
+    tables_N = tables[stack.contexts_CR.reshape(-1)]
+    symbols_N, parities_N = np.empty_like(tables_N), np.empty_like(tables_N)
+    states_R, following = np.zeros(rows, dtype=np.uint8), trellis.next_S2.reshape(-1)
+    table_offset_S = (trellis.parity_S * num_tables).astype(np.uint8)
+    for begin in range(0, columns * rows, lanes):
+        first, end = begin % rows, min(begin + lanes, columns * rows)
+        within = first + end - begin <= rows
+        own = slice(first, first + end - begin) if within else np.arange(first, first + end - begin) % rows
+        states = states_R[own]
+        symbols = decoder.take(tables_N[begin:end] + table_offset_S[states])
+        symbols_N[begin:end], parities_N[begin:end] = symbols, trellis.parity_S[states]
+        states_R[own] = following[2 * states | symbols & 1]
+    shape = columns, rows
+    return symbols_N.view(np.int8).reshape(shape), parities_N.reshape(shape)
