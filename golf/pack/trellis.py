@@ -46,7 +46,7 @@ from golf.pack.entropy_coder import (
     share_tables,
     smallest_int,
 )
-from golf.pack.gptq import Factors, round_with_feedback, rows_by_group, shrink
+from golf.pack.gptq import Factors, round_with_feedback, shrink
 from golf.pack.layout import Fitted, Layout, Weights, Wrap
 from golf.pack.quantize import QuantizedTensor, Rounding
 
@@ -64,7 +64,8 @@ MOST_SYMBOL = 100
 MOST_ESCAPED = 16_000
 """Largest symbol; codes are int16 in the encoder."""
 _PATH_COLUMNS = 32
-_CHUNK_ROWS = 512
+_CHUNK_ROWS = {False: 512, True: 8192}
+"""Rows that go through the columns together: what a processor's cache holds, what keeps a GPU busy."""
 _FAR = 1e30
 
 
@@ -110,13 +111,13 @@ def round_on_trellis(
     scalar_R = largest_R > MOST_SYMBOL
     target_RC = weight_RC.float() if factors is None else shrink(weight_RC, factors)
     codes_RC, from_RC = torch.zeros_like(target_RC), target_RC.clone()
-    groups = [torch.ones_like(scalar_R)] if factors is None else rows_by_group(factors)
-    for group, rows_R in enumerate(groups):
-        inverse_CC = None if factors is None else factors.inverse_GCC[group].float()
-        for rows in (rows_R & ~scalar_R).nonzero()[:, 0].split(_CHUNK_ROWS):
-            codes_RC[rows], from_RC[rows] = _best_paths(
-                Trellis.of(log2_states), target_RC[rows], step_R[rows], step_C, inverse_CC
-            )
+    group_R = torch.zeros_like(step_R, dtype=torch.long) if factors is None else factors.group_R
+    inverse_GCC = None if factors is None else factors.inverse_GCC.float()
+    trellis, sorted_R = Trellis.of(log2_states), group_R.argsort(stable=True)
+    for rows in sorted_R[~scalar_R[sorted_R]].split(_CHUNK_ROWS[weight_RC.is_cuda]):
+        codes_RC[rows], from_RC[rows] = _best_paths(
+            trellis, target_RC[rows], step_R[rows], step_C, group_R[rows], inverse_GCC
+        )
     rows = scalar_R.nonzero()[:, 0]
     if len(rows):
         if factors is None:
@@ -129,9 +130,14 @@ def round_on_trellis(
 
 
 def _best_paths(
-    trellis: Trellis, target_RC: Tensor, step_R: Tensor, step_C: Tensor, inverse_CC: Tensor | None
+    trellis: Trellis,
+    target_RC: Tensor,
+    step_R: Tensor,
+    step_C: Tensor,
+    group_R: Tensor,
+    inverse_GCC: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The codes of the paths of least cost and the values they were rounded from.
+    """The codes of the paths of least cost and the values they were rounded from; groups are in order.
 
     Cost of a path: the sum of squared errors in steps, which is that of the loss since a column's step is
     proportional to U_cc. All rows go through a column at once; state t = 2 i + input comes from i or i + S/2.
@@ -152,6 +158,7 @@ def _best_paths(
     came_CSR = torch.empty((columns, states, rows), dtype=torch.bool, device=device)
     codes_CSR = torch.empty((columns, states, rows), dtype=torch.int16, device=device)
     from_CSR = torch.empty((columns, states, rows), device=device)
+    slices = [] if inverse_GCC is None else _slices(group_R)
     halves = (2, states // 2, 2, rows)
     for begin in range(0, columns, _PATH_COLUMNS):
         end = min(columns, begin + _PATH_COLUMNS)
@@ -176,16 +183,17 @@ def _best_paths(
             origins = origin_SR.reshape(2, states // 2, 1, rows)
             origin_SR = torch.where(second, origins[1], origins[0]).view(states, rows)
             from_CSR[begin + column] = block_SBR[:, column]
-            if inverse_CC is None:
+            if inverse_GCC is None:
                 continue
-            row_B = inverse_CC[begin + column, begin + column : end]
-            error_SR = (block_SBR[:, column] - code_SR * step_R1) / row_B[0]
+            row_BR = inverse_GCC[:, begin + column, begin + column : end].T
+            row_BR = row_BR[:, group_R] if len(inverse_GCC) > 1 else row_BR
+            error_SR = (block_SBR[:, column] - code_SR * step_R1) / row_BR[0]
             block_SBR[:, column] = error_SR
-            block_SBR[:, column + 1 :] -= error_SR[:, None] * row_B[1:, None]
+            block_SBR[:, column + 1 :] -= error_SR[:, None] * row_BR[1:]
         if end < columns:
             later_SCR = rest_SCR[:, end:].gather(0, origin_SR[:, None].expand(-1, columns - end, -1))
-            if inverse_CC is not None:
-                later_SCR -= inverse_CC[begin:end, end:].T @ block_SBR
+            for group, own in slices:
+                later_SCR[:, :, own] -= inverse_GCC[group, begin:end, end:].T @ block_SBR[:, :, own]
             rest_SCR[:, end:] = later_SCR
     state_1R = cost_SR.argmin(0, keepdim=True)
     codes_CR = torch.empty((columns, rows), device=device)
@@ -195,6 +203,14 @@ def _best_paths(
         from_CR[column] = from_CSR[column].gather(0, state_1R)[0]
         state_1R = (state_1R >> 1) + states // 2 * came_CSR[column].gather(0, state_1R)
     return codes_CR.T, from_CR.T
+
+
+def _slices(group_R: Tensor) -> list[tuple[int, slice]]:
+    """Each group and the rows that are of it; groups are in order."""
+    groups, counts = group_R.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    begins = [0, *ends[:-1]]
+    return [(group, slice(*span)) for group, *span in zip(groups.tolist(), begins, ends, strict=True)]
 
 
 def fit_trellis(
