@@ -23,6 +23,7 @@ import zstandard
 from torch import Tensor
 
 from benchmarks.command import run_benchmark
+from benchmarks.packing_trellis import measure_trellis
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
@@ -352,6 +353,9 @@ def run_command(options: PackingBenchmark) -> None:
     )
     figures: dict[str, Any] = measure_coder(weights, header, options.bits)
     figures |= measure_gaps(weights, header, calibration, judge)
+    figures |= measure_trellis(
+        weights, header, calibration, lambda packed: judge.loss(packed).divergence_bpb, options.bits
+    )
     figures |= measure_gptq(weights, implied_layout(header["model"]), calibration, judge, options.gptq_bits)
     figures |= measure_seconds()
     figures |= measure_memory()

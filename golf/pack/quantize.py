@@ -63,13 +63,14 @@ class TensorGrid(NamedTuple):
 
     def contexts(self) -> np.ndarray:
         """Context of each code, log2(sigma / step) in steps of 1/8, uint8 (R, C)."""
+        return np.clip(self.exponents() - FIRST_CONTEXT, 0, NUM_CONTEXTS - 1).astype(np.uint8)
+
+    def exponents(self) -> np.ndarray:
+        """log2(sigma / step) of each code in steps of 1/8, int16 (R, C)."""
         # int16 is far more than a sound exponent needs, and two of them add up without overflow.
-        exponents = (
-            self.row_sigma_R - self.row_step_R - FIRST_CONTEXT,
-            self.column_sigma_C - self.column_step_C,
-        )
-        row_R, column_C = (np.clip(each, -16_000, 16_000).astype(np.int16) for each in exponents)
-        return np.clip(row_R[:, None] + column_C[None, :], 0, NUM_CONTEXTS - 1).astype(np.uint8)
+        each = self.row_sigma_R - self.row_step_R, self.column_sigma_C - self.column_step_C
+        row_R, column_C = (np.clip(exponents, -16_000, 16_000).astype(np.int16) for exponents in each)
+        return row_R[:, None] + column_C[None, :]
 
     def steps(self, base: float) -> tuple[np.ndarray, np.ndarray]:
         """Row and column factors of the step, fp32."""

@@ -230,7 +230,7 @@ def encode_trellis(
     tensors: dict[str, QuantizedTensor], layout: Layout, base: float, log2_states: int = LOG2_STATES
 ) -> bytes:
     """The payload of quantized tensors, in the order of the layout."""
-    encode = partial(_encode_codes, Trellis.of(log2_states), layout)
+    encode = partial(encode_by_state, Trellis.of(log2_states), layout)
     return bytes([log2_states]) + encode_entropy(tensors, layout, base, encode)
 
 
@@ -240,7 +240,7 @@ def read_trellis(payload: memoryview, layout: Layout) -> tuple[float, dict[str, 
     log2_states = reader.take(1)[0]
     if log2_states not in CHECKS:
         raise ArtifactError(f"there is no trellis of 2^{log2_states} states")
-    return read_quantized(reader.rest, layout, partial(_decode_codes, Trellis.of(log2_states), layout))
+    return read_quantized(reader.rest, layout, partial(decode_by_state, Trellis.of(log2_states), layout))
 
 
 class Stack(NamedTuple):
@@ -283,7 +283,7 @@ def _table_numbers(stacks: list[Stack]) -> np.ndarray:
     return np.minimum(tables, ALPHABET // 2 - 1).astype(np.uint8)
 
 
-def _encode_codes(
+def encode_by_state(
     trellis: Trellis, layout: Layout, codes: list[np.ndarray], contexts: list[np.ndarray]
 ) -> bytes:
     """The codes of all tensors: those of scalar rows, then those on the trellis."""
@@ -342,10 +342,10 @@ def _scalar_contexts(
     ]
 
 
-def _decode_codes(
+def decode_by_state(
     trellis: Trellis, layout: Layout, reader: PayloadReader, contexts: list[np.ndarray]
 ) -> list[np.ndarray]:
-    """The inverse of `_encode_codes`; raises ArtifactError unless the rest of the payload is exactly its."""
+    """The inverse of `encode_by_state`; raises ArtifactError unless the rest of the payload is its."""
     context_of = dict(zip(layout, contexts, strict=True))
     scalar = PayloadReader(reader.take(reader.take_count()))
     is_scalar = {}
