@@ -21,6 +21,7 @@ from golf.pack.entropy_coder import (
     decode_tables,
     encode_codes,
     encode_symbols,
+    measure_codes,
 )
 from golf.pack.fit import BudgetError, fit_lambda
 from golf.pack.gptq import DAMPING
@@ -133,6 +134,15 @@ def read_quantized(
     grids = _decode_grids(reader, layout)
     codes = decode(reader, [grid.contexts() for grid in grids])
     return base, dict(zip(layout, map(QuantizedTensor, codes, grids), strict=True))
+
+
+def inspect_entropy(
+    payload: memoryview, layout: Layout
+) -> tuple[float, dict[str, QuantizedTensor], list[tuple[float, float, int]]]:
+    """Base step, tensors, and by tensor what `measure_codes` says."""
+    base, tensors = read_quantized(payload, layout)
+    codes, contexts = zip(*((each.codes_RC, each.grid.contexts()) for each in tensors.values()), strict=True)
+    return base, tensors, measure_codes(list(codes), list(contexts))
 
 
 def _median_and_bin(vector: np.ndarray) -> tuple[int, int]:

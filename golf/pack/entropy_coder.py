@@ -94,15 +94,20 @@ def measure_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> list[t
         for tensor in zip(codes, contexts, strict=True)
     ]
     total_KA = sum(counts, start=np.zeros((num_tables, ALPHABET), dtype=np.int64))
-    coded_KA = PRECISION_BITS - np.log2(np.maximum(normalize_counts(total_KA), 1))
-    coded_KA[:, ESCAPE] += ESCAPE_BITS
-    entropy_KA = np.log2(np.maximum(total_KA.sum(1, keepdims=True), 1) / np.maximum(total_KA, 1))
+    coded_KA, entropy_KA = code_lengths(total_KA)
     measured = []
     for counts_KA, contexts_RC in zip(counts, contexts, strict=True):
         raw = int(RAW_BITS[contexts_RC].sum())
         bits, entropy = (raw + float(np.sum(counts_KA * cost_KA)) for cost_KA in (coded_KA, entropy_KA))
         measured.append((bits, entropy, int(counts_KA[:, ESCAPE].sum())))
     return measured
+
+
+def code_lengths(counts_KA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bits of each symbol under tables made of these counts, and its information, float64 (K, A)."""
+    coded_KA = PRECISION_BITS - np.log2(np.maximum(normalize_counts(counts_KA), 1))
+    coded_KA[:, ESCAPE] += ESCAPE_BITS
+    return coded_KA, np.log2(np.maximum(counts_KA.sum(1, keepdims=True), 1) / np.maximum(counts_KA, 1))
 
 
 def split_codes(codes_RC: np.ndarray, contexts_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:

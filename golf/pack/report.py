@@ -15,15 +15,17 @@ import zstandard
 
 from golf.pack.artifact import open_artifact
 from golf.pack.calibrate import Calibration
-from golf.pack.entropy import read_quantized
-from golf.pack.entropy_coder import measure_codes
+from golf.pack.entropy import inspect_entropy
 from golf.pack.layout import Weights
 from golf.pack.quantize import Sensitivity, flat_calibration, sensitivities
+from golf.pack.trellis import inspect_trellis
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
 FIRST_CODE = -128
 """Of a histogram's 256; codes beyond its ends count as its ends."""
+INSPECT = {"entropy": inspect_entropy, "trellis": inspect_trellis}
+"""By quantizer: base step, tensors, and bits, entropy in bits and escaped codes by tensor."""
 _COLORS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
 
 
@@ -36,11 +38,10 @@ def describe_artifact(
     own metric if there is a calibration. None for schemes whose tensors have no bytes of their own.
     """
     header, quantizer, payload, layout = open_artifact(artifact)
-    if header["scheme"] != "entropy":
+    if header["scheme"] not in INSPECT:
         return None
-    base, tensors = read_quantized(payload, layout)
+    base, tensors, measured = INSPECT[header["scheme"]](payload, layout)
     codes = [tensor.codes_RC for tensor in tensors.values()]
-    measured = measure_codes(codes, [tensor.grid.contexts() for tensor in tensors.values()])
     decoded = quantizer.decode(payload, layout)
     found = sensitivities(weights, calibration or flat_calibration(weights, layout))
     rows: list[dict[str, Any]] = []
@@ -127,7 +128,8 @@ def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, in
 
 def coder_input(artifact: bytes) -> tuple[bytes, bytes]:
     """Every code of an artifact as one byte (more in a tensor that needs them), and an fp16 scale per row."""
-    base, tensors = read_quantized(*open_artifact(artifact)[2:])
+    header, _, payload, layout = open_artifact(artifact)
+    base, tensors, _ = INSPECT[header["scheme"]](payload, layout)
     codes = b"".join(tensor.codes_RC.tobytes() for tensor in tensors.values())
     scales = [tensor.grid.steps(base)[0] for tensor in tensors.values() if len(tensor.codes_RC) > 1]
     return codes, np.concatenate(scales).astype(np.float16).tobytes()

@@ -36,12 +36,14 @@ from golf.pack.entropy_coder import (
     NUM_CONTEXTS,
     RansDecoder,
     choose_lanes,
+    code_lengths,
     count_symbols,
     decode_codes,
     decode_tables,
     encode_codes,
     encode_rans,
     encode_tables,
+    measure_codes,
     normalize_counts,
     share_tables,
     smallest_int,
@@ -416,3 +418,50 @@ def _take_symbols(
         states_R[own] = following[2 * states | symbols & 1]
     shape = columns, rows
     return symbols_N.view(np.int8).reshape(shape), parities_N.reshape(shape)
+
+
+def inspect_trellis(
+    payload: memoryview, layout: Layout
+) -> tuple[float, dict[str, QuantizedTensor], list[tuple[float, float, int]]]:
+    """Base step, tensors, and by tensor what `measure_codes` says: bits, entropy in bits, escaped codes.
+
+    The entropy of symbols on the trellis is that of order 0 within each table and parity.
+    """
+    base, tensors = read_trellis(payload, layout)
+    trellis = Trellis.of(payload[0])
+    context_of = {name: tensor.grid.contexts() for name, tensor in tensors.items()}
+    is_scalar = {
+        name: ~_follow(trellis, tensors[name].codes_RC)
+        for name, part in layout.items()
+        if part.kind != "small"
+    }
+    own = [
+        tensor.codes_RC if name not in is_scalar else smallest_int(tensor.codes_RC[is_scalar[name]] >> 1)
+        for name, tensor in tensors.items()
+    ]
+    scalar = measure_codes(own, _scalar_contexts(layout, is_scalar, context_of))
+    stacks = _stacks(is_scalar, context_of)
+    if not stacks:
+        return base, tensors, scalar
+    tables = _table_numbers(stacks)
+    num_tables = int(tables.max()) + 1
+    counts: dict[str, np.ndarray] = {}
+    for name, rows_R in is_scalar.items():
+        codes_RC = tensors[name].codes_RC[~rows_R].astype(np.int32)
+        symbols_RC = (
+            np.where(np.abs(codes_RC >> 1) > 127, ESCAPE, codes_RC >> 1).astype(np.int8).view(np.uint8)
+        )
+        tables_RC = tables[_of_symbols(context_of[name][~rows_R])] + num_tables * (codes_RC & 1)
+        each = symbols_RC.reshape(-1), tables_RC.astype(np.uint8).reshape(-1)
+        counts[name] = count_symbols(*each, 2 * num_tables)
+    total_KA = np.sum(list(counts.values()), axis=0)
+    coded_KA, entropy_KA = code_lengths(total_KA)
+    measured = []
+    for name, (bits, entropy, num_escaped) in zip(layout, scalar, strict=True):
+        counts_KA = counts.get(name, np.zeros_like(total_KA))
+        bits, entropy = (
+            bits + float(np.sum(counts_KA * coded_KA)),
+            entropy + float(np.sum(counts_KA * entropy_KA)),
+        )
+        measured.append((bits, entropy, num_escaped + int(counts_KA[:, ESCAPE].sum())))
+    return base, tensors, measured

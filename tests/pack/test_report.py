@@ -13,13 +13,13 @@ from golf.pack.report import coder_input, compare_coders, describe_artifact, dra
 from golf.system.log import RunLog
 
 
-@pytest.fixture(scope="module")
-def packed():
+@pytest.fixture(scope="module", params=["entropy", "trellis"])
+def packed(request):
     model = tiny_model()
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     calibration = calibrate(model, tiny_batches(4))
     header = {"model": dataclasses.asdict(TINY)}
-    return pack(weights, header, PackConfig(), 6000, calibration).artifact, weights, calibration
+    return pack(weights, header, PackConfig(request.param), 6000, calibration).artifact, weights, calibration
 
 
 def test_the_parts_add_up_to_the_artifact(packed):
