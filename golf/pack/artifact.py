@@ -40,7 +40,7 @@ class PackConfig:
 
     scheme: str = "entropy"
     """Quantizer, a name of QUANTIZERS. entropy: steps by the loss's sensitivity, GPTQ, an entropy coder.
-    trellis: the same with trellis-coded codes, about 4% smaller at equal loss, slower to pack.
+    trellis: the same with trellis-coded codes, 4 to 6% smaller at equal loss, several times slower to pack.
     int5, the reference: one fp16 scale per row, int5 matrices and int8 embeddings, a code per byte, zstd."""
     margin_bytes: int = 0
     """Bytes of the limit to leave unused."""
