@@ -20,11 +20,11 @@ from golf.pack.layout import Weights, implied_layout
 from golf.pack.quantize import SCALAR_ROUNDING, QuantizedTensor, Rounding, quantize_tensor, sensitivities
 from golf.pack.trellis import (
     LOG2_STATES,
-    OCTAVE,
     STEP_EXPONENT,
     Trellis,
     encode_by_state,
     round_on_trellis,
+    symbol_contexts,
 )
 
 FINER_BITS = 0.3
@@ -173,23 +173,13 @@ def limit_bits(tensors: dict[str, QuantizedTensor], squares: list[np.ndarray]) -
 
 def entropy_bits(tensors: dict[str, QuantizedTensor], trellis: Trellis | None) -> float:
     """Entropy of the codes given their contexts and, on a trellis, the parity that the state asks for."""
-    counts: dict[tuple[int, int], np.ndarray] = {}
+    keys = []
     for tensor in tensors.values():
-        codes_RC, contexts_RC = tensor.codes_RC.astype(np.int32), tensor.grid.contexts()
-        parities_RC = np.zeros_like(contexts_RC)
+        codes_RC, classes_RC = tensor.codes_RC.astype(np.int64), tensor.grid.contexts().astype(np.int64)
         if trellis is not None:
-            parities_RC = (codes_RC & 1).astype(np.uint8)
-            codes_RC, contexts_RC = codes_RC >> 1, np.maximum(contexts_RC, OCTAVE) - OCTAVE
-        low = int(codes_RC.min())
-        for parity in np.unique(parities_RC):
-            for context in np.unique(contexts_RC):
-                own = codes_RC[(contexts_RC == context) & (parities_RC == parity)]
-                values, repeats = np.unique(own, return_counts=True)
-                held = counts.setdefault((int(context), int(parity)), np.zeros(1 << 16, dtype=np.int64))
-                np.add.at(held, values + (1 << 15), repeats)
-        assert low > -(1 << 15)
-    total = 0.0
-    for held in counts.values():
-        own = held[held > 0]
-        total += float(np.sum(own * np.log2(own.sum() / own)))
-    return total
+            classes_RC = 2 * symbol_contexts(tensor.grid.contexts()).astype(np.int64) + (codes_RC & 1)
+            codes_RC = codes_RC >> 1
+        keys.append(((classes_RC << 32) + codes_RC + (1 << 31)).reshape(-1))
+    joint, counts = np.unique(np.concatenate(keys), return_counts=True)
+    totals = np.bincount(joint >> 32, counts)[joint >> 32]
+    return float(np.sum(counts * np.log2(totals / counts)))

@@ -48,9 +48,9 @@ from golf.pack.entropy_coder import (
     share_tables,
     smallest_int,
 )
-from golf.pack.gptq import Factors, round_with_feedback, shrink
+from golf.pack.gptq import Factors, shrink
 from golf.pack.layout import Fitted, Layout, Weights, Wrap
-from golf.pack.quantize import QuantizedTensor, Rounding
+from golf.pack.quantize import QuantizedTensor, Rounding, round_scalar
 
 CHECKS = {2: (0b101, 0b10), 3: (0b1011, 0b100), 4: (0b10011, 0b100)}
 """By log2 of the number of states: the parity checks, octal 5 and 2, 13 and 4, 23 and 4. Bit i of the first
@@ -122,11 +122,8 @@ def round_on_trellis(
         )
     rows = scalar_R.nonzero()[:, 0]
     if len(rows):
-        if factors is None:
-            symbols_RC = (target_RC[rows] / (2 * step_R[rows, None]) / step_C).round()
-        else:
-            own = factors._replace(group_R=factors.group_R[rows])
-            symbols_RC, from_RC[rows] = round_with_feedback(weight_RC[rows], 2 * step_R[rows], step_C, own)
+        own = None if factors is None else factors._replace(group_R=group_R[rows])
+        symbols_RC, from_RC[rows] = round_scalar(weight_RC[rows], 2 * step_R[rows], step_C, own)
         codes_RC[rows] = 2 * symbols_RC
     return codes_RC, from_RC
 
@@ -264,11 +261,11 @@ def _stacks(is_scalar: dict[str, np.ndarray], contexts: dict[str, np.ndarray]) -
     for _, names in sorted(by_columns.items()):
         rows = [np.flatnonzero(~is_scalar[name]) for name in names]
         stacked = np.concatenate([contexts[name][own] for name, own in zip(names, rows, strict=True)])
-        stacks.append(Stack(names, rows, np.ascontiguousarray(_of_symbols(stacked).T)))
+        stacks.append(Stack(names, rows, np.ascontiguousarray(symbol_contexts(stacked).T)))
     return stacks
 
 
-def _of_symbols(contexts_RC: np.ndarray) -> np.ndarray:
+def symbol_contexts(contexts_RC: np.ndarray) -> np.ndarray:
     """Contexts by the step of the symbols, from those by the step of the codes."""
     return np.maximum(contexts_RC, OCTAVE) - np.uint8(OCTAVE)
 
@@ -290,13 +287,8 @@ def encode_by_state(
 ) -> bytes:
     """The codes of all tensors: those of scalar rows, then those on the trellis."""
     named, context_of = dict(zip(layout, codes, strict=True)), dict(zip(layout, contexts, strict=True))
-    large = [name for name, part in layout.items() if part.kind != "small"]
-    is_scalar = {name: ~_follow(trellis, named[name]) for name in large}
-    # The code of a scalar row is its symbol.
-    own = [
-        named[name] if name not in is_scalar else smallest_int(named[name][is_scalar[name]] >> 1)
-        for name in layout
-    ]
+    is_scalar = _find_scalar(trellis, layout, named)
+    own = _scalar_codes(named, is_scalar)
     scalar = encode_codes(own, _scalar_contexts(layout, is_scalar, context_of))
     sections = [encode_count(len(scalar)), scalar]
     sections += [np.packbits(rows_R).tobytes() for rows_R in is_scalar.values()]
@@ -310,12 +302,9 @@ def encode_by_state(
         rows_RC = np.concatenate(
             [named[name][rows].astype(np.int32) for name, rows in zip(stack.names, stack.rows, strict=True)]
         )
-        symbols_N, parities_N = (rows_RC >> 1).T.reshape(-1), (rows_RC & 1).T.reshape(-1)
-        escaped_N = np.abs(symbols_N) > 127
-        escapes.append(symbols_N[escaped_N].astype("<i4"))
-        bytes_N = np.where(escaped_N, ESCAPE, symbols_N).astype(np.int8).view(np.uint8)
-        tables_N = tables[stack.contexts_CR.reshape(-1)] + num_tables * parities_N
-        coded.append((bytes_N, tables_N.astype(np.uint8)))
+        codes_N = rows_RC.T.reshape(-1)
+        coded.append(_bytes_and_tables(codes_N, stack.contexts_CR.reshape(-1), tables))
+        escapes.append((codes_N >> 1)[np.abs(codes_N >> 1) > 127].astype("<i4"))
     frequencies_KA = normalize_counts(
         np.sum([count_symbols(*each, 2 * num_tables) for each in coded], axis=0)
     )
@@ -325,6 +314,28 @@ def encode_by_state(
         stream = encode_rans(*each, frequencies_KA, _num_lanes(stack))
         sections += [encode_count(len(stream)), stream]
     return b"".join(sections)
+
+
+def _find_scalar(trellis: Trellis, layout: Layout, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of each tensor that is not small, which rows are not on the trellis, bool (R,)."""
+    return {name: ~_follow(trellis, codes[name]) for name, part in layout.items() if part.kind != "small"}
+
+
+def _scalar_codes(codes: dict[str, np.ndarray], is_scalar: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Codes of small tensors and of scalar rows, whose code is their symbol."""
+    return [
+        codes_RC if name not in is_scalar else smallest_int(codes_RC[is_scalar[name]] >> 1)
+        for name, codes_RC in codes.items()
+    ]
+
+
+def _bytes_and_tables(
+    codes_N: np.ndarray, contexts_N: np.ndarray, tables: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of int32 codes on the trellis: symbols as bytes, and tables by context and parity, uint8."""
+    symbols_N = codes_N >> 1
+    bytes_N = np.where(np.abs(symbols_N) > 127, ESCAPE, symbols_N).astype(np.int8).view(np.uint8)
+    return bytes_N, (tables[contexts_N] + (int(tables.max()) + 1) * (codes_N & 1)).astype(np.uint8)
 
 
 def _follow(trellis: Trellis, codes_RC: np.ndarray) -> np.ndarray:
@@ -339,7 +350,7 @@ def _scalar_contexts(
 ) -> list[np.ndarray]:
     """Contexts of small tensors and of scalar rows."""
     return [
-        context_of[name] if name not in is_scalar else _of_symbols(context_of[name][is_scalar[name]])
+        context_of[name] if name not in is_scalar else symbol_contexts(context_of[name][is_scalar[name]])
         for name in layout
     ]
 
@@ -429,17 +440,10 @@ def inspect_trellis(
     """
     base, tensors = read_trellis(payload, layout)
     trellis = Trellis.of(payload[0])
+    named = {name: tensor.codes_RC for name, tensor in tensors.items()}
     context_of = {name: tensor.grid.contexts() for name, tensor in tensors.items()}
-    is_scalar = {
-        name: ~_follow(trellis, tensors[name].codes_RC)
-        for name, part in layout.items()
-        if part.kind != "small"
-    }
-    own = [
-        tensor.codes_RC if name not in is_scalar else smallest_int(tensor.codes_RC[is_scalar[name]] >> 1)
-        for name, tensor in tensors.items()
-    ]
-    scalar = measure_codes(own, _scalar_contexts(layout, is_scalar, context_of))
+    is_scalar = _find_scalar(trellis, layout, named)
+    scalar = measure_codes(_scalar_codes(named, is_scalar), _scalar_contexts(layout, is_scalar, context_of))
     stacks = _stacks(is_scalar, context_of)
     if not stacks:
         return base, tensors, scalar
@@ -447,12 +451,9 @@ def inspect_trellis(
     num_tables = int(tables.max()) + 1
     counts: dict[str, np.ndarray] = {}
     for name, rows_R in is_scalar.items():
-        codes_RC = tensors[name].codes_RC[~rows_R].astype(np.int32)
-        symbols_RC = (
-            np.where(np.abs(codes_RC >> 1) > 127, ESCAPE, codes_RC >> 1).astype(np.int8).view(np.uint8)
-        )
-        tables_RC = tables[_of_symbols(context_of[name][~rows_R])] + num_tables * (codes_RC & 1)
-        each = symbols_RC.reshape(-1), tables_RC.astype(np.uint8).reshape(-1)
+        codes_N = named[name][~rows_R].astype(np.int32).reshape(-1)
+        contexts_N = symbol_contexts(context_of[name][~rows_R]).reshape(-1)
+        each = _bytes_and_tables(codes_N, contexts_N, tables)
         counts[name] = count_symbols(*each, 2 * num_tables)
     total_KA = np.sum(list(counts.values()), axis=0)
     coded_KA, entropy_KA = code_lengths(total_KA)
