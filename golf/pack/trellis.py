@@ -109,9 +109,11 @@ def round_on_trellis(
 
     Without `factors` the weights are rounded as they are, without feedback.
     """
+    # Without factors they come in float64.
+    weight_RC = weight_RC.float()
     largest_R = (weight_RC / step_C).abs().amax(1) / (2 * step_R)
     scalar_R = largest_R > MOST_SYMBOL
-    target_RC = weight_RC.float() if factors is None else shrink(weight_RC, factors)
+    target_RC = weight_RC if factors is None else shrink(weight_RC, factors)
     codes_RC, from_RC = torch.zeros_like(target_RC), target_RC.clone()
     group_R = torch.zeros_like(step_R, dtype=torch.long) if factors is None else factors.group_R
     inverse_GCC = None if factors is None else factors.inverse_GCC.float()

@@ -51,6 +51,16 @@ def test_codes_are_those_of_least_error_on_the_trellis(log2_states: int) -> None
         assert float(((value_C - codes_RC[row].numpy()) ** 2).sum()) == pytest.approx(best, rel=1e-5)
 
 
+def test_float64_weights_with_scalar_rows_are_rounded_as_in_fp32() -> None:
+    weight_RC = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)).double()
+    weight_RC[2] *= 500
+    ones = torch.ones(5), torch.ones(40)
+    codes_RC, from_RC = round_on_trellis(3, weight_RC, *ones, None)
+    assert torch.equal(from_RC, weight_RC.float())
+    assert torch.equal(codes_RC[2], 2 * (weight_RC[2].float() / 2).round())
+    assert torch.equal(codes_RC, round_on_trellis(3, weight_RC.float(), *ones, None)[0])
+
+
 @pytest.mark.parametrize("columns", [1, 31, 32, 33, 70])
 def test_feedback_of_a_path_is_that_of_gptq(columns: int) -> None:
     """With the codes of the best path forced on it, plain feedback comes to the same values to round from."""
