@@ -6,9 +6,10 @@ linearly with the bytes, by two for a bit more per weight.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -31,12 +32,8 @@ FINER_BITS = 0.3
 """Bits per weight between the two artifacts of a line."""
 
 
-class Divergence(Protocol):
-    """What judges weights."""
-
-    def __call__(self, weights: Weights) -> float:
-        """Divergence of their predictions from those of the unquantised weights, bits per byte."""
-        ...
+Divergence = Callable[[Weights], float]
+"""Divergence of weights' predictions from those of the unquantised weights, bits per byte."""
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,12 @@ def _best_paths(
     lowest_S21, highest_S21 = -largest_S21 + offset_S21 % 2, largest_S21 + offset_S21 % 2
     cost_SR = torch.full((states, rows), _FAR, device=device)
     cost_SR[0] = 0.0
-    # Residuals of the surviving paths; after a column its place holds the column's error.
+    # Residuals of the surviving paths, equal without feedback; after a column its place holds its error.
     rest_SCR = target_RC.T.expand(states, columns, rows).contiguous()
     came_CSR = torch.empty((columns, states, rows), dtype=torch.bool, device=device)
     codes_CSR = torch.empty((columns, states, rows), dtype=torch.int16, device=device)
     from_CSR = torch.empty((columns, states, rows), device=device)
-    slices = [] if inverse_GCC is None else _slices(group_R)
+    slices = _slices(group_R)
     halves = (2, states // 2, 2, rows)
     for begin in range(0, columns, _PATH_COLUMNS):
         end = min(columns, begin + _PATH_COLUMNS)
@@ -191,7 +191,7 @@ def _best_paths(
             error_SR = (block_SBR[:, column] - code_SR * step_R1) / row_BR[0]
             block_SBR[:, column] = error_SR
             block_SBR[:, column + 1 :] -= error_SR[:, None] * row_BR[1:]
-        if end < columns:
+        if inverse_GCC is not None and end < columns:
             later_SCR = rest_SCR[:, end:].gather(0, origin_SR[:, None].expand(-1, columns - end, -1))
             for group, own in slices:
                 later_SCR[:, :, own] -= inverse_GCC[group, begin:end, end:].T @ block_SBR[:, :, own]
@@ -209,9 +209,9 @@ def _best_paths(
 def _slices(group_R: Tensor) -> list[tuple[int, slice]]:
     """Each group and the rows that are of it; groups are in order."""
     groups, counts = group_R.unique_consecutive(return_counts=True)
-    ends = counts.cumsum(0).tolist()
-    begins = [0, *ends[:-1]]
-    return [(group, slice(*span)) for group, *span in zip(groups.tolist(), begins, ends, strict=True)]
+    ends = counts.cumsum(0)
+    spans = zip((ends - counts).tolist(), ends.tolist(), strict=True)
+    return [(group, slice(*span)) for group, span in zip(groups.tolist(), spans, strict=True)]
 
 
 def fit_trellis(
@@ -299,7 +299,8 @@ def encode_by_state(
         return b"".join(sections)
     tables = _table_numbers(stacks)
     num_tables = int(tables.max()) + 1
-    coded, escapes = [], []
+    coded: list[tuple[np.ndarray, np.ndarray]] = []
+    escapes: list[np.ndarray] = []
     for stack in stacks:
         rows_RC = np.concatenate(
             [named[name][rows].astype(np.int32) for name, rows in zip(stack.names, stack.rows, strict=True)]
@@ -457,7 +458,7 @@ def inspect_trellis(
         contexts_N = symbol_contexts(context_of[name][~rows_R]).reshape(-1)
         each = _bytes_and_tables(codes_N, contexts_N, tables)
         counts[name] = count_symbols(*each, 2 * num_tables)
-    total_KA = np.sum(list(counts.values()), axis=0)
+    total_KA: np.ndarray = np.sum(list(counts.values()), axis=0)
     coded_KA, entropy_KA = code_lengths(total_KA)
     measured = []
     for name, (bits, entropy, num_escaped) in zip(layout, scalar, strict=True):

@@ -61,6 +61,15 @@ def test_float64_weights_with_scalar_rows_are_rounded_as_in_fp32() -> None:
     assert torch.equal(codes_RC, round_on_trellis(3, weight_RC.float(), *ones, None)[0])
 
 
+def test_matrix_whose_rows_are_all_scalar_has_the_codes_of_plain_feedback() -> None:
+    weight_RC = 1000 * torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
+    factors = factorize(torch.eye(20), torch.full((3,), 0.02), torch.ones(20))
+    codes_RC, from_RC = round_on_trellis(3, weight_RC, torch.ones(3), torch.ones(20), factors)
+    plain_RC, plain_from_RC = round_with_feedback(weight_RC, torch.full((3,), 2.0), torch.ones(20), factors)
+    assert torch.equal(codes_RC, 2 * plain_RC)
+    assert torch.equal(from_RC, plain_from_RC)
+
+
 @pytest.mark.parametrize("columns", [1, 31, 32, 33, 70])
 def test_feedback_of_a_path_is_that_of_gptq(columns: int) -> None:
     """With the codes of the best path forced on it, plain feedback comes to the same values to round from."""
