@@ -1,10 +1,12 @@
 """Measures packing: bits per weight, the loss of quantization, seconds and memory.
 
-    python -m benchmarks.packing --run runs/NAME --data DIR [--json FILE]
+    python -m benchmarks.packing --run runs/NAME --data DIR [--json FILE] [--parts trellis] [--nncodec PYTHON]
 
-On a trained run's weights and calibration: the entropy coder against zstd-22 at equal squared error; the loss
-of quantization against int5 with row scales under zstd at equal bytes; GPTQ against rounding to nearest.
-Seconds and memory are for 26.7 million random weights of the seed model's shape, on one core.
+On a trained run's weights and calibration, by part. coder: the entropy coder against zstd-22 at equal squared
+error. gaps: the loss of quantization against int5 with row scales under zstd at equal bytes. trellis:
+trellis-coded codes against scalar ones, int5 and others' coders at equal divergence, and against the
+rate-distortion limit. gptq: GPTQ against rounding to nearest. seed-shape: seconds and memory for 26.7 million
+random weights of the seed model's shape, on one core.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ import zstandard
 from torch import Tensor
 
 from benchmarks.command import run_benchmark
-from benchmarks.packing_trellis import measure_trellis
+from benchmarks.packing_trellis import Subject, measure_trellis
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
@@ -49,6 +51,7 @@ from golf.pack.quantize import (
 from golf.pack.report import describe_artifact
 from golf.run import load_calibration
 from golf.run_folder import RunFolder
+from golf.score.documents import per_document
 from golf.score.tally import Tally
 from golf.system.clock import StageClock
 from golf.system.device import environment
@@ -56,6 +59,8 @@ from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_weights
+
+Part = Literal["coder", "gaps", "trellis", "gptq", "seed-shape"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class PackingBenchmark:
     """Bits per weight at which GPTQ and rounding are compared; with more, the text's noise is as large."""
     max_tokens: int = 65_536
     """Validation tokens for each loss."""
+    parts: tuple[Part, ...] = get_args(Part)
+    """What to measure."""
+    nncodec: Path | None = None
+    """Python interpreter of an environment with NNCodec (pip install nncodec), to compare with."""
     json: Path | None = None
     """Also write the figures here."""
 
@@ -96,25 +105,35 @@ class Judge:
         with clock.stage("score"):
             tokens = dataset.validation_tokens(clock)
         rows = min(max_tokens, len(tokens) - 1) // config.context
-        tokens = tokens[: rows * config.context + 1].astype(np.int64)
+        self.tokens = tokens = tokens[: rows * config.context + 1].astype(np.int64)
+        self.vocabulary = dataset.vocabulary
         self.num_bytes = int(dataset.vocabulary.count_bytes(tokens[:-1], tokens[1:]).sum())
         self.inputs = torch.from_numpy(tokens[:-1]).view(rows, config.context).split(8)
         self.targets = torch.from_numpy(tokens[1:]).view(rows, config.context).split(8)
 
-    @torch.no_grad()
     def loss(self, weights: Weights) -> Loss:
         """How much worse `weights` predict than the reference."""
+        rises_N, divergences_N = self._compare(weights)
+        count = len(rises_N)
+        gap = Tally(float(rises_N.sum()), count, self.num_bytes).bits_per_byte
+        return Loss(gap, Tally(float(divergences_N.sum()), count, self.num_bytes).bits_per_byte)
+
+    def diverge(self, weights: Weights) -> np.ndarray:
+        """Divergence by document, bits, float64 (D,)."""
+        divergences_N = self._compare(weights)[1]
+        return per_document(divergences_N, self.tokens, self.vocabulary).nats_D / math.log(2)
+
+    @torch.no_grad()
+    def _compare(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+        """By target, the loss's rise and the divergence, nats, float64 (N,)."""
         self.candidate.load_state_dict(weights)
-        before = after = divergence = 0.0
+        rises, divergences = [], []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
             plain, packed = self.reference(inputs), self.candidate(inputs)
-            before += float(token_nats(plain, targets).double().sum())
-            after += float(token_nats(packed, targets).double().sum())
+            rises.append((token_nats(packed, targets) - token_nats(plain, targets)).double().reshape(-1))
             plain, packed = plain.log_softmax(-1), packed.log_softmax(-1)
-            divergence += float((plain.exp() * (plain - packed)).sum(-1).double().sum())
-        count = sum(targets.numel() for targets in self.targets)
-        gap = Tally(after - before, count, self.num_bytes).bits_per_byte
-        return Loss(gap, Tally(divergence, count, self.num_bytes).bits_per_byte)
+            divergences.append((plain.exp() * (plain - packed)).sum(-1).double().reshape(-1))
+        return torch.cat(rises).numpy(), torch.cat(divergences).numpy()
 
 
 def large(weights: Weights, layout: Layout) -> Weights:
@@ -181,7 +200,7 @@ def measure_coder(weights: Weights, header: dict[str, Any], bits: float) -> dict
     entropy, coded = context_entropy_and_coded_bits(tensors)
     zstd = zstd_bytes_at_equal_error(weights, decoded(tensors, rate_lambda))
     return {
-        "num_weights": num_weights,
+        "num_matrix_weights": num_weights,
         "bits_per_weight": 8 * len(whole) / num_weights,
         "entropy_bits_per_weight": entropy / num_weights,
         "coded_bits_per_weight": coded / num_weights,
@@ -224,6 +243,7 @@ def measure_gaps(
         "quant_gap_bpb_int5_absmax_equal_bytes": plain.gap_bpb,
         "quant_divergence_bpb": better.divergence_bpb,
         "quant_divergence_bpb_int5_absmax_equal_bytes": plain.divergence_bpb,
+        "quant_gap_share_of_int5": better.gap_bpb / plain.gap_bpb,
         "quant_gap_bpb_at_3_bits": at_three.gap_bpb,
         "quant_divergence_bpb_at_3_bits": at_three.divergence_bpb,
         "whole_bits_per_weight_equal_bytes": 8 * len(ours.artifact) / num_weights,
@@ -268,6 +288,7 @@ def measure_gptq(
 def measure_seconds() -> dict[str, float]:
     """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, decoding it to weights."""
     model = dataclasses.asdict(ModelConfig())
+    torch.set_num_threads(1)
     layout, weights = implied_layout(model), _random_weights(model)
     found = sensitivities(weights, flat_calibration(weights, layout))
     # A matrix's step is 0.4 sigmas.
@@ -282,8 +303,8 @@ def measure_seconds() -> dict[str, float]:
     write_container({}, payload)
     return {
         "timed_codes": sum(tensor.codes_RC.size for tensor in tensors.values()),
-        "encode_seconds": encoded - start,
-        "decode_seconds": read - encoded,
+        "coder_encode_seconds": encoded - start,
+        "coder_decode_seconds": read - encoded,
         "zstd22_container_seconds": time.process_time() - read,
     }
 
@@ -342,26 +363,29 @@ def read_trained(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Calib
 
 def run_command(options: PackingBenchmark) -> None:
     """Measures, prints a table, writes JSON."""
-    torch.set_num_threads(1)
     log = RunLog()
     weights, header, calibration = read_trained(options.run)
+    layout = implied_layout(header["model"])
     judge = Judge(
         config_from_dict(ModelConfig, header["model"]),
         weights,
         open_dataset(options.data),
         options.max_tokens,
     )
-    figures: dict[str, Any] = measure_coder(weights, header, options.bits)
-    figures |= measure_gaps(weights, header, calibration, judge)
-    figures |= measure_trellis(
-        weights, header, calibration, lambda packed: judge.loss(packed).divergence_bpb, options.bits
-    )
-    figures |= measure_gptq(weights, implied_layout(header["model"]), calibration, judge, options.gptq_bits)
-    figures |= measure_seconds()
-    figures |= measure_memory()
-    figures["quant_gap_share_of_int5"] = (
-        figures["quant_gap_bpb"] / figures["quant_gap_bpb_int5_absmax_equal_bytes"]
-    )
+    figures: dict[str, Any] = {"num_weights": count_elements(layout)}
+    if "coder" in options.parts:
+        figures |= measure_coder(weights, header, options.bits)
+    if "gaps" in options.parts:
+        figures |= measure_gaps(weights, header, calibration, judge)
+    if "trellis" in options.parts:
+        subject = Subject(weights, header, calibration, judge.diverge, judge.num_bytes)
+        figures |= measure_trellis(subject, options.bits, options.nncodec, log)
+    if "gptq" in options.parts:
+        figures |= measure_gptq(weights, layout, calibration, judge, options.gptq_bits)
+    # Last: on one thread.
+    if "seed-shape" in options.parts:
+        figures |= measure_seconds()
+        figures |= measure_memory()
     log.table(f"packing {options.run}", ("figure", "value"), list(figures.items()))
     if options.json:
         write_json(options.json, {**figures, "environment": environment(torch.device("cpu"))})

@@ -1,102 +1,142 @@
-"""Of `benchmarks.packing`: trellis-coded codes against scalar ones and against int5 under zstd-22.
-
-Sizes at equal divergence are read off a line through two artifacts of a kind: log2 of the divergence falls
-linearly with the bytes, by two for a bit more per weight.
-"""
+"""Of `benchmarks.packing`: trellis-coded codes against scalar ones, int5 under zstd-22, others' coders."""
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from benchmarks.packing_lines import Divergence, Line, Made, draw_line, packer, with_knob
+from benchmarks.packing_peers import Encode, has_lrzip, nncodec_encoder, stack_encoder
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
 from golf.pack.gptq import Factors
-from golf.pack.layout import Weights, implied_layout
+from golf.pack.layout import Layout, Weights, implied_layout
 from golf.pack.quantize import SCALAR_ROUNDING, QuantizedTensor, Rounding, quantize_tensor, sensitivities
-from golf.pack.trellis import (
-    LOG2_STATES,
-    STEP_EXPONENT,
-    Trellis,
-    encode_by_state,
-    round_on_trellis,
-    symbol_contexts,
-)
+from golf.pack.report import loss_rise
+from golf.pack.trellis import LOG2_STATES, Trellis, encode_by_state, symbol_contexts, trellis_rounding
+from golf.stats import paired_bootstrap
+from golf.system.log import RunLog
 
-FINER_BITS = 0.3
-"""Bits per weight between the two artifacts of a line."""
-
-
-Divergence = Callable[[Weights], float]
-"""Divergence of weights' predictions from those of the unquantised weights, bits per byte."""
+SHARE_AT_3_BITS = 0.45
+"""Step over deviation near 3.2 bits per weight, where the search for a peer's step begins."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """Divergence of a kind of artifact by its bytes."""
+class Subject:
+    """What is packed, and the judge of what comes out."""
 
-    sizes: tuple[int, int]
-    divergences: tuple[float, float]
-    pack_seconds: float
-    decode_seconds: float
-    """Mean of the two artifacts."""
+    weights: Weights
+    header: dict[str, Any]
+    calibration: Calibration
+    diverges: Divergence
+    num_bytes: int
+    """Bytes of the text that divergences are sums over."""
 
-    def bytes_at(self, divergence: float) -> float:
-        """The size at which the line has this divergence."""
-        (first, second), (high, low) = self.sizes, map(math.log2, self.divergences)
-        return first + (math.log2(divergence) - high) * (second - first) / (low - high)
+    @property
+    def layout(self) -> Layout:
+        """Of the weights."""
+        return implied_layout(self.header["model"])
 
-
-def measure_line(
-    scheme: str, bits: float, weights: Weights, header: dict[str, Any], how: tuple[Calibration, Divergence]
-) -> Line:
-    """Two artifacts of a scheme, at `bits` and a little more per weight."""
-    calibration, diverges = how
-    num_weights = sum(weight.numel() for weight in weights.values())
-    sizes, divergences, packing, decoding = [], [], 0.0, 0.0
-    for each in (bits, bits + FINER_BITS):
-        began = time.perf_counter()
-        artifact = pack(
-            weights, header, PackConfig(scheme), round(each * num_weights / 8), calibration
-        ).artifact
-        packed = time.perf_counter()
-        decoded = decode_artifact(artifact)[1]
-        packing, decoding = packing + packed - began, decoding + time.perf_counter() - packed
-        sizes.append(len(artifact))
-        divergences.append(diverges(decoded))
-    return Line((sizes[0], sizes[1]), (divergences[0], divergences[1]), packing / 2, decoding / 2)
+    @property
+    def num_weights(self) -> int:
+        """Of all tensors."""
+        return sum(weight.numel() for weight in self.weights.values())
 
 
-def measure_trellis(
-    weights: Weights, header: dict[str, Any], calibration: Calibration, diverges: Divergence, bits: float
-) -> dict[str, float]:
+def measure_trellis(subject: Subject, bits: float, nncodec: Path | None, log: RunLog) -> dict[str, float]:
     """Sizes at equal divergence, the coder against its entropy, the distance to the rate-distortion limit."""
-    how = calibration, diverges
-    trellis = measure_line("trellis", bits, weights, header, how)
-    scalar = measure_line("entropy", bits, weights, header, how)
-    int5 = pack(weights, header, PackConfig("int5"), 1 << 40).artifact
-    int5_divergence = diverges(decode_artifact(int5)[1])
-    num_weights = sum(weight.numel() for weight in weights.values())
+    weights, header, calibration = subject.weights, subject.header, subject.calibration
+    make = packer("trellis", weights, header, calibration)
+    ours = draw_line(make, subject.diverges, bits)
+    scalar = draw_line(packer("entropy", weights, header, calibration), subject.diverges, bits)
+    # Of about equal bytes: both fill the same limit.
+    paired = paired_bootstrap(
+        ours.divergences_D, scalar.divergences_D, np.full(len(ours.divergences_D), subject.num_bytes)
+    )
     figures = {
-        "trellis_bytes_over_scalar_equal_kl": trellis.sizes[0] / scalar.bytes_at(trellis.divergences[0]),
-        "trellis_bytes_over_int5_zstd22_equal_kl": trellis.bytes_at(int5_divergence) / len(int5),
-        "trellis_bits_per_weight_at_kl_of_int5": 8 * trellis.bytes_at(int5_divergence) / num_weights,
-        "trellis_bits_per_weight": 8 * trellis.sizes[0] / num_weights,
-        "trellis_divergence_bpb": trellis.divergences[0],
-        "scalar_divergence_bpb_equal_bytes": scalar.divergences[0],
-        "scalar_bits_per_weight": 8 * scalar.sizes[0] / num_weights,
-        "int5_divergence_bpb": int5_divergence,
-        "encode_seconds": trellis.pack_seconds,
-        "decode_seconds": trellis.decode_seconds,
-        "scalar_encode_seconds": scalar.pack_seconds,
-        "scalar_decode_seconds": scalar.decode_seconds,
+        "trellis_bits_per_weight": 8 * ours.coarse.size / subject.num_weights,
+        "trellis_divergence_bpb": ours.totals[0] / subject.num_bytes,
+        "encode_seconds": ours.coarse.encode_seconds,
+        "decode_seconds": ours.coarse.decode_seconds,
+        "divergence_documents": len(ours.divergences_D),
+        "trellis_divergence_above_scalar_p": paired.p_improvement,
+        "trellis_error_db_below_scalar_equal_bytes": 10
+        * math.log10(_error(subject, scalar.coarse) / _error(subject, ours.coarse)),
+        **_against("scalar", ours, scalar, subject),
+        **_against_int5(ours, subject),
     }
+    for name in ("scalar", "int5_zstd22"):
+        log.info(f"{name}: {figures[f'trellis_bytes_over_{name}_equal_kl']:.4f} of its bytes")
+    peers = peer_encoders(subject, nncodec)
+    for name, encode in peers.items():
+        make = with_knob(encode, subject.num_weights, math.log2(first_step(name, weights)))
+        figures |= _against(name, ours, draw_line(make, subject.diverges, bits), subject)
+        log.info(f"{name}: {figures[f'trellis_bytes_over_{name}_equal_kl']:.4f} of its bytes")
+    ratios = [figures[f"trellis_bytes_over_{name}_equal_kl"] for name in peers if name.startswith("nncodec")]
+    if ratios:
+        figures["trellis_bytes_over_nncodec_equal_kl"] = max(ratios)
     return figures | measure_rounding(weights, header, calibration, bits)
+
+
+def first_step(peer: str, weights: Weights) -> float:
+    """A step near 3.2 bits per weight: NNCodec's is one for all, the others' is a share of deviations."""
+    if not peer.startswith("nncodec"):
+        return SHARE_AT_3_BITS
+    matrices = [weight for weight in weights.values() if weight.dim() > 1]
+    num_weights = sum(weight.numel() for weight in matrices)
+    return SHARE_AT_3_BITS * math.sqrt(sum(float(weight.square().sum()) for weight in matrices) / num_weights)
+
+
+def peer_encoders(subject: Subject, nncodec: Path | None) -> dict[str, Encode]:
+    """What others make of the weights, by name: as far as it is installed."""
+    weights, layout, calibration = subject.weights, subject.layout, subject.calibration
+    encoders = {"int6_brotli": stack_encoder("brotli", weights, layout, calibration)}
+    if has_lrzip():
+        encoders["int6_lrzip"] = stack_encoder("lrzip", weights, layout, calibration)
+    if nncodec is not None:
+        encoders["nncodec_one_step"] = nncodec_encoder(nncodec, weights, None)
+        encoders["nncodec_by_tensor"] = nncodec_encoder(nncodec, weights, calibration)
+    return encoders
+
+
+def _against(name: str, ours: Line, theirs: Line, subject: Subject) -> dict[str, float]:
+    """Bytes at equal divergence, that of our coarse artifact, and divergence at its bytes."""
+    return {
+        f"trellis_bytes_over_{name}_equal_kl": ours.coarse.size / theirs.bytes_at(ours.totals[0]),
+        f"{name}_bits_per_weight_equal_kl": 8 * theirs.bytes_at(ours.totals[0]) / subject.num_weights,
+        f"{name}_divergence_bpb_equal_bytes": theirs.divergence_at(ours.coarse.size) / subject.num_bytes,
+        f"{name}_encode_seconds": theirs.coarse.encode_seconds,
+        f"{name}_decode_seconds": theirs.coarse.decode_seconds,
+    }
+
+
+def _against_int5(ours: Line, subject: Subject) -> dict[str, float]:
+    """The same against int5 under zstd -22, which has one size: an artifact is made near its divergence."""
+    int5 = pack(subject.weights, subject.header, PackConfig("int5"), 1 << 40).artifact
+    wanted = float(subject.diverges(decode_artifact(int5)[1]).sum())
+    make = packer("trellis", subject.weights, subject.header, subject.calibration)
+    near = make(8 * ours.bytes_at(wanted) / subject.num_weights)
+    found = float(subject.diverges(near.weights).sum())
+    size = near.size + math.log2(wanted / found) / ours.slope
+    return {
+        "trellis_bytes_over_int5_zstd22_equal_kl": size / len(int5),
+        "trellis_bits_per_weight_at_kl_of_int5": 8 * size / subject.num_weights,
+        "int5_bits_per_weight": 8 * len(int5) / subject.num_weights,
+        "int5_divergence_bpb": wanted / subject.num_bytes,
+    }
+
+
+def _error(subject: Subject, made: Made) -> float:
+    """The calibration's forecast of the loss's rise, nats per token."""
+    found = sensitivities(subject.weights, subject.calibration)
+    return sum(
+        loss_rise((weight - made.weights[name]).double(), found[name])
+        for name, weight in subject.weights.items()
+        if subject.layout[name].kind != "small"
+    )
 
 
 class KeptErrors:
@@ -127,7 +167,7 @@ def measure_rounding(
     found = sensitivities(matrices, calibration)
     kinds = {
         "scalar": SCALAR_ROUNDING,
-        "trellis": Rounding(partial(round_on_trellis, LOG2_STATES), STEP_EXPONENT),
+        "trellis": trellis_rounding(LOG2_STATES),
     }
     num_weights = sum(weight.numel() for weight in matrices.values())
     rate_lambda, figures = 1e-9, {}

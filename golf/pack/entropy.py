@@ -78,7 +78,7 @@ def fit_entropy(
 
     # lambda = F step^2 ln(2) / 12, and a weight's loss rise is F step^2 / 24.
     finest = MIN_LOSS_RISE_NATS * 2 * math.log(2) / num_weights
-    forecast = size_forecast(weights, layout, found)
+    forecast = size_forecast(weights, layout, found, rounding)
     artifact, report = fit_lambda(encode, forecast, finest, finest * LAMBDA_RANGE, limit_bytes)
     notes = [
         f"the Hessian of {name} was singular: damping {sensitivity.damping:g} instead of {DAMPING:g}"

@@ -23,7 +23,7 @@ from golf.pack.calibrate import Calibration
 from golf.pack.container import decode_fp16_block, encode_fp16_block
 from golf.pack.entropy_coder import NUM_CONTEXTS, smallest_int
 from golf.pack.gptq import Factors, column_steps, factorize, round_with_feedback
-from golf.pack.layout import Layout, Weights, count_elements, row_view
+from golf.pack.layout import Layout, Weights, artifact_bytes_at, count_elements, row_view
 
 FIRST_CONTEXT = -22
 """Context j stands for sigma / step near 2 ** ((j + FIRST_CONTEXT) / 8): 0.15 to 9,000."""
@@ -106,6 +106,8 @@ class Rounding(NamedTuple):
     Without factors the weights are shrunk already."""
     step_exponent: int = 0
     """Added to log2 of the rows' steps, in steps of 1/8."""
+    symbol_exponent: int = 0
+    """log2 of the step that an entropy coder sees over that of scalar codes, in steps of 1/8."""
 
 
 def round_scalar(
@@ -171,7 +173,7 @@ def base_step(rate_lambda: float) -> float:
 
 
 def size_forecast(
-    weights: Weights, layout: Layout, found: dict[str, Sensitivity]
+    weights: Weights, layout: Layout, found: dict[str, Sensitivity], rounding: Rounding = SCALAR_ROUNDING
 ) -> Callable[[float], float]:
     """Bytes of all codes as a function of lambda, from the rows' sigmas and steps; within a few percent.
 
@@ -186,13 +188,20 @@ def size_forecast(
         sigma_R = rows_RC.square().mean(1).clamp_min(1e-300).log2() / 2
         level_R = sigma_R + found[name].fisher_R.cpu().log2() / 2
         level_R -= float(found[name].log2_step_C.mean())
-        finest = FINEST_SMALL_CONTEXT if layout[name].kind == "small" else FINEST_CONTEXT
+        finest = FINEST_CONTEXT
+        if layout[name].kind == "small":
+            finest = FINEST_SMALL_CONTEXT
+        else:
+            level_R -= rounding.symbol_exponent / 8
         parts.append(np.broadcast_arrays(level_R.numpy(), (FIRST_CONTEXT + finest) / 8, rows_RC.shape[1]))
     level_N, cap_N, count_N = map(np.concatenate, zip(*parts, strict=True))
+    fixed_bytes = artifact_bytes_at({name: part for name, part in layout.items() if part.kind != "small"}, 0)
 
     def forecast(rate_lambda: float) -> float:
         level = np.minimum(level_N - math.log2(base_step(rate_lambda)), cap_N)
-        return 1000 + float(np.sum(count_N * np.log2(1 + 2 * math.pi * math.e * np.exp2(2 * level)))) / 16
+        return (
+            fixed_bytes + float(np.sum(count_N * np.log2(1 + 2 * math.pi * math.e * np.exp2(2 * level)))) / 16
+        )
 
     return forecast
 

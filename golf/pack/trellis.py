@@ -214,11 +214,16 @@ def _slices(group_R: Tensor) -> list[tuple[int, slice]]:
     return [(group, slice(*span)) for group, span in zip(groups.tolist(), spans, strict=True)]
 
 
+def trellis_rounding(log2_states: int) -> Rounding:
+    """Rounding of matrices and embeddings on the trellis; a symbol's step is two of a code's."""
+    return Rounding(partial(round_on_trellis, log2_states), STEP_EXPONENT, OCTAVE + STEP_EXPONENT)
+
+
 def fit_trellis(
     weights: Weights, layout: Layout, calibration: Calibration | None, limit_bytes: int, wrap: Wrap
 ) -> Fitted:
     """As `fit_entropy`, matrices and embeddings on the trellis."""
-    rounding = Rounding(partial(round_on_trellis, LOG2_STATES), STEP_EXPONENT)
+    rounding = trellis_rounding(LOG2_STATES)
     return fit_entropy(weights, layout, calibration, limit_bytes, wrap, rounding, encode_trellis)
 
 
