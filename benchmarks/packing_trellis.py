@@ -14,7 +14,14 @@ from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
 from golf.pack.gptq import Factors
 from golf.pack.layout import Layout, Weights, implied_layout
-from golf.pack.quantize import SCALAR_ROUNDING, QuantizedTensor, Rounding, quantize_tensor, sensitivities
+from golf.pack.quantize import (
+    SCALAR_ROUNDING,
+    QuantizedTensor,
+    Rounded,
+    Rounding,
+    quantize_tensor,
+    sensitivities,
+)
 from golf.pack.report import loss_rise
 from golf.pack.trellis import LOG2_STATES, Trellis, encode_by_state, symbol_contexts, trellis_rounding
 from golf.stats import paired_bootstrap
@@ -148,14 +155,13 @@ class KeptErrors:
         self.squares: list[np.ndarray] = []
         """By matrix, (R, C)."""
 
-    def round(
-        self, weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None
-    ) -> tuple[Tensor, Tensor]:
+    def round(self, weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None) -> Rounded:
         """As the rounding."""
-        codes_RC, from_RC = self._round(weight_RC, step_R, step_C, factors)
-        error_RC = (from_RC if factors is not None else weight_RC) / step_R[:, None] / step_C - codes_RC
+        rounded = self._round(weight_RC, step_R, step_C, factors)
+        values_RC = rounded.from_RC if factors is not None else weight_RC
+        error_RC = values_RC / step_R[:, None] / step_C - rounded.codes_RC
         self.squares.append(error_RC.square().cpu().numpy())
-        return codes_RC, from_RC
+        return rounded
 
 
 def measure_rounding(
@@ -194,7 +200,8 @@ def measure_rounding(
             codes = [tensor.codes_RC for tensor in tensors.values()]
             contexts_of = [tensor.grid.contexts() for tensor in tensors.values()]
             own = {name: layout[name] for name in matrices}
-            coded = 8 * len(encode_by_state(trellis, own, codes, contexts_of))
+            plain = {name: tensor.plain_C for name, tensor in tensors.items() if tensor.plain_C is not None}
+            coded = 8 * len(encode_by_state(trellis, own, plain, codes, contexts_of))
             figures["coded_bits_over_entropy"] = coded / entropy
     figures["bits_above_rate_distortion"] = figures["trellis_bits_above_rate_distortion"]
     return figures

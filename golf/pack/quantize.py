@@ -83,6 +83,8 @@ class QuantizedTensor(NamedTuple):
     codes_RC: np.ndarray
     """Of the smallest signed type that holds them."""
     grid: TensorGrid
+    plain_C: np.ndarray | None = None
+    """That of its rounding, bool."""
 
 
 class Sensitivity(NamedTuple):
@@ -98,25 +100,33 @@ class Sensitivity(NamedTuple):
     """Added to H's diagonal to make it positive definite; 0 without H."""
 
 
+class Rounded(NamedTuple):
+    """Codes of a matrix."""
+
+    codes_RC: Tensor
+    """fp32."""
+    from_RC: Tensor
+    """The values they were rounded from, fp32."""
+    plain_C: np.ndarray | None = None
+    """Where codes follow a trellis: which columns are off it, bool."""
+
+
 class Rounding(NamedTuple):
     """How the values of a matrix become codes; small tensors are rounded one by one."""
 
-    round: Callable[[Tensor, Tensor, Tensor, Factors | None], tuple[Tensor, Tensor]]
-    """round(weight_RC, step_R, step_C, factors): codes and the values they were rounded from, fp32 (R, C).
-    Without factors the weights are shrunk already."""
+    round: Callable[[Tensor, Tensor, Tensor, Factors | None], Rounded]
+    """round(weight_RC, step_R, step_C, factors). Without factors the weights are shrunk already."""
     step_exponent: int = 0
     """Added to log2 of the rows' steps, in steps of 1/8."""
     symbol_exponent: int = 0
     """log2 of the step that an entropy coder sees over that of scalar codes, in steps of 1/8."""
 
 
-def round_scalar(
-    weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None
-) -> tuple[Tensor, Tensor]:
+def round_scalar(weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None) -> Rounded:
     """Each weight to the nearest multiple of its step, with the feedback of errors if there are factors."""
     if factors is not None:
-        return round_with_feedback(weight_RC, step_R, step_C, factors)
-    return (weight_RC / step_R[:, None] / step_C).round(), weight_RC
+        return Rounded(*round_with_feedback(weight_RC, step_R, step_C, factors))
+    return Rounded((weight_RC / step_R[:, None] / step_C).round(), weight_RC)
 
 
 SCALAR_ROUNDING = Rounding(round_scalar)
@@ -261,13 +271,13 @@ def quantize_tensor(
         weight_RC, factors = weight_RC / (1 + noise_R[:, None] / sigma_C.exp2().square()), None
     else:
         factors = factorize(hessian_CC, noise_R, sigma_C.exp2(), sensitivity.damping)
-    codes_RC, target_RC = rounding.round(weight_RC, step_R, step_C, factors)
+    codes_RC, target_RC, plain_C = rounding.round(weight_RC, step_R, step_C, factors)
     # The coder's contexts follow the sigma of what was rounded, which is smaller than that of the weights.
     sigma_R, sigma_C = log2_sigma(target_RC)
     row_sigma = np.clip(_round_log2(sigma_R - log2_base), row_step - 64, row_step + 144)
     column_sigma = _near_median(_round_log2(sigma_C))
     grid = TensorGrid(row_step, _near_median(row_sigma), column_step, column_sigma, mean_R)
-    return QuantizedTensor(smallest_int(codes_RC.cpu().numpy()), grid)
+    return QuantizedTensor(smallest_int(codes_RC.cpu().numpy()), grid, plain_C)
 
 
 def _round_log2(log2_values: Tensor) -> np.ndarray:

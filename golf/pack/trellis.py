@@ -9,13 +9,16 @@ grid comes next follows from the code before. Among all paths the encoder finds 
     input = lowest bit of the symbol xor the parity check of the state
 
 The bits are those of Ungerboeck's codes (IEEE Trans. IT 28, 1982) in feed-forward form: symbols' lowest bits
-and parities label the cosets of 4Z. Rows whose symbols could pass the alphabet, and small tensors, stay
-scalar: their codes are those of the entropy coder. The payload:
+and parities label the cosets of 4Z. Where most of a column's codes are 0, an odd state would force errors on
+them that its neighbors' states do not ask for: such a column is plain, its codes are even and the states pass
+it by. Small tensors and rows of absurd steps are scalar: their codes are those of the entropy coder.
+The payload:
 
     log2 of the number of states u8 | that of "entropy", with these codes:
-    count u32, codes of small tensors and scalar rows | by tensor a bit for each row: whether it is scalar |
+    count u32, codes of small tensors and scalar rows |
+    by tensor a bit for each row: whether it is scalar, and for each column: whether it is plain |
     table by context u8[128] | tables | num_escapes u32 | escapes i32 |
-    by number of columns: count u32, stream
+    by number of columns: low bits, count u32, stream
 
 Shapes: R rows, C columns, S states, B columns of a block, N symbols, K tables, A the 256 symbols.
 """
@@ -34,6 +37,7 @@ from golf.pack.entropy_coder import (
     ALPHABET,
     ESCAPE,
     NUM_CONTEXTS,
+    RAW_BITS,
     RansDecoder,
     choose_lanes,
     code_lengths,
@@ -43,14 +47,17 @@ from golf.pack.entropy_coder import (
     encode_codes,
     encode_rans,
     encode_tables,
+    join_codes,
     measure_codes,
     normalize_counts,
     share_tables,
     smallest_int,
+    split_codes,
+    take_low_bits,
 )
 from golf.pack.gptq import Factors, shrink
 from golf.pack.layout import Fitted, Layout, Weights, Wrap
-from golf.pack.quantize import QuantizedTensor, Rounding, round_scalar
+from golf.pack.quantize import QuantizedTensor, Rounded, Rounding, round_scalar
 
 CHECKS = {2: (0b101, 0b10), 3: (0b1011, 0b100), 4: (0b10011, 0b100)}
 """By log2 of the number of states: the parity checks, octal 5 and 2, 13 and 4, 23 and 4. Bit i of the first
@@ -61,10 +68,13 @@ STEP_EXPONENT = -7
 slopes are equal at equal error and a trellis has less error at equal steps."""
 OCTAVE = 8
 """In contexts: a symbol's step is two of its grid's."""
-MOST_SYMBOL = 100
+MOST_SYMBOL = 1 << 19
+"""Codes are exact in fp32, and in 32 bits however many low bits a context gives up."""
+MOST_WEIGHT = MOST_SYMBOL / 4
 """A row whose weights pass so many symbol steps is scalar."""
-MOST_ESCAPED = 16_000
-"""Largest symbol; codes are int16 in the encoder."""
+MOST_CODE = 2**31 - 1
+PLAIN_SHARE = 0.85
+"""A column with a larger share of scalar codes that are 0 is plain."""
 _PATH_COLUMNS = 32
 _CHUNK_ROWS = {False: 512, True: 8192}
 """Rows that go through the columns together: what a processor's cache holds, what keeps a GPU busy."""
@@ -91,43 +101,44 @@ class Trellis(NamedTuple):
         parity = states >> (delay.bit_length() - 2) & 1
         return cls(parity.astype(np.uint8), next_S2.astype(np.uint8))
 
-    def parities(self, codes_RC: np.ndarray) -> np.ndarray:
+    def parities(self, codes_RC: np.ndarray, plain_C: np.ndarray) -> np.ndarray:
         """The parity that each code must have after the symbols before it in its row, uint8 (R, C)."""
-        parities_CR = np.empty(codes_RC.shape[::-1], dtype=np.uint8)
+        parities_CR = np.zeros(codes_RC.shape[::-1], dtype=np.uint8)
         lowest_CR = np.ascontiguousarray((codes_RC >> 1 & 1).T.astype(np.uint8))
         state_R, following = np.zeros(len(codes_RC), dtype=np.uint8), self.next_S2.reshape(-1)
-        for parities_R, lowest_R in zip(parities_CR, lowest_CR, strict=True):
-            parities_R[:] = self.parity_S[state_R]
-            state_R = following[2 * state_R | lowest_R]
+        for column in np.flatnonzero(~plain_C):
+            parities_CR[column] = self.parity_S[state_R]
+            state_R = following[2 * state_R | lowest_CR[column]]
         return parities_CR.T
 
 
 def round_on_trellis(
     log2_states: int, weight_RC: Tensor, step_R: Tensor, step_C: Tensor, factors: Factors | None
-) -> tuple[Tensor, Tensor]:
-    """Codes on the trellis, and the values they were rounded from, fp32 (R, C).
+) -> Rounded:
+    """Codes on the trellis.
 
     Without `factors` the weights are rounded as they are, without feedback.
     """
     # Without factors they come in float64.
     weight_RC = weight_RC.float()
     largest_R = (weight_RC / step_C).abs().amax(1) / (2 * step_R)
-    scalar_R = largest_R > MOST_SYMBOL
+    scalar_R = largest_R > MOST_WEIGHT
     target_RC = weight_RC if factors is None else shrink(weight_RC, factors)
+    plain_C = ((target_RC / step_C).abs() < step_R[:, None]).float().mean(0) > PLAIN_SHARE
     codes_RC, from_RC = torch.zeros_like(target_RC), target_RC.clone()
     group_R = torch.zeros_like(step_R, dtype=torch.long) if factors is None else factors.group_R
     inverse_GCC = None if factors is None else factors.inverse_GCC.float()
     trellis, sorted_R = Trellis.of(log2_states), group_R.argsort(stable=True)
     for rows in sorted_R[~scalar_R[sorted_R]].split(_CHUNK_ROWS[weight_RC.is_cuda]):
         codes_RC[rows], from_RC[rows] = _best_paths(
-            trellis, target_RC[rows], step_R[rows], step_C, group_R[rows], inverse_GCC
+            trellis, target_RC[rows], step_R[rows], step_C, plain_C.tolist(), group_R[rows], inverse_GCC
         )
     rows = scalar_R.nonzero()[:, 0]
     if len(rows):
         own = None if factors is None else factors._replace(group_R=group_R[rows])
-        symbols_RC, from_RC[rows] = round_scalar(weight_RC[rows], 2 * step_R[rows], step_C, own)
+        symbols_RC, from_RC[rows], _ = round_scalar(weight_RC[rows], 2 * step_R[rows], step_C, own)
         codes_RC[rows] = 2 * symbols_RC
-    return codes_RC, from_RC
+    return Rounded(codes_RC, from_RC, plain_C.cpu().numpy())
 
 
 def _best_paths(
@@ -135,6 +146,7 @@ def _best_paths(
     target_RC: Tensor,
     step_R: Tensor,
     step_C: Tensor,
+    plain: list[bool],
     group_R: Tensor,
     inverse_GCC: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -150,14 +162,12 @@ def _best_paths(
     for state, bit in np.ndindex(states, 2):
         offset_S2[state, trellis.next_S2[state, bit] & 1] = 2 * bit + trellis.parity_S[state]
     offset_S21 = torch.from_numpy(offset_S2)[:, :, None].to(device)
-    largest_S21 = torch.where(offset_S21 >= 2, 2.0 * 127, 2.0 * MOST_ESCAPED)
-    lowest_S21, highest_S21 = -largest_S21 + offset_S21 % 2, largest_S21 + offset_S21 % 2
     cost_SR = torch.full((states, rows), _FAR, device=device)
     cost_SR[0] = 0.0
     # Residuals of the surviving paths, equal without feedback; after a column its place holds its error.
     rest_SCR = target_RC.T.expand(states, columns, rows).contiguous()
     came_CSR = torch.empty((columns, states, rows), dtype=torch.bool, device=device)
-    codes_CSR = torch.empty((columns, states, rows), dtype=torch.int16, device=device)
+    codes_CSR = torch.empty((columns, states, rows), dtype=torch.int32, device=device)
     from_CSR = torch.empty((columns, states, rows), device=device)
     slices = _slices(group_R)
     halves = (2, states // 2, 2, rows)
@@ -168,21 +178,24 @@ def _best_paths(
         for column in range(end - begin):
             step_R1 = step_R * step_C[begin + column]
             value_SR = block_SBR[:, column] / step_R1
-            code_S2R = ((value_SR[:, None] - offset_S21) / 4).round() * 4 + offset_S21
-            # The decoder takes an escaped symbol's lowest bit for 0, so that odd symbols cannot be escaped.
-            code_S2R = code_S2R.clamp(lowest_S21, highest_S21)
-            cost_S2R = (value_SR[:, None] - code_S2R).square() + cost_SR[:, None]
-            cost_22R = cost_S2R.view(halves)
-            second = cost_22R[1] < cost_22R[0]
-            came_CSR[begin + column] = second.view(states, rows)
-            cost_SR = torch.where(second, cost_22R[1], cost_22R[0]).view(states, rows)
-            code_22R = code_S2R.view(halves)
-            code_SR = torch.where(second, code_22R[1], code_22R[0]).view(states, rows)
+            if plain[begin + column]:
+                code_SR = (value_SR / 2).clamp(-MOST_SYMBOL, MOST_SYMBOL).round() * 2
+                cost_SR = cost_SR + (value_SR - code_SR).square()
+            else:
+                # To the nearest of 4Z + offset.
+                code_S2R = ((value_SR[:, None] - offset_S21) / 4).clamp(-MOST_SYMBOL / 2, MOST_SYMBOL / 2)
+                code_S2R = code_S2R.round() * 4 + offset_S21
+                cost_22R = ((value_SR[:, None] - code_S2R).square() + cost_SR[:, None]).view(halves)
+                second = cost_22R[1] < cost_22R[0]
+                came_CSR[begin + column] = second.view(states, rows)
+                cost_SR = torch.where(second, cost_22R[1], cost_22R[0]).view(states, rows)
+                code_22R = code_S2R.view(halves)
+                code_SR = torch.where(second, code_22R[1], code_22R[0]).view(states, rows)
+                paired = block_SBR.view(2, states // 2, 1, end - begin, rows)
+                block_SBR = torch.where(second[:, :, None], paired[1], paired[0]).view(block_SBR.shape)
+                origins = origin_SR.reshape(2, states // 2, 1, rows)
+                origin_SR = torch.where(second, origins[1], origins[0]).view(states, rows)
             codes_CSR[begin + column] = code_SR
-            paired = block_SBR.view(2, states // 2, 1, end - begin, rows)
-            block_SBR = torch.where(second[:, :, None], paired[1], paired[0]).view(block_SBR.shape)
-            origins = origin_SR.reshape(2, states // 2, 1, rows)
-            origin_SR = torch.where(second, origins[1], origins[0]).view(states, rows)
             from_CSR[begin + column] = block_SBR[:, column]
             if inverse_GCC is None:
                 continue
@@ -202,7 +215,8 @@ def _best_paths(
     for column in range(columns - 1, -1, -1):
         codes_CR[column] = codes_CSR[column].gather(0, state_1R)[0]
         from_CR[column] = from_CSR[column].gather(0, state_1R)[0]
-        state_1R = (state_1R >> 1) + states // 2 * came_CSR[column].gather(0, state_1R)
+        if not plain[column]:
+            state_1R = (state_1R >> 1) + states // 2 * came_CSR[column].gather(0, state_1R)
     return codes_CR.T, from_CR.T
 
 
@@ -236,7 +250,8 @@ def encode_trellis(
     tensors: dict[str, QuantizedTensor], layout: Layout, base: float, log2_states: int = LOG2_STATES
 ) -> bytes:
     """The payload of quantized tensors, in the order of the layout."""
-    encode = partial(encode_by_state, Trellis.of(log2_states), layout)
+    plain = {name: tensor.plain_C for name, tensor in tensors.items() if tensor.plain_C is not None}
+    encode = partial(encode_by_state, Trellis.of(log2_states), layout, plain)
     return bytes([log2_states]) + encode_entropy(tensors, layout, base, encode)
 
 
@@ -246,7 +261,10 @@ def read_trellis(payload: memoryview, layout: Layout) -> tuple[float, dict[str, 
     log2_states = reader.take(1)[0]
     if log2_states not in CHECKS:
         raise ArtifactError(f"there is no trellis of 2^{log2_states} states")
-    return read_quantized(reader.rest, layout, partial(decode_by_state, Trellis.of(log2_states), layout))
+    plain: dict[str, np.ndarray] = {}
+    decode = partial(decode_by_state, Trellis.of(log2_states), layout, plain)
+    base, tensors = read_quantized(reader.rest, layout, decode)
+    return base, {name: tensor._replace(plain_C=plain.get(name)) for name, tensor in tensors.items()}
 
 
 class Stack(NamedTuple):
@@ -257,18 +275,27 @@ class Stack(NamedTuple):
     """By tensor, the indices of its rows that are on the trellis."""
     contexts_CR: np.ndarray
     """Of the symbols, column by column: neighbors in the stream belong to different rows."""
+    plain_CR: np.ndarray
+    """Whether a symbol is in a plain column."""
 
 
-def _stacks(is_scalar: dict[str, np.ndarray], contexts: dict[str, np.ndarray]) -> list[Stack]:
+def _stacks(
+    is_scalar: dict[str, np.ndarray], plain: dict[str, np.ndarray], contexts: dict[str, np.ndarray]
+) -> list[Stack]:
     by_columns: dict[int, list[str]] = {}
     for name, scalar_R in is_scalar.items():
         if not scalar_R.all():
             by_columns.setdefault(contexts[name].shape[1], []).append(name)
     stacks = []
-    for _, names in sorted(by_columns.items()):
+    for columns, names in sorted(by_columns.items()):
         rows = [np.flatnonzero(~is_scalar[name]) for name in names]
         stacked = np.concatenate([contexts[name][own] for name, own in zip(names, rows, strict=True)])
-        stacks.append(Stack(names, rows, np.ascontiguousarray(symbol_contexts(stacked).T)))
+        plain_CR = [
+            np.broadcast_to(plain[name][:, None], (columns, len(own)))
+            for name, own in zip(names, rows, strict=True)
+        ]
+        contexts_CR = np.ascontiguousarray(symbol_contexts(stacked).T)
+        stacks.append(Stack(names, rows, contexts_CR, np.concatenate(plain_CR, axis=1)))
     return stacks
 
 
@@ -290,43 +317,66 @@ def _table_numbers(stacks: list[Stack]) -> np.ndarray:
 
 
 def encode_by_state(
-    trellis: Trellis, layout: Layout, codes: list[np.ndarray], contexts: list[np.ndarray]
+    trellis: Trellis,
+    layout: Layout,
+    plain: dict[str, np.ndarray],
+    codes: list[np.ndarray],
+    contexts: list[np.ndarray],
 ) -> bytes:
     """The codes of all tensors: those of scalar rows, then those on the trellis."""
     named, context_of = dict(zip(layout, codes, strict=True)), dict(zip(layout, contexts, strict=True))
-    is_scalar = _find_scalar(trellis, layout, named)
+    is_scalar = _find_scalar(trellis, plain, named)
     own = _scalar_codes(named, is_scalar)
     scalar = encode_codes(own, _scalar_contexts(layout, is_scalar, context_of))
     sections = [encode_count(len(scalar)), scalar]
-    sections += [np.packbits(rows_R).tobytes() for rows_R in is_scalar.values()]
-    stacks = _stacks(is_scalar, context_of)
+    for name, rows_R in is_scalar.items():
+        sections += [np.packbits(rows_R).tobytes(), np.packbits(plain[name]).tobytes()]
+    stacks = _stacks(is_scalar, plain, context_of)
     if not stacks:
         return b"".join(sections)
     tables = _table_numbers(stacks)
     num_tables = int(tables.max()) + 1
-    coded: list[tuple[np.ndarray, np.ndarray]] = []
-    escapes: list[np.ndarray] = []
-    for stack in stacks:
-        rows_RC = np.concatenate(
-            [named[name][rows].astype(np.int32) for name, rows in zip(stack.names, stack.rows, strict=True)]
-        )
-        codes_N = rows_RC.T.reshape(-1)
-        coded.append(_bytes_and_tables(codes_N, stack.contexts_CR.reshape(-1), tables))
-        escapes.append((codes_N >> 1)[np.abs(codes_N >> 1) > 127].astype("<i4"))
+    coded = [_split_stack(stack, named, tables) for stack in stacks]
     frequencies_KA = normalize_counts(
-        np.sum([count_symbols(*each, 2 * num_tables) for each in coded], axis=0)
+        np.sum([count_symbols(each.bytes_N, each.tables_N, 2 * num_tables) for each in coded], axis=0)
     )
-    listed = np.concatenate(escapes)
+    listed = np.concatenate([each.escapes for each in coded])
     sections += [tables.tobytes(), encode_tables(frequencies_KA), encode_count(len(listed)), listed.tobytes()]
     for stack, each in zip(stacks, coded, strict=True):
-        stream = encode_rans(*each, frequencies_KA, _num_lanes(stack))
-        sections += [encode_count(len(stream)), stream]
+        stream = encode_rans(each.bytes_N, each.tables_N, frequencies_KA, _num_lanes(stack))
+        sections += [each.low, encode_count(len(stream)), stream]
     return b"".join(sections)
 
 
-def _find_scalar(trellis: Trellis, layout: Layout, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of each tensor that is not small, which rows are not on the trellis, bool (R,)."""
-    return {name: ~_follow(trellis, codes[name]) for name, part in layout.items() if part.kind != "small"}
+class Split(NamedTuple):
+    """The codes of a stack in the parts that are stored."""
+
+    bytes_N: np.ndarray
+    """Symbols without their low bits, uint8."""
+    tables_N: np.ndarray
+    """By context and parity, uint8."""
+    escapes: np.ndarray
+    low: bytes
+
+
+def _split_stack(stack: Stack, codes: dict[str, np.ndarray], tables: np.ndarray) -> Split:
+    codes_RC = np.concatenate(
+        [codes[name][rows].astype(np.int32) for name, rows in zip(stack.names, stack.rows, strict=True)]
+    )
+    codes_CR = np.ascontiguousarray(codes_RC.T)
+    bytes_N, escapes, low = split_codes(codes_CR >> 1, stack.contexts_CR)
+    tables_CR = tables[stack.contexts_CR] + (int(tables.max()) + 1) * (codes_CR & 1)
+    return Split(bytes_N, tables_CR.reshape(-1).astype(np.uint8), escapes, low)
+
+
+def _find_scalar(
+    trellis: Trellis, plain: dict[str, np.ndarray], codes: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Of each tensor that is not small, which rows are not paths of the trellis, bool (R,)."""
+    return {
+        name: ((codes[name] & 1) != trellis.parities(codes[name], plain_C)).any(1)
+        for name, plain_C in plain.items()
+    }
 
 
 def _scalar_codes(codes: dict[str, np.ndarray], is_scalar: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -335,22 +385,6 @@ def _scalar_codes(codes: dict[str, np.ndarray], is_scalar: dict[str, np.ndarray]
         codes_RC if name not in is_scalar else smallest_int(codes_RC[is_scalar[name]] >> 1)
         for name, codes_RC in codes.items()
     ]
-
-
-def _bytes_and_tables(
-    codes_N: np.ndarray, contexts_N: np.ndarray, tables: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of int32 codes on the trellis: symbols as bytes, and tables by context and parity, uint8."""
-    symbols_N = codes_N >> 1
-    bytes_N = np.where(np.abs(symbols_N) > 127, ESCAPE, symbols_N).astype(np.int8).view(np.uint8)
-    return bytes_N, (tables[contexts_N] + (int(tables.max()) + 1) * (codes_N & 1)).astype(np.uint8)
-
-
-def _follow(trellis: Trellis, codes_RC: np.ndarray) -> np.ndarray:
-    """Which rows are paths of the trellis, bool (R,)."""
-    symbols_RC = codes_RC.astype(np.int32) >> 1
-    is_odd_escape_RC = (np.abs(symbols_RC) > 127) & (symbols_RC & 1 == 1)
-    return ~(((codes_RC & 1) != trellis.parities(codes_RC)) | is_odd_escape_RC).any(1)
 
 
 def _scalar_contexts(
@@ -364,23 +398,33 @@ def _scalar_contexts(
 
 
 def decode_by_state(
-    trellis: Trellis, layout: Layout, reader: PayloadReader, contexts: list[np.ndarray]
+    trellis: Trellis,
+    layout: Layout,
+    plain: dict[str, np.ndarray],
+    reader: PayloadReader,
+    contexts: list[np.ndarray],
 ) -> list[np.ndarray]:
-    """The inverse of `encode_by_state`; raises ArtifactError unless the rest of the payload is its."""
+    """The inverse of `encode_by_state`, which fills in `plain`.
+
+    Raises ArtifactError unless the rest of the payload is its.
+    """
     context_of = dict(zip(layout, contexts, strict=True))
     scalar = PayloadReader(reader.take(reader.take_count()))
     is_scalar = {}
     for name, part in layout.items():
         if part.kind != "small":
-            rows = len(context_of[name])
-            packed = reader.take_array("u1", (rows + 7) // 8)
-            is_scalar[name] = np.unpackbits(packed, count=rows).astype(bool)
+            is_scalar[name], plain[name] = (
+                np.unpackbits(reader.take_array("u1", (length + 7) // 8), count=length).astype(bool)
+                for length in context_of[name].shape
+            )
     decoded = decode_codes(scalar, _scalar_contexts(layout, is_scalar, context_of))
     codes = dict(zip(layout, decoded, strict=True))
     for name, rows_R in is_scalar.items():
-        symbols, codes[name] = codes[name], np.zeros(context_of[name].shape, dtype=np.int32)
-        codes[name][rows_R] = 2 * symbols.astype(np.int32)
-    stacks = _stacks(is_scalar, context_of)
+        symbols, codes[name] = codes[name], np.zeros(context_of[name].shape, dtype=np.int64)
+        codes[name][rows_R] = 2 * symbols.astype(np.int64)
+        if np.abs(codes[name]).max(initial=0) > MOST_CODE:
+            raise ArtifactError(f"a code of {name} is beyond {MOST_CODE:,}")
+    stacks = _stacks(is_scalar, plain, context_of)
     if stacks:
         _decode_stacks(trellis, reader, stacks, codes)
     if len(reader.rest):
@@ -394,22 +438,19 @@ def _decode_stacks(
     """Fills in the rows on the trellis."""
     tables = reader.take_array("u1", NUM_CONTEXTS)
     frequencies_KA = decode_tables(reader)
-    num_tables = len(frequencies_KA) // 2
-    if len(frequencies_KA) % 2 or tables.max() >= num_tables:
-        raise ArtifactError(f"codes are under coding table {tables.max()} of {len(frequencies_KA)} by parity")
-    escapes = reader.take_array("<i4", reader.take_count()).astype(np.int64)
-    if np.any((np.abs(escapes) < -ESCAPE) | (np.abs(escapes) > MOST_ESCAPED) | (escapes % 2 != 0)):
-        raise ArtifactError("a code is listed as escaped that is none")
+    if len(frequencies_KA) != 2 * (int(tables.max()) + 1):
+        raise ArtifactError(f"there are {len(frequencies_KA)} coding tables for {tables.max() + 1} by parity")
+    escapes = reader.take_array("<i4", reader.take_count())
+    if np.any(np.abs(escapes.astype(np.int64)) > MOST_SYMBOL):
+        raise ArtifactError(f"an escaped code is beyond {MOST_SYMBOL:,}")
     for stack in stacks:
+        low = take_low_bits(reader, stack.contexts_CR)
         decoder = RansDecoder(reader.take(reader.take_count()), _num_lanes(stack), frequencies_KA)
-        symbols_CR, parities_CR = _take_symbols(trellis, decoder, stack, tables, num_tables)
+        bytes_N, parities_N, num_escaped = _take_symbols(trellis, decoder, stack, tables, (escapes, low))
         decoder.close()
-        codes_CR, is_escaped_CR = symbols_CR.astype(np.int32), symbols_CR == ESCAPE
-        num_escaped = np.count_nonzero(is_escaped_CR)
-        if num_escaped > len(escapes):
-            raise ArtifactError(f"{num_escaped} codes are marked as escaped; {len(escapes)} are listed")
-        codes_CR[is_escaped_CR], escapes = escapes[:num_escaped], escapes[num_escaped:]
-        codes_CR = 2 * codes_CR + parities_CR
+        symbols_CR = join_codes(bytes_N, stack.contexts_CR, escapes[:num_escaped], low)
+        escapes = escapes[num_escaped:]
+        codes_CR = 2 * symbols_CR.astype(np.int64) + parities_N.reshape(symbols_CR.shape)
         ends = np.cumsum([len(rows) for rows in stack.rows])[:-1]
         for name, rows, own_CR in zip(stack.names, stack.rows, np.split(codes_CR, ends, axis=1), strict=True):
             codes[name][rows] = own_CR.T
@@ -418,25 +459,51 @@ def _decode_stacks(
 
 
 def _take_symbols(
-    trellis: Trellis, decoder: RansDecoder, stack: Stack, tables: np.ndarray, num_tables: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols int8 and parities uint8, (C, R): a group of lanes at a time, each row in a state of its own."""
+    trellis: Trellis,
+    decoder: RansDecoder,
+    stack: Stack,
+    tables: np.ndarray,
+    listed: tuple[np.ndarray, list[np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Symbols without their low bits and parities, uint8 (N,), and the number of escaped ones.
+
+    A group of lanes at a time, each row in a state of its own. `listed` are escapes, of which the first are
+    this stack's, and low bits: where a symbol has any, the state follows from the lowest of them.
+    """
     columns, rows = stack.contexts_CR.shape
-    lanes = _num_lanes(stack)
-    tables_N = tables[stack.contexts_CR.reshape(-1)]
-    symbols_N, parities_N = np.empty_like(tables_N), np.empty_like(tables_N)
+    (escapes, low), lanes = listed, _num_lanes(stack)
+    tables_N, plain_N = tables[stack.contexts_CR.reshape(-1)], stack.plain_CR.reshape(-1)
+    raw_N = RAW_BITS[stack.contexts_CR.reshape(-1)]
+    lowest_N = np.zeros_like(raw_N)
+    for count, values in enumerate(low, start=1):
+        lowest_N[raw_N == count] = values & 1
+    is_raw_N, any_raw, any_plain = raw_N > 0, bool(raw_N.any()), bool(plain_N.any())
+    bytes_N, parities_N = np.empty_like(tables_N), np.empty_like(tables_N)
     states_R, following = np.zeros(rows, dtype=np.uint8), trellis.next_S2.reshape(-1)
-    table_offset_S = (trellis.parity_S * num_tables).astype(np.uint8)
+    num_tables, num_escaped = np.uint8(tables.max() + 1), 0
     for begin in range(0, columns * rows, lanes):
         first, end = begin % rows, min(begin + lanes, columns * rows)
         within = first + end - begin <= rows
         own = slice(first, first + end - begin) if within else np.arange(first, first + end - begin) % rows
         states = states_R[own]
-        symbols = decoder.take(tables_N[begin:end] + table_offset_S[states])
-        symbols_N[begin:end], parities_N[begin:end] = symbols, trellis.parity_S[states]
-        states_R[own] = following[2 * states | symbols & 1]
-    shape = columns, rows
-    return symbols_N.view(np.int8).reshape(shape), parities_N.reshape(shape)
+        parities = trellis.parity_S[states]
+        if any_plain:
+            parities = np.where(plain_N[begin:end], np.uint8(0), parities)
+        symbols = decoder.take(tables_N[begin:end] + num_tables * parities)
+        bytes_N[begin:end], parities_N[begin:end] = symbols, parities
+        bits = symbols & 1
+        escaped = np.flatnonzero(symbols == ESCAPE & 0xFF)
+        if len(escaped):
+            upper = escapes[num_escaped : num_escaped + len(escaped)]
+            if len(upper) < len(escaped):
+                raise ArtifactError(f"more codes are marked as escaped than {len(escapes)}, which are listed")
+            bits[escaped] = upper & 1
+            num_escaped += len(escaped)
+        if any_raw:
+            bits = np.where(is_raw_N[begin:end], lowest_N[begin:end], bits)
+        after = following[2 * states | bits]
+        states_R[own] = np.where(plain_N[begin:end], states, after) if any_plain else after
+    return bytes_N, parities_N, num_escaped
 
 
 def inspect_trellis(
@@ -447,30 +514,31 @@ def inspect_trellis(
     The entropy of symbols on the trellis is that of order 0 within each table and parity.
     """
     base, tensors = read_trellis(payload, layout)
-    trellis = Trellis.of(payload[0])
     named = {name: tensor.codes_RC for name, tensor in tensors.items()}
+    plain = {name: tensor.plain_C for name, tensor in tensors.items() if tensor.plain_C is not None}
     context_of = {name: tensor.grid.contexts() for name, tensor in tensors.items()}
-    is_scalar = _find_scalar(trellis, layout, named)
+    is_scalar = _find_scalar(Trellis.of(payload[0]), plain, named)
     scalar = measure_codes(_scalar_codes(named, is_scalar), _scalar_contexts(layout, is_scalar, context_of))
-    stacks = _stacks(is_scalar, context_of)
+    stacks = _stacks(is_scalar, plain, context_of)
     if not stacks:
         return base, tensors, scalar
     tables = _table_numbers(stacks)
-    num_tables = int(tables.max()) + 1
-    counts: dict[str, np.ndarray] = {}
+    num_tables = 2 * (int(tables.max()) + 1)
+    counts: dict[str, tuple[np.ndarray, int]] = {}
     for name, rows_R in is_scalar.items():
-        codes_N = named[name][~rows_R].astype(np.int32).reshape(-1)
-        contexts_N = symbol_contexts(context_of[name][~rows_R]).reshape(-1)
-        each = _bytes_and_tables(codes_N, contexts_N, tables)
-        counts[name] = count_symbols(*each, 2 * num_tables)
-    total_KA: np.ndarray = np.sum(list(counts.values()), axis=0)
+        if not rows_R.all():
+            (stack,) = _stacks({name: rows_R}, plain, context_of)
+            each = _split_stack(stack, named, tables)
+            counted_KA = count_symbols(each.bytes_N, each.tables_N, num_tables)
+            counts[name] = counted_KA, int(RAW_BITS[stack.contexts_CR].sum())
+    total_KA: np.ndarray = np.sum([counted_KA for counted_KA, _ in counts.values()], axis=0)
     coded_KA, entropy_KA = code_lengths(total_KA)
     measured = []
     for name, (bits, entropy, num_escaped) in zip(layout, scalar, strict=True):
-        counts_KA = counts.get(name, np.zeros_like(total_KA))
+        counts_KA, raw = counts.get(name, (np.zeros_like(total_KA), 0))
         bits, entropy = (
-            bits + float(np.sum(counts_KA * coded_KA)),
-            entropy + float(np.sum(counts_KA * entropy_KA)),
+            bits + raw + float(np.sum(counts_KA * coded_KA)),
+            entropy + raw + float(np.sum(counts_KA * entropy_KA)),
         )
         measured.append((bits, entropy, num_escaped + int(counts_KA[:, ESCAPE].sum())))
     return base, tensors, measured

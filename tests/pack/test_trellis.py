@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from golf.pack import trellis
 from golf.pack.container import ArtifactError
+from golf.pack.entropy_coder import RAW_BITS
 from golf.pack.gptq import factorize, round_with_feedback
 from golf.pack.layout import TensorLayout
 from golf.pack.quantize import QuantizedTensor, TensorGrid, dequantize
@@ -36,8 +37,9 @@ def test_codes_are_those_of_least_error_on_the_trellis(log2_states: int) -> None
     generator = torch.Generator().manual_seed(log2_states)
     weight_RC = 3 * torch.randn(7, columns, generator=generator)
     step_R, step_C = torch.rand(7, generator=generator) + 0.5, torch.rand(columns, generator=generator) + 0.5
-    codes_RC, from_RC = round_on_trellis(log2_states, weight_RC, step_R, step_C, None)
+    codes_RC, from_RC, plain_C = round_on_trellis(log2_states, weight_RC, step_R, step_C, None)
     assert torch.equal(from_RC, weight_RC)
+    assert plain_C is not None and not plain_C.any()
     for row in range(7):
         value_C = (weight_RC[row] / step_R[row] / step_C).numpy()
         best = math.inf
@@ -53,18 +55,18 @@ def test_codes_are_those_of_least_error_on_the_trellis(log2_states: int) -> None
 
 def test_float64_weights_with_scalar_rows_are_rounded_as_in_fp32() -> None:
     weight_RC = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)).double()
-    weight_RC[2] *= 500
+    weight_RC[2] *= 1e7
     ones = torch.ones(5), torch.ones(40)
-    codes_RC, from_RC = round_on_trellis(3, weight_RC, *ones, None)
+    codes_RC, from_RC, _ = round_on_trellis(3, weight_RC, *ones, None)
     assert torch.equal(from_RC, weight_RC.float())
     assert torch.equal(codes_RC[2], 2 * (weight_RC[2].float() / 2).round())
     assert torch.equal(codes_RC, round_on_trellis(3, weight_RC.float(), *ones, None)[0])
 
 
 def test_matrix_whose_rows_are_all_scalar_has_the_codes_of_plain_feedback() -> None:
-    weight_RC = 1000 * torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
+    weight_RC = 1e7 * torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
     factors = factorize(torch.eye(20), torch.full((3,), 0.02), torch.ones(20))
-    codes_RC, from_RC = round_on_trellis(3, weight_RC, torch.ones(3), torch.ones(20), factors)
+    codes_RC, from_RC, _ = round_on_trellis(3, weight_RC, torch.ones(3), torch.ones(20), factors)
     plain_RC, plain_from_RC = round_with_feedback(weight_RC, torch.full((3,), 2.0), torch.ones(20), factors)
     assert torch.equal(codes_RC, 2 * plain_RC)
     assert torch.equal(from_RC, plain_from_RC)
@@ -80,9 +82,14 @@ def test_feedback_of_a_path_is_that_of_gptq(columns: int) -> None:
     hessian_CC = inputs_NC.T @ inputs_NC
     hessian_CC /= hessian_CC.diagonal().mean()
     weight_RC = torch.randn(40, columns, generator=generator)
+    # Plain columns: nearly all their codes are 0.
+    weight_RC[:, 3::7] *= 0.01
     factors = factorize(hessian_CC, torch.full((40,), 0.02), torch.ones(columns))
     step_R, step_C = torch.full((40,), 0.2), factors.inverse_GCC[0].diagonal().float()
-    codes_RC, from_RC = round_on_trellis(3, weight_RC, step_R, step_C, factors)
+    codes_RC, from_RC, plain_C = round_on_trellis(3, weight_RC, step_R, step_C, factors)
+    assert plain_C is not None
+    if columns > 30:
+        assert 0 < plain_C.sum() < columns / 4
     expected_RC = trellis.shrink(weight_RC, factors)
     inverse_CC = factors.inverse_GCC[0].float()
     for column in range(columns):
@@ -91,7 +98,8 @@ def test_feedback_of_a_path_is_that_of_gptq(columns: int) -> None:
         expected_RC[:, column + 1 :] -= (error_R / inverse_CC[column, column])[:, None] * inverse_CC[
             column, column + 1 :
         ]
-    assert not ((codes_RC.int().numpy() & 1) != Trellis.of(3).parities(codes_RC.int().numpy())).any()
+    codes = codes_RC.int().numpy()
+    assert np.array_equal(codes & 1, Trellis.of(3).parities(codes, plain_C))
 
 
 def test_at_equal_steps_of_the_symbols_the_error_is_much_less_than_a_scalar_one() -> None:
@@ -127,18 +135,24 @@ def quantized(
         row_step, column_step = rng.integers(-9, 9, rows), rng.integers(-4, 4, columns)
         grid = TensorGrid(
             row_step,
-            row_step + rng.integers(0, 20, rows),
+            row_step + rng.integers(0, 50, rows),
             column_step,
             column_step + rng.integers(-3, 3, columns),
             np.zeros(rows, dtype=np.float32),
         )
         values = torch.from_numpy(spread * rng.standard_normal((rows, columns))).float()
-        values[0, 0] *= 90
+        # Two rows of most codes beyond the alphabet, and a scalar one.
+        values[0] *= 90
+        values[5:6] *= 40
+        values[9:10] *= 1e6
+        values[:, 2::5] *= 0.05
         if name == "small":
-            codes = values.round()
+            codes, plain_C = values.round(), None
         else:
-            codes, _ = round_on_trellis(log2_states, values, torch.ones(rows), torch.ones(columns), None)
-        tensors[name] = QuantizedTensor(codes.numpy().astype(np.int32), grid)
+            codes, _, plain_C = round_on_trellis(
+                log2_states, values, torch.ones(rows), torch.ones(columns), None
+            )
+        tensors[name] = QuantizedTensor(codes.numpy().astype(np.int32), grid, plain_C)
     return tensors, layout
 
 
@@ -152,24 +166,27 @@ def test_payloads_are_read_as_they_were_written(log2_states: int, spread: float)
     assert base == 0.25
     for name, tensor in tensors.items():
         assert np.array_equal(found[name].codes_RC, tensor.codes_RC), name
+        assert name == "small" or np.array_equal(found[name].plain_C, tensor.plain_C)
         expected = dequantize(tensor, 0.25)
         assert np.array_equal(decode_trellis(memoryview(payload), layout)[name].numpy(), expected)
 
 
-def test_escaped_symbols_come_back() -> None:
-    """A weight that feedback pushes beyond the alphabet has an even symbol, listed apart."""
-    tensors, layout = quantized(2, 1.0, 3)
-    codes = tensors["a"].codes_RC
-    machine = Trellis.of(3)
-    parity = machine.parities(codes).astype(np.int32)
-    codes[5, -9] = 2 * 400 + parity[5, -9]
-    codes[6, -1] = -2 * 400 + parity[6, -1]
-    # What follows is again as the state wants it, which takes an escaped symbol's lowest bit for 0.
-    codes[5, -8:] = (codes[5, -8:] & ~1) | machine.parities(codes)[5, -8:]
-    for column in range(-8, 0):
-        codes[5, column] = (codes[5, column] & ~1) | machine.parities(codes)[5, column]
-    payload = encode_trellis(tensors, layout, 1.0)
-    assert np.array_equal(read_trellis(memoryview(payload), layout)[1]["a"].codes_RC, codes)
+def test_tensors_of_the_test_have_what_the_format_knows() -> None:
+    """Plain columns, scalar rows, escaped symbols of either parity, low bits."""
+    tensors, layout = quantized(1, 4.0, 3)
+    plain = {name: tensor.plain_C for name, tensor in tensors.items() if tensor.plain_C is not None}
+    codes = {name: tensor.codes_RC for name, tensor in tensors.items()}
+    is_scalar = trellis._find_scalar(Trellis.of(3), plain, codes)
+    assert is_scalar["a"].tolist() == [row == 9 for row in range(16)]
+    assert plain["d"][2::5].all() and plain["d"].sum() == 8
+    contexts = {name: trellis.symbol_contexts(tensor.grid.contexts()) for name, tensor in tensors.items()}
+    on_trellis = {name: codes[name][~rows_R] >> 1 for name, rows_R in is_scalar.items()}
+    raw = {name: RAW_BITS[contexts[name][~rows_R]] for name, rows_R in is_scalar.items()}
+    escaped = np.concatenate([(on_trellis[name] >> raw[name]).reshape(-1) for name in on_trellis])
+    escaped = escaped[np.abs(escaped) > 127]
+    assert np.count_nonzero(escaped & 1) > 10 < np.count_nonzero(escaped & 1 == 0)
+    assert max(int(each.max(initial=0)) for each in raw.values()) >= 2
+    assert len(encode_trellis(tensors, layout, 1.0)) > 4 * len(escaped)
 
 
 @given(seed=st.integers(0, 1 << 30))
@@ -215,9 +232,12 @@ def test_a_gpu_finds_paths_as_good_as_the_cpu_does() -> None:
             hessian_CC.to(device), torch.zeros(200, device=device), torch.ones(96, device=device)
         )
         step_R, step_C = torch.full((200,), 0.2), factors.inverse_GCC[0].diagonal().float().cpu()
-        codes_RC, _ = round_on_trellis(3, weight_RC.to(device), step_R.to(device), step_C.to(device), factors)
+        codes_RC, _, plain_C = round_on_trellis(
+            3, weight_RC.to(device), step_R.to(device), step_C.to(device), factors
+        )
         codes = codes_RC.cpu().numpy().astype(np.int32)
-        assert (codes & 1 == Trellis.of(3).parities(codes)).all()
+        assert plain_C is not None
+        assert (codes & 1 == Trellis.of(3).parities(codes, plain_C)).all()
         error_RC = weight_RC - codes_RC.cpu() * step_R[:, None] * step_C
         errors.append(float((error_RC.square() @ hessian_CC).sum()))
     assert errors[0] == pytest.approx(errors[1], rel=1e-3)
