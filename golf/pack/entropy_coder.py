@@ -26,6 +26,8 @@ ALPHABET = 256
 ESCAPE = -128
 """Symbol of a code beyond +-127: the code itself is in the list of escapes."""
 ESCAPE_BITS = 32
+MOST_CODE = 2**30 - 1
+"""Twice as much still fits into 32 bits."""
 FINEST_CODED_CONTEXT = 47
 """Codes of finer contexts give up their lowest bits, one per octave: these are uniform and stored raw."""
 RAW_BITS = np.maximum(0, -((FINEST_CODED_CONTEXT - np.arange(NUM_CONTEXTS)) // 8)).astype(np.uint8)
@@ -44,9 +46,12 @@ _PRECISION, _SLOT_MASK = np.uint32(PRECISION_BITS), np.uint32((1 << PRECISION_BI
 
 
 def smallest_int(codes: np.ndarray) -> np.ndarray:
-    """Integers as int8, int16 or int32, whichever is the smallest that holds them."""
+    """Integers as int8, int16 or int32, whichever is the smallest that holds them; else ValueError."""
     largest = np.max(np.abs(codes), initial=0)
-    return codes.astype(next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max))
+    for kind in (np.int8, np.int16, np.int32):
+        if largest <= np.iinfo(kind).max:
+            return codes.astype(kind)
+    raise ValueError(f"weights of one tensor lie too far apart to be packed: one is {largest:.2g} steps")
 
 
 def encode_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> bytes:
@@ -137,7 +142,7 @@ def take_low_bits(reader: PayloadReader, contexts_RC: np.ndarray) -> list[np.nda
 def join_codes(
     symbols_N: np.ndarray, contexts_RC: np.ndarray, escapes: np.ndarray, low: list[np.ndarray]
 ) -> np.ndarray:
-    """The inverse of `split_codes`, as the smallest integer type."""
+    """The inverse of `split_codes`, as the smallest integer type; ArtifactError beyond MOST_CODE."""
     codes_RC = symbols_N.view(np.int8).reshape(contexts_RC.shape)
     if not len(escapes) and not any(map(len, low)):
         return codes_RC
@@ -145,6 +150,8 @@ def join_codes(
     codes_RC = codes_RC.astype(np.int64)
     codes_RC[codes_RC == ESCAPE] = escapes
     codes_RC <<= raw_RC
+    if np.abs(codes_RC).max() > MOST_CODE:
+        raise ArtifactError(f"an escaped code is beyond {MOST_CODE:,}")
     for count, values in enumerate(low, start=1):
         codes_RC[raw_RC == count] |= values
     return smallest_int(codes_RC)

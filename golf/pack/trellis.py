@@ -72,7 +72,6 @@ MOST_SYMBOL = 1 << 19
 """Codes are exact in fp32, and in 32 bits however many low bits a context gives up."""
 MOST_WEIGHT = MOST_SYMBOL / 4
 """A row whose weights pass so many symbol steps is scalar."""
-MOST_CODE = 2**31 - 1
 PLAIN_SHARE = 0.85
 """A column with a larger share of scalar codes that are 0 is plain."""
 _PATH_COLUMNS = 32
@@ -422,8 +421,6 @@ def decode_by_state(
     for name, rows_R in is_scalar.items():
         symbols, codes[name] = codes[name], np.zeros(context_of[name].shape, dtype=np.int64)
         codes[name][rows_R] = 2 * symbols.astype(np.int64)
-        if np.abs(codes[name]).max(initial=0) > MOST_CODE:
-            raise ArtifactError(f"a code of {name} is beyond {MOST_CODE:,}")
     stacks = _stacks(is_scalar, plain, context_of)
     if stacks:
         _decode_stacks(trellis, reader, stacks, codes)

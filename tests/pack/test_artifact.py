@@ -165,6 +165,14 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(bad):
         pack(weights, header_of(TINY), SCHEMES[0], 10**6)
 
 
+@pytest.mark.parametrize("scheme", ["entropy", "trellis"])
+def test_weights_that_lie_too_far_apart_for_codes_are_refused(scheme):
+    weights = {name: tensor.clone() for name, tensor in weights_of(network()).items()}
+    weights["blocks.0.attention.query.weight"][3] *= 1e33
+    with pytest.raises(ValueError, match="too far apart to be packed"):
+        pack(weights, header_of(TINY), PackConfig(scheme), 10**6)
+
+
 def test_weights_of_another_model_are_refused_by_name():
     weights = weights_of(network())
     with pytest.raises(ValueError, match=r"embedding\.weight"):
