@@ -19,10 +19,10 @@ from golf.pack.quantize import (
     QuantizedTensor,
     Rounded,
     Rounding,
+    loss_rise,
     quantize_tensor,
     sensitivities,
 )
-from golf.pack.report import loss_rise
 from golf.pack.trellis import LOG2_STATES, Trellis, encode_by_state, symbol_contexts, trellis_rounding
 from golf.stats import paired_bootstrap
 from golf.system.log import RunLog
@@ -140,7 +140,7 @@ def _error(subject: Subject, made: Made) -> float:
     """The calibration's forecast of the loss's rise, nats per token."""
     found = sensitivities(subject.weights, subject.calibration)
     return sum(
-        loss_rise((weight - made.weights[name]).double(), found[name])
+        loss_rise(weight - made.weights[name], found[name])
         for name, weight in subject.weights.items()
         if subject.layout[name].kind != "small"
     )

@@ -177,6 +177,17 @@ def sensitivities(weights: Weights, calibration: Calibration) -> dict[str, Sensi
     return found
 
 
+def loss_rise(error: Tensor, sensitivity: Sensitivity) -> float:
+    """Forecast of the loss's rise by a tensor's error, nats per token: 1/2 x sum of fisher_R x E H E^T."""
+    if not error.numel():
+        return 0.0
+    error_RC = error.reshape(row_view(tuple(error.shape))).double()
+    curved_RC = error_RC
+    if sensitivity.hessian_CC is not None:
+        curved_RC = error_RC @ sensitivity.hessian_CC.double().cpu()
+    return float(sensitivity.fisher_R.cpu() @ (curved_RC * error_RC).sum(1)) / 2
+
+
 def base_step(rate_lambda: float) -> float:
     """The step of a weight of fisher 1, rounded to fp32."""
     return float(np.float32(math.sqrt(12 * rate_lambda / math.log(2))))

@@ -5,6 +5,7 @@ Read from the artifact itself; nothing that packs or decodes imports this module
 
 import io
 import lzma
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,33 @@ import zstandard
 
 from golf.pack.artifact import open_artifact
 from golf.pack.calibrate import Calibration
+from golf.pack.choose import CHOICES, open_choice
 from golf.pack.entropy import inspect_entropy
-from golf.pack.layout import Weights
-from golf.pack.quantize import Sensitivity, flat_calibration, sensitivities
+from golf.pack.layout import Layout, Weights
+from golf.pack.quantize import QuantizedTensor, flat_calibration, loss_rise, sensitivities
 from golf.pack.trellis import inspect_trellis
 from golf.system.files import atomic_write
 from golf.system.log import RunLog
 
 FIRST_CODE = -128
 """Of a histogram's 256; codes beyond its ends count as its ends."""
-INSPECT = {"entropy": inspect_entropy, "trellis": inspect_trellis}
-"""By quantizer: base step, tensors, and bits, entropy in bits and escaped codes by tensor."""
+Inspected = tuple[float, dict[str, QuantizedTensor], list[tuple[float, float, int]]]
+"""Base step, tensors, and bits, entropy in bits and escaped codes by tensor."""
 _COLORS = ("#2a6fbb", "#d1661f", "#3a8f5b", "#8a56ac", "#b8423f", "#5f6b76")
+
+
+def inspect_auto(payload: memoryview, layout: Layout) -> Inspected:
+    """As the quantizer that was chosen."""
+    index, own = open_choice(payload)
+    return INSPECT[CHOICES[index][0]](own, layout)
+
+
+INSPECT: dict[str, Callable[[memoryview, Layout], Inspected]] = {
+    "entropy": inspect_entropy,
+    "trellis": inspect_trellis,
+    "auto": inspect_auto,
+}
+"""By quantizer."""
 
 
 def describe_artifact(
@@ -83,16 +99,6 @@ def describe_artifact(
         totals["forecast_loss_rise_nats"] = total_error
     histograms = {part: {"first_code": FIRST_CODE, "counts": own.tolist()} for part, own in counts.items()}
     return {"tensors": rows, "totals": totals, "histograms": histograms}
-
-
-def loss_rise(error_RC: torch.Tensor, sensitivity: Sensitivity) -> float:
-    """Forecast of the loss's rise by an error, in nats per token: 1/2 x sum of fisher_R x E H E^T."""
-    if not error_RC.numel():
-        return 0.0
-    curved_RC = error_RC
-    if sensitivity.hessian_CC is not None:
-        curved_RC = error_RC @ sensitivity.hessian_CC.double().cpu()
-    return float(sensitivity.fisher_R.cpu() @ (curved_RC * error_RC).sum(1)) / 2
 
 
 def part_of(name: str) -> str:

@@ -64,8 +64,13 @@ CHECKS = {2: (0b101, 0b10), 3: (0b1011, 0b100), 4: (0b10011, 0b100)}
 is the part of the input i symbols ago in a symbol's lowest bit; the second's is the parity's delay."""
 LOG2_STATES = 3
 STEP_EXPONENT = -7
-"""Eighths of an octave by which the step is finer than a scalar one: half of it, and 0.75 dB back, since
-slopes are equal at equal error and a trellis has less error at equal steps."""
+"""Eighths of an octave by which the step s of a code is finer than a scalar one, d.
+
+A weight's error falls as 4^-bits under either quantizer, d(error) / d(bits) = -2 ln(2) error, so that slopes
+are equal at equal error, d^2 / 12. With s = d / 2, symbols d apart, 8 states have 1.0 dB less than that:
+    error = 10^-0.1 (2 s)^2 / 12,   so   s = d / 2 x 10^0.05 = 2^(-6.7 / 8) d, and -7 is the next eighth.
+What bits cost the values is a matter of that error over their power alone: the ridge of `golf.pack.gptq`,
+step^2 / (12 sigma^2) with the scalar step, and the dead zone that it makes are those of scalar codes."""
 OCTAVE = 8
 """In contexts: a symbol's step is two of its grid's."""
 MOST_SYMBOL = 1 << 19

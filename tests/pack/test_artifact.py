@@ -209,11 +209,11 @@ def test_a_header_without_a_model_or_of_another_scheme_is_refused(header):
 
 
 def test_an_unknown_quantizer_is_refused_with_the_list_of_those_that_exist():
-    with pytest.raises(ValueError, match="'int4' is unknown; there are entropy, trellis, int5"):
+    with pytest.raises(ValueError, match="'int4' is unknown; there are entropy, trellis, auto, int5"):
         PackConfig(scheme="int4")
     header, payload = read_container(pack(weights_of(network()), header_of(TINY), SCHEMES[0], 10**6).artifact)
     for scheme in ("int4", None, ["int5"]):
-        with pytest.raises(ArtifactError, match="expected one of entropy, trellis, int5"):
+        with pytest.raises(ArtifactError, match="expected one of entropy, trellis, auto, int5"):
             decode_artifact(write_container({**header, "scheme": scheme}, bytes(payload)))
 
 

@@ -13,7 +13,7 @@ from golf.pack.report import coder_input, compare_coders, describe_artifact, dra
 from golf.system.log import RunLog
 
 
-@pytest.fixture(scope="module", params=["entropy", "trellis"])
+@pytest.fixture(scope="module", params=["entropy", "trellis", "auto"])
 def packed(request):
     model = tiny_model()
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}

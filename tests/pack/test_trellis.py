@@ -15,7 +15,7 @@ from golf.pack.container import ArtifactError
 from golf.pack.entropy_coder import RAW_BITS
 from golf.pack.gptq import factorize, round_with_feedback
 from golf.pack.layout import TensorLayout
-from golf.pack.quantize import QuantizedTensor, TensorGrid, dequantize
+from golf.pack.quantize import SCALAR_ROUNDING, QuantizedTensor, Rounding, TensorGrid, dequantize
 from golf.pack.trellis import CHECKS, Trellis, decode_trellis, encode_trellis, read_trellis, round_on_trellis
 
 
@@ -117,6 +117,55 @@ def test_at_equal_steps_of_the_symbols_the_error_is_much_less_than_a_scalar_one(
         errors.append(float((error_RC.square() @ hessian_CC).sum()))
     # Marcellin and Fischer's 8 states gain 0.97 dB of granular gain over a uniform source; feedback keeps it.
     assert 0.7 < 10 * math.log10(errors[0] / errors[1]) < 1.53
+
+
+def lagrangian(
+    sigma: float, rounding: Rounding, step_exponent: int = 0, ridge: float = 1.0
+) -> tuple[float, float, float]:
+    """Loss + lambda x bits, loss and bits per weight, of a Gaussian whose scalar step is 1 and fisher 1."""
+    weight_RC = sigma * torch.randn(600, 256, generator=torch.Generator().manual_seed(7))
+    step = 2 ** ((rounding.step_exponent + step_exponent) / 8)
+    shrunk_RC = weight_RC / (1 + ridge / (12 * sigma**2))
+    codes_RC, _, plain_C = rounding.round(shrunk_RC, torch.full((600,), step), torch.ones(256), None)
+    codes = codes_RC.numpy().astype(np.int32)
+    loss = float((weight_RC - codes_RC * step).square().mean()) / 2
+    if plain_C is not None:
+        assert not plain_C.any()
+        groups = [codes[codes & 1 == parity] >> 1 for parity in (0, 1)]
+    else:
+        groups = [codes]
+    counts = [np.unique(group, return_counts=True)[1] for group in groups]
+    bits = sum(float(np.sum(each * np.log2(each.sum() / each))) for each in counts) / codes.size
+    return loss + LAMBDA * bits, loss, bits
+
+
+LAMBDA = math.log(2) / 12
+"""Nats per bit at which the scalar step of a weight of fisher 1 is 1."""
+
+
+@pytest.mark.parametrize("sigma", [1.5, 3.0, 8.0])
+@pytest.mark.parametrize("kind", ["scalar", "trellis"])
+def test_slopes_are_equal_where_the_steps_are_and_the_ridge_is_the_best(kind: str, sigma: float) -> None:
+    """By finite differences: a step of a sixteenth of an octave more or less costs more in sum, a ridge of
+    half or twice as much does too, and a bit saves lambda in the loss."""
+    rounding = SCALAR_ROUNDING if kind == "scalar" else trellis.trellis_rounding(3)
+    best, _, _ = lagrangian(sigma, rounding)
+    (_, fine_loss, fine_bits), (_, coarse_loss, coarse_bits) = (
+        lagrangian(sigma, rounding, exponent) for exponent in (-2, 2)
+    )
+    assert (coarse_loss - fine_loss) / (fine_bits - coarse_bits) == pytest.approx(LAMBDA, rel=0.06)
+    for exponent in (-3, 3):
+        assert lagrangian(sigma, rounding, exponent)[0] > best
+    for ridge in (0.0, 3.0):
+        assert lagrangian(sigma, rounding, ridge=ridge)[0] > best
+
+
+def test_error_at_equal_slopes_is_that_of_scalar_codes_with_fewer_bits() -> None:
+    (_, scalar_loss, scalar_bits), (_, loss, bits) = (
+        lagrangian(6.0, rounding) for rounding in (SCALAR_ROUNDING, trellis.trellis_rounding(3))
+    )
+    assert loss == pytest.approx(scalar_loss, rel=0.08)
+    assert 0.11 < scalar_bits - bits < 0.14
 
 
 SHAPES = {"a": (16, 40), "b": (1, 40), "small": (3, 5), "c": (33, 17), "d": (50, 40), "e": (2, 1)}
