@@ -1,11 +1,12 @@
 """Packs a run's weights into artifact.bin and prints its bytes by tensor and how they compare to the limit.
 
     python quantize.py runs/NAME
-    python quantize.py --estimate --preset seed
+    python quantize.py --forecast --preset seed --model.num-layers 12
 
 Exit code 1 when code and artifact do not fit, 2 on bad input.
 """
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
+from golf.command import value_of
 from golf.entry.finalize import charged_script
+from golf.model.config import ModelConfig
 from golf.pack.artifact import QUANTIZERS, PackConfig, pack
 from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
 from golf.pack.layout import artifact_bytes_at, bits_that_fit, count_elements, implied_layout
@@ -29,20 +32,20 @@ from golf.system.options import read_options
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
 
-ESTIMATED_BITS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+FORECAST_BITS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
 LEAST = {"limit_bytes": 1}
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Pack a run's weights, or estimate the size of a preset's."""
+    """Pack a run's weights, or forecast the size of a shape's."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """Run folder: weights.safetensors, calibration.safetensors, config.json, train_gpt.py (also counted)."""
-    estimate: bool = False
-    """Estimate the size from the preset's shapes, without training."""
+    forecast: bool = False
+    """Forecast the size from the shapes of a network, before training."""
     preset: str | None = None
-    """Preset to estimate."""
+    """Preset whose network it is, but for what --model says."""
     out: Path | None = None
     """Path of the artifact; artifact.bin in the run folder by default."""
     json: Path | None = None
@@ -55,16 +58,18 @@ class QuantizeConfig:
     """Limit on code and artifact together; the default is the challenge's."""
     pack: PackConfig = field(default_factory=PackConfig)
     """How weights become bytes."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network of a forecast; by default the preset's."""
 
     def __post_init__(self) -> None:
-        if self.estimate == (self.run is not None):
-            raise ValueError("give a run folder to pack, or --estimate --preset NAME")
-        if self.estimate and self.preset not in PRESETS:
+        if self.forecast == (self.run is not None):
+            raise ValueError("give a run folder to pack, or --forecast --preset NAME")
+        if self.forecast and self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; there are {', '.join(PRESETS)}")
-        if self.estimate and (self.out or self.png):
-            raise ValueError("--out and --png go with a run folder; --estimate writes no artifact")
-        if not self.estimate and self.preset is not None:
-            raise ValueError("--preset goes with --estimate; a run has its own configuration")
+        if self.forecast and (self.out or self.png):
+            raise ValueError("--out and --png go with a run folder; --forecast writes no artifact")
+        if not self.forecast and (self.preset is not None or self.model != ModelConfig()):
+            raise ValueError("--preset and --model go with --forecast; a run has its own configuration")
 
 
 def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
@@ -138,20 +143,23 @@ def print_report(report: dict[str, Any], others: dict[str, int | None], log: Run
     log.table("the same codes under other coders", ("coder", "bytes", "bits per weight"), rows)
 
 
-def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
-    """Prints the size of a preset's weights at several precisions; returns the figures."""
-    config = PRESETS[preset].config
+def forecast(preset: str, model: ModelConfig, limit_bytes: int, log: RunLog) -> dict[str, Any]:
+    """Prints the size of a network's weights at several precisions; returns the figures."""
+    config = dataclasses.replace(PRESETS[preset].config, model=model)
     layout = implied_layout(config_to_dict(config.model))
     code_bytes = len(charged_script(config, "packed", RunLog(quiet=True)))
     room_bytes = bytes_for_artifact(code_bytes, limit_bytes)
     num_weights, fitting = count_elements(layout), bits_that_fit(layout, room_bytes)
-    sizes = {bits: code_bytes + artifact_bytes_at(layout, bits) for bits in ESTIMATED_BITS}
+    described = f"preset {preset}"
+    if model != PRESETS[preset].config.model:
+        described += " with another network"
+    sizes = {bits: code_bytes + artifact_bytes_at(layout, bits) for bits in FORECAST_BITS}
     log.table(
-        f"preset {preset}: {num_weights:,} weights, {code_bytes:,} bytes of code (packed)",
-        ("bits per weight", "total bytes", "of the limit"),
+        f"{described}: {num_weights:,} weights, {code_bytes:,} bytes of code (packed)",
+        ("bits per matrix weight", "total bytes", "of the limit"),
         [(bits, size, f"{100 * size / limit_bytes:.1f}%") for bits, size in sizes.items()],
     )
-    log.info(f"{limit_bytes:,} bytes have room for {fitting:.2f} bits per weight")
+    log.info(f"{limit_bytes:,} bytes have room for {fitting:.2f} bits per weight of matrices and tables")
     return {
         "preset": preset,
         "num_weights": num_weights,
@@ -162,9 +170,9 @@ def estimate(preset: str, limit_bytes: int, log: RunLog) -> dict[str, Any]:
 
 
 def run_command(config: QuantizeConfig, log: RunLog) -> None:
-    """Packs or estimates, and writes the figures to --json."""
-    if config.estimate:
-        report = estimate(str(config.preset), config.limit_bytes, log)
+    """Packs or forecasts, and writes the figures to --json."""
+    if config.forecast:
+        report = forecast(str(config.preset), config.model, config.limit_bytes, log)
     else:
         report = quantize(Path(config.run or "."), config, log)
     if config.json:
@@ -175,7 +183,12 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 over the limit, 2 bad input, 130 stopped."""
 
     def work() -> None:
-        run_command(read_options(QuantizeConfig, arguments, "quantize.py", __doc__, least=LEAST), RunLog())
+        default = None
+        preset = value_of("--preset", arguments)
+        if "--forecast" in arguments and preset in PRESETS:
+            default = QuantizeConfig(forecast=True, preset=preset, model=PRESETS[preset].config.model)
+        options = read_options(QuantizeConfig, arguments, "quantize.py", __doc__, default, LEAST)
+        run_command(options, RunLog())
 
     return run_program("quantize.py", work, {BudgetError: 1})
 

@@ -67,7 +67,7 @@ PROGRAMS = (
     Program("train_gpt", "--score ARTIFACT --data DATA", "golf.evaluate:score_once", "--score x --help"),
     Program("train_gpt", "--resume RUN", "train_gpt:train_stage"),
     Program("quantize", "RUN --no-compare --pack.scheme int5", "quantize:pack"),
-    Program("quantize", "--estimate --preset cpu", "quantize:charged_script"),
+    Program("quantize", "--forecast --preset cpu", "quantize:charged_script"),
     Program("eval_bpb", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
     Program("eval_bpb", "ARTIFACT --data DATA --audit", "golf.audit.rescore:audit_data"),
     Program("ttt", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),

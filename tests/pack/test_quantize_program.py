@@ -6,6 +6,8 @@ from test_calibrate import TINY, tiny_batches, tiny_model
 
 from golf.pack.artifact import decode_artifact
 from golf.pack.calibrate import calibrate
+from golf.pack.layout import count_elements, implied_layout
+from golf.presets import PRESETS
 from golf.train.checkpoint import save_weights
 from quantize import main
 
@@ -75,17 +77,34 @@ def test_a_missing_or_broken_file_is_exit_code_2_and_named(run_folder, capsys, n
     assert name in error and error.count("\n") == 1
 
 
-def test_a_preset_is_estimated_before_training(tmp_path, capsys):
-    figures = tmp_path / "estimate.json"
-    assert quantize_with("--estimate", "--preset", "seed", "--json", figures) == 0
+def test_the_size_of_a_preset_is_forecast_before_training(tmp_path, capsys):
+    figures = tmp_path / "forecast.json"
+    assert quantize_with("--forecast", "--preset", "seed", "--json", figures) == 0
     report = json.loads(figures.read_text())
     assert report["num_weights"] == 26_666_073
     assert 4.5 < report["bits_per_weight_that_fit"] < 4.9
     assert "26,666,073 weights" in capsys.readouterr().out
 
 
+def test_a_shape_of_ones_own_is_forecast(tmp_path, capsys):
+    figures = tmp_path / "forecast.json"
+    shape = ("--model.num-layers", "12", "--model.mlp-hidden", "1024")
+    assert quantize_with("--forecast", "--preset", "seed", "--json", figures, *shape) == 0
+    report = json.loads(figures.read_text())
+    model = dataclasses.replace(PRESETS["seed"].config.model, num_layers=12, mlp_hidden=1024)
+    assert report["num_weights"] == count_elements(implied_layout(dataclasses.asdict(model)))
+    assert "preset seed with another network" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    "arguments", [(), ("--estimate",), ("--estimate", "--preset", "none"), ("x", "--preset", "cpu")]
+    "arguments",
+    [
+        (),
+        ("--forecast",),
+        ("--forecast", "--preset", "none"),
+        ("x", "--preset", "cpu"),
+        ("x", "--model.width", "64"),
+    ],
 )
 def test_contradictory_options_are_exit_code_2(arguments, capsys):
     try:
