@@ -7,7 +7,11 @@ for all:
     loss rise of an error E (R, C)  =  1/2 x sum over r of fisher_R[r] x E_r hessian_CC E_r^T
 hessian_CC is the sum of mean_r(g_r^2) x x^T, scaled to a mean diagonal of 1; fisher_R[r] is the mean over
 tokens of g_r^2 mean_c(x_c^2).
-Shapes: B batch, T time, N tokens of a batch, R rows, C columns.
+In a vocabulary of thousands most rows belong to tokens that the calibration's text has once or never, where
+g says little. The head's g_v^2 is therefore its expectation over targets drawn from the predictions,
+    E (p_v - 1[target = v])^2 = p_v (1 - p_v),   times the square of the soft cap's derivative,
+and an input row is looked up as often as its token is expected to be the next.
+Shapes: B batch, T time, N tokens of a batch, R rows, C columns, V vocabulary.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,10 +24,11 @@ from torch import Tensor
 
 from golf.model.gpt import GPT
 from golf.model.layers import Linear
-from golf.model.loss import token_nats
+from golf.model.loss import softcap, token_nats
 
 EMBEDDING_WEIGHT = "embedding.weight"
 """Used twice, as the input table and as the head; both uses count."""
+PRIOR_LOOKUPS = 1.0
 CALIBRATION_PASS_TOKENS = 16_384
 """Maximum tokens of a pass: it is not compiled, and keeps about 0.7 MB per token of a frontier network."""
 
@@ -80,15 +85,32 @@ class Calibration:
         rows_RC = gradient.reshape(1, -1) if gradient.dim() < 2 else gradient.flatten(1)
         _add(self.squares_R, name, rows_RC.float().square().mean(1))
 
-    def add_lookups(self, name: str, num_rows: int, rows_N: Tensor, gradient_NC: Tensor) -> None:
-        """Adds rows looked up in a table of `num_rows`, and the summed loss's gradient by them."""
+
+class Lookups:
+    """Rows looked up in a table, and the loss's gradients by them."""
+
+    def __init__(self, num_rows: int, device: torch.device):
+        self.counts_V, self.squares_V, self.expected_V = torch.zeros((3, num_rows), device=device)
+        self.moments_CC: Tensor | None = None
+
+    def add(self, rows_N: Tensor, gradient_NC: Tensor) -> None:
+        """Adds lookups and the summed loss's gradient by what was looked up."""
         gradient_NC = gradient_NC.flatten(0, -2).float()
         # A lookup is onehot(row) @ W: the gradient is by columns, so it takes the place of x in add_uses, and
         # the one-hot vector, whose mean square is 1 / num_rows, that of the output gradient.
-        _add(self.moments_CC, name, gradient_NC.T @ gradient_NC / num_rows)
-        squares_R = torch.zeros(num_rows, device=gradient_NC.device)
-        squares_R.index_add_(0, rows_N.flatten(), gradient_NC.square().mean(1))
-        _add(self.squares_R, name, squares_R)
+        moments_CC = gradient_NC.T @ gradient_NC / len(self.counts_V)
+        self.moments_CC = moments_CC if self.moments_CC is None else self.moments_CC + moments_CC
+        self.squares_V.index_add_(0, rows_N.flatten(), gradient_NC.square().mean(1))
+        self.counts_V += rows_N.flatten().bincount(minlength=len(self.counts_V))
+
+    def squares(self) -> Tensor:
+        """Sum of the mean squared gradients by row, (V,), had the rows come as often as expected.
+
+        A row's own mean counts as PRIOR_LOOKUPS further lookups with the mean of all do.
+        """
+        mean = self.squares_V.sum() / self.counts_V.sum().clamp_min(1)
+        own_V = (self.squares_V + PRIOR_LOOKUPS * mean) / (self.counts_V + PRIOR_LOOKUPS)
+        return self.expected_V * own_V
 
 
 def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibration:
@@ -105,9 +127,20 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
 
         return hook
 
-    table, head = model.embedding, partial(calibration.add_uses, EMBEDDING_WEIGHT)
-    lookups = partial(calibration.add_lookups, EMBEDDING_WEIGHT, table.weight.size(0))
-    handles = [table.register_forward_hook(observe(lookups)), model.head.register_forward_hook(observe(head))]
+    table, cap = model.embedding.weight, model.config.logit_softcap
+    lookups = Lookups(len(table), table.device)
+
+    def observe_head(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        logits_NV = softcap(output.detach().flatten(0, -2).float(), cap, None)
+        p_NV = logits_NV.softmax(-1)
+        lookups.expected_V += p_NV.sum(0)
+        slope_NV = 1 - (logits_NV / cap).square() if cap else torch.ones_like(logits_NV)
+        calibration.add_uses(EMBEDDING_WEIGHT, inputs[0], (p_NV * (1 - p_NV)).sqrt() * slope_NV)
+
+    handles = [
+        model.embedding.register_forward_hook(observe(lookups.add)),
+        model.head.register_forward_hook(observe_head),
+    ]
     for name, module in model.named_modules():
         if isinstance(module, Linear):
             uses = partial(calibration.add_uses, f"{name}.weight")
@@ -126,6 +159,9 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
         for handle in handles:
             handle.remove()
         model.zero_grad(set_to_none=True)
+    if lookups.moments_CC is not None:
+        _add(calibration.moments_CC, EMBEDDING_WEIGHT, lookups.moments_CC)
+        _add(calibration.squares_R, EMBEDDING_WEIGHT, lookups.squares())
     return calibration
 
 

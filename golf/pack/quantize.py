@@ -31,8 +31,10 @@ FINEST_CONTEXT = 110
 """Largest useful context: sigma / step about 2,000."""
 FINEST_SMALL_CONTEXT = 78
 """The same for small tensors: sigma / step 128."""
-FISHER_FLOOR = 0.002
-"""Share of a tensor's mean fisher added to each row, so that rows without a calibration token still count."""
+FISHER_FLOOR = 0.02
+"""Share of a tensor's mean fisher added to each row, for tokens that other text has more often than the
+calibration's. With 0.03 an embedding of 8,192 rows had 39% less divergence than with 0.002 for 5% more bits,
+11% less loss + lambda x bits; one of 1,024 rows had 4% more (n = 1 each)."""
 MIN_LOSS_RISE_NATS = 2e-5
 """The smallest lambda is that of this forecast rise of a token's loss."""
 MIN_STEP = 1 / 16

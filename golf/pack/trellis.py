@@ -441,7 +441,9 @@ def _decode_stacks(
     tables = reader.take_array("u1", NUM_CONTEXTS)
     frequencies_KA = decode_tables(reader)
     if len(frequencies_KA) != 2 * (int(tables.max()) + 1):
-        raise ArtifactError(f"there are {len(frequencies_KA)} coding tables for {tables.max() + 1} by parity")
+        raise ArtifactError(
+            f"there are {len(frequencies_KA)} coding tables for {int(tables.max()) + 1} by parity"
+        )
     escapes = reader.take_array("<i4", reader.take_count())
     if np.any(np.abs(escapes.astype(np.int64)) > MOST_SYMBOL):
         raise ArtifactError(f"an escaped code is beyond {MOST_SYMBOL:,}")

@@ -7,7 +7,7 @@ from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.model.layers import rms_norm
 from golf.model.loss import token_nats
-from golf.pack.calibrate import calibrate
+from golf.pack.calibrate import PRIOR_LOOKUPS, calibrate
 
 TINY = ModelConfig(
     vocab_size=40, num_layers=2, width=16, num_heads=2, num_kv_heads=1, mlp_hidden=24, context=12,
@@ -53,24 +53,34 @@ def test_inputs_and_gradients_are_those_of_an_explicit_computation():
     assert torch.allclose(calibration.fisher(f"{name}.weight"), fisher, rtol=1e-4)
 
 
-def test_the_head_and_the_input_table_both_count_for_the_embedding():
-    model = tiny_model()
+@pytest.mark.parametrize("cap", [30.0, 0.0])
+def test_the_head_and_the_input_table_both_count_for_the_embedding(cap):
+    """The head by every target at the rate of its probability; the table's rows by how often they are due."""
+    model = tiny_model(dataclasses.replace(TINY, logit_softcap=cap))
     (inputs, targets), *_ = batches = tiny_batches(1)
     calibration = calibrate(model, batches)
     stream = {}
     model.blocks[-1].register_forward_hook(lambda m, args, output: stream.update(x=output))
     model.embedding.register_forward_hook(lambda m, args, output: stream.update(e=output))
+    model.head.register_forward_hook(lambda m, args, output: stream.update(z=output))
     logits = model(inputs)
-    loss = token_nats(logits, targets).sum()
-    (by_table,) = torch.autograd.grad(loss, stream["e"], retain_graph=True)
-    (by_logits,) = torch.autograd.grad(loss, logits)
-    before_cap = (by_logits * (1 - (logits / 30).square())).flatten(0, 1)
+    p = logits.detach().softmax(-1).flatten(0, 1)
+    expected = torch.zeros_like(p)
+    for target in range(40):
+        loss = token_nats(logits, torch.full_like(targets, target)).sum()
+        (by_head,) = torch.autograd.grad(loss, stream["z"], retain_graph=True)
+        expected += p[:, target, None] * by_head.flatten(0, 1).square()
     x = rms_norm(stream["x"]).flatten(0, 1)
-    fisher = before_cap.square().T @ x.square().mean(1)
-    for token, gradient in zip(inputs.flatten(), by_table.flatten(0, 1), strict=True):
-        fisher[token] += gradient.square().mean()
+    fisher = (expected.T @ x.square().mean(1)).detach()
+    (by_table,) = torch.autograd.grad(token_nats(logits, targets).sum(), stream["e"])
+    squares = by_table.flatten(0, 1).square().mean(1)
+    seen = inputs.flatten()
+    for token in range(40):
+        own = squares[seen == token]
+        mean = (own.sum() + PRIOR_LOOKUPS * squares.mean()) / (len(own) + PRIOR_LOOKUPS)
+        fisher[token] += p[:, token].sum() * mean
     found = calibration.fisher("embedding.weight")
-    assert torch.allclose(found, (fisher / targets.numel()).detach(), rtol=1e-4)
+    assert torch.allclose(found, fisher / targets.numel(), rtol=1e-4)
 
 
 def test_every_weight_is_calibrated_and_the_model_is_left_as_it_was():

@@ -127,7 +127,7 @@ def test_the_forecast_is_close_to_the_entropy_of_the_codes():
 def test_rows_that_calibration_never_touched_keep_a_share_of_the_fisher():
     calibration = Calibration(10, {}, {"table": torch.tensor([0.0, 40.0, 0.0, 0.0])})
     found = sensitivities({"table": torch.ones(4, 16)}, calibration)["table"]
-    assert torch.allclose(found.fisher_R, torch.tensor([0.002, 4.002, 0.002, 0.002]).double())
+    assert torch.allclose(found.fisher_R, torch.tensor([0.02, 4.02, 0.02, 0.02]).double())
 
 
 def random_grid(rng: np.random.Generator, rows: int, columns: int) -> TensorGrid:

@@ -43,7 +43,7 @@ def test_errors_and_levels_are_those_of_the_decoded_weights(packed):
         if (hessian := calibration.hessian(row["name"])) is not None:
             curved = ((error @ hessian.double()) * error).sum(1)
             assert row["forecast_loss_rise_nats"] == pytest.approx(
-                float(calibration.fisher(row["name"]).double() @ curved) / 2, rel=0.02
+                float(calibration.fisher(row["name"]).double() @ curved) / 2, rel=0.05
             )
         assert (
             row["levels"] >= back[row["name"]].unique().numel() / max(1, len(error)) if error.dim() else True
