@@ -89,12 +89,13 @@ def run_table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def score_table(lines: Sequence[dict[str, Any]]) -> str:
-    """Scoring on its own."""
+    """Packing and scoring on their own."""
     rows = []
     for line in lines:
-        if line["stage"] == "score":
-            rows += flat(line["job"], {key: value for key, value in line.items() if key not in COMMON})
-    return "## Scoring\n\n" + markdown(("figure", "value"), rows) if rows else ""
+        if line["stage"] in ("packing", "score"):
+            figures = {key: value for key, value in line.items() if key not in COMMON}
+            rows += flat(f"{line['job']} {line['event']}", figures)
+    return "## Packing and scoring\n\n" + markdown(("figure", "value"), rows) if rows else ""
 
 
 COMMON = ("stage", "job", "event", "seconds", "hardware")

@@ -115,6 +115,7 @@ def test_the_dry_run_goes_through_every_stage_and_ends_in_an_entry(tmp_path: Pat
     assert figures["environment", "noise"]["flash"]["loss_difference"] == 0.0
     real = figures["run", "figures"]
     assert real["entry"].endswith("gpu-first-light") and 1 < real["stages"]["quantized"]["val_bpb"] < 8
+    assert figures["packing", "trellis of 8 states"]["round_seconds"] > 0
     assert figures["score.ttt", "figures"]["ttt_tokens_per_second"] > 0
     assert figures["score.stream", "figures"]["ttt_tokens_per_second"] > 0
     assert figures["score.prove", "figures"]["holds"] is True
