@@ -68,6 +68,8 @@ class QuantizeConfig:
             raise ValueError(f"preset is {self.preset!r}; there are {', '.join(PRESETS)}")
         if self.forecast and (self.out or self.png):
             raise ValueError("--out and --png go with a run folder; --forecast writes no artifact")
+        if self.forecast and (self.pack != PackConfig() or not self.compare):
+            raise ValueError("--pack and --compare go with a run folder; --forecast is for any quantizer")
         if not self.forecast and (self.preset is not None or self.model != ModelConfig()):
             raise ValueError("--preset and --model go with --forecast; a run has its own configuration")
 
@@ -150,6 +152,8 @@ def forecast(preset: str, model: ModelConfig, limit_bytes: int, log: RunLog) -> 
     code_bytes = len(charged_script(config, "packed", RunLog(quiet=True)))
     room_bytes = bytes_for_artifact(code_bytes, limit_bytes)
     num_weights, fitting = count_elements(layout), bits_that_fit(layout, room_bytes)
+    if fitting <= 0:
+        raise BudgetError(f"{room_bytes:,} bytes are left for {num_weights:,} weights: none fits")
     described = f"preset {preset}"
     if model != PRESETS[preset].config.model:
         described += " with another network"

@@ -28,11 +28,10 @@ from golf.pack.quantize import sensitivities
 from golf.pack.report import part_of
 
 WORKER = Path(__file__).with_name("nncodec_worker.py")
-QP_DENSITY = 3
-"""log2 of the number of NNCodec's steps in an octave."""
-NONWEIGHT_QP = -8 * (1 << QP_DENSITY)
-"""NNCodec's for vectors: a step of 2^-11, which costs no divergence here; its default, 2^-21, takes twice the
-bytes."""
+QPS_PER_OCTAVE = 4
+"""NNCodec's step is about 2^(qp / 4): `qp_density` is not passed on for a dictionary of arrays (2.1.3)."""
+NONWEIGHT_QP = -11 * QPS_PER_OCTAVE
+"""For vectors: a step of 2^-11, which costs no divergence here; its default is near 2^-19."""
 EMBEDDING_SHARE = 14 / 63 / (12.85 / 31)
 """Step of embeddings over that of matrices, as shares of a row's deviation (#1855)."""
 MOST_CODE = {"matrix": 31, "embedding": 63}
@@ -54,16 +53,12 @@ def nncodec_encoder(python: Path, weights: Weights, calibration: Calibration | N
         offsets = {name: level - middle for name, level in levels.items()}
 
     def encode(log2_step: float) -> Made:
-        # A qp's step is 2^(qp / density - density) or up to 9% less; the knob follows sizes, not steps.
-        each = {
-            name: round((log2_step + offset + QP_DENSITY) * (1 << QP_DENSITY))
-            for name, offset in offsets.items()
-        }
         settings = {
-            "qp": round((log2_step + QP_DENSITY) * (1 << QP_DENSITY)),
-            "qp_density": QP_DENSITY,
+            "qp": round(QPS_PER_OCTAVE * log2_step),
             "nonweight_qp": NONWEIGHT_QP,
-            "qp_per_tensor": each,
+            "qp_per_tensor": {
+                name: round(QPS_PER_OCTAVE * (log2_step + offset)) for name, offset in offsets.items()
+            },
             "use_dq": True,
         }
         with tempfile.TemporaryDirectory() as folder:

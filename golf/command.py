@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 import re
 import shlex
 import sys
@@ -134,9 +133,13 @@ def run_score(arguments: list[str]) -> None:
 
 def value_of(option: str, arguments: list[str]) -> str | None:
     """The last value that a command line gives an option, before it is read as a whole; None without one."""
-    values = [value for flag, value in itertools.pairwise(arguments) if flag == option]
-    values += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{option}=")]
-    return values[-1] if values else None
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == option and following is not None:
+            found = following
+        elif argument.startswith(f"{option}="):
+            found = argument.partition("=")[2]
+    return found
 
 
 def parse_run(arguments: list[str]) -> RunCommand:

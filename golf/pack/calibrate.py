@@ -41,7 +41,8 @@ class Calibration:
     moments_CC: dict[str, Tensor] = field(default_factory=dict)
     """Sum of x x^T, each token weighted by its mean squared output gradient; matrices only."""
     squares_R: dict[str, Tensor] = field(default_factory=dict)
-    """Sum of squared weight gradients, mean over the row: of each token for matrices, else of each batch."""
+    """Sum of squared weight gradients, mean over the row: of each token for matrices, else of each batch.
+    Those of the embedding are expected ones."""
 
     def hessian(self, name: str) -> Tensor | None:
         """Hessian of the inputs, scaled to a mean diagonal of 1, fp32 (C, C); None unless a matrix."""
@@ -106,7 +107,7 @@ class Lookups:
     def squares(self) -> Tensor:
         """Sum of the mean squared gradients by row, (V,), had the rows come as often as expected.
 
-        A row's own mean counts as PRIOR_LOOKUPS further lookups with the mean of all do.
+        Each row has PRIOR_LOOKUPS further ones, with the mean of all.
         """
         mean = self.squares_V.sum() / self.counts_V.sum().clamp_min(1)
         own_V = (self.squares_V + PRIOR_LOOKUPS * mean) / (self.counts_V + PRIOR_LOOKUPS)

@@ -46,12 +46,9 @@ _PRECISION, _SLOT_MASK = np.uint32(PRECISION_BITS), np.uint32((1 << PRECISION_BI
 
 
 def smallest_int(codes: np.ndarray) -> np.ndarray:
-    """Integers as int8, int16 or int32, whichever is the smallest that holds them; else ValueError."""
+    """Integers as int8, int16 or int32, whichever is the smallest that holds them."""
     largest = np.max(np.abs(codes), initial=0)
-    for kind in (np.int8, np.int16, np.int32):
-        if largest <= np.iinfo(kind).max:
-            return codes.astype(kind)
-    raise ValueError(f"weights of one tensor lie too far apart to be packed: one is {largest:.2g} steps")
+    return codes.astype(next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max))
 
 
 def encode_codes(codes: list[np.ndarray], contexts: list[np.ndarray]) -> bytes:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from golf.pack.calibrate import Calibration
 from golf.pack.container import decode_fp16_block, encode_fp16_block
-from golf.pack.entropy_coder import NUM_CONTEXTS, smallest_int
+from golf.pack.entropy_coder import MOST_CODE, NUM_CONTEXTS, smallest_int
 from golf.pack.gptq import Factors, column_steps, factorize, round_with_feedback
 from golf.pack.layout import Layout, Weights, artifact_bytes_at, count_elements, row_view
 
@@ -276,7 +276,8 @@ def quantize_tensor(
     # No step is finer than the one at which the row's mean context is the finest that is useful.
     finest = FIRST_CONTEXT + (FINEST_SMALL_CONTEXT if small else FINEST_CONTEXT)
     smallest_step = row_sigma + round(float(np.mean(column_sigma - column_step))) - finest
-    row_step = _near_median(np.maximum(_round_log2(log2_step_R), smallest_step)) + rounding.step_exponent
+    row_step = np.maximum(_round_log2(log2_step_R), smallest_step) + rounding.step_exponent
+    row_step = _near_median(row_step)
     step_R = torch.from_numpy(exact_powers(row_step, base)).to(device)
     step_C = torch.from_numpy(exact_powers(column_step, 1.0)).to(device)
     if hessian_CC is None:
@@ -290,7 +291,10 @@ def quantize_tensor(
     row_sigma = np.clip(_round_log2(sigma_R - log2_base), row_step - 64, row_step + 144)
     column_sigma = _near_median(_round_log2(sigma_C))
     grid = TensorGrid(row_step, _near_median(row_sigma), column_step, column_sigma, mean_R)
-    return QuantizedTensor(smallest_int(codes_RC.cpu().numpy()), grid, plain_C)
+    codes = codes_RC.cpu().numpy()
+    if (largest := float(np.abs(codes).max())) > MOST_CODE:
+        raise ValueError(f"weights of one tensor lie too far apart to be packed: one is {largest:.2g} steps")
+    return QuantizedTensor(smallest_int(codes), grid, plain_C)
 
 
 def _round_log2(log2_values: Tensor) -> np.ndarray:

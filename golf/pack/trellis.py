@@ -34,7 +34,6 @@ from golf.pack.calibrate import Calibration
 from golf.pack.container import ArtifactError, PayloadReader, encode_count
 from golf.pack.entropy import dequantize_all, encode_entropy, fit_entropy, read_quantized
 from golf.pack.entropy_coder import (
-    ALPHABET,
     ESCAPE,
     NUM_CONTEXTS,
     RAW_BITS,
@@ -254,7 +253,8 @@ def encode_trellis(
     tensors: dict[str, QuantizedTensor], layout: Layout, base: float, log2_states: int = LOG2_STATES
 ) -> bytes:
     """The payload of quantized tensors, in the order of the layout."""
-    plain = {name: tensor.plain_C for name, tensor in tensors.items() if tensor.plain_C is not None}
+    found = {name: tensors[name].plain_C for name in layout}
+    plain = {name: plain_C for name, plain_C in found.items() if plain_C is not None}
     encode = partial(encode_by_state, Trellis.of(log2_states), layout, plain)
     return bytes([log2_states]) + encode_entropy(tensors, layout, base, encode)
 
@@ -316,8 +316,7 @@ def _num_lanes(stack: Stack) -> int:
 def _table_numbers(stacks: list[Stack]) -> np.ndarray:
     """Table by context for even codes, uint8; odd ones have as many tables behind those."""
     counts = [np.bincount(stack.contexts_CR.reshape(-1), minlength=NUM_CONTEXTS) for stack in stacks]
-    tables = share_tables(np.sum(counts, axis=0) // 2)
-    return np.minimum(tables, ALPHABET // 2 - 1).astype(np.uint8)
+    return share_tables(np.sum(counts, axis=0) // 2)
 
 
 def encode_by_state(
@@ -376,11 +375,13 @@ def _split_stack(stack: Stack, codes: dict[str, np.ndarray], tables: np.ndarray)
 def _find_scalar(
     trellis: Trellis, plain: dict[str, np.ndarray], codes: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Of each tensor that is not small, which rows are not paths of the trellis, bool (R,)."""
-    return {
-        name: ((codes[name] & 1) != trellis.parities(codes[name], plain_C)).any(1)
-        for name, plain_C in plain.items()
-    }
+    """Of each tensor that is not small, which rows are no paths of the trellis or absurd, bool (R,)."""
+    is_scalar = {}
+    for name, plain_C in plain.items():
+        is_off_RC = (codes[name] & 1) != trellis.parities(codes[name], plain_C)
+        is_off_RC |= np.abs(codes[name].astype(np.int64) >> 1) > MOST_SYMBOL
+        is_scalar[name] = is_off_RC.any(1)
+    return is_scalar
 
 
 def _scalar_codes(codes: dict[str, np.ndarray], is_scalar: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -165,6 +165,36 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(bad):
         pack(weights, header_of(TINY), SCHEMES[0], 10**6)
 
 
+@pytest.mark.parametrize("scheme", ["entropy", "trellis", "auto"])
+def test_an_absurd_outlier_is_packed_or_refused_in_words_and_never_unreadable(scheme):
+    for power in (40, 50, 62, 70, 90):
+        weights = {name: tensor.clone() for name, tensor in weights_of(network()).items()}
+        query = weights["blocks.0.attention.query.weight"]
+        query.zero_()
+        query[0, 0], query[5, 7] = 2.0**power, 1.0
+        try:
+            artifact = pack(weights, header_of(TINY), PackConfig(scheme), 10**6).artifact
+        except ValueError as refused:
+            assert "too far apart" in str(refused) and power >= 70
+            continue
+        _, back = decode_artifact(artifact)
+        found = back["blocks.0.attention.query.weight"]
+        assert float(found[0, 0]) == pytest.approx(2.0**power, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", range(12, 20))
+def test_rows_at_the_ends_of_what_a_grid_holds_are_read_again(seed):
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: tensor.clone() for name, tensor in weights_of(network()).items()}
+    query = weights["blocks.0.attention.query.weight"]
+    query[:] = torch.randn(query.shape, generator=generator)
+    query[0] *= 2.0 ** (26 + seed % 7)
+    query[1::2] *= 1.07
+    for scheme in ("entropy", "trellis"):
+        _, back = decode_artifact(pack(weights, header_of(TINY), PackConfig(scheme), 10**6).artifact)
+        assert torch.isfinite(back["blocks.0.attention.query.weight"]).all()
+
+
 @pytest.mark.parametrize("scheme", ["entropy", "trellis"])
 def test_weights_that_lie_too_far_apart_for_codes_are_refused(scheme):
     weights = {name: tensor.clone() for name, tensor in weights_of(network()).items()}

@@ -96,6 +96,16 @@ def test_a_shape_of_ones_own_is_forecast(tmp_path, capsys):
     assert "preset seed with another network" in capsys.readouterr().out
 
 
+def test_a_forecast_says_what_cannot_fit(capsys):
+    assert quantize_with("--forecast", "--preset", "seed", "--limit-bytes", "100000") == 1
+    assert "none fits" in capsys.readouterr().err
+
+
+def test_the_last_preset_of_a_command_line_is_taken(capsys):
+    assert quantize_with("--forecast", "--preset=seed", "--preset", "cpu") == 0
+    assert "preset cpu: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -104,6 +114,8 @@ def test_a_shape_of_ones_own_is_forecast(tmp_path, capsys):
         ("--forecast", "--preset", "none"),
         ("x", "--preset", "cpu"),
         ("x", "--model.width", "64"),
+        ("--forecast", "--preset", "cpu", "--pack.scheme", "int5"),
+        ("--forecast", "--preset", "cpu", "--no-compare"),
     ],
 )
 def test_contradictory_options_are_exit_code_2(arguments, capsys):

@@ -220,6 +220,12 @@ def test_payloads_are_read_as_they_were_written(log2_states: int, spread: float)
         assert np.array_equal(decode_trellis(memoryview(payload), layout)[name].numpy(), expected)
 
 
+def test_the_order_of_the_tensors_does_not_matter() -> None:
+    tensors, layout = quantized(1, 4.0, 3)
+    reverse = dict(reversed(tensors.items()))
+    assert encode_trellis(reverse, layout, 0.25) == encode_trellis(tensors, layout, 0.25)
+
+
 def test_tensors_of_the_test_have_what_the_format_knows() -> None:
     """Plain columns, scalar rows, escaped symbols of either parity, low bits."""
     tensors, layout = quantized(1, 4.0, 3)
