@@ -80,7 +80,11 @@ def measure_trellis(subject: Subject, bits: float, nncodec: Path | None, log: Ru
     peers = peer_encoders(subject, nncodec)
     for name, encode in peers.items():
         make = with_knob(encode, subject.num_weights, math.log2(first_step(name, weights)))
-        figures |= _against(name, ours, draw_line(make, subject.diverges, bits), subject)
+        line = draw_line(make, subject.diverges, bits)
+        # A second line where the first one says that the divergences are equal.
+        equal_bits = 8 * line.bytes_at(ours.totals[0]) / subject.num_weights
+        near = draw_line(make, subject.diverges, equal_bits)
+        figures |= _against(name, ours, line, subject) | _equal_divergence(name, ours, near, subject)
         log.info(f"{name}: {figures[f'trellis_bytes_over_{name}_equal_kl']:.4f} of its bytes")
     ratios = [figures[f"trellis_bytes_over_{name}_equal_kl"] for name in peers if name.startswith("nncodec")]
     if ratios:
@@ -112,11 +116,18 @@ def peer_encoders(subject: Subject, nncodec: Path | None) -> dict[str, Encode]:
 def _against(name: str, ours: Line, theirs: Line, subject: Subject) -> dict[str, float]:
     """Bytes at equal divergence, that of our coarse artifact, and divergence at its bytes."""
     return {
-        f"trellis_bytes_over_{name}_equal_kl": ours.coarse.size / theirs.bytes_at(ours.totals[0]),
-        f"{name}_bits_per_weight_equal_kl": 8 * theirs.bytes_at(ours.totals[0]) / subject.num_weights,
+        **_equal_divergence(name, ours, theirs, subject),
         f"{name}_divergence_bpb_equal_bytes": theirs.divergence_at(ours.coarse.size) / subject.num_bytes,
         f"{name}_encode_seconds": theirs.coarse.encode_seconds,
         f"{name}_decode_seconds": theirs.coarse.decode_seconds,
+    }
+
+
+def _equal_divergence(name: str, ours: Line, theirs: Line, subject: Subject) -> dict[str, float]:
+    size = theirs.bytes_at(ours.totals[0])
+    return {
+        f"trellis_bytes_over_{name}_equal_kl": ours.coarse.size / size,
+        f"{name}_bits_per_weight_equal_kl": 8 * size / subject.num_weights,
     }
 
 
