@@ -27,6 +27,8 @@ from golf.pack.trellis import LOG2_STATES, Trellis, encode_by_state, symbol_cont
 from golf.stats import paired_bootstrap
 from golf.system.log import RunLog
 
+FARTHEST_BITS = 1.2
+"""Bits per weight from a first line to a second; beyond that, the second is drawn on."""
 SHARE_AT_3_BITS = 0.45
 """Step over deviation near 3.2 bits per weight, where the search for a peer's step begins."""
 
@@ -83,6 +85,7 @@ def measure_trellis(subject: Subject, bits: float, nncodec: Path | None, log: Ru
         line = draw_line(make, subject.diverges, bits)
         # A second line where the first one says that the divergences are equal.
         equal_bits = 8 * line.bytes_at(ours.totals[0]) / subject.num_weights
+        equal_bits = min(equal_bits, bits + FARTHEST_BITS)
         near = draw_line(make, subject.diverges, equal_bits)
         figures |= _against(name, ours, line, subject) | _equal_divergence(name, ours, near, subject)
         log.info(f"{name}: {figures[f'trellis_bytes_over_{name}_equal_kl']:.4f} of its bytes")
