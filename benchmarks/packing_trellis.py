@@ -83,11 +83,12 @@ def measure_trellis(subject: Subject, bits: float, nncodec: Path | None, log: Ru
     for name, encode in peers.items():
         make = with_knob(encode, subject.num_weights, math.log2(first_step(name, weights)))
         line = draw_line(make, subject.diverges, bits)
-        # A second line where the first one says that the divergences are equal.
-        equal_bits = 8 * line.bytes_at(ours.totals[0]) / subject.num_weights
-        equal_bits = min(equal_bits, bits + FARTHEST_BITS)
-        near = draw_line(make, subject.diverges, equal_bits)
-        figures |= _against(name, ours, line, subject) | _equal_divergence(name, ours, near, subject)
+        figures |= _against(name, ours, line, subject)
+        if name.startswith("nncodec"):
+            # A second line where the first one says that the divergences are equal; int6 has no codes for it.
+            equal_bits = 8 * line.bytes_at(ours.totals[0]) / subject.num_weights
+            near = draw_line(make, subject.diverges, min(equal_bits, bits + FARTHEST_BITS))
+            figures |= _equal_divergence(name, ours, near, subject)
         log.info(f"{name}: {figures[f'trellis_bytes_over_{name}_equal_kl']:.4f} of its bytes")
     ratios = [figures[f"trellis_bytes_over_{name}_equal_kl"] for name in peers if name.startswith("nncodec")]
     if ratios:
