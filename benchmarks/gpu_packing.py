@@ -14,10 +14,11 @@ import tyro
 from benchmarks.command import run_benchmark
 from benchmarks.gpu_environment import share_processor
 from benchmarks.gpu_jobs import Post
+from benchmarks.packing_lines import random_weights
 from benchmarks.recipe_arms import Scale, frontier_recipe
 from golf.pack.calibrate import Calibration
 from golf.pack.entropy import encode_entropy
-from golf.pack.layout import Layout, Weights, count_elements, implied_layout, row_view
+from golf.pack.layout import Layout, count_elements, implied_layout, row_view
 from golf.pack.quantize import SCALAR_ROUNDING, base_step, quantize_tensor, sensitivities
 from golf.pack.trellis import CHECKS, encode_trellis, trellis_rounding
 from golf.presets import PRESETS
@@ -35,12 +36,6 @@ class PackingStage:
     post: Annotated[Post, tyro.conf.arg(name="")]
     device: str = "auto"
     """auto, cpu or cuda."""
-
-
-def random_weights(layout: Layout) -> Weights:
-    """Of deviation 1."""
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(part.shape, generator=generator) for name, part in layout.items()}
 
 
 def falling_calibration(layout: Layout, device: torch.device) -> Calibration:

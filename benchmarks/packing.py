@@ -25,6 +25,7 @@ import zstandard
 from torch import Tensor
 
 from benchmarks.command import run_benchmark
+from benchmarks.packing_lines import random_weights
 from benchmarks.packing_trellis import Subject, measure_trellis
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
@@ -289,7 +290,8 @@ def measure_seconds() -> dict[str, float]:
     """Processor seconds for 26.7 million codes at 3.4 bits: writing the payload, decoding it to weights."""
     model = dataclasses.asdict(ModelConfig())
     torch.set_num_threads(1)
-    layout, weights = implied_layout(model), _random_weights(model)
+    layout = implied_layout(model)
+    weights = random_weights(layout)
     found = sensitivities(weights, flat_calibration(weights, layout))
     # A matrix's step is 0.4 sigmas.
     rate_lambda = MIN_LOSS_RISE_NATS * 2 * math.log(2) / count_elements(layout) * (0.4 / MIN_STEP) ** 2
@@ -315,19 +317,15 @@ def measure_memory() -> dict[str, float]:
         return pool.apply(_peaks_of_the_seed)
 
 
-def _random_weights(model: dict[str, Any]) -> Weights:
-    generator = torch.Generator().manual_seed(0)
-    layout = implied_layout(model)
-    return {name: torch.randn(part.shape, generator=generator) for name, part in layout.items()}
-
-
 def _peaks_of_the_seed() -> dict[str, float]:
     torch.set_num_threads(1)
     # A small model loads the libraries first: their code and buffers are not counted.
     small = dataclasses.asdict(ModelConfig(num_layers=2, width=64, mlp_hidden=64, num_heads=4))
-    decode_artifact(pack(_random_weights(small), {"model": small}, PackConfig(), LIMIT_BYTES).artifact)
+    decode_artifact(
+        pack(random_weights(implied_layout(small)), {"model": small}, PackConfig(), LIMIT_BYTES).artifact
+    )
     model = dataclasses.asdict(ModelConfig())
-    weights = _random_weights(model)
+    weights = random_weights(implied_layout(model))
     weight_bytes = sum(4 * weight.numel() for weight in weights.values())
     before = _restart_peak()
     artifact = pack(weights, {"model": model}, PackConfig(), LIMIT_BYTES).artifact

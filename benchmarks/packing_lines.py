@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
-from golf.pack.layout import Weights
+from golf.pack.layout import Layout, Weights
 
 FINER_BITS = 0.3
 """Bits per weight between the two artifacts of a line."""
@@ -65,6 +66,12 @@ def draw_line(make: Make, diverges: Divergence, bits: float) -> Line:
     coarse, fine = make(bits), make(bits + FINER_BITS)
     coarse_D, fine_D = diverges(coarse.weights), diverges(fine.weights)
     return Line(coarse, fine, coarse_D, (float(coarse_D.sum()), float(fine_D.sum())))
+
+
+def random_weights(layout: Layout) -> Weights:
+    """Of deviation 1."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(part.shape, generator=generator) for name, part in layout.items()}
 
 
 def packer(scheme: str, weights: Weights, header: dict[str, Any], calibration: Calibration) -> Make:

@@ -14,9 +14,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-import brotli
 import numpy as np
 import torch
 
@@ -116,12 +116,15 @@ def stack_encoder(coder: str, weights: Weights, layout: Layout, calibration: Cal
     return encode
 
 
-def has_lrzip() -> bool:
-    """Whether lrzip is on the path."""
-    return shutil.which("lrzip") is not None
+def missing_coders() -> dict[str, str]:
+    """Of CODERS those that this machine lacks, with what brings them."""
+    missing = {} if find_spec("brotli") else {"brotli": "pip install brotli"}
+    return missing if shutil.which("lrzip") else {**missing, "lrzip": "the system's package lrzip"}
 
 
 def _brotli(streams: list[bytes]) -> list[bytes]:
+    import brotli
+
     # Byte shuffle: the fp16 of small tensors and scales as their low bytes, then their high ones.
     return [
         brotli.compress(b"".join([streams[0][::2], streams[0][1::2], *streams[1:]]), quality=11, lgwin=24)
@@ -129,6 +132,8 @@ def _brotli(streams: list[bytes]) -> list[bytes]:
 
 
 def _unbrotli(packed: list[bytes]) -> None:
+    import brotli
+
     for each in packed:
         brotli.decompress(each)
 

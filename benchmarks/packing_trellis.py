@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.packing_lines import Divergence, Line, Made, draw_line, packer, with_knob
-from benchmarks.packing_peers import Encode, has_lrzip, nncodec_encoder, stack_encoder
+from benchmarks.packing_peers import CODERS, Encode, missing_coders, nncodec_encoder, stack_encoder
 from golf.pack.artifact import PackConfig, decode_artifact, pack
 from golf.pack.calibrate import Calibration
 from golf.pack.gptq import Factors
@@ -28,7 +28,7 @@ from golf.stats import paired_bootstrap
 from golf.system.log import RunLog
 
 FARTHEST_BITS = 1.2
-"""Bits per weight from a first line to a second; beyond that, the second is drawn on."""
+"""Most bits per weight from a first line to a second, which is extrapolated beyond that."""
 SHARE_AT_3_BITS = 0.45
 """Step over deviation near 3.2 bits per weight, where the search for a peer's step begins."""
 
@@ -79,7 +79,7 @@ def measure_trellis(subject: Subject, bits: float, nncodec: Path | None, log: Ru
     }
     for name in ("scalar", "int5_zstd22"):
         log.info(f"{name}: {figures[f'trellis_bytes_over_{name}_equal_kl']:.4f} of its bytes")
-    peers = peer_encoders(subject, nncodec)
+    peers = peer_encoders(subject, nncodec, log)
     for name, encode in peers.items():
         make = with_knob(encode, subject.num_weights, math.log2(first_step(name, weights)))
         line = draw_line(make, subject.diverges, bits)
@@ -105,12 +105,17 @@ def first_step(peer: str, weights: Weights) -> float:
     return SHARE_AT_3_BITS * math.sqrt(sum(float(weight.square().sum()) for weight in matrices) / num_weights)
 
 
-def peer_encoders(subject: Subject, nncodec: Path | None) -> dict[str, Encode]:
+def peer_encoders(subject: Subject, nncodec: Path | None, log: RunLog) -> dict[str, Encode]:
     """What others make of the weights, by name: as far as it is installed."""
     weights, layout, calibration = subject.weights, subject.layout, subject.calibration
-    encoders = {"int6_brotli": stack_encoder("brotli", weights, layout, calibration)}
-    if has_lrzip():
-        encoders["int6_lrzip"] = stack_encoder("lrzip", weights, layout, calibration)
+    missing = missing_coders()
+    for coder, remedy in missing.items():
+        log.info(f"{coder} is not installed ({remedy}): int6 under it is left out")
+    encoders = {
+        f"int6_{coder}": stack_encoder(coder, weights, layout, calibration)
+        for coder in CODERS
+        if coder not in missing
+    }
     if nncodec is not None:
         encoders["nncodec_one_step"] = nncodec_encoder(nncodec, weights, None)
         encoders["nncodec_by_tensor"] = nncodec_encoder(nncodec, weights, calibration)

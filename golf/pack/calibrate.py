@@ -29,6 +29,7 @@ from golf.model.loss import softcap, token_nats
 EMBEDDING_WEIGHT = "embedding.weight"
 """Used twice, as the input table and as the head; both uses count."""
 PRIOR_LOOKUPS = 1.0
+"""Lookups with the mean gradient of all that every row of the table is given beside its own."""
 CALIBRATION_PASS_TOKENS = 16_384
 """Maximum tokens of a pass: it is not compiled, and keeps about 0.7 MB per token of a frontier network."""
 
@@ -88,27 +89,24 @@ class Calibration:
 
 
 class Lookups:
-    """Rows looked up in a table, and the loss's gradients by them."""
+    """Rows looked up in a table (V, C), and the loss's gradients by them."""
 
-    def __init__(self, num_rows: int, device: torch.device):
-        self.counts_V, self.squares_V, self.expected_V = torch.zeros((3, num_rows), device=device)
-        self.moments_CC: Tensor | None = None
+    def __init__(self, table: Tensor):
+        num_rows, columns = table.shape
+        self.counts_V, self.squares_V, self.expected_V = torch.zeros((3, num_rows), device=table.device)
+        self.moments_CC = torch.zeros((columns, columns), device=table.device)
 
     def add(self, rows_N: Tensor, gradient_NC: Tensor) -> None:
         """Adds lookups and the summed loss's gradient by what was looked up."""
         gradient_NC = gradient_NC.flatten(0, -2).float()
         # A lookup is onehot(row) @ W: the gradient is by columns, so it takes the place of x in add_uses, and
         # the one-hot vector, whose mean square is 1 / num_rows, that of the output gradient.
-        moments_CC = gradient_NC.T @ gradient_NC / len(self.counts_V)
-        self.moments_CC = moments_CC if self.moments_CC is None else self.moments_CC + moments_CC
+        self.moments_CC += gradient_NC.T @ gradient_NC / len(self.counts_V)
         self.squares_V.index_add_(0, rows_N.flatten(), gradient_NC.square().mean(1))
         self.counts_V += rows_N.flatten().bincount(minlength=len(self.counts_V))
 
     def squares(self) -> Tensor:
-        """Sum of the mean squared gradients by row, (V,), had the rows come as often as expected.
-
-        Each row has PRIOR_LOOKUPS further ones, with the mean of all.
-        """
+        """Sum of the mean squared gradients by row, (V,), had the rows come as often as expected."""
         mean = self.squares_V.sum() / self.counts_V.sum().clamp_min(1)
         own_V = (self.squares_V + PRIOR_LOOKUPS * mean) / (self.counts_V + PRIOR_LOOKUPS)
         return self.expected_V * own_V
@@ -128,11 +126,10 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
 
         return hook
 
-    table, cap = model.embedding.weight, model.config.logit_softcap
-    lookups = Lookups(len(table), table.device)
+    lookups, cap = Lookups(model.embedding.weight), model.config.logit_softcap
 
     def observe_head(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        logits_NV = softcap(output.detach().flatten(0, -2).float(), cap, None)
+        logits_NV = softcap(output.detach().flatten(0, -2).float(), cap)
         p_NV = logits_NV.softmax(-1)
         lookups.expected_V += p_NV.sum(0)
         slope_NV = 1 - (logits_NV / cap).square() if cap else torch.ones_like(logits_NV)
@@ -160,9 +157,8 @@ def calibrate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]]) -> Calibrati
         for handle in handles:
             handle.remove()
         model.zero_grad(set_to_none=True)
-    if lookups.moments_CC is not None:
-        _add(calibration.moments_CC, EMBEDDING_WEIGHT, lookups.moments_CC)
-        _add(calibration.squares_R, EMBEDDING_WEIGHT, lookups.squares())
+    _add(calibration.moments_CC, EMBEDDING_WEIGHT, lookups.moments_CC)
+    _add(calibration.squares_R, EMBEDDING_WEIGHT, lookups.squares())
     return calibration
 
 
