@@ -134,9 +134,9 @@ def run_score(arguments: list[str]) -> None:
 def value_of(option: str, arguments: list[str]) -> str | None:
     """The last value that a command line gives an option, before it is read as a whole; None without one."""
     found = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if argument == option and following is not None:
-            found = following
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            found = arguments[index + 1]
         elif argument.startswith(f"{option}="):
             found = argument.partition("=")[2]
     return found
