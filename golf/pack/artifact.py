@@ -42,7 +42,7 @@ class PackConfig:
 
     scheme: str = "entropy"
     """Quantizer, a name of QUANTIZERS. entropy: steps by the loss's sensitivity, GPTQ, an entropy coder.
-    trellis: the same with trellis-coded codes, 2 to 6% smaller at equal loss, several times slower to pack.
+    trellis: the same with trellis-coded codes, 3 to 5% smaller at equal loss, several times slower to pack.
     auto: whichever of the two has less forecast loss at its bytes.
     int5, the reference: one fp16 scale per row, int5 matrices and int8 embeddings, a code per byte, zstd."""
     margin_bytes: int = 0
