@@ -45,12 +45,12 @@ def test_one_table_has_networks_and_compressors_and_is_taken_up_again(
         "--rows",
         str(tmp_path / "rows.jsonl"),
         "--seconds",
-        "0.3",
+        "0.2",
         "--seeds",
         "2",
     ]
     command += ["--clock", "cpu", "--evals", "2", "--json", str(figures), "--plot", str(picture)]
-    command += ["--arms", "default", "gpt2", "zstd -22", "xz -9", "cmix"]
+    command += ["--arms", "default", "zstd -22", "xz -9", "cmix"]
     monkeypatch.setattr(compressors.shutil, "which", lambda name: None)
     assert main(command) == 0
     first = json.loads(figures.read_text())
@@ -59,8 +59,7 @@ def test_one_table_has_networks_and_compressors_and_is_taken_up_again(
     assert rows["xz -9"]["bpb"] == 8 * len(lzma.compress(text, preset=9)) / len(text)
     assert rows["xz -9, primed"]["bpb"] < rows["xz -9"]["bpb"]
     assert rows["cmix"]["bpb"] == "not installed" and "cmix is not installed: " in capsys.readouterr().out
-    assert {rows[arm]["n"] for arm in ("default", "gpt2")} == {2}
-    assert 0 < rows["default"]["steps"] and 0 < rows["default"]["bpb"] < 9
+    assert rows["default"]["n"] == 2 and 0 < rows["default"]["steps"] and 0 < rows["default"]["bpb"] < 9
     assert first["settings"]["clock"] == "cpu"
     assert "default" in picture.read_text() and "seconds of the processor" in picture.read_text()
     runs = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
