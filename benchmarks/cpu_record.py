@@ -52,6 +52,7 @@ from golf.train.config import TrainConfig
 
 SCALED = ("seed",)
 """Presets whose recipe is compared at the default's size."""
+NETWORKS = ("default", *SCALED, "gpt2")
 GPT2_RATE = 6e-3
 """AdamW's learning rate of all groups: 4.17 bits per byte, 4.24 at 3e-3 and 4.31 at 1e-3, the preset's, after
 14 seconds of one core (documentation, seed 1, the first 32,768 tokens of validation)."""
@@ -107,8 +108,8 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": cpu_
 def plan_networks(options: CpuRecord, vocab_size: int, bos_id: int) -> dict[str, RunConfig]:
     """Every network's configuration by arm, without a seed, for a vocabulary."""
     default = replace(CPU, model=replace(CPU.model, vocab_size=vocab_size, bos_id=bos_id))
-    scaled = {name: at_size_of(default, PRESETS[name].config) for name in SCALED}
-    arms = {"default": default, **scaled, "gpt2": gpt2_recipe(default)}
+    scaled = [at_size_of(default, PRESETS[name].config) for name in SCALED]
+    arms = dict(zip(NETWORKS, (default, *scaled, gpt2_recipe(default)), strict=True))
     loop = {"num_evals": options.evals, "reports": 10, "checkpoint_seconds": 1e9, "reserve_seconds": 0.0}
     other = RunConfig()
     return {
@@ -193,17 +194,16 @@ class Comparison:
         self.options, self.log = options, log
         self.timer = CLOCKS[options.clock]
         self.runtime = choose_runtime("cpu")
-        self.dataset = open_or_prepare(RunOptions(preset="cpu", data=options.data), CPU, log)
-        vocabulary = self.dataset.vocabulary
-        networks = plan_networks(options, vocabulary.size, vocabulary.bos_id)
-        compressors = {one.name: one for one in find_compressors()}
-        arms = [*networks, *compressors]
+        arms = [*NETWORKS, *(one.name for one in find_compressors())]
         for name in options.arms:
             if name not in arms:
                 raise ValueError(f"--arms: there is no arm {name!r}; there are {', '.join(arms)}")
+        self.dataset = open_or_prepare(RunOptions(preset="cpu", data=options.data), CPU, log)
+        vocabulary = self.dataset.vocabulary
+        networks = plan_networks(options, vocabulary.size, vocabulary.bos_id)
         wanted = options.arms or arms
         self.networks = {name: config for name, config in networks.items() if name in wanted}
-        self.compressors = [one for name, one in compressors.items() if name in wanted]
+        self.compressors = [one for one in find_compressors() if one.name in wanted]
         for config in self.networks.values():
             check_config(config, "cpu")
             check_data(config, self.dataset)
@@ -240,7 +240,9 @@ class Comparison:
             return {}
         row = {"key": key, "arm": arm, "clock": self.options.clock, **figures}
         append_row(self.options.rows, row)
-        self.log.event("run", arm=arm, bpb=row["bpb"], **{k: row[k] for k in ("seed", "steps") if k in row})
+        self.log.event(
+            "run", arm=arm, bpb=row["bpb"], **{k: row[k] for k in ("seed", "steps", "made_by") if k in row}
+        )
         return row
 
     def train(self, config: RunConfig) -> dict[str, Any]:
