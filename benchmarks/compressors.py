@@ -27,7 +27,7 @@ PPMD_ORDER = 32
 PPMD_MEBIBYTES = 1024
 SEVEN_ZIP_ORDER = 8
 """7-Zip gives PPMd 16 bytes of memory a byte of text at most, and sizes can be subtracted only where that is
-never used up: at order 8 both programs make the same differences, at order 12 they are off by a half."""
+never used up: at order 8 the differences are those of pyppmd (after 0, 0.1, 1, 2 and 4 MB)."""
 FIRST_BYTES = 1 << 17
 """Of the text before, at first; then twice as much each time."""
 MIN_GROWTH = 1.1

@@ -240,9 +240,8 @@ class Comparison:
             return {}
         row = {"key": key, "arm": arm, "clock": self.options.clock, **figures}
         append_row(self.options.rows, row)
-        self.log.event(
-            "run", arm=arm, bpb=row["bpb"], **{k: row[k] for k in ("seed", "steps", "made_by") if k in row}
-        )
+        shown = {name: row[name] for name in ("arm", "bpb", "seed", "steps", "made_by") if name in row}
+        self.log.event("run", **shown)
         return row
 
     def train(self, config: RunConfig) -> dict[str, Any]:
