@@ -82,7 +82,7 @@ PROGRAMS = (
     Program("benchmarks.ttt", "ARTIFACT --data DATA", "benchmarks.ttt:measure_gains"),
     Program("benchmarks.ttt", "", "benchmarks.ttt_steps:measure_arm"),
     Program("benchmarks.recipe", "--data DATA --rows NEW", "benchmarks.recipe:run_arm"),
-    Program("benchmarks.cpu_record", "--data DATA --rows NEW --arms default", "benchmarks.cpu_record:run_arm"),
+    Program("benchmarks.cpu_record", "--data DATA --rows NEW --arms seed", "benchmarks.cpu_record:run_arm"),
     Program("benchmarks.auditing", "ARTIFACT --data DATA", "golf.evaluate:score_once"),
     Program("benchmarks.checking", "", "benchmarks.checking:make_folder"),
     Program("benchmarks.preparing", "", "benchmarks.preparing:measure"),
