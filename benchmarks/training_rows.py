@@ -68,8 +68,9 @@ def flops_per_token(model: GPT, context: int) -> float:
     """
     width = model.config.width
     forward = 2.0 * model.embedding.weight.numel()
-    if model.config.bigram_buckets:
-        forward += 2.0 * model.bigram.projection.weight.numel()
+    config = model.config
+    num_tables = bool(config.bigram_buckets) + bool(config.trigram_buckets)
+    forward += 2.0 * num_tables * config.bigram_width * width
     for visit in model.plan:
         linear = [m for m in model.blocks[visit.layer].modules() if isinstance(m, Linear)]
         forward += sum(2.0 * module.weight.numel() for module in linear) + 2.0 * context * width

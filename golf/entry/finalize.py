@@ -51,6 +51,7 @@ SWITCHED_OFF: dict[str, object] = {
     "recurrence": 1,
     "smear": "off",
     "bigram_buckets": 0,
+    "trigram_buckets": 0,
     "document_mask": False,
     "attention_gate_dense": False,
     "attention_sinks": False,

@@ -84,8 +84,10 @@ class ModelConfig:
     norm or (raw) before it, or off."""
     bigram_buckets: int = 2048
     """Rows of the hashed bigram table; 0 for none."""
+    trigram_buckets: int = 0
+    """Rows of the hashed trigram table; 0 for none."""
     bigram_width: int = 64
-    """Columns of the hashed bigram table."""
+    """Columns of the hashed bigram and trigram tables."""
     embedding_std: float = 0.005
     """Standard deviation of the token embedding at initialisation."""
     future_tokens: int = 0
@@ -108,6 +110,7 @@ class ModelConfig:
         self._require("vocab_size", 1, 1 << 16)
         self._require("bos_id", 0, self.vocab_size - 1)
         self._require("bigram_buckets", 0, MAX_SIZE)
+        self._require("trigram_buckets", 0, MAX_SIZE)
         if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"width {self.width} must divide into num_heads {self.num_heads}, "

@@ -11,8 +11,8 @@ from golf.model.gpt import GPT
 from golf.model.positions import rotary_tables
 from golf.model.state import ForwardState, Past, Positions
 
-HISTORY = 2
-"""Earlier tokens that an embedding reads: the smear reads the one before, whose bigram reads one more."""
+HISTORY = 3
+"""Earlier tokens that an embedding reads: the smear reads the one before, whose trigram reads two more."""
 FORGOTTEN_SHARE = 8
 """One over the share of a full window that is forgotten at a time."""
 

@@ -18,29 +18,40 @@ def has_previous(inputs_BT: Tensor, bos_id: int) -> Tensor:
     return F.pad(inputs_BT[:, 1:] != bos_id, (1, 0), value=False)
 
 
-def bigram_buckets(inputs_BT: Tensor, num_buckets: int, bos_id: int) -> Tensor:
-    """Hash of (token, previous token) to [0, num_buckets); bucket 0 where there is no previous token.
+HASH_FACTORS = (36313, 27191, 51647)
+"""Of a token, the one before and the one before that."""
 
-    Source: the bigram hash of openai/parameter-golf #162, with the constants of #334.
+
+def ngram_buckets(inputs_BT: Tensor, order: int, num_buckets: int, bos_id: int) -> Tensor:
+    """Hash of a token and the order - 1 before it to [0, num_buckets); bucket 0 where the document has fewer.
+
+    Source: the bigram hash of openai/parameter-golf #162, with the constants of #334; a third for trigrams.
     """
-    previous_BT = F.pad(inputs_BT[:, :-1], (1, 0))
-    hashed_BT = (36313 * inputs_BT + 27191 * previous_BT) % num_buckets
-    return torch.where(has_previous(inputs_BT, bos_id), hashed_BT, 0)
+    hashed_BT = HASH_FACTORS[0] * inputs_BT
+    is_whole_BT = torch.ones_like(inputs_BT, dtype=torch.bool)
+    for distance in range(1, order):
+        inside_BT = has_previous(inputs_BT, bos_id)
+        is_whole_BT = is_whole_BT & F.pad(inside_BT[:, : inside_BT.size(1) - distance + 1], (distance - 1, 0))
+        hashed_BT = hashed_BT + HASH_FACTORS[distance] * F.pad(inputs_BT, (distance, 0))[:, :-distance]
+    return torch.where(is_whole_BT, hashed_BT % num_buckets, 0)
 
 
-class BigramHash(nn.Module):
-    """A small embedding of the hashed token pair, projected to the width (openai/parameter-golf #162)."""
+class NgramHash(nn.Module):
+    """A small embedding of the hashed n-gram that ends here, projected to the width.
 
-    def __init__(self, config: ModelConfig):
+    Of two tokens as in openai/parameter-golf #162; `order` is the number of tokens, 2 or 3.
+    """
+
+    def __init__(self, config: ModelConfig, order: int, num_buckets: int):
         super().__init__()
-        self.bos_id = config.bos_id
-        self.table = parameter(torch.zeros(config.bigram_buckets, config.bigram_width), TABLE)
+        self.order, self.bos_id = order, config.bos_id
+        self.table = parameter(torch.zeros(num_buckets, config.bigram_width), TABLE)
         self.projection = Linear(config.bigram_width, config.width, role=PROJECTION)
         self.scale = parameter(torch.tensor(0.05), SCALAR)
 
     def forward(self, inputs_BT: Tensor) -> Tensor:
         """Shape (B, T, D)."""
-        buckets_BT = bigram_buckets(inputs_BT, self.table.size(0), self.bos_id)
+        buckets_BT = ngram_buckets(inputs_BT, self.order, self.table.size(0), self.bos_id)
         return self.projection(F.embedding(buckets_BT, self.table)) * self.scale
 
 

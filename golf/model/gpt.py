@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from golf.model.blocks import Visit, build_block, join_skip, plan_visits
 from golf.model.config import ModelConfig
 from golf.model.document_mask import document_bounds, visible_keys
-from golf.model.embeddings import BigramHash
+from golf.model.embeddings import NgramHash
 from golf.model.kinds import ATTENTIONS, FEEDFORWARDS, NORMS, SMEARS
 from golf.model.layers import Embedding, Linear, TiedHead, rms_norm
 from golf.model.loss import softcap
@@ -39,7 +39,9 @@ class GPT(nn.Module):
         if config.positions == "learned":
             self.positions = Embedding(config.context, config.width)
         if config.bigram_buckets:
-            self.bigram = BigramHash(config)
+            self.bigram = NgramHash(config, 2, config.bigram_buckets)
+        if config.trigram_buckets:
+            self.trigram = NgramHash(config, 3, config.trigram_buckets)
         if config.smear != "off":
             self.smear = SMEARS[config.smear](config)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
@@ -134,6 +136,8 @@ class GPT(nn.Module):
         x_BTD = self.embedding(inputs_BT)
         if config.bigram_buckets:
             x_BTD = x_BTD + self.bigram(inputs_BT)
+        if config.trigram_buckets:
+            x_BTD = x_BTD + self.trigram(inputs_BT)
         if config.positions == "learned":
             first = 0 if past is None else past.num_before
             end = first + inputs_BT.size(1)

@@ -3,7 +3,7 @@
 import torch
 
 from golf.model.config import ModelConfig
-from golf.model.embeddings import BigramHash, SmearAdd, SmearGate, bigram_buckets
+from golf.model.embeddings import NgramHash, SmearAdd, SmearGate, ngram_buckets
 
 BOS = 1
 
@@ -18,11 +18,23 @@ TOKENS_BT = torch.tensor([[5, 9, BOS, 7, 7, BOS, BOS, 3]])
 
 
 def test_buckets_hash_the_pair_and_are_zero_without_a_previous_token():
-    buckets = bigram_buckets(TOKENS_BT, 2048, BOS)[0].tolist()
+    buckets = ngram_buckets(TOKENS_BT, 2, 2048, BOS)[0].tolist()
     expected = [
         (36313 * token + 27191 * previous) % 2048 for previous, token in [(5, 9), (BOS, 7), (7, 7), (BOS, 3)]
     ]
     assert buckets == [0, expected[0], 0, expected[1], expected[2], 0, 0, expected[3]]
+
+
+def test_trigrams_hash_three_tokens_and_are_zero_where_the_document_has_fewer():
+    tokens = [5, 9, 8, BOS, 7, 7, 6, BOS, BOS, 3]
+    buckets = ngram_buckets(torch.tensor([tokens]), 3, 2048, BOS)[0].tolist()
+    start, expected = 0, []
+    for position, token in enumerate(tokens):
+        start = position if token == BOS else start
+        before, two_before = tokens[position - 1], tokens[position - 2]
+        hashed = (36313 * token + 27191 * before + 51647 * two_before) % 2048
+        expected.append(hashed if position - start >= 2 else 0)
+    assert buckets == expected and buckets[2] and buckets[5] and not buckets[9]
 
 
 def test_smear_leaves_document_starts_alone_and_blends_the_rest():
@@ -40,7 +52,7 @@ def test_smear_leaves_document_starts_alone_and_blends_the_rest():
 
 
 def test_a_zero_table_adds_nothing():
-    bigram = BigramHash(config(8))
+    bigram = NgramHash(config(8), 2, 16)
     torch.nn.init.normal_(bigram.projection.weight)
     assert not bigram(TOKENS_BT).any()
 
