@@ -1,6 +1,7 @@
-"""The training loss: the next token's nats, predictions further ahead, SIGReg; and the weights for export.
+"""The training loss: the next token's nats, those of later and prefix tokens, SIGReg; and exported weights.
 
-Shapes: B batch, T time, D width, N = B x T tokens, M directions, P points of the characteristic function.
+Shapes: B batch, T time, D width, V vocabulary, N = B x T tokens, M directions, P points of the characteristic
+function.
 """
 
 from dataclasses import replace
@@ -51,23 +52,63 @@ def future_nats(model: GPT, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 class Objective:
-    """The training loss with the terms that a config adds; `regularizing` says whether SIGReg is on."""
+    """The training loss with the terms that a config adds, those that are on at the run's progress.
 
-    def __init__(self, config: TrainConfig):
+    `prefixes_V` is the prefix token of each token, int64 (`Vocabulary.prefix_tokens`), on the device of the
+    batches; ValueError if it is missing and the config wants it.
+    """
+
+    def __init__(self, config: TrainConfig, prefixes_V: Tensor | None = None):
+        if config.prefix_weight and prefixes_V is None:
+            raise ValueError(f"train.prefix_weight is {config.prefix_weight}; but no prefixes are given")
         self.config = config
-        self.regularizing = True
+        self.prefixes_V = prefixes_V
+        if prefixes_V is not None:
+            # A tensor: compiled training is then one graph for all of its values.
+            self._prefix_weight = torch.zeros((), device=prefixes_V.device)
+        self.advance(0.0)
+
+    @property
+    def starts(self) -> list[float]:
+        """The progress from which each sum of terms, a graph of its own, holds: 0, and where a term ends."""
+        ends = {0.0}
+        if self.config.sigreg_weight:
+            ends.add(self.config.sigreg_until)
+        if self.config.prefix_weight:
+            ends.add(self.config.prefix_until)
+        return sorted(end for end in ends if end < 1)
+
+    def advance(self, progress: float) -> None:
+        """Ends the terms that have ended at this progress of the run, and sets the weight that decays."""
+        self._regularizing = progress < self.config.sigreg_until
+        if self.config.prefix_weight:
+            left = 1 - progress / self.config.prefix_until
+            self._predicting_prefixes = left > 0
+            self._prefix_weight.fill_(self.config.prefix_weight * max(0.0, min(1.0, 2 * left)))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no term is on but those of `model.future_tokens`."""
+        config = self.config
+        is_regularizing = config.sigreg_weight and self._regularizing
+        return not is_regularizing and not (config.prefix_weight and self._predicting_prefixes)
 
     def nats(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Nats of each target, fp32, (B, T); the gradient of their mean is that of the sum of all terms."""
         x_BTD = model.last_stream(inputs_BT)
-        nats_BT = token_nats(model.read_out(x_BTD), targets_BT)
+        logits_BTV = model.read_out(x_BTD)
+        nats_BT = token_nats(logits_BTV, targets_BT)
         # term - term.detach() is 0 with the gradient of term: the logged loss stays the next token's.
         if model.config.future_tokens:
             term = self.config.future_weight * future_nats(model, x_BTD, targets_BT)
             nats_BT = nats_BT + (term - term.detach())
-        if self.config.sigreg_weight and self.regularizing:
+        if self.config.sigreg_weight and self._regularizing:
             term = self.config.sigreg_weight * sigreg(x_BTD.flatten(0, 1), self.config.sigreg_real_only)
             nats_BT = nats_BT + (term - term.detach())
+        if self.config.prefix_weight and self._predicting_prefixes:
+            assert self.prefixes_V is not None
+            term_BT = self._prefix_weight * token_nats(logits_BTV, self.prefixes_V[targets_BT])
+            nats_BT = nats_BT + (term_BT - term_BT.detach())
         return nats_BT
 
 
