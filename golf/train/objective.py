@@ -52,46 +52,38 @@ def future_nats(model: GPT, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 class Objective:
-    """The training loss with the terms that a config adds, those that are on at the run's progress.
+    """The training loss with the terms that a config adds, each until its end.
 
-    `prefixes_V` is the prefix token of each token, int64 (`Vocabulary.prefix_tokens`), on the device of the
-    batches; ValueError if it is missing and the config wants it.
+    `prefixes_V` is each token's prefix (`Vocabulary.prefix_tokens`), on the device of the batches; ValueError
+    where the config wants it and it is missing.
     """
 
     def __init__(self, config: TrainConfig, prefixes_V: Tensor | None = None):
-        if config.prefix_weight and prefixes_V is None:
-            raise ValueError(f"train.prefix_weight is {config.prefix_weight}; but no prefixes are given")
         self.config = config
-        self.prefixes_V = prefixes_V
-        if prefixes_V is not None:
+        ends: list[float] = []
+        if config.sigreg_weight:
+            ends.append(config.sigreg_until)
+        if config.prefix_weight:
+            if prefixes_V is None:
+                raise ValueError(f"train.prefix_weight is {config.prefix_weight}; no prefix tokens are given")
+            ends.append(config.prefix_until)
+            self.prefixes_V = prefixes_V
             # A tensor: compiled training is then one graph for all of its values.
             self._prefix_weight = torch.zeros((), device=prefixes_V.device)
+        self._last_end = max(ends, default=0.0)
+        self.starts = sorted({0.0, *(end for end in ends if end < 1)})
+        """The progress at which each set of terms, a graph of its own in compiled training, begins."""
         self.advance(0.0)
 
-    @property
-    def starts(self) -> list[float]:
-        """The progress from which each sum of terms, a graph of its own, holds: 0, and where a term ends."""
-        ends = {0.0}
-        if self.config.sigreg_weight:
-            ends.add(self.config.sigreg_until)
-        if self.config.prefix_weight:
-            ends.add(self.config.prefix_until)
-        return sorted(end for end in ends if end < 1)
-
     def advance(self, progress: float) -> None:
-        """Ends the terms that have ended at this progress of the run, and sets the weight that decays."""
+        """Ends the terms that end before this progress of the run, and sets the weight that decays."""
+        self.is_plain = progress >= self._last_end
+        """Whether all have ended but those of model.future_tokens."""
         self._regularizing = progress < self.config.sigreg_until
         if self.config.prefix_weight:
             left = 1 - progress / self.config.prefix_until
             self._predicting_prefixes = left > 0
             self._prefix_weight.fill_(self.config.prefix_weight * max(0.0, min(1.0, 2 * left)))
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether no term is on but those of `model.future_tokens`."""
-        config = self.config
-        is_regularizing = config.sigreg_weight and self._regularizing
-        return not is_regularizing and not (config.prefix_weight and self._predicting_prefixes)
 
     def nats(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Nats of each target, fp32, (B, T); the gradient of their mean is that of the sum of all terms."""
@@ -106,7 +98,6 @@ class Objective:
             term = self.config.sigreg_weight * sigreg(x_BTD.flatten(0, 1), self.config.sigreg_real_only)
             nats_BT = nats_BT + (term - term.detach())
         if self.config.prefix_weight and self._predicting_prefixes:
-            assert self.prefixes_V is not None
             term_BT = self._prefix_weight * token_nats(logits_BTV, self.prefixes_V[targets_BT])
             nats_BT = nats_BT + (term_BT - term_BT.detach())
         return nats_BT
