@@ -136,9 +136,12 @@ def longest_window(config: RunConfig) -> tuple[str, int]:
 def check_data(config: RunConfig, dataset: Dataset) -> None:
     """ValueError for a text that is too short for the configuration, or whose bytes cannot be counted.
 
+    Likewise for a tokenizer that a term of the training loss cannot use.
     `config` has passed `check_config`. Reads the validation text.
     """
     model, folder = config.model, dataset.folder
+    if config.train.prefix_weight:
+        dataset.vocabulary.prefix_tokens()
     batches = TrainBatches(dataset.train_shards(), config.seed, config.train.held_out_tokens)
     if len(batches.held_out) <= model.context:
         raise ConfigError(

@@ -395,7 +395,10 @@ def build_trainer(
         scoring = disjoint_scoring(model, batches.held_out, dataset.vocabulary, batch_tokens, log)
         return score_disjoint(replace(scoring, world=runtime.world), grade).bits_per_byte
 
-    return Trainer(model, batches, config.recipe(), runtime, evaluate, clock, log)
+    prefixes_V = None
+    if config.train.prefix_weight:
+        prefixes_V = torch.from_numpy(dataset.vocabulary.prefix_tokens()).to(runtime.device)
+    return Trainer(model, batches, config.recipe(), runtime, evaluate, clock, log, prefixes_V)
 
 
 def calibration_batches(

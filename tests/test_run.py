@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny_samples import tiny_tokenizer, write_tiny_dataset
 
 from golf import run as running
+from golf.checks import check_data
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
 from golf.model.config import ModelConfig
@@ -140,6 +142,20 @@ def test_held_out_text_is_scored_in_passes_that_fit_training(tmp_path, dataset, 
     trainer.held_out_bpb()
     running.score_weights(run, LiveTrainer(), trainer.model.state_dict(), trainer.batches.held_out, None)
     assert seen == [(16, 32), (16, 64)]
+
+
+def test_training_is_given_the_prefixes_of_its_vocabulary_which_must_have_some(tmp_path, dataset):
+    config = replace(CONFIG, train=replace(CONFIG.train, prefix_weight=0.25))
+    (_, run), prefixes = make_run(tmp_path / "run", dataset, config), dataset.vocabulary.prefix_tokens()
+    trainer = build_trainer(run.config, run.dataset, run.runtime, run.clock, run.log)
+    assert np.array_equal(trainer.objective.prefixes_V, prefixes)
+
+    write_tiny_dataset(tmp_path / "letters", tiny_tokenizer(kind="char"), num_documents=30)
+    letters = open_dataset(tmp_path / "letters")
+    with pytest.raises(ValueError, match=r"no token begins with another: train\.prefix_weight"):
+        check_data(config, letters)
+    with pytest.raises(ValueError, match="has it byte fallback"):
+        check_data(CONFIG, letters)
 
 
 def test_a_process_that_cannot_score_ends_the_run_before_its_first_step(tmp_path, dataset):

@@ -21,15 +21,15 @@ WORDS = (
 )
 
 
-def tiny_tokenizer(seed: int = 0) -> bytes:
-    """A SentencePiece BPE of 320 pieces with byte fallback."""
+def tiny_tokenizer(seed: int = 0, kind: str = "bpe") -> bytes:
+    """A SentencePiece BPE of 320 pieces with byte fallback; or of the letters alone, of `kind` char."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(tiny_text(1000 + seed + i) for i in range(100)),
         model_writer=model,
-        model_type="bpe",
+        model_type=kind,
         vocab_size=320,
-        byte_fallback=True,
+        byte_fallback=kind == "bpe",
         add_dummy_prefix=False,
         pad_id=0,
         bos_id=1,

@@ -15,6 +15,8 @@ from golf.data.shards import DataError
 from golf.system.stored import read_bounded
 
 SPACE_MARK = "\u2581"
+NO_PREFIX = -100
+"""In place of a prefix token; as a target, cross-entropy ignores it."""
 MAX_VOCABULARY_BYTES = 1 << 26
 
 
@@ -72,6 +74,32 @@ class Vocabulary:
         if self.case_ops:
             counts -= (previous == self._escape_id) & (self._rest_bytes_V[targets] > 0)
         return counts
+
+    def prefix_tokens(self) -> np.ndarray:
+        """The token of each token's longest proper byte prefix that is one, int64 (V); or NO_PREFIX.
+
+        Bytes are those of the piece, U+2581 being a space; control, unknown and unused pieces have none. Of a
+        character and a byte piece that mean the same byte, the character is taken, as in text. DataError if
+        no token has a prefix.
+        """
+        ids = list(range(self.size))
+        is_byte = self._pieces.is_byte(ids)
+        texts = [piece.replace(SPACE_MARK, " ").encode() for piece in self._pieces.id_to_piece(ids)]
+        for token in ids:
+            if is_byte[token]:
+                texts[token] = bytes.fromhex(texts[token].decode()[3:5])
+            elif self._is_textless_V[token]:
+                texts[token] = b""
+        token_of = {texts[token]: token for token in sorted(ids, key=is_byte.__getitem__, reverse=True)}
+        found = []
+        for text in texts:
+            starts = (text[:size] for size in range(len(text) - 1, 0, -1))
+            found.append(next((token_of[start] for start in starts if start in token_of), NO_PREFIX))
+        if max(found) < 0:
+            raise DataError(
+                "no token begins with another: train.prefix_weight has no target; use another tokenizer"
+            )
+        return np.array(found)
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of a text, without BOS; a lone surrogate, which has no UTF-8 form, becomes "?".

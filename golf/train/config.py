@@ -51,11 +51,18 @@ class TrainConfig:
     """Whether SIGReg compares the real part of the characteristic function alone."""
     sigreg_until: float = 1.0
     """Progress at which SIGReg ends."""
+    prefix_weight: float = 0.0
+    """Weight of the nats of each target's prefix token, the longest token that its bytes begin with
+    (KellerJordan/modded-nanogpt #337: 0.25); 0 leaves them out."""
+    prefix_until: float = 2 / 3
+    """Progress at which that weight reaches 0, after a linear decay from half of it on."""
 
     def __post_init__(self) -> None:
-        for name in ("future_weight", "sigreg_weight", "sigreg_until"):
+        for name in ("future_weight", "sigreg_weight", "sigreg_until", "prefix_weight"):
             if vars(self)[name] < 0:
                 raise ValueError(f"train.{name} is {vars(self)[name]}; expected at least 0")
+        if not 0 < self.prefix_until <= 1:
+            raise ValueError(f"train.prefix_until is {self.prefix_until}; expected more than 0, up to 1")
 
     def check(self, phases: Phases) -> None:
         """Raises ValueError unless steps are whole micro-batches, and those whole sequences, everywhere."""

@@ -214,6 +214,7 @@ class Trainer:
         evaluate: Evaluate,
         clock: StageClock,
         log: RunLog,
+        prefixes_V: Tensor | None = None,
     ):
         self.config = recipe.train
         self.optim, self.schedule = recipe.optim, recipe.schedule
@@ -234,7 +235,7 @@ class Trainer:
         self.steps = self.tokens = 0
         self._seconds, self._step_seconds = clock.elapsed("train"), 0.0
         self._stop_signal, self._stopping = 0, False
-        self.objective = Objective(self.config)
+        self.objective = Objective(self.config, prefixes_V)
         self._nats = self.objective.nats
         if runtime.compiled:
             prepare_compiler()
@@ -296,7 +297,7 @@ class Trainer:
         lr_scale = learning_rate_scale(progress, self.schedule)
         self.optimizers.set_schedule(lr_scale, muon_momentum(progress, self.optim.momentum, self.schedule))
         self.model.looping = phase.looping
-        self.objective.regularizing = progress < self.config.sigreg_until
+        self.objective.advance(progress)
 
         # Gradient accumulation: the mean over the step's micro-batches, of which each process has its share.
         num_micro_batches = phase.batch_tokens // self.micro_batch_tokens
@@ -349,7 +350,7 @@ class Trainer:
 
     def can_grade(self, context: int) -> bool:
         """Whether training has compiled a graph for windows of this length, the model as it is."""
-        is_plain = not self.config.sigreg_weight and not self.model.config.future_tokens
+        is_plain = self.objective.is_plain and not self.model.config.future_tokens
         return self.runtime.compiled and is_plain and (context, self.model.looping) in self.kinds
 
     def grade(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -401,11 +402,9 @@ class Trainer:
     def _warm_up_each_kind(self) -> bool:
         """Whether micro-batches of all kinds fit every process's device."""
         optimizers = Optimizers(self.model, self.optim, self.runtime.compute_dtype, self.world)
-        regularizing = [True]
-        if self.config.sigreg_weight and self.config.sigreg_until < 1:
-            regularizing.append(False)
-        for (context, looping), is_on in product(self.kinds, regularizing):
-            self.model.looping, self.objective.regularizing = looping, is_on
+        for (context, looping), start in product(self.kinds, self.objective.starts):
+            self.model.looping = looping
+            self.objective.advance(start)
             shape = (self.micro_batch_tokens // context, context)
             # Two tensors, as in training: a graph compiled for one that is both would not serve there.
             inputs_BT, targets_BT = (

@@ -1,6 +1,7 @@
-"""The training loss: the next token's nats, predictions further ahead, SIGReg; and the weights for export.
+"""The training loss: the next token's nats, those of later and prefix tokens, SIGReg; and exported weights.
 
-Shapes: B batch, T time, D width, N = B x T tokens, M directions, P points of the characteristic function.
+Shapes: B batch, T time, D width, V vocabulary, N = B x T tokens, M directions, P points of the characteristic
+function.
 """
 
 from dataclasses import replace
@@ -51,23 +52,54 @@ def future_nats(model: GPT, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 class Objective:
-    """The training loss with the terms that a config adds; `regularizing` says whether SIGReg is on."""
+    """The training loss with the terms that a config adds, each until its end.
 
-    def __init__(self, config: TrainConfig):
+    `prefixes_V` is each token's prefix (`Vocabulary.prefix_tokens`), on the device of the batches; ValueError
+    where the config wants it and it is missing.
+    """
+
+    def __init__(self, config: TrainConfig, prefixes_V: Tensor | None = None):
         self.config = config
-        self.regularizing = True
+        ends: list[float] = []
+        if config.sigreg_weight:
+            ends.append(config.sigreg_until)
+        if config.prefix_weight:
+            if prefixes_V is None:
+                raise ValueError(f"train.prefix_weight is {config.prefix_weight}; no prefix tokens are given")
+            ends.append(config.prefix_until)
+            self.prefixes_V = prefixes_V
+            # A tensor: compiled training is then one graph for all of its values.
+            self._prefix_weight = torch.zeros((), device=prefixes_V.device)
+        self._last_end = max(ends, default=0.0)
+        self.starts = sorted({0.0, *(end for end in ends if end < 1)})
+        """The progress at which each set of terms, a graph of its own in compiled training, begins."""
+        self.advance(0.0)
+
+    def advance(self, progress: float) -> None:
+        """Ends the terms that end before this progress of the run, and sets the weight that decays."""
+        self.is_plain = progress >= self._last_end
+        """Whether all have ended but those of model.future_tokens."""
+        self._regularizing = progress < self.config.sigreg_until
+        if self.config.prefix_weight:
+            left = 1 - progress / self.config.prefix_until
+            self._predicting_prefixes = left > 0
+            self._prefix_weight.fill_(self.config.prefix_weight * max(0.0, min(1.0, 2 * left)))
 
     def nats(self, model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Nats of each target, fp32, (B, T); the gradient of their mean is that of the sum of all terms."""
         x_BTD = model.last_stream(inputs_BT)
-        nats_BT = token_nats(model.read_out(x_BTD), targets_BT)
+        logits_BTV = model.read_out(x_BTD)
+        nats_BT = token_nats(logits_BTV, targets_BT)
         # term - term.detach() is 0 with the gradient of term: the logged loss stays the next token's.
         if model.config.future_tokens:
             term = self.config.future_weight * future_nats(model, x_BTD, targets_BT)
             nats_BT = nats_BT + (term - term.detach())
-        if self.config.sigreg_weight and self.regularizing:
+        if self.config.sigreg_weight and self._regularizing:
             term = self.config.sigreg_weight * sigreg(x_BTD.flatten(0, 1), self.config.sigreg_real_only)
             nats_BT = nats_BT + (term - term.detach())
+        if self.config.prefix_weight and self._predicting_prefixes:
+            term_BT = self._prefix_weight * token_nats(logits_BTV, self.prefixes_V[targets_BT])
+            nats_BT = nats_BT + (term_BT - term_BT.detach())
         return nats_BT
 
 

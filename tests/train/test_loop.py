@@ -62,6 +62,7 @@ def make_trainer(
         lambda *_: 1.0,
         StageClock(),
         RunLog(quiet=True),
+        torch.arange(32).flip(0) if config.prefix_weight else None,
     )
 
 
@@ -275,6 +276,7 @@ def test_a_memory_that_holds_no_sequence_ends_the_run():
 
 
 SIGREG = replace(CONFIG, sigreg_weight=0.1, sigreg_until=0.6)
+WITH_PREFIXES = replace(SIGREG, prefix_weight=0.25, prefix_until=0.4)
 MANY = replace(CONFIG, batch_tokens=2520, micro_batch_tokens=2520)
 SHALLOW = replace(LOOPING, num_layers=2, recurrence_first=1, recurrence_last=1)
 """Of few blocks, each of which costs time in every graph."""
@@ -285,6 +287,7 @@ SHALLOW = replace(LOOPING, num_layers=2, recurrence_first=1, recurrence_last=1)
     [
         (SHALLOW, IN_PHASES, CONFIG, 3),
         (SHALLOW, IN_PHASES, SIGREG, 6),
+        (replace(MODEL, num_layers=1), ScheduleConfig(), WITH_PREFIXES, 3),
         (
             replace(MODEL, num_layers=1, context=9),
             ScheduleConfig(context_growth=tuple(n / 9 for n in range(1, 9))),
@@ -292,7 +295,7 @@ SHALLOW = replace(LOOPING, num_layers=2, recurrence_first=1, recurrence_last=1)
             9,
         ),
     ],
-    ids=["phases", "sigreg", "nine contexts"],
+    ids=["phases", "sigreg", "sigreg and prefix", "nine contexts"],
 )
 def test_all_graphs_of_a_compiled_run_are_made_by_its_warm_up(
     tmp_path, monkeypatch, model, schedule, config, num_graphs
@@ -347,6 +350,16 @@ def test_text_is_graded_by_the_graph_of_training_and_by_no_other():
     trainer.loss(trainer.model, inputs_BT, targets_BT)
     assert calls == [(4, 16), (4, 16)]
     assert not make_trainer(Budget(steps=2)).can_grade(16), "what is not compiled has nothing to share"
+
+
+def test_text_is_graded_by_the_graph_of_training_once_no_term_is_on():
+    trainer = make_trainer(Budget(steps=2), WITH_PREFIXES, compiled=True)
+    assert not trainer.model.looping
+    able = []
+    for progress in (0.0, 0.39, 0.4, 0.6):
+        trainer.objective.advance(progress)
+        able.append(trainer.can_grade(16))
+    assert able == [False, False, False, True]
 
 
 def test_checkpoints_take_no_training_time(tmp_path, monkeypatch):

@@ -98,16 +98,19 @@ def test_the_value_is_the_models_own_loss_and_the_gradient_that_of_all_terms():
 def test_sigreg_can_be_ended():
     model = model_of(TINY)
     objective = Objective(TrainConfig(sigreg_weight=1.0))
-    objective.regularizing = True
+    assert objective.starts == [0.0]
+    objective = Objective(TrainConfig(sigreg_weight=1.0, sigreg_until=0.3))
+    assert objective.starts == [0.0, 0.3]
+    objective.advance(0.29)
     _, on = gradients(model, objective.nats)
-    objective.regularizing = False
+    objective.advance(0.3)
     _, off = gradients(model, objective.nats)
     _, plain = gradients(model, mean_nats)
     assert all(torch.equal(off[name], plain[name]) for name in plain)
     assert not torch.equal(on["blocks.0.attention.query.weight"], plain["blocks.0.attention.query.weight"])
 
 
-@pytest.mark.parametrize("name", ["future_weight", "sigreg_weight", "sigreg_until"])
+@pytest.mark.parametrize("name", ["future_weight", "sigreg_weight", "sigreg_until", "prefix_weight"])
 def test_negative_weights_are_refused(name):
     with pytest.raises(ValueError, match=name):
         TrainConfig(**{name: -math.e})
