@@ -3,8 +3,8 @@
     python -m benchmarks.recipe --data DIR [--seconds 75] [--seeds 3] [--rows FILE] [--json FILE]
     python -m benchmarks.recipe --data DIR --seconds 0 --tokens 614400 [--arms frontier "less smear"]
 
-All arms train for equal seconds, seed and frontier for equal tokens as well; with `--seconds 0` all arms train
-for equal tokens, which is exact on a machine that does other work. Each is scored on the validation
+All arms train for equal seconds, seed and frontier for equal tokens as well; with `--seconds 0` all arms
+train for equal tokens, which is exact on a machine that does other work. Each is scored on the validation
 text from its own best average, in fp32 masters, before packing. One line of JSON a run: a run that has its
 line is not made again, so a stopped benchmark goes on where it was. Arms alternate within a seed, so that a
 machine that grows slower does so for all. Two processes on two cores may share the lines, each with seeds of
