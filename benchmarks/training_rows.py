@@ -69,7 +69,7 @@ def flops_per_token(model: GPT, context: int) -> float:
     width = model.config.width
     forward = 2.0 * model.embedding.weight.numel()
     config = model.config
-    num_tables = bool(config.bigram_buckets) + bool(config.trigram_buckets)
+    num_tables = bool(config.bigram_buckets) + len(config.ngram_buckets)
     forward += 2.0 * num_tables * config.bigram_width * width
     for visit in model.plan:
         linear = [m for m in model.blocks[visit.layer].modules() if isinstance(m, Linear)]

@@ -28,7 +28,7 @@ SWITCHES = {
     "smear-add-raw": {"smear": "add-raw"},
     "smear-off": {"smear": "off"},
     "no-bigram": {"bigram_buckets": 0},
-    "trigram": {"trigram_buckets": 24},
+    "ngrams": {"ngram_buckets": (24, 20)},
 }
 VARIANTS = {
     "learned": {"positions": "learned"},

@@ -51,7 +51,7 @@ SWITCHED_OFF: dict[str, object] = {
     "recurrence": 1,
     "smear": "off",
     "bigram_buckets": 0,
-    "trigram_buckets": 0,
+    "ngram_buckets": (),
     "document_mask": False,
     "attention_gate_dense": False,
     "attention_sinks": False,

@@ -9,6 +9,8 @@ MAX_SIZE, MAX_LAYERS, MAX_CONTEXT = 1 << 24, 256, 1 << 17
 """They bound the memory that an artifact can ask for."""
 MAX_RECURRENCE = 16
 """Far beyond what helps; it bounds the work that an artifact can ask for."""
+MAX_NGRAMS = 3
+"""Tables of longer n-grams than two tokens."""
 MAX_EXPERTS = 64
 """It bounds the work that an artifact can ask for."""
 
@@ -84,10 +86,10 @@ class ModelConfig:
     norm or (raw) before it, or off."""
     bigram_buckets: int = 2048
     """Rows of the hashed bigram table; 0 for none."""
-    trigram_buckets: int = 0
-    """Rows of the hashed trigram table; 0 for none."""
+    ngram_buckets: tuple[int, ...] = ()
+    """Rows of further hashed tables: of three tokens, of four, and so on."""
     bigram_width: int = 64
-    """Columns of the hashed bigram and trigram tables."""
+    """Columns of each of these tables."""
     embedding_std: float = 0.005
     """Standard deviation of the token embedding at initialisation."""
     future_tokens: int = 0
@@ -110,7 +112,10 @@ class ModelConfig:
         self._require("vocab_size", 1, 1 << 16)
         self._require("bos_id", 0, self.vocab_size - 1)
         self._require("bigram_buckets", 0, MAX_SIZE)
-        self._require("trigram_buckets", 0, MAX_SIZE)
+        if len(self.ngram_buckets) > MAX_NGRAMS or not all(0 < n <= MAX_SIZE for n in self.ngram_buckets):
+            raise ValueError(
+                f"ngram_buckets is {self.ngram_buckets}; expected up to {MAX_NGRAMS} numbers, 1 to {MAX_SIZE}"
+            )
         if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"width {self.width} must divide into num_heads {self.num_heads}, "

@@ -11,8 +11,6 @@ from golf.model.gpt import GPT
 from golf.model.positions import rotary_tables
 from golf.model.state import ForwardState, Past, Positions
 
-HISTORY = 3
-"""Earlier tokens that an embedding reads: the smear reads the one before, whose trigram reads two more."""
 FORGOTTEN_SHARE = 8
 """One over the share of a full window that is forgotten at a time."""
 
@@ -34,7 +32,9 @@ class KeyValueCache(Past):
     def extend(self, tokens_BT: Tensor, num_new: int) -> Tensor:
         """Makes the last `num_new` of all tokens the new ones; returns the inputs of the forward pass."""
         self._tokens_BT, self.num_read, self.num_new = tokens_BT, tokens_BT.size(1), num_new
-        inputs_BN = tokens_BT[:, -(num_new + HISTORY) :]
+        # The embedding reads earlier tokens: the smear the one before, whose longest n-gram begins before it.
+        history = 2 + len(self.model.config.ngram_buckets)
+        inputs_BN = tokens_BT[:, -(num_new + history) :]
         self.num_before = self.num_read - inputs_BN.size(1)
         return inputs_BN
 

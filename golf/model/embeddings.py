@@ -18,14 +18,14 @@ def has_previous(inputs_BT: Tensor, bos_id: int) -> Tensor:
     return F.pad(inputs_BT[:, 1:] != bos_id, (1, 0), value=False)
 
 
-HASH_FACTORS = (36313, 27191, 51647)
-"""Of a token, the one before and the one before that."""
+HASH_FACTORS = (36313, 27191, 51647, 43787, 61843)
+"""Of a token, the one before it, the one before that, and so on."""
 
 
 def ngram_buckets(inputs_BT: Tensor, order: int, num_buckets: int, bos_id: int) -> Tensor:
     """Hash of a token and the order - 1 before it to [0, num_buckets); bucket 0 where the document has fewer.
 
-    Source: the bigram hash of openai/parameter-golf #162, with the constants of #334; a third for trigrams.
+    Source: the bigram hash of openai/parameter-golf #162, with the constants of #334 for two tokens.
     """
     hashed_BT = HASH_FACTORS[0] * inputs_BT
     is_whole_BT = torch.ones_like(inputs_BT, dtype=torch.bool)
@@ -39,7 +39,7 @@ def ngram_buckets(inputs_BT: Tensor, order: int, num_buckets: int, bos_id: int) 
 class NgramHash(nn.Module):
     """A small embedding of the hashed n-gram that ends here, projected to the width.
 
-    Of two tokens as in openai/parameter-golf #162; `order` is the number of tokens, 2 or 3.
+    `order` is its number of tokens, 2 to len(HASH_FACTORS). Source: openai/parameter-golf #162, for pairs.
     """
 
     def __init__(self, config: ModelConfig, order: int, num_buckets: int):

@@ -40,8 +40,9 @@ class GPT(nn.Module):
             self.positions = Embedding(config.context, config.width)
         if config.bigram_buckets:
             self.bigram = NgramHash(config, 2, config.bigram_buckets)
-        if config.trigram_buckets:
-            self.trigram = NgramHash(config, 3, config.trigram_buckets)
+        self.ngrams = nn.ModuleList(
+            NgramHash(config, order, buckets) for order, buckets in enumerate(config.ngram_buckets, start=3)
+        )
         if config.smear != "off":
             self.smear = SMEARS[config.smear](config)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
@@ -136,8 +137,8 @@ class GPT(nn.Module):
         x_BTD = self.embedding(inputs_BT)
         if config.bigram_buckets:
             x_BTD = x_BTD + self.bigram(inputs_BT)
-        if config.trigram_buckets:
-            x_BTD = x_BTD + self.trigram(inputs_BT)
+        for ngram in self.ngrams:
+            x_BTD = x_BTD + ngram(inputs_BT)
         if config.positions == "learned":
             first = 0 if past is None else past.num_before
             end = first + inputs_BT.size(1)

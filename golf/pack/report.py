@@ -106,7 +106,7 @@ def part_of(name: str) -> str:
     for part in ("attention", "feedforward"):
         if f".{part}." in name and name.endswith("weight"):
             return part
-    return "embeddings" if name.startswith(("embedding", "bigram", "trigram")) else "small tensors"
+    return "embeddings" if name.startswith(("embedding", "bigram", "ngrams")) else "small tensors"
 
 
 def compare_coders(codes: bytes, row_scales: bytes, log: RunLog) -> dict[str, int | None]:

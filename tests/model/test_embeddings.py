@@ -1,9 +1,10 @@
 """Nothing at the input sees across a document's start."""
 
+import pytest
 import torch
 
 from golf.model.config import ModelConfig
-from golf.model.embeddings import NgramHash, SmearAdd, SmearGate, ngram_buckets
+from golf.model.embeddings import HASH_FACTORS, NgramHash, SmearAdd, SmearGate, ngram_buckets
 
 BOS = 1
 
@@ -25,16 +26,17 @@ def test_buckets_hash_the_pair_and_are_zero_without_a_previous_token():
     assert buckets == [0, expected[0], 0, expected[1], expected[2], 0, 0, expected[3]]
 
 
-def test_trigrams_hash_three_tokens_and_are_zero_where_the_document_has_fewer():
-    tokens = [5, 9, 8, BOS, 7, 7, 6, BOS, BOS, 3]
-    buckets = ngram_buckets(torch.tensor([tokens]), 3, 2048, BOS)[0].tolist()
+@pytest.mark.parametrize("order", [2, 3, 4, 5])
+def test_ngrams_hash_their_tokens_and_are_zero_where_the_document_has_fewer(order):
+    tokens = [5, 9, 8, 4, 6, BOS, 7, 7, 6, 5, 3, BOS, BOS, 3]
+    buckets = ngram_buckets(torch.tensor([tokens]), order, 2048, BOS)[0].tolist()
     start, expected = 0, []
     for position, token in enumerate(tokens):
         start = position if token == BOS else start
-        before, two_before = tokens[position - 1], tokens[position - 2]
-        hashed = (36313 * token + 27191 * before + 51647 * two_before) % 2048
-        expected.append(hashed if position - start >= 2 else 0)
-    assert buckets == expected and buckets[2] and buckets[5] and not buckets[9]
+        last = tokens[position - order + 1 : position + 1][::-1]
+        hashed = sum(factor * each for factor, each in zip(HASH_FACTORS, last, strict=False)) % 2048
+        expected.append(hashed if position - start >= order - 1 else 0)
+    assert buckets == expected and all(buckets[4:5] + buckets[10:11]) and not any(buckets[11:13])
 
 
 def test_smear_leaves_document_starts_alone_and_blends_the_rest():
