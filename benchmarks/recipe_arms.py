@@ -43,8 +43,20 @@ ADDITIONS: dict[str, dict[str, object]] = {
         "optim.embedding_lr": H100_10.optim.embedding_lr,
         "optim.scalar_lr": H100_10.optim.scalar_lr,
     },
+    "rates of 0.03": {"optim.matrix_lr": 0.03, "optim.embedding_lr": 0.03},
+    "n-gram tables": {"model.bigram_buckets": 32_768, "model.ngram_buckets": (32_768,)},
+    "n-gram tables and rates of 0.03": {
+        "model.bigram_buckets": 32_768,
+        "model.ngram_buckets": (32_768,),
+        "optim.matrix_lr": 0.03,
+        "optim.embedding_lr": 0.03,
+    },
+    "smear after the norm": {"model.smear": "add"},
+    "prefix tokens": {"train.prefix_weight": 0.25},
+    "document mask": {"model.document_mask": True},
+    "shuffled documents": {"train.shuffle_documents": True},
 }
-"""What the larger presets have and runs of a hundred steps at 1,024 pieces leave out."""
+"""What the larger presets have and runs of a hundred steps at 1,024 pieces leave out, and what none has."""
 
 
 @dataclass(frozen=True)
