@@ -106,9 +106,7 @@ def attended(w: Weights, block: str, x_BTD: Tensor, net: PlainNetwork) -> Tensor
     future_TT = torch.ones(length, length, dtype=torch.bool).triu(1)
     outputs = []
     for head in range(net.heads):
-        own, shared = (
-            slice(n * width, (n + 1) * width) for n in (head, head * net.kv_heads // net.heads)
-        )
+        own, shared = (slice(n * width, (n + 1) * width) for n in (head, head * net.kv_heads // net.heads))
         q_BTE = rms(x_BTD @ w[at + "query.weight"][own].T) * w[at + "qk_gain"][head]
         k_BTE = rms(x_BTD @ w[at + "key.weight"][shared].T)
         v_BTE = x_BTD @ w[at + "value.weight"][shared].T
