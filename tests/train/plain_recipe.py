@@ -128,7 +128,7 @@ def fed(w: Weights, block: str, x_BTD: Tensor, net: PlainNetwork) -> Tensor:
 
 
 def losses(w: Weights, inputs_BT: Tensor, targets_BT: Tensor, net: PlainNetwork, order: list[int]) -> Tensor:
-    """Mean nats per token; `order` names the block of each visit, whose first half feeds skips to the rest."""
+    """Mean nats per token; `order` has the block of each visit. The first half feeds skips to the rest."""
     x0_BTD = lane0 = embedded(w, inputs_BT)
     lane1: Tensor | None = None
     skips: list[Tensor] = []

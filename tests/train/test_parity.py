@@ -1,4 +1,4 @@
-"""Whole runs of the trainer against the same formulas written out plainly: losses, gradients, every weight."""
+"""Whole runs of the trainer against the same formulas written out plainly: losses, gradients, weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ ARMS = {
 
 
 class Batches:
-    """A stream in which a token mostly decides the next one, with starts of documents; no order, no epochs."""
+    """A stream with starts of documents, in which a token mostly decides the next one, in its own order."""
 
     epoch = 0.0
 
