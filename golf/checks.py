@@ -46,7 +46,6 @@ LEAST = {
     "train.micro_batch_tokens": 1,
     "train.num_evals": 1,
     "train.held_out_tokens": 1,
-    "optim.gradient_clip": POSITIVE,
     "score.context": 1,
     "score.batch_tokens": 1,
     "ttt.max_seconds": POSITIVE,

@@ -34,6 +34,16 @@ SEED = RunConfig(
 """The model card of openai/parameter-golf #334: 11 layers of width 512, orthogonal initialization, Muon and
 AdamW, cosine warmdown, the mean of EMA samples as output, int5 with zstd-22, windows of stride 64, and SGD on
 graded text for three epochs a chunk, on all blocks but the first two."""
+PR334 = replace(
+    SEED,
+    model=replace(SEED.model, output_init="zero"),
+    optim=OptimConfig(by_shape=True, embedding_weight_decay=0.0, scalar_weight_decay=0.0, gradient_clip=0.0),
+    schedule=ScheduleConfig(warmdown_shape="linear"),
+    averaging=AveragingConfig(output="swa"),
+)
+"""What the script of openai/parameter-golf #334 does where it differs from its model card: linear warmdown,
+outputs that start at zero, no decay under Adam, no gradient clip, the bigram table, the mix with the
+embedding and the skip weights under Muon, and the mean of the weights themselves as output."""
 H100_107 = RunConfig(
     minutes=107.0,
     model=ModelConfig(
@@ -50,7 +60,7 @@ H100_107 = RunConfig(
         recurrence_first=3,
         recurrence_last=5,
         recurrence=3,
-        smear="add",
+        smear="add-raw",
         bigram_buckets=0,
         output_init="zero",
     ),
@@ -243,6 +253,7 @@ PRESETS: dict[str, Preset] = {
         "the leaderboard's setting: torchrun --standalone --nproc_per_node=8 train_gpt.py",
     ),
     "seed": Preset(SEED, "the 26.7 M model of openai/parameter-golf #334, ten minutes on a GPU"),
+    "pr334": Preset(PR334, "the same model as the script of #334 trains it, ten minutes on a GPU"),
     "cpu": Preset(CPU, "2 layers of width 128, one minute of training on two cores", "docs"),
     "cpu-10min": Preset(
         CPU_10, "the frontier's recipe at 4 layers of width 256, ten minutes on two cores", "docs"

@@ -25,6 +25,7 @@ SWITCHES = {
     "lanes": {"parallel_residual_blocks": 2},
     "loop": {"recurrence_first": 1, "recurrence_last": 2, "recurrence": 3},
     "smear-add": {"smear": "add"},
+    "smear-add-raw": {"smear": "add-raw"},
     "smear-off": {"smear": "off"},
     "no-bigram": {"bigram_buckets": 0},
 }

@@ -143,7 +143,7 @@ def shape_features(config: RunConfig, weights: dict[str, Tensor], events: Events
     found = f"{len(blocks)} blocks, {sum(weight.numel() for weight in weights.values()):,} weights"
     yield _must_act(asked, len(blocks) == config.model.num_layers, found)
     with torch.device("meta"):
-        groups = split_parameters(GPT(config.model))
+        groups = split_parameters(GPT(config.model), config.optim.by_shape)
     counts = {name: sum(weight.numel() for weight in group) for name, group in groups.items()}
     matrices, others = groups["matrix"], counts["embedding"] + counts["scalar"]
     evidence = f"{counts['matrix']:,} weights in {len(matrices)} matrices; AdamW {others:,} others"
@@ -197,9 +197,9 @@ def _logits(
 
 
 def clip_features(largest_norm: float, events: Events) -> Iterator[Feature]:
-    """How often the gradient was scaled down, of the steps logged; nothing if no norm was logged."""
+    """How often the gradient was scaled down, of the steps logged; nothing without limit or logged norms."""
     norms = [event["grad_norm"] for event in events if event.get("event") == "step" and "grad_norm" in event]
-    if norms:
+    if norms and largest_norm:
         clipped = sum(norm > largest_norm for norm in norms)
         spread = f"the norm was {min(norms):.3g} to {max(norms):.3g}"
         evidence = f"{clipped} of {len(norms)} logged steps clipped to {largest_norm:g}; {spread}"

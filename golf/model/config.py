@@ -79,8 +79,9 @@ class ModelConfig:
     """How often the group of blocks is run; 1 for no recurrence."""
     logit_softcap: float = 30.0
     """c in c * tanh(logit / c); 0 leaves logits as they are."""
-    smear: Literal["blend", "add", "off"] = "blend"
-    """Smear of the previous token's embedding: blended per channel, added behind a gate, or off."""
+    smear: Literal["blend", "add", "add-raw", "off"] = "blend"
+    """Smear of the previous token's embedding: blended per channel, added behind a gate after the embedding's
+    norm or (raw) before it, or off."""
     bigram_buckets: int = 2048
     """Rows of the hashed bigram table; 0 for none."""
     bigram_width: int = 64
@@ -129,7 +130,7 @@ class ModelConfig:
         self._require("parallel_residual_blocks", 0, max_parallel)
         if self.num_experts != 1:
             self._require("num_experts", 2, min(MAX_EXPERTS, self.mlp_hidden))
-        if (self.attention_gate or self.smear == "add") and self.width < GATE_INPUTS:
+        if (self.attention_gate or self.smear in ("add", "add-raw")) and self.width < GATE_INPUTS:
             raise ValueError(f"width is {self.width}; a gate reads {GATE_INPUTS} channels")
         if self.document_mask and (self.attention_sinks or self.positions in ("alibi", "rotary+alibi")):
             raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")

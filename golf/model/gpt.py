@@ -140,8 +140,10 @@ class GPT(nn.Module):
             if end > config.context:
                 raise ValueError(f"{end} tokens; the learned positions end at {config.context}")
             x_BTD = x_BTD + self.positions(torch.arange(first, end, device=inputs_BT.device))
+        if config.smear == "add-raw":
+            x_BTD = self.smear(x_BTD, inputs_BT)
         x_BTD = (x_BTD if config.plain_blocks else rms_norm(x_BTD)).to(self.compute_dtype)
-        if config.smear != "off":
+        if config.smear in ("blend", "add"):
             x_BTD = self.smear(x_BTD, inputs_BT)
         return x_BTD if past is None else x_BTD[:, -past.num_new :]
 

@@ -31,6 +31,7 @@ NORMS = {
 SMEARS = {
     "blend": SmearGate,
     "add": SmearAdd,
+    "add-raw": SmearAdd,
 }
 """Smears (`ModelConfig.smear`): constructors that take the config."""
 

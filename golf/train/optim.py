@@ -1,6 +1,7 @@
 """The table of optimizers, which group of parameters each of them trains, and all of them as one."""
 
 import inspect
+import math
 from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,8 +39,7 @@ def orthogonalize(updates_NRC: Tensor, coefficients: Coefficients) -> Tensor:
     is_tall = updates_NRC.size(-2) > updates_NRC.size(-1)
     x_NRC = updates_NRC.mT if is_tall else updates_NRC
     # The iteration converges for singular values in [0, 1]; the Frobenius norm bounds the largest one.
-    # 1.01 leaves room for bf16 rounding.
-    x_NRC = x_NRC / (torch.linalg.vector_norm(x_NRC, dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
+    x_NRC = x_NRC / (torch.linalg.vector_norm(x_NRC, dim=(-2, -1), keepdim=True) + 1e-7)
     for a, b, c in coefficients:
         # An odd polynomial of X = U S V^T acts on S alone: X X^T X = U S^3 V^T.
         gram_NRR = x_NRC @ x_NRC.mT
@@ -74,6 +74,12 @@ class Muon(torch.optim.Optimizer):
         groups = [{"params": [m for m in matrices if tuple(m.shape) == shape]} for shape in shapes]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores a `state_dict`; ValueError for one whose momentum is a running mean, as it once was."""
+        if any("momentum_sum_NRC" not in state for state in state_dict["state"].values()):
+            raise ValueError("Muon's momentum is a mean (a run of an earlier version cannot be resumed)")
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Updates every matrix; a matrix without a gradient is an error."""
@@ -82,11 +88,11 @@ class Muon(torch.optim.Optimizer):
             gradients_NRC = torch.stack([matrix.grad for matrix in group["params"]])
             state = self.state[group["params"][0]]
             if not state:
-                state["momentum_NRC"] = torch.zeros_like(gradients_NRC)
-            momentum_NRC = state["momentum_NRC"]
-            # Momentum as a running mean; Nesterov's variant looks one update ahead.
-            momentum_NRC.lerp_(gradients_NRC, 1.0 - group["momentum"])
-            direction_NRC = gradients_NRC.lerp(momentum_NRC, group["momentum"])
+                state["momentum_sum_NRC"] = torch.zeros_like(gradients_NRC)
+            # A sum, not a running mean: while the momentum warms up, a mean would weigh early gradients more.
+            momentum_NRC = state["momentum_sum_NRC"].mul_(group["momentum"]).add_(gradients_NRC)
+            # Nesterov's variant looks one update ahead.
+            direction_NRC = gradients_NRC.add(momentum_NRC, alpha=group["momentum"])
             if self.row_normalize:
                 direction_NRC = F.normalize(direction_NRC, dim=-1)
             pending.append((group, *self._orthogonalize_shared(direction_NRC.to(self.compute_dtype))))
@@ -158,6 +164,9 @@ class OptimConfig:
     openai/parameter-golf #1260)."""
     newton_schulz: Literal["quintic", "polar-express"] = "quintic"
     """Which polynomials orthogonalize Muon's update."""
+    by_shape: bool = False
+    """Whether all matrices but the token embedding are in the group `matrix`: the bigram table, the mix with
+    the embedding and the skip weights too, as in openai/parameter-golf #334."""
     embedding_lr: float = 0.05
     """Learning rate of the tables."""
     embedding_weight_decay: float = 0.04
@@ -173,7 +182,7 @@ class OptimConfig:
     adam_eps: float = 1e-8
     """AdamW's epsilon."""
     gradient_clip: float = 1.0
-    """Largest norm of the whole gradient; a larger one is scaled down to it."""
+    """Largest norm of the whole gradient; a larger one is scaled down to it. 0 for no limit."""
 
     def __post_init__(self) -> None:
         for name in (self.matrix, self.embedding, self.scalar):
@@ -200,11 +209,17 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Parameters by the optimizer group of their role."""
+def split_parameters(model: nn.Module, by_shape: bool = False) -> dict[str, list[nn.Parameter]]:
+    """Parameters by the optimizer group of their role.
+
+    With `by_shape` every matrix but the token embedding is in the group of matrices, as in scripts that sort
+    parameters by their number of dimensions.
+    """
     groups: dict[str, list[nn.Parameter]] = {"matrix": [], "embedding": [], "scalar": []}
     for name, role in roles_of(model).items():
-        groups[role.group].append(model.get_parameter(name))
+        parameter = model.get_parameter(name)
+        is_matrix = by_shape and parameter.ndim == 2 and name != "embedding.weight"
+        groups["matrix" if is_matrix else role.group].append(parameter)
     return groups
 
 
@@ -214,7 +229,7 @@ class Optimizers:
     def __init__(
         self, model: nn.Module, config: OptimConfig, compute_dtype: torch.dtype, world: World | None = None
     ):
-        self.world, self.gradient_clip = world or World(), config.gradient_clip
+        self.world, self.gradient_clip = world or World(), config.gradient_clip or math.inf
         self.by_group: dict[str, torch.optim.Optimizer] = {}
         """The optimizer of each group of parameters that the model has: matrix, embedding, scalar."""
         chosen = {
@@ -234,7 +249,7 @@ class Optimizers:
         }
         if config.options:
             settings |= parse_options(config.options)
-        for kind, parameters in split_parameters(model).items():
+        for kind, parameters in split_parameters(model, config.by_shape).items():
             if parameters:
                 name, settings["lr"], settings["weight_decay"] = chosen[kind]
                 taken = inspect.signature(OPTIMIZERS[name]).parameters.keys() & settings.keys()

@@ -40,7 +40,7 @@ class ScheduleConfig:
     warmdown_shape: Literal["cosine", "linear"] = "cosine"
     """How it falls."""
     floor: float = 0.0
-    """Learning rate at the end of the run, as a share of the full one."""
+    """Least learning rate, as a share of the full one: reached before the end of the run, and held."""
     momentum_warmup: float = 0.15
     """Share of the run, at its start, over which Muon's momentum grows to its full value."""
     momentum_start: float = 0.85
@@ -66,7 +66,7 @@ class ScheduleConfig:
 
 
 def learning_rate_scale(progress: float, config: ScheduleConfig) -> float:
-    """Factor on every learning rate: 1 until the warmdown begins, then down to `floor` at progress 1.
+    """Factor on every learning rate: 1 until the warmdown begins, then down towards 0, not below `floor`.
 
     After each growth of the context it climbs from 0 to that value over the share `lr_rewarmup` of the run.
     """
@@ -78,7 +78,7 @@ def learning_rate_scale(progress: float, config: ScheduleConfig) -> float:
     for point in config.context_growth:
         if point <= progress < point + config.lr_rewarmup:
             climb = min(climb, (progress - point) / config.lr_rewarmup)
-    return climb * (config.floor + (1.0 - config.floor) * shape)
+    return climb * max(shape, config.floor)
 
 
 def muon_momentum(progress: float, full_momentum: float, config: ScheduleConfig) -> float:

@@ -11,6 +11,7 @@ NETWORKS = {
     "plain": {"smear": "off", "bigram_buckets": 0},
     "bigram-and-smear": {},
     "smear-add": {"smear": "add"},
+    "smear-add-raw": {"smear": "add-raw"},
     "loops": {"recurrence_first": 1, "recurrence_last": 2, "recurrence": 3},
     "lanes-and-gates": {
         "parallel_residual_blocks": 2,

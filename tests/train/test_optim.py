@@ -70,6 +70,49 @@ def test_muon_makes_the_updates_of_torchs_muon(shape):
     assert (ours - theirs).norm() < 0.03 * moved, "they differ by more than bf16 rounding"
 
 
+def test_momentum_is_a_sum_while_it_warms_up():
+    torch.manual_seed(0)
+    gradients, momenta = torch.randn(3, 6, 8, dtype=torch.float64), (0.5, 0.7, 0.9)
+    matrix = torch.nn.Parameter(torch.zeros(6, 8, dtype=torch.float64))
+    muon = Muon([matrix], lr=1.0, compute_dtype=torch.float64)
+    total = torch.zeros(6, 8, dtype=torch.float64)
+    for gradient, momentum in zip(gradients, momenta, strict=True):
+        before = matrix.detach().clone()
+        muon.param_groups[0]["momentum"], matrix.grad = momentum, gradient.clone()
+        muon.step()
+        total = momentum * total + gradient
+        wanted = orthogonalize((gradient + momentum * total)[None], QUINTIC)[0]
+        torch.testing.assert_close(before - matrix.detach(), wanted)
+
+
+def test_a_state_whose_momentum_is_a_mean_is_refused():
+    muon = Muon([torch.nn.Parameter(torch.zeros(2, 3))], lr=1.0)
+    state = muon.state_dict() | {"state": {0: {"momentum_NRC": torch.zeros(1, 2, 3)}}}
+    with pytest.raises(ValueError, match="a run of an earlier version cannot be resumed"):
+        muon.load_state_dict(state)
+
+
+def test_by_shape_every_matrix_but_the_token_embedding_is_under_muon():
+    model = GPT(replace(FRONTIER, bigram_buckets=64))
+    groups = split_parameters(model, by_shape=True)
+    assert [id(each) for each in groups["embedding"]] == [id(model.embedding.weight)]
+    assert all(each.ndim == 2 for each in groups["matrix"]) and all(
+        each.ndim < 2 for each in groups["scalar"]
+    )
+    names = {name for name, each in model.named_parameters() if any(each is one for one in groups["matrix"])}
+    assert {"bigram.table", "skip_weights", "blocks.0.mix"} <= names
+
+
+def test_a_clip_of_zero_leaves_the_gradient_as_it_is():
+    model = GPT(FRONTIER)
+    model.initialize()
+    optimizers = Optimizers(model, OptimConfig(gradient_clip=0.0), torch.float32)
+    for each in model.parameters():
+        each.grad = torch.full_like(each, 100.0)
+    norm = optimizers.step()
+    assert norm > 100 and all((each.grad == 100.0).all() for each in model.parameters())
+
+
 def first_update(gradients: torch.Tensor) -> torch.Tensor:
     """What Muon subtracts from a stack of square or wide matrices by its first step, rows normalized."""
     matrices = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]

@@ -29,7 +29,8 @@ def test_the_rate_never_rises_and_stays_between_floor_and_one(warmdown, floor, s
 def test_the_rate_is_full_before_the_warmdown_and_at_its_floor_at_the_end():
     config = ScheduleConfig(warmdown=0.5, floor=0.1)
     assert learning_rate_scale(0.0, config) == learning_rate_scale(0.5, config) == 1.0
-    assert learning_rate_scale(0.75, config) == pytest.approx(0.55)
+    assert learning_rate_scale(0.75, config) == pytest.approx(0.5)
+    assert learning_rate_scale(0.95, config) == pytest.approx(0.1)
     assert learning_rate_scale(1.0, config) == pytest.approx(0.1)
 
 
