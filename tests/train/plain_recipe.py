@@ -1,8 +1,9 @@
 """A network and its training written out plainly, for comparison: weights in a dict, loops, no class of golf.
 
 Sources of the formulas: openai/parameter-golf #65 (blend), #162 (bigrams), #287 (XSA), #315 (partial RoPE,
-scale of norms), #549 (leaky relu^2), #1089 (skip gates), #1260 (row normalization), #1529 (two lanes),
-#1667 (smear behind a gate), #1787 (gates of heads, floor of the learning rate), #1855 (all of them);
+scale of norms), #334 (matrices by their dimensions), #549 (leaky relu^2), #1089 (skip gates), #1260 (row
+normalization), #1529 (two lanes), #1667 (smear behind a gate), #1787 (gates of heads, floor of the learning
+rate), #1855 (all of the latter);
 arXiv:1711.05101 (AdamW), 2505.16932 (Polar Express), and Muon's author for its momentum and quintic.
 
 Shapes: B batch, T time, D width, H heads, E head width.
@@ -56,6 +57,8 @@ class PlainRates:
     coefficients: Sequence[tuple[float, float, float]]
     betas: tuple[float, float]
     clip: float
+    by_shape: bool = False
+    """Whether all matrices but the token embedding have Muon."""
     eps: float = 1e-8
 
 
@@ -69,7 +72,7 @@ def shifted(x_BTD: Tensor) -> Tensor:
 
 
 def embedded(w: Weights, tokens_BT: Tensor) -> Tensor:
-    """Embedding and bigram, then the smear of the raw sum, then its RMS norm."""
+    """The sum of embedding and bigram, normed: smeared behind a gate before (#1855), blended after (#334)."""
     starts_BT = tokens_BT == BOS
     starts_BT[:, 0] = True
     x_BTD = w["embedding.weight"][tokens_BT]
@@ -81,11 +84,9 @@ def embedded(w: Weights, tokens_BT: Tensor) -> Tensor:
     open_BT1 = (~starts_BT).to(x_BTD.dtype)[..., None]
     if "smear.strength" in w:
         gate_BT1 = torch.sigmoid(x_BTD[..., :12] @ w["smear.gate"])[..., None]
-        x_BTD = x_BTD + open_BT1 * w["smear.strength"] * gate_BT1 * shifted(x_BTD)
-    else:
-        share_BTD = open_BT1 * torch.sigmoid(w["smear.gate"])
-        x_BTD = (1 - share_BTD) * x_BTD + share_BTD * shifted(x_BTD)
-    return rms(x_BTD)
+        return rms(x_BTD + open_BT1 * w["smear.strength"] * gate_BT1 * shifted(x_BTD))
+    x_BTD, share_BTD = rms(x_BTD), open_BT1 * torch.sigmoid(w["smear.gate"])
+    return (1 - share_BTD) * x_BTD + share_BTD * shifted(x_BTD)
 
 
 def turned(x_BTE: Tensor, net: PlainNetwork) -> Tensor:
@@ -201,7 +202,11 @@ class PlainTraining:
         for name, weight in self.weights.items():
             parts = name.split(".")
             gradient = clip * gradients[name]
-            if parts[-1] == "weight" and parts[-2] in MATRICES:
+            if self.rates.by_shape:
+                has_muon = weight.ndim == 2 and name != "embedding.weight"
+            else:
+                has_muon = parts[-1] == "weight" and parts[-2] in MATRICES
+            if has_muon:
                 rate, decay = self.rates.matrix
                 change = self._muon(name, gradient, momentum)
             else:

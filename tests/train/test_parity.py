@@ -1,5 +1,6 @@
 """Whole runs of the trainer against the same formulas written out plainly: losses, gradients, weights."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ ARMS = {
             recurrence_first=1,
             recurrence_last=1,
             recurrence=3,
-            smear="add",
+            smear="add-raw",
             output_init="zero",
         ),
         OptimConfig(
@@ -121,11 +122,27 @@ ARMS = {
         noise=0.02,
     ),
     "pr334": Arm(
-        ModelConfig(**SIZES, num_layers=3, num_heads=2, num_kv_heads=1, mlp_hidden=192, smear="blend"),
-        OptimConfig(matrix_lr=0.02, embedding_lr=0.03, scalar_lr=0.02),
+        ModelConfig(
+            **SIZES,
+            num_layers=3,
+            num_heads=2,
+            num_kv_heads=1,
+            mlp_hidden=192,
+            smear="blend",
+            output_init="zero",
+        ),
+        OptimConfig(
+            by_shape=True,
+            matrix_lr=0.02,
+            embedding_lr=0.03,
+            embedding_weight_decay=0.0,
+            scalar_lr=0.02,
+            scalar_weight_decay=0.0,
+            gradient_clip=0.0,
+        ),
         ScheduleConfig(warmdown=0.89, warmdown_shape="linear"),
         PlainNetwork(2, 1, 8, 50_000.0, 30.0),
-        PlainRates((0.02, 0.04), (0.03, 0.04), (0.02, 0.04), False, QUINTIC, (0.9, 0.95), 1.0),
+        PlainRates((0.02, 0.04), (0.03, 0), (0.02, 0), False, QUINTIC, (0.9, 0.95), math.inf, by_shape=True),
         lambda progress: linear_to_floor(progress, 0.89, 0.0),
         lambda progress: warming(progress, 0.85, 0.95, 0.15),
         lambda progress: [0, 1, 2],
@@ -226,13 +243,16 @@ def run_plain(arm: Arm, weights: dict[str, Tensor]) -> History:
 
 
 def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
-    """The largest distance of a tensor from the expected one, as a share of that one's norm, and its name."""
+    """The largest distance of a tensor from the expected one, as a share of that one's norm, and its name.
+
+    A norm below a thousandth of that of all tensors counts as that: such sums nearly cancel.
+    """
     assert found.keys() == expected.keys()
-    errors = []
-    for name, tensor in expected.items():
-        distance, norm = float((found[name] - tensor).norm()), float(tensor.norm())
-        errors.append((distance / norm if norm else distance, name))
-    return max(errors)
+    least = 1e-3 * math.sqrt(sum(float(tensor.square().sum()) for tensor in expected.values()))
+    return max(
+        (float((found[name] - tensor).norm()) / max(least, float(tensor.norm())), name)
+        for name, tensor in expected.items()
+    )
 
 
 @pytest.fixture(scope="module", params=ARMS)
@@ -251,9 +271,9 @@ def test_every_loss_is_that_of_the_plain_formulas(runs: tuple[History, History])
 def test_every_gradient_of_the_first_and_the_last_step_is_theirs(runs: tuple[History, History]) -> None:
     golf, plain = runs
     first, last = (largest_error(*pair) for pair in zip(golf.gradients, plain.gradients, strict=True))
-    # Tensors whose sums nearly cancel, gains of queries, have the largest rounding errors.
-    assert first < (3e-5, ""), first
-    assert last < (3e-4, ""), last
+    assert first < (1e-5, ""), first
+    # From weights that have been apart by their rounding since the second step.
+    assert last < (2e-4, ""), last
 
 
 def test_every_weight_after_the_last_step_is_theirs(runs: tuple[History, History]) -> None:
