@@ -48,7 +48,7 @@ def test_the_arms_are_the_protocols_networks_and_settings() -> None:
     assert theirs.schedule.momentum_warmup == pytest.approx(0.304, abs=5e-4)
     assert theirs.averaging.ema_window == pytest.approx(0.058, abs=5e-4)
     assert theirs.schedule.context_growth == () and theirs.model.mlp_hidden == 1024
-    for name in ("seed", "pr1855", "frontier"):
+    for name in ARMS:
         config = ARMS[name](SCALE)
         sizes = (config.model.num_heads, config.model.num_kv_heads, config.model.context)
         assert sizes == (4, 2, 256) and config.train.batch_tokens == 2048
