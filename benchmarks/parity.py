@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.command import find_preset, run_benchmark
-from benchmarks.recipe import RecipeBenchmark, changed_fields, digest, read_rows
+from benchmarks.recipe import append_row, as_cell, changed_fields, digest, read_rows, write_figures
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from golf.checks import check_config
 from golf.config import RunConfig
@@ -320,17 +320,16 @@ def run_command(options: ParityBenchmark) -> None:
     torch.set_num_threads(options.threads)
     shown = script_rows(options, dataset)
     options.rows.parent.mkdir(parents=True, exist_ok=True)
-    measured = RecipeBenchmark(options.data, max_tokens=options.max_tokens, threads=options.threads)
+    dtype = dtype_name(runtime.compute_dtype)
     wanted = []
     for number, (arm, config) in enumerate(runs, 1):
-        key = f"{digest(config, dataset, measured)}-{dtype_name(runtime.compute_dtype)}"
+        key = digest(config, dataset, options.max_tokens, options.threads, dtype)
         wanted.append(key)
         if key in {row["key"] for row in read_rows(options.rows)}:
             continue
         row = {"key": key, "arm": arm, "seed": config.seed}
         row |= run_arm(config, dataset, runtime, options.max_tokens)
-        with open(options.rows, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "threads": torch.get_num_threads()}) + "\n")
+        append_row(options.rows, {**row, "threads": torch.get_num_threads()})
         log.event(
             "run",
             run=f"{number}/{len(runs)}",
@@ -346,19 +345,11 @@ def run_command(options: ParityBenchmark) -> None:
         [[_cell(value) for value in line.values()] for line in lines],
     )
     if options.json:
-        settings = {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
-        }
-        write_json(
-            options.json,
-            {"rows": lines, "settings": settings, "environment": environment(runtime.device)},
-        )
+        write_figures(options.json, {"rows": lines}, options, runtime)
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, list):
-        return " ".join(f"{each:.4f}" for each in value)
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+    return " ".join(f"{each:.4f}" for each in value) if isinstance(value, list) else as_cell(value)
 
 
 def main(arguments: list[str]) -> int:

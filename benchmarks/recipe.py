@@ -36,6 +36,7 @@ from golf.run_folder import RunFolder
 from golf.score.scorer import Scoring, score
 from golf.score.windows import WindowConfig
 from golf.stats import differences_to_base
+from golf.system.clock import StageClock
 from golf.system.device import Runtime, choose_runtime, environment
 from golf.system.files import write_json
 from golf.system.log import RunLog
@@ -93,11 +94,18 @@ def plan_runs(options: RecipeBenchmark) -> Iterator[tuple[str, str, RunConfig]]:
 
 
 def run_arm(
-    config: RunConfig, dataset: Dataset, runtime: Runtime, max_tokens: int, log: RunLog
+    config: RunConfig,
+    dataset: Dataset,
+    runtime: Runtime,
+    max_tokens: int,
+    log: RunLog,
+    clock: StageClock | None = None,
+    live: LiveTrainer | None = None,
 ) -> dict[str, Any]:
-    """Trains and scores one configuration."""
+    """Trains and scores one configuration; `live` holds the trainer meanwhile."""
+    live, clock = live or LiveTrainer(), clock or StageClock()
     with tempfile.TemporaryDirectory() as folder:
-        files, live, run = RunFolder(folder), LiveTrainer(), RunContext(config, dataset, runtime, log)
+        files, run = RunFolder(folder), RunContext(config, dataset, runtime, log, clock=clock)
         training, averaging = train_stage(files, run, live), average_stage(files, run, live)
         model = GPT(config.model)
         model.load_state_dict(load_weights(files.weights))
@@ -128,11 +136,11 @@ def changed_fields(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str
     return changed
 
 
-def digest(config: RunConfig, dataset: Dataset, options: RecipeBenchmark) -> str:
-    """What a run depends on, its machine aside."""
+def digest(config: RunConfig, dataset: Dataset, *settings: object) -> str:
+    """What a run depends on, its machine aside; `settings` are JSON values."""
     files = [file.sha256 for file in dataset.manifest.files]
     fields = changed_fields(config_to_dict(config), config_to_dict(RunConfig()))
-    text = json.dumps([fields, files, options.max_tokens, options.threads], sort_keys=True)
+    text = json.dumps([fields, files, *settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -145,6 +153,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Adds a run."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -208,14 +222,13 @@ def run_command(options: RecipeBenchmark) -> None:
     for number, (arm, budget, config) in enumerate(runs, 1):
         model = replace(config.model, vocab_size=vocabulary.size, bos_id=vocabulary.bos_id)
         config = replace(config, model=model)
-        key = digest(config, dataset, options)
+        key = digest(config, dataset, options.max_tokens, options.threads)
         wanted.append(key)
         if key in {row["key"] for row in read_rows(options.rows)}:
             continue
         figures = run_arm(config, dataset, runtime, options.max_tokens, RunLog(quiet=True))
         row = {"key": key, "arm": arm, "budget": budget, "seed": config.seed, **figures}
-        with open(options.rows, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "threads": torch.get_num_threads()}) + "\n")
+        append_row(options.rows, {**row, "threads": torch.get_num_threads()})
         log.event(
             "run",
             run=f"{number}/{len(runs)}",
@@ -239,18 +252,22 @@ def run_command(options: RecipeBenchmark) -> None:
     log.table(
         f"bits per byte on {dataset.manifest.name}, {size}",
         columns,
-        [[_cell(value) for value in row.values()] for row in figures["rows"]],
+        [[as_cell(value) for value in row.values()] for row in figures["rows"]],
     )
     if options.json:
-        settings = {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
-        }
-        write_json(
-            options.json, {**figures, "settings": settings, "environment": environment(runtime.device)}
-        )
+        write_figures(options.json, figures, options, runtime)
 
 
-def _cell(value: object) -> object:
+def write_figures(path: Path, figures: dict[str, Any], options: Any, runtime: Runtime) -> None:
+    """Writes figures as JSON, with the options, a dataclass, and the machine that they are from."""
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
+    }
+    write_json(path, {**figures, "settings": settings, "environment": environment(runtime.device)})
+
+
+def as_cell(value: object) -> object:
+    """A value as a table shows it."""
     return "" if value is None else round(value, 5) if isinstance(value, float) else value
 
 

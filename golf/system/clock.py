@@ -1,7 +1,7 @@
 """The phases of a run and the seconds each takes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PHASES = ("prepare", "warm-up", "train", "calibrate", "pack", "score")
@@ -13,10 +13,15 @@ class PhaseError(RuntimeError):
 
 
 class StageClock:
-    """Measures seconds by phase. At most one phase runs at a time; a phase may be entered again."""
+    """Measures seconds by phase. At most one phase runs at a time; a phase may be entered again.
 
-    def __init__(self, seconds: dict[str, float] | None = None):
-        self._finished = dict(seconds or {})
+    `timer` gives the seconds, by default those of the wall; a run's budget is in these seconds.
+    """
+
+    def __init__(
+        self, seconds: dict[str, float] | None = None, timer: Callable[[], float] = time.perf_counter
+    ):
+        self._finished, self._timer = dict(seconds or {}), timer
         self._started = 0.0
         self._is_paused = False
         self.current: str | None = None
@@ -28,7 +33,7 @@ class StageClock:
             raise PhaseError(f"no phase is called {name!r}; the phases are {', '.join(PHASES)}")
         if self.current is not None:
             raise PhaseError(f"phase {name!r} cannot start inside phase {self.current!r}")
-        self.current, self._started = name, time.perf_counter()
+        self.current, self._started = name, self._timer()
         try:
             yield
         finally:
@@ -46,12 +51,12 @@ class StageClock:
         try:
             yield
         finally:
-            self._is_paused, self._started = False, time.perf_counter()
+            self._is_paused, self._started = False, self._timer()
 
     def elapsed(self, name: str) -> float:
         """Seconds of phase `name` so far, including those of resumed processes."""
         is_running = self.current == name and not self._is_paused
-        running = time.perf_counter() - self._started if is_running else 0.0
+        running = self._timer() - self._started if is_running else 0.0
         return self._finished.get(name, 0.0) + running
 
     def restore(self, seconds: dict[str, float]) -> None:

@@ -15,7 +15,7 @@ from golf.system.stored import ConfigError
 
 MAX_WHOLE = 2**53
 """Largest whole number of an option."""
-OUTPUTS = ("json", "png", "per_document")
+OUTPUTS = ("json", "png", "plot", "per_document")
 """Options that name a file to write at the end."""
 
 Options = TypeVar("Options")

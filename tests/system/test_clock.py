@@ -67,3 +67,11 @@ def test_restored_seconds_go_on():
     with clock.stage("train"):
         pass
     assert clock.elapsed("train") > 2.0
+
+
+def test_seconds_are_those_of_the_timer():
+    seconds = iter((10.0, 12.0, 20.0, 23.0))
+    clock = StageClock(timer=lambda: next(seconds))
+    with clock.stage("train"), clock.paused():
+        pass
+    assert clock.elapsed("train") == 2.0 + 3.0
