@@ -1,8 +1,10 @@
 """Ablation: the seed's recipe, the frontier's, and the frontier's with one technique changed, on real text.
 
     python -m benchmarks.recipe --data DIR [--seconds 75] [--seeds 3] [--rows FILE] [--json FILE]
+    python -m benchmarks.recipe --data DIR --seconds 0 --tokens 614400 [--arms frontier "less smear"]
 
-All arms train for equal seconds, seed and frontier for equal tokens as well; each is scored on the validation
+All arms train for equal seconds, seed and frontier for equal tokens as well; with `--seconds 0` all arms train
+for equal tokens, which is exact on a machine that does other work. Each is scored on the validation
 text from its own best average, in fp32 masters, before packing. One line of JSON a run: a run that has its
 line is not made again, so a stopped benchmark goes on where it was. Arms alternate within a seed, so that a
 machine that grows slower does so for all. Two processes on two cores may share the lines, each with seeds of
@@ -42,6 +44,7 @@ from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
+from golf.train.schedule import plan_phases
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class RecipeBenchmark:
     json: Path | None = None
     """Also write the comparison here."""
     seconds: float = 75.0
-    """Training seconds of each run."""
+    """Training seconds of each run; 0 for runs at equal tokens alone, then of all arms."""
     tokens: int = 262_144
-    """Tokens of the runs of seed and frontier at equal tokens; 0 leaves them out."""
+    """Tokens of the runs at equal tokens, of seed and frontier; 0 leaves them out."""
     seeds: int = 3
     """Runs of each arm."""
     first_seed: int = 1
@@ -75,7 +78,9 @@ class RecipeBenchmark:
 
 
 def plan_arms(options: RecipeBenchmark) -> dict[str, RunConfig]:
-    """The arms asked for; ValueError for one that is none."""
+    """The arms asked for; ValueError for one that is none, and without a budget."""
+    if not options.seconds and not options.tokens:
+        raise ValueError("nothing to run: --seconds and --tokens are both 0")
     arms = all_recipes(options.scale)
     for name in options.arms:
         if name not in arms:
@@ -88,9 +93,18 @@ def plan_runs(options: RecipeBenchmark) -> Iterator[tuple[str, str, RunConfig]]:
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name, config in plan_arms(options).items():
             config = replace(config, seed=seed)
-            yield name, "seconds", replace(config, minutes=options.seconds / 60)
-            if options.tokens and name in ("seed", "frontier"):
-                yield name, "tokens", replace(config, steps=options.tokens // config.train.batch_tokens)
+            if options.seconds:
+                yield name, "seconds", replace(config, minutes=options.seconds / 60)
+            if options.tokens and (name in ("seed", "frontier") or not options.seconds):
+                yield name, "tokens", replace(config, steps=steps_for_tokens(config, options.tokens))
+
+
+def steps_for_tokens(config: RunConfig, tokens: int) -> int:
+    """Steps that train on about that many tokens, whatever the growth of the batch."""
+    phases = plan_phases(config.model.context, config.train.batch_tokens, False, config.schedule)
+    ends = [*(phase.start for phase in phases[1:]), 1.0]
+    shares = [(end - phase.start) * phase.batch_tokens for phase, end in zip(phases, ends, strict=True)]
+    return round(tokens / sum(shares))
 
 
 def run_arm(
