@@ -17,11 +17,10 @@ in the table, each by NAME_SEED.npy: the nats of every scored target.
 The arm `frontier` lets the context grow, so that its windows are cut otherwise; the others' are the same.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +41,7 @@ from golf.score.scorer import Scoring, score, tally_targets
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
-from golf.system.device import Runtime, choose_runtime, dtype_name, environment, scoring_dtype
+from golf.system.device import Runtime, choose_runtime, dtype_name, scoring_dtype
 from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
