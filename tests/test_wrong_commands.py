@@ -82,6 +82,7 @@ PROGRAMS = (
     Program("benchmarks.ttt", "ARTIFACT --data DATA", "benchmarks.ttt:measure_gains"),
     Program("benchmarks.ttt", "", "benchmarks.ttt_steps:measure_arm"),
     Program("benchmarks.recipe", "--data DATA --rows NEW", "benchmarks.recipe:run_arm"),
+    Program("benchmarks.parity", "--data DATA --rows NEW", "benchmarks.parity:run_arm"),
     Program("benchmarks.cpu_record", "--data DATA --rows NEW --arms seed", "benchmarks.cpu_record:run_arm"),
     Program("benchmarks.auditing", "ARTIFACT --data DATA", "golf.evaluate:score_once"),
     Program("benchmarks.checking", "", "benchmarks.checking:make_folder"),
@@ -103,7 +104,7 @@ class Line(NamedTuple):
         return f"{self.program.module} {' '.join(map(repr, self.arguments))}"
 
 
-OUTPUTS = "--out --json --png --plot --per-document --rows --results --work --stages".split()
+OUTPUTS = "--out --json --png --plot --per-document --rows --results --work --stages --write".split()
 FREE = (
     "--prompt --origin --licence --name --text-field --blurb --dataset --configuration --repository "
     "--revision --author --github-id --endpoint --job --hardware --origin"
