@@ -68,8 +68,8 @@ class ModelConfig:
     """Whether blocks are x + f(norm(x)) as in GPT-2, without ln_scale, embedding mix, output scales, U-net
     skips and norm of the embedding."""
     dense_connections: bool = False
-    """Whether the stream after each block is mixed with the outputs of all earlier ones, weighted anew at each
-    position (MUDD, arXiv:2502.12170), in place of U-net skips and of the embedding mix."""
+    """Whether the stream after each block is mixed with the outputs of all earlier ones, by weights that
+    depend on the position (MUDD, arXiv:2502.12170), in place of U-net skips and of the embedding mix."""
     skip_gates: bool = False
     """Whether a U-net skip is blended in by a learned gate; otherwise it is added."""
     parallel_residual_blocks: int = 0
