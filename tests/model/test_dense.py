@@ -16,7 +16,7 @@ LOOPED = replace(DENSE, recurrence_first=1, recurrence_last=2, recurrence=3)
 TOKENS_BT = torch.randint(2, 64, (2, 24), generator=torch.Generator().manual_seed(1))
 
 
-def make_model(config, spread: float = 0.1) -> GPT:
+def make_model(config, spread: float = 0.3) -> GPT:
     torch.manual_seed(0)
     model = GPT(config)
     model.initialize()
@@ -56,8 +56,8 @@ def test_the_stream_is_the_weighted_sum_of_all_earlier_outputs(config, order, la
         mixed = torch.zeros_like(output)
         for source, each in latest.items():
             read = F.gelu(normed @ dense.hidden.weight.T)
-            weight = read @ dense.dynamic[source + 1] + dense.static[source + 1] + (source == layer)
-            mixed += weight[..., None] * each
+            dynamic = 0.02 * (read @ dense.dynamic[source + 1])
+            mixed += (dense.static[source + 1] + dynamic[..., None] + (source == layer)) * each
         return mixed
 
     torch.testing.assert_close(model(TOKENS_BT), run_blocks(model, order, mix), atol=1e-5, rtol=0)
