@@ -47,6 +47,7 @@ VARIANTS = {
     "experts": {"num_experts": 4},
     "experts-unlike": {"num_experts": 3, "heterogeneous_experts": True},
     "plain": {"plain_blocks": True},
+    "dense": {"dense_connections": True},
     "no-softcap": {"logit_softcap": 0.0},
 }
 """Switches of studies."""
@@ -71,4 +72,5 @@ TOGETHER = replace(
     num_layers=5,
     **{name: value for fields in SWITCHES.values() for name, value in fields.items()} | {"smear": "add"},
 )
-CONFIGS = {"seed": TINY, **ALONE, "together": TOGETHER, "gpt2": GPT2_LIKE}
+DENSE = replace(TOGETHER, skip_gates=False, dense_connections=True)
+CONFIGS = {"seed": TINY, **ALONE, "together": TOGETHER, "gpt2": GPT2_LIKE, "all-dense": DENSE}

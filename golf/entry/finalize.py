@@ -58,8 +58,12 @@ SWITCHED_OFF: dict[str, object] = {
     "attention": "gqa",
 }
 """The value of each switch of the model's config that leaves its technique out."""
-NEUTRAL_WEIGHTS = {"skips": "skip_weights", "embedding mixed into each block": "mix"}
-"""Techniques without a switch, and the last part of the name of the weights that make them act."""
+NEUTRAL_WEIGHTS = {
+    "skips": "skip_weights",
+    "embedding mixed into each block": "mix",
+    "model.dense_connections": "dense",
+}
+"""Techniques that no switch leaves out alone, and the part of the name of the weights that make them act."""
 PROBE_TOKENS = 256
 MAX_ORTHOGONAL_DISTANCE = 1e-3
 """Of an orthogonal matrix's W W^T from the identity; fp32 leaves about 1e-6."""
@@ -173,7 +177,7 @@ def network_features(config: ModelConfig, weights: dict[str, Tensor], inputs_BT:
         # The same network without its repeats: another config would have fewer skips, and their weights anew.
         without["model.recurrence"] = _logits(config, weights, inputs_BT, looping=False)
     for technique, part in NEUTRAL_WEIGHTS.items():
-        neutral = {n: torch.zeros_like(w) for n, w in weights.items() if n.split(".")[-1] == part}
+        neutral = {n: torch.zeros_like(w) for n, w in weights.items() if part in n.split(".")}
         if part == "mix":
             # Its first row is the share of the stream, which stays.
             for name, weight in neutral.items():

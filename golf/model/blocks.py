@@ -31,11 +31,12 @@ class Visit(NamedTuple):
 def plan_visits(config: ModelConfig, repeats: int) -> tuple[Visit, ...]:
     """The visits of a forward pass that runs the group of recurrent blocks `repeats` times.
 
-    The outputs of the first half are skips that the second half adds; plain blocks have none.
+    The outputs of the first half are skips that the second half adds; plain blocks and dense connections have
+    none.
     """
     first, end = config.recurrence_first, config.recurrence_last + 1
     order = [*range(first), *list(range(first, end)) * repeats, *range(end, config.num_layers)]
-    num_kept = 0 if config.plain_blocks else len(order) // 2
+    num_kept = 0 if config.plain_blocks or config.dense_connections else len(order) // 2
     return tuple(
         Visit(layer, place < num_kept, place - num_kept if num_kept <= place < 2 * num_kept else None)
         for place, layer in enumerate(order)
@@ -61,18 +62,21 @@ def join_skip(
 class Block(nn.Module):
     """Attention and feed-forward, each on its normed input times `ln_scale`.
 
-    Before them the stream is mixed per channel with the embedding; each output has a scale per channel.
+    Before them the stream is mixed per channel with the embedding, unless connections are dense; each output
+    has a scale per channel.
     `ln_scale` is 1/sqrt(layer + 1) (openai/parameter-golf #315).
     """
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
+        self.config = config
         width = config.width
         self.ln_scale = 1.0 / math.sqrt(layer + 1)
         self.attention_norm, self.feedforward_norm = NORMS[config.norm](width), NORMS[config.norm](width)
-        mix_2D = torch.zeros(2, width)
-        mix_2D[0] = 1.0
-        self.mix = parameter(mix_2D, SCALAR)
+        if not config.dense_connections:
+            mix_2D = torch.zeros(2, width)
+            mix_2D[0] = 1.0
+            self.mix = parameter(mix_2D, SCALAR)
         self.attention = ATTENTIONS[config.attention](config)
         self.attention_scale = parameter(torch.ones(width), SCALAR)
         self.feedforward = build_feedforward(config)
@@ -88,6 +92,8 @@ class Block(nn.Module):
         return x_BLD + self.feedforward_scale.to(dtype) * fed_BLD
 
     def _mixed(self, x_BTD: Tensor, embedding_BTD: Tensor) -> Tensor:
+        if self.config.dense_connections:
+            return x_BTD
         with_stream_D, with_embedding_D = self.mix.to(x_BTD.dtype)
         return with_stream_D * x_BTD + with_embedding_D * embedding_BTD
 

@@ -69,6 +69,9 @@ class ModelConfig:
     plain_blocks: bool = False
     """Whether blocks are x + f(norm(x)) as in GPT-2, without ln_scale, embedding mix, output scales, U-net
     skips and norm of the embedding."""
+    dense_connections: bool = False
+    """Whether the stream after each block is mixed with the outputs of all earlier ones, by weights that
+    depend on the position (MUDD, arXiv:2502.12170), in place of U-net skips and of the embedding mix."""
     skip_gates: bool = False
     """Whether a U-net skip is blended in by a learned gate; otherwise it is added."""
     parallel_residual_blocks: int = 0
@@ -144,6 +147,10 @@ class ModelConfig:
             raise ValueError("document_mask goes with neither attention_sinks nor ALiBi")
         if self.plain_blocks and (self.parallel_residual_blocks or self.skip_gates):
             raise ValueError("plain_blocks have neither parallel_residual_blocks nor skip_gates")
+        if self.dense_connections and self.skip_gates:
+            raise ValueError(
+                "dense_connections (MUDD) take the place of the skips that skip_gates would gate"
+            )
 
     def _require(self, name: str, least: int, most: int) -> None:
         if not least <= vars(self)[name] <= most:

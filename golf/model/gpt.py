@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from golf.model.blocks import Visit, build_block, join_skip, plan_visits
 from golf.model.config import ModelConfig
+from golf.model.dense import DenseConnections
 from golf.model.document_mask import document_bounds, visible_keys
 from golf.model.embeddings import NgramHash
 from golf.model.kinds import ATTENTIONS, FEEDFORWARDS, NORMS, SMEARS
@@ -46,6 +47,8 @@ class GPT(nn.Module):
         if config.smear != "off":
             self.smear = SMEARS[config.smear](config)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
+        if config.dense_connections:
+            self.dense = nn.ModuleList(DenseConnections(config, layer) for layer in range(config.num_layers))
         self.norm = NORMS[config.norm](config.width)
         self.head = TiedHead()
         skips_SD = (sum(visit.keeps for visit in self._plans[1]), config.width)
@@ -116,19 +119,22 @@ class GPT(nn.Module):
         positions = None if past is None else past.positions()
         if positions is None:
             positions = self._positions(inputs_BT, length, num_last)
-        skips: list[Tensor] = []
+        # What later visits read: the skips, or what dense connections mix.
+        kept: list[Tensor] = [embedding_BTD] if config.dense_connections else []
         for index, visit in enumerate(plan):
             if visit.layer == config.num_layers - config.parallel_residual_blocks:
                 stream = (stream, stream)
             if visit.skip is not None:
                 gate_D = self.skip_gates[visit.skip] if config.skip_gates else None
-                stream = join_skip(stream, skips.pop(), self.skip_weights[visit.skip], gate_D)
+                stream = join_skip(stream, kept.pop(), self.skip_weights[visit.skip], gate_D)
             num_needed = num_last if index == len(plan) - 1 else length
             adapters = state.adapters[index] if state is not None and state.adapters else NO_ADAPTERS
             visit_state = VisitState(index, num_needed, positions, past, adapters)
             stream = self.blocks[visit.layer](stream, embedding_BTD, visit_state)
             if visit.keeps:
-                skips.append(stream)
+                kept.append(stream)
+            if config.dense_connections:
+                stream = self.dense[visit.layer](stream, kept)
         return self.norm(stream)
 
     def embed(self, inputs_BT: Tensor, past: Past | None = None) -> Tensor:

@@ -51,6 +51,8 @@ STUDIED = replace(
     attention_sinks=True,
     attention="co4",
     num_kv_heads=EVERYTHING.num_heads,
+    skip_gates=False,
+    dense_connections=True,
 )
 RESULTS = msgspec.convert(make_results(7, b"artifact"), Results)
 RESULTS = replace(

@@ -26,6 +26,13 @@ NETWORKS = {
     "modulated": {"attention": "co4", "num_kv_heads": 2},
     "experts": {"num_experts": 3, "heterogeneous_experts": True, "feedforward": "swiglu"},
     "documents-apart": {"document_mask": True},
+    "dense": {
+        "dense_connections": True,
+        "parallel_residual_blocks": 1,
+        "recurrence_first": 1,
+        "recurrence_last": 2,
+        "recurrence": 2,
+    },
     "plain-blocks": {"plain_blocks": True, "feedforward": "gelu", "norm": "rms-gain"},
 }
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_switches import ALONE, CONFIGS, GPT2_LIKE, TINY, TOGETHER
+from model_switches import ALONE, CONFIGS, DENSE, GPT2_LIKE, TINY, TOGETHER
 
 from golf.model.attention import Attention
 from golf.model.config import ModelConfig
@@ -130,7 +130,9 @@ def test_recurrence_switched_off_is_the_network_without_it():
         assert torch.equal(looped(tokens_BT), plain(tokens_BT))
 
 
-@pytest.mark.parametrize("config", [TINY, TOGETHER, GPT2_LIKE], ids=["seed", "together", "gpt2"])
+@pytest.mark.parametrize(
+    "config", [TINY, TOGETHER, DENSE, GPT2_LIKE], ids=["seed", "together", "dense", "gpt2"]
+)
 def test_the_loss_compiles_into_one_graph(config):
     model, tokens_BT = make_model(config), random_tokens(2, 24)
 
@@ -207,6 +209,7 @@ def test_bfloat16_activations_stay_near_the_fp32_logits():
         {"attention": "mamba"},
         {"feedforward": "relu3"},
         {"plain_blocks": True, "parallel_residual_blocks": 1},
+        {"dense_connections": True, "skip_gates": True},
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(wrong):

@@ -15,7 +15,7 @@ GROUPS = (
     ("learned", "gain", "swiglu", "dense-gate", "no-softcap"),
     ("rotary+alibi", "sinks", "layer-norm", "xielu", "bare-queries"),
     ("modulated", "experts-unlike", "gelu", "plain", "no-positions"),
-    ("alibi", "experts"),
+    ("alibi", "experts", "dense"),
 )
 """Every variant is in one."""
 CONFIGS = {
