@@ -50,7 +50,7 @@ from golf.system.device import choose_runtime
 from golf.system.log import RunLog
 from golf.train.config import TrainConfig
 
-SCALED = ("seed",)
+SCALED = ("seed", "pr334")
 """Presets whose recipe is compared at the default's size."""
 NETWORKS = ("default", *SCALED, "gpt2")
 GPT2_RATE = 6e-3
@@ -133,7 +133,7 @@ def at_size_of(default: RunConfig, preset: RunConfig) -> RunConfig:
         own,
         **{name: vars(default.model)[name] for name in SHARED_MODEL},
         mlp_hidden=own.mlp_hidden * default.model.width // own.width,
-        bigram_buckets=own.bigram_buckets and (default.model.bigram_buckets or default.model.vocab_size),
+        bigram_buckets=own.bigram_buckets and default.model.vocab_size,
     )
     return replace(preset, model=model, train=with_steps_of(default.train, preset.train))
 
@@ -147,7 +147,8 @@ def gpt2_recipe(default: RunConfig) -> RunConfig:
         shape = {"width": width, "mlp_hidden": 4 * width, "rotary_dims": width // heads}
         return replace(GPT2_MINI.model, **sizes, **shape, num_heads=heads, num_kv_heads=heads)
 
-    wanted = count_parameters(default.model)
+    # Without the tables, whose rows take no time: a token reads one of each.
+    wanted = count_parameters(replace(default.model, bigram_buckets=0, ngram_buckets=()))
     widths = range(4 * heads, 4 * default.model.width, 4 * heads)
     best = min(widths, key=lambda width: abs(count_parameters(at_width(width)) - wanted))
     train = with_steps_of(default.train, GPT2_MINI.train)

@@ -42,7 +42,8 @@ LIMITS = {
 """Most seconds of a stage's job."""
 TINY_RUN = (
     "--preset cpu --model.num-layers 2 --model.width 32 --model.num-heads 2 --model.num-kv-heads 1 "
-    "--model.mlp-hidden 48 --model.context 32 --train.batch-tokens 256 --train.micro-batch-tokens 128 "
+    "--model.mlp-hidden 48 --model.context 32 --model.bigram-buckets 64 --model.ngram-buckets 48 "
+    "--train.batch-tokens 256 --train.micro-batch-tokens 128 "
     "--train.held-out-tokens 512 --pack.calibration-tokens 512 --ttt.chunk-tokens 4096 "
     "--score.stride 16 --steps 12 --max-tokens 2000"
 )

@@ -136,7 +136,8 @@ CPU = RunConfig(
         mlp_hidden=384,
         context=256,
         rotary_dims=8,
-        bigram_buckets=512,
+        bigram_buckets=32_768,
+        ngram_buckets=(32_768, 32_768),
         bigram_width=32,
     ),
     train=TrainConfig(
@@ -147,7 +148,10 @@ CPU = RunConfig(
         held_out_tokens=16_384,
         checkpoint_seconds=15.0,
     ),
-    optim=OptimConfig(row_normalize=True, newton_schulz="polar-express", adam_beta2=0.99),
+    optim=OptimConfig(
+        matrix_lr=0.03, row_normalize=True, newton_schulz="polar-express", embedding_lr=0.03, adam_beta2=0.99
+    ),
+    schedule=ScheduleConfig(warmdown_shape="linear", context_growth=(0.4,), lr_rewarmup=0.0064),
     pack=PackConfig(calibration_tokens=16_384),
     ttt=TTTConfig(method="lora", order="stream", chunk_tokens=16_384),
 )
@@ -166,10 +170,12 @@ CPU_10 = replace(
         mlp_hidden=1024,
         context=512,
         parallel_residual_blocks=1,
-        bigram_buckets=2048,
+        bigram_buckets=32_768,
+        ngram_buckets=(32_768, 32_768),
+        bigram_width=32,
     ),
     train=replace(CPU.train, reports=60, held_out_tokens=32_768, checkpoint_seconds=60.0),
-    optim=replace(H100_10.optim, matrix_lr=0.04, embedding_lr=0.05, scalar_lr=0.04, gradient_clip=1.0),
+    optim=replace(H100_10.optim, matrix_lr=0.03, scalar_lr=0.04, gradient_clip=1.0),
     schedule=H100_10.schedule,
     averaging=H100_10.averaging,
     pack=PackConfig(calibration_tokens=32_768),

@@ -35,6 +35,7 @@ SIZE = [
 RUNS = {
     "seed": [
         *("--preset", "seed", "--model.bigram-buckets", "64", "--model.rotary-dims", "8"),
+        *("--model.ngram-buckets", "48", "40"),
         *("--ttt.chunk-tokens", "256", "--ttt.batch-sequences", "4"),
     ],
     "frontier": [

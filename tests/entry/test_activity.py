@@ -42,6 +42,7 @@ EVERYTHING = ModelConfig(
     recurrence=2,
     bigram_buckets=16,
     bigram_width=4,
+    ngram_buckets=(16,),
     document_mask=True,
 )
 STUDIED = replace(
