@@ -134,6 +134,7 @@ def tiny_model(model: ModelConfig, context: int) -> ModelConfig:
         context=context,
         rotary_dims=HEAD_WIDTH if model.rotary_dims == full_head else HEAD_WIDTH // 2,
         bigram_buckets=min(64, model.bigram_buckets),
+        ngram_buckets=tuple(min(64, buckets) for buckets in model.ngram_buckets),
         bigram_width=8,
     )
 
