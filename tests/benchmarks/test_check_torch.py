@@ -74,9 +74,11 @@ def test_a_tiny_run_has_the_phases_and_parts_of_its_preset(name: str) -> None:
     whole, small = phases_of(preset), phases_of(tiny)
     assert [(phase.start, phase.looping) for phase in whole] == [(s.start, s.looping) for s in small]
     shrunk = {"vocab_size", "width", "mlp_hidden", "context", "rotary_dims", "bigram_buckets", "bigram_width"}
+    shrunk |= {"ngram_buckets"}
     kept = {key: value for key, value in vars(preset.model).items() if key not in shrunk}
     assert kept == {key: vars(tiny.model)[key] for key in kept}
     assert bool(preset.model.bigram_buckets) == bool(tiny.model.bigram_buckets)
+    assert len(preset.model.ngram_buckets) == len(tiny.model.ngram_buckets)
     assert tiny.model.vocab_size == VOCAB_SIZE and tiny.model.width <= 128
 
 
