@@ -155,15 +155,15 @@ CPU = RunConfig(
     pack=PackConfig(calibration_tokens=16_384),
     ttt=TTTConfig(method="lora", order="stream", chunk_tokens=16_384),
 )
-"""Two layers train twice as many steps as four: 2.19 and 2.14 bits per byte instead of 2.30 and 2.32 before
-packing (documentation, a minute on one core of an AMD EPYC, seeds 1 and 2; 2.00 and 2.13 in 1.7 minutes)."""
+"""Few steps are what binds, so two layers, and tables that take a look-up per token: docs/recipe.md has what each
+choice is worth."""
 CPU_10 = replace(
     CPU,
     minutes=10.0,
     model=replace(
         H100_10.model,
         vocab_size=1024,
-        num_layers=4,
+        num_layers=2,
         width=256,
         num_heads=4,
         num_kv_heads=2,
@@ -180,8 +180,8 @@ CPU_10 = replace(
     averaging=H100_10.averaging,
     pack=PackConfig(calibration_tokens=32_768),
 )
-"""The frontier's recipe with the bigram table and the learning rates of `seed`: fewer steps need higher rates
-(openai/parameter-golf #436)."""
+"""The frontier's recipe at two layers, with tables of two to four tokens and rates of 0.03 for matrices and
+tables."""
 GPT2 = RunConfig(
     minutes=60.0,
     model=ModelConfig(
@@ -262,7 +262,7 @@ PRESETS: dict[str, Preset] = {
     "pr334": Preset(PR334, "the same model as the script of #334 trains it, ten minutes on a GPU"),
     "cpu": Preset(CPU, "2 layers of width 128, one minute of training on two cores", "docs"),
     "cpu-10min": Preset(
-        CPU_10, "the frontier's recipe at 4 layers of width 256, ten minutes on two cores", "docs"
+        CPU_10, "the frontier's recipe at 2 layers of width 256, ten minutes on two cores", "docs"
     ),
     "gpt2-small": Preset(GPT2, "for studies: the smallest GPT-2, learned positions, AdamW"),
     "gpt2-mini": Preset(GPT2_MINI, "for studies: GPT-2 with six layers of width 384", "docs"),
