@@ -24,6 +24,9 @@ def run_benchmark(
     """Reads the options of `python -m benchmarks.<name>` and calls `work`; returns the exit code."""
 
     def read_and_work() -> None:
-        work(read_options(kind, arguments, f"python -m benchmarks.{name}", doc))
+        options = read_options(kind, arguments, f"python -m benchmarks.{name}", doc)
+        if vars(options).get("threads", 1) < 1:
+            raise ValueError(f"--threads is {vars(options)['threads']}; expected at least 1")
+        work(options)
 
     return run_program(f"benchmarks.{name}", read_and_work)

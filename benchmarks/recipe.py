@@ -47,6 +47,10 @@ from golf.train.checkpoint import load_weights
 from golf.train.schedule import plan_phases
 
 
+RECIPE_VERSION = 2
+"""Of what equal fields mean; rows of another version are not taken for runs of this one."""
+
+
 @dataclass(frozen=True)
 class RecipeBenchmark:
     """What to compare, for how long."""
@@ -154,7 +158,7 @@ def digest(config: RunConfig, dataset: Dataset, *settings: object) -> str:
     """What a run depends on, its machine aside; `settings` are JSON values."""
     files = [file.sha256 for file in dataset.manifest.files]
     fields = changed_fields(config_to_dict(config), config_to_dict(RunConfig()))
-    text = json.dumps([fields, files, *settings], sort_keys=True)
+    text = json.dumps([RECIPE_VERSION, fields, files, *settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

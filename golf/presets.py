@@ -155,8 +155,8 @@ CPU = RunConfig(
     pack=PackConfig(calibration_tokens=16_384),
     ttt=TTTConfig(method="lora", order="stream", chunk_tokens=16_384),
 )
-"""The number of steps is what binds: two layers, and tables of which a token reads a row each (docs/recipe.md has
-what each choice is worth)."""
+"""The number of steps is what binds: two layers, and tables of which a token reads a row each (docs/recipe.md
+has what each choice is worth)."""
 CPU_10 = replace(
     CPU,
     minutes=10.0,

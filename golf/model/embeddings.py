@@ -1,4 +1,4 @@
-"""Additions to the token embedding: hashed bigrams, and smears of the previous token.
+"""Additions to the token embedding: hashed n-grams, and smears of the previous token.
 
 Neither reads across a document's start: at a BOS token, and at the first position of a window, there is no
 previous token. Shapes: B batch, T time, D width.
@@ -28,10 +28,11 @@ def ngram_buckets(inputs_BT: Tensor, order: int, num_buckets: int, bos_id: int) 
     Source: the bigram hash of openai/parameter-golf #162, with the constants of #334 for two tokens.
     """
     hashed_BT = HASH_FACTORS[0] * inputs_BT
-    is_whole_BT = torch.ones_like(inputs_BT, dtype=torch.bool)
+    has_previous_BT = is_whole_BT = has_previous(inputs_BT, bos_id)
     for distance in range(1, order):
-        inside_BT = has_previous(inputs_BT, bos_id)
-        is_whole_BT = is_whole_BT & F.pad(inside_BT[:, : inside_BT.size(1) - distance + 1], (distance - 1, 0))
+        if distance > 1:
+            # The n-gram lies in the document if the shorter one that ends a token earlier does.
+            is_whole_BT = has_previous_BT & F.pad(is_whole_BT, (1, 0))[:, :-1]
         hashed_BT = hashed_BT + HASH_FACTORS[distance] * F.pad(inputs_BT, (distance, 0))[:, :-distance]
     return torch.where(is_whole_BT, hashed_BT % num_buckets, 0)
 

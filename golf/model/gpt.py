@@ -41,9 +41,9 @@ class GPT(nn.Module):
             self.positions = Embedding(config.context, config.width)
         if config.bigram_buckets:
             self.bigram = NgramHash(config, 2, config.bigram_buckets)
-        self.ngrams = nn.ModuleList(
-            NgramHash(config, order, buckets) for order, buckets in enumerate(config.ngram_buckets, start=3)
-        )
+        if config.ngram_buckets:
+            sizes = enumerate(config.ngram_buckets, start=3)
+            self.ngrams = nn.ModuleList(NgramHash(config, order, buckets) for order, buckets in sizes)
         if config.smear != "off":
             self.smear = SMEARS[config.smear](config)
         self.blocks = nn.ModuleList(build_block(config, layer) for layer in range(config.num_layers))
@@ -143,8 +143,9 @@ class GPT(nn.Module):
         x_BTD = self.embedding(inputs_BT)
         if config.bigram_buckets:
             x_BTD = x_BTD + self.bigram(inputs_BT)
-        for ngram in self.ngrams:
-            x_BTD = x_BTD + ngram(inputs_BT)
+        if config.ngram_buckets:
+            for ngram in self.ngrams:
+                x_BTD = x_BTD + ngram(inputs_BT)
         if config.positions == "learned":
             first = 0 if past is None else past.num_before
             end = first + inputs_BT.size(1)

@@ -82,10 +82,11 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Updates every matrix; a matrix without a gradient is an error."""
+        """Updates every matrix; one that no visit used has a gradient of zero."""
         pending = []
         for group in self.param_groups:
-            gradients_NRC = torch.stack([matrix.grad for matrix in group["params"]])
+            grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in group["params"]]
+            gradients_NRC = torch.stack(grads)
             state = self.state[group["params"][0]]
             if not state:
                 state["momentum_sum_NRC"] = torch.zeros_like(gradients_NRC)
@@ -148,7 +149,7 @@ class OptimConfig:
     matrix: str = "muon"
     """Optimizer of the matrices: muon, adamw, or another name of OPTIMIZERS."""
     embedding: str = "adamw"
-    """Optimizer of the token embedding, the bigram table and learned positions."""
+    """Optimizer of the token embedding, the hashed tables and learned positions."""
     scalar: str = "adamw"
     """Optimizer of gains, scales, mixes and gates."""
     options: tuple[str, ...] = ()

@@ -37,6 +37,10 @@ def test_ngrams_hash_their_tokens_and_are_zero_where_the_document_has_fewer(orde
         hashed = sum(factor * each for factor, each in zip(HASH_FACTORS, last, strict=False)) % 2048
         expected.append(hashed if position - start >= order - 1 else 0)
     assert buckets == expected and all(buckets[4:5] + buckets[10:11]) and not any(buckets[11:13])
+    for length in (1, 2, 3):
+        assert (
+            ngram_buckets(torch.tensor([tokens[:length]]), order, 2048, BOS)[0].tolist() == buckets[:length]
+        )
 
 
 def test_smear_leaves_document_starts_alone_and_blends_the_rest():
