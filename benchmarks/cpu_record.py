@@ -4,7 +4,7 @@
 
 - `default`: the preset `cpu`.
 - `seed`: the recipe of that preset; vocabulary, width, blocks, heads, context and steps as in `default`.
-- `gpt2`: GPT-2's shape, as many blocks and about as many parameters (the hashed tables left out), under AdamW.
+- `gpt2`: GPT-2's shape, as many blocks and about as many parameters (without the hashed tables), under AdamW.
 - Compressors, on the same validation text: alone, and primed with the training text that they read in as many
   seconds.
 
@@ -139,7 +139,7 @@ def at_size_of(default: RunConfig, preset: RunConfig) -> RunConfig:
 
 
 def gpt2_recipe(default: RunConfig) -> RunConfig:
-    """The preset `gpt2-mini` with the blocks of `default` and about its parameters but the tables', at GPT2_RATE."""
+    """The preset `gpt2-mini` with the blocks of `default` and about its parameters without tables."""
     sizes = {name: vars(default.model)[name] for name in ("vocab_size", "bos_id", "num_layers", "context")}
     heads = default.model.num_heads
 

@@ -46,7 +46,6 @@ from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
 from golf.train.schedule import plan_phases
 
-
 RECIPE_VERSION = 2
 """Of what equal fields mean; rows of another version are not taken for runs of this one."""
 

@@ -327,7 +327,7 @@ class ArtifactScorer:
         return Replay(result.nats_N, log_probs, result.ledger)
 
     def features(self, tokens: np.ndarray) -> np.ndarray:
-        """The input of the first block (T, D): embedding, n-grams and smeared previous token; T <= context."""
+        """The input of the first block (T, D): embedding, n-grams, smeared previous token; T <= context."""
         self.scoring.model.load_state_dict(self._weights)
         with torch.no_grad():
             x_BTD = self.scoring.model.embed(token_tensor(tokens[None], self.scoring.device))
