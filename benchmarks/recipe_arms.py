@@ -52,6 +52,7 @@ ADDITIONS: dict[str, dict[str, object]] = {
         "optim.embedding_lr": 0.03,
     },
     "smear after the norm": {"model.smear": "add"},
+    "dense connections": {"model.dense_connections": True, "model.skip_gates": False},
     "prefix tokens": {"train.prefix_weight": 0.25},
     "document mask": {"model.document_mask": True},
     "shuffled documents": {"train.shuffle_documents": True},

@@ -12,7 +12,7 @@ NAMES = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
 SIZES = {"vocab_size", "num_heads", "bigram_width", "bos_id"}
 SETTINGS = {"embedding_std", "rotary_base", "qk_gain", "output_init"}
 """Fields that are no switch."""
-FRONTIER = {"xsa", "skip_gates", "parallel_residual_blocks", "ngram_buckets"}
+FRONTIER = {"xsa", "skip_gates", "parallel_residual_blocks", "ngram_buckets", "dense_connections"}
 """Switches of the leaderboard's networks, which `python -m benchmarks.recipe` compares."""
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def calibrated(model: GPT):
 def test_weights_come_back_close_and_the_header_whole(config):
     weights = weights_of(network())
     header, back = decode_artifact(pack(weights, header_of(TINY), config, 10**6).artifact)
-    assert header.items() >= header_of(TINY).items()
+    assert header.items() >= json.loads(json.dumps(header_of(TINY))).items()
     assert back.keys() == weights.keys()
     for name, tensor in weights.items():
         assert back[name].dtype == torch.float32
