@@ -69,7 +69,8 @@ def value_and_gradient(model: GPT, nats) -> tuple[float, dict[str, torch.Tensor]
     inputs, targets = torch.randint(2, 64, (2, 2, 24), generator=torch.Generator().manual_seed(0))
     loss = nats(model, inputs, targets).mean()
     loss.backward()
-    return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients
 
 
 def plain(model, inputs, targets):
