@@ -3,7 +3,7 @@
     python -m benchmarks.cpu_record [--data DIR] [--seconds 60] [--seeds 3] [--clock cpu] [--plot FILE.svg]
 
 - `default`: the preset `cpu`.
-- `seed`: the recipe of that preset; vocabulary, width, blocks, heads, context and steps as in `default`.
+- `seed`, `pr334`: the recipes of those presets; vocabulary, width, blocks, heads and steps as in `default`.
 - `gpt2`: GPT-2's shape, as many blocks and about as many parameters (without the hashed tables), under AdamW.
 - Compressors, on the same validation text: alone, and primed with the training text that they read in as many
   seconds.

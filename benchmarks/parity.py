@@ -26,22 +26,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.command import find_preset, run_benchmark
-from benchmarks.recipe import append_row, as_cell, changed_fields, digest, read_rows, write_figures
+from benchmarks.recipe import (
+    append_row,
+    as_cell,
+    changed_fields,
+    digest,
+    grade_weights,
+    read_rows,
+    write_figures,
+)
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from golf.checks import check_config
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.shards import write_shard
-from golf.run import LiveTrainer, RunContext, average_stage, build_batches, exported_model, train_stage
+from golf.run import LiveTrainer, RunContext, average_stage, build_batches, train_stage
 from golf.run_folder import RunFolder
-from golf.score.scorer import Scoring, score, tally_targets
-from golf.score.tally import Tally
+from golf.score.scorer import tally_targets
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
-from golf.system.device import Runtime, choose_runtime, dtype_name, scoring_dtype
+from golf.system.device import Runtime, choose_runtime, dtype_name
 from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
@@ -194,17 +200,10 @@ def run_arm(config: RunConfig, dataset: Dataset, runtime: Runtime, max_tokens: i
         last = {name: weight.clone() for name, weight in live.trainer.average.outputs()["last"].items()}
         averaging = average_stage(files, run, live)
         own = load_weights(files.weights)
-    tokens, dtype = dataset.validation_tokens(run.clock), scoring_dtype(runtime.device, runtime.compute_dtype)
-
-    def grade(weights: dict[str, Tensor]) -> Tally:
-        model = exported_model(config, weights, dtype, runtime.device)
-        limit = min(max_tokens, len(tokens) - 1)
-        return score(Scoring(model, tokens, dataset.vocabulary, config.score, max_tokens=limit)).tally
-
-    last_tally = grade(last)
+    last_tally = grade_weights(config, last, dataset, runtime, max_tokens)
     return {
         "last_bpb": last_tally.bits_per_byte,
-        "average_bpb": grade(own).bits_per_byte,
+        "average_bpb": grade_weights(config, own, dataset, runtime, max_tokens).bits_per_byte,
         "average": averaging.output,
         "tokens_scored": last_tally.num_tokens,
         "parameters": training.model_parameters,

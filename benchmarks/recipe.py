@@ -26,25 +26,26 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 
 from benchmarks.command import run_benchmark
 from benchmarks.recipe_arms import Scale, all_recipes
 from golf.checks import check_config
 from golf.config import RunConfig
 from golf.data.manifest import Dataset, open_dataset
-from golf.model.gpt import GPT
-from golf.run import LiveTrainer, RunContext, average_stage, train_stage
+from golf.run import LiveTrainer, RunContext, average_stage, exported_model, train_stage
 from golf.run_folder import RunFolder
 from golf.score.scorer import Scoring, score
+from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.stats import differences_to_base
 from golf.system.clock import StageClock
-from golf.system.device import Runtime, choose_runtime, environment
+from golf.system.device import Runtime, choose_runtime, environment, scoring_dtype
 from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
-from golf.train.schedule import plan_phases
+from golf.train.schedule import Budget, forecast_run, plan_phases
 
 RECIPE_VERSION = 2
 """Of what equal fields mean; rows of another version are not taken for runs of this one."""
@@ -105,9 +106,8 @@ def plan_runs(options: RecipeBenchmark) -> Iterator[tuple[str, str, RunConfig]]:
 def steps_for_tokens(config: RunConfig, tokens: int) -> int:
     """Steps that train on about that many tokens, whatever the growth of the batch."""
     phases = plan_phases(config.model.context, config.train.batch_tokens, False, config.schedule)
-    ends = [*(phase.start for phase in phases[1:]), 1.0]
-    shares = [(end - phase.start) * phase.batch_tokens for phase, end in zip(phases, ends, strict=True)]
-    return round(tokens / sum(shares))
+    one_step = forecast_run(phases, (1, 1), phases[0], 0.0, Budget(steps=1))
+    return round(tokens / one_step.tokens)
 
 
 def run_arm(
@@ -124,22 +124,31 @@ def run_arm(
     with tempfile.TemporaryDirectory() as folder:
         files, run = RunFolder(folder), RunContext(config, dataset, runtime, log, clock=clock)
         training, averaging = train_stage(files, run, live), average_stage(files, run, live)
-        model = GPT(config.model)
-        model.load_state_dict(load_weights(files.weights))
-    model.compute_dtype = runtime.compute_dtype
-    tokens = dataset.validation_tokens(run.clock)
+        weights = load_weights(files.weights)
     windows = WindowConfig(stride=config.model.context // 2)
-    limit = min(max_tokens, len(tokens) - 1)
-    result = score(Scoring(model.to(runtime.device), tokens, dataset.vocabulary, windows, max_tokens=limit))
+    tally = grade_weights(replace(config, score=windows), weights, dataset, runtime, max_tokens)
     return {
-        "bpb": result.tally.bits_per_byte,
-        "tokens_scored": result.tally.num_tokens,
+        "bpb": tally.bits_per_byte,
+        "tokens_scored": tally.num_tokens,
         "parameters": training.model_parameters,
         "steps": training.steps,
         "train_tokens": training.train_tokens,
         "train_seconds": run.clock.elapsed("train"),
         "average": averaging.output,
     }
+
+
+def grade_weights(
+    config: RunConfig, weights: dict[str, Tensor], dataset: Dataset, runtime: Runtime, max_tokens: int
+) -> Tally:
+    """The score of weights by the config's windows, in the dtype of every score on this device."""
+    dtype = scoring_dtype(runtime.device, runtime.compute_dtype)
+    model, tokens = (
+        exported_model(config, weights, dtype, runtime.device),
+        dataset.validation_tokens(StageClock()),
+    )
+    limit = min(max_tokens, len(tokens) - 1)
+    return score(Scoring(model, tokens, dataset.vocabulary, config.score, max_tokens=limit)).tally
 
 
 def changed_fields(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

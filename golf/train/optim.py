@@ -48,6 +48,11 @@ def orthogonalize(updates_NRC: Tensor, coefficients: Coefficients) -> Tensor:
     return x_NRC.mT if is_tall else x_NRC
 
 
+def gradients_of(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The gradient of each parameter; zero where no visit used it."""
+    return [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+
+
 class Muon(torch.optim.Optimizer):
     """Muon for matrices; those of one shape are one stack and one parameter group.
 
@@ -85,8 +90,7 @@ class Muon(torch.optim.Optimizer):
         """Updates every matrix; one that no visit used has a gradient of zero."""
         pending = []
         for group in self.param_groups:
-            grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in group["params"]]
-            gradients_NRC = torch.stack(grads)
+            gradients_NRC = torch.stack(gradients_of(group["params"]))
             state = self.state[group["params"][0]]
             if not state:
                 state["momentum_sum_NRC"] = torch.zeros_like(gradients_NRC)
@@ -283,10 +287,7 @@ class Optimizers:
         """
         if self.world.size == 1:
             return
-        gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self.parameters
-        ]
+        gradients = gradients_of(self.parameters)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self.world.sum(flat)()
         sums = flat.split([gradient.numel() for gradient in gradients])
