@@ -3,109 +3,18 @@
 python train_gpt.py                                  the whole run, with what this machine has
 python train_gpt.py --resume runs/NAME               goes on with a run that was stopped
 python train_gpt.py --score artifact.bin --data DIR  scores an artifact in this process
+
+The stages of a run, one after the other, are in golf/programs/train.py; `golf train` is the same program.
 """
 
 import sys
-from contextlib import nullcontext
-from functools import cache, partial
-from pathlib import Path
 
-from golf.command import (
-    RunCommand,
-    entry_of,
-    is_finished,
-    open_run,
-    parse_run,
-    planned_runs,
-    run_score,
-)
-from golf.doctor import print_diagnosis
-from golf.entry.build import build
-from golf.entry.finalize import charged_script, finalize_run
-from golf.pack.fit import BudgetError
-from golf.results import print_results
-from golf.run import (
-    LiveTrainer,
-    average_stage,
-    calibrate_stage,
-    collect_results,
-    launch_command,
-    pack_stage,
-    score_stage,
-    train_stage,
-)
-from golf.run_folder import RunFolder
-from golf.system.cli import Stopped, run_program
-from golf.system.device import device_kind, read_world
-from golf.system.distributed import World
-from golf.system.lock import owned_folder
-from golf.system.log import RunLog
-from golf.system.stored import config_to_dict, flat_fields
-
-
-def run_pipeline(arguments: list[str]) -> None:
-    """Every planned run, from text to results and audit, then the entry over them.
-
-    Of several processes all train, and the first does the rest.
-    """
-    world, asked = read_world(), parse_run(arguments)
-    with world.joined(device_kind(asked.options.device)):
-        world.require_same(flat_fields(config_to_dict(asked.config)))
-        runs = world.broadcast(lambda: planned_runs(arguments))
-        folders, asked = [folder for _, folder in runs], runs[0][0].options
-        if all(world.broadcast(partial(is_finished, command, folder)) for command, folder in runs):
-            entry = world.broadcast(partial(entry_of, folders, Path("records"), asked.track))
-            if entry is not None:
-                if world.is_first:
-                    print(f"{', '.join(map(str, folders))}: finished already\nentry: {entry}")
-                return
-        for command, folder in runs:
-            with owned_folder(folder.path) if world.is_first else nullcontext():
-                if not world.broadcast(partial(is_finished, command, folder)):
-                    run_stages(command, folder, world)
-    if world.is_first:
-        paths, who = [folder.path for folder in folders], (asked.author, asked.github_id)
-        print(f"entry: {build(paths, Path('records'), asked.track, None, None, *who)}")
-
-
-def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
-    """One run, from text to results and audit."""
-    try:
-        go_through_stages(command, folder, world)
-    except Stopped as stop:
-        if not str(stop) and folder.config.is_file():
-            how = f"stopped; go on with: {launch_command(world)} --resume {folder}"
-            raise Stopped(how, stop.signum) from stop
-        raise
-
-
-def go_through_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
-    """The stages of a run, each of which is done or found done."""
-    run, live = open_run(command, folder, world), LiveTrainer()
-    code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
-    training = train_stage(folder, run, live, code)
-    averaging = average_stage(folder, run, live)
-    if not world.is_first:
-        live.release(run.runtime)
-        return
-    calibrate_stage(folder, run)
-    packing = pack_stage(folder, run, code)
-    scores = score_stage(folder, run, live)
-    results = collect_results(run, training, averaging, packing, scores)
-    print_results(results, run.log)
-    finalize_run(folder, run, results)
-    run.log.close()
+from golf.programs import train
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM."""
-    if arguments == ["--doctor"]:
-        work = partial(print_diagnosis, RunLog(), Path("data"))
-    elif any(argument.split("=")[0] == "--score" for argument in arguments):
-        work = partial(run_score, arguments)
-    else:
-        work = partial(run_pipeline, arguments)
-    return run_program("train_gpt.py", work, {BudgetError: 1})
+    return train.main(arguments, "train_gpt.py")
 
 
 if __name__ == "__main__":

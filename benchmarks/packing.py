@@ -28,6 +28,7 @@ from benchmarks.command import run_benchmark
 from benchmarks.packing_lines import random_weights
 from benchmarks.packing_trellis import Subject, measure_trellis
 from golf.data.manifest import Dataset, open_dataset
+from golf.data.reference import LIMIT_BYTES
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.model.loss import token_nats
@@ -36,7 +37,6 @@ from golf.pack.calibrate import Calibration
 from golf.pack.container import write_container
 from golf.pack.entropy import decode_entropy, encode_entropy
 from golf.pack.entropy_coder import encode_codes
-from golf.pack.fit import LIMIT_BYTES
 from golf.pack.layout import Layout, Weights, count_elements, implied_layout
 from golf.pack.quantize import (
     MIN_LOSS_RISE_NATS,

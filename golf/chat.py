@@ -1,7 +1,7 @@
 """Chat with a model in the terminal; its text is printed token by token.
 
-    python -m golf.chat MODEL
-    python -m golf.chat MODEL --prompt "The sea is"
+    golf chat MODEL
+    golf chat MODEL --prompt "The sea is"
 
 A model that was fine-tuned on conversations answers; another one continues the text. Prompts are read line
 by line from the terminal or a pipe. An empty line starts a new conversation, Ctrl-D exits. Exit code 2 on
@@ -209,9 +209,9 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
 
     def work() -> None:
-        chat(read_options(ChatCommand, arguments, "python -m golf.chat", __doc__))
+        chat(read_options(ChatCommand, arguments, "golf chat", __doc__))
 
-    return run_program("golf.chat", work)
+    return run_program("golf chat", work)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import torch
 from golf.config import RunConfig
 from golf.data.batches import TrainBatches
 from golf.data.manifest import Dataset
+from golf.data.reference import LIMIT_BYTES
 from golf.entry.submission import find_identity
 from golf.model.gpt import GPT
 from golf.pack.container import ArtifactError
-from golf.pack.fit import LIMIT_BYTES, BudgetError
+from golf.pack.fit import BudgetError
 from golf.pack.layout import count_elements, implied_layout
 from golf.run import needs_calibration
 from golf.run_folder import RunFolder
@@ -100,7 +101,7 @@ def check_artifact(config: RunConfig, device_type: str, max_tokens: int | None) 
     if num_weights > 8 * LIMIT_BYTES:
         raise BudgetError(
             f"the network has {num_weights:,} weights; at one bit each that is more than the {LIMIT_BYTES:,} "
-            "bytes of an entry. `python -m golf.lab` trains such networks without packing them"
+            "bytes of an entry. `golf lab` trains such networks without packing them"
         )
     if ttt.enabled:
         with torch.device("meta"):

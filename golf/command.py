@@ -24,6 +24,7 @@ from golf.prepare.sources import prepare_default
 from golf.presets import PRESETS
 from golf.run import RunContext, ScoringOptions
 from golf.run_folder import RunFolder, new_run_folder
+from golf.system.cli import invocation
 from golf.system.device import choose_runtime, device_kind, environment
 from golf.system.distributed import World
 from golf.system.files import read_sealed_json, require_writable, write_sealed_json
@@ -38,7 +39,7 @@ RUN_SUMMARY = (
     "Trains a language model, packs it with its code into at most 16,000,000 bytes, and scores the packed "
     "bytes. Also: --score ARTIFACT --data DIR scores an artifact; --doctor shows what this machine has."
 )
-PROGRAM = "train_gpt.py"
+PROGRAM = "golf train"
 CHANGEABLE = (
     "data", "name", "track", "form", "device", "eager", "total_minutes", "max_tokens", "dollars_per_hour",
     "trackers", "author", "github_id",
@@ -125,9 +126,9 @@ class ScoreCommand:
     how: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
 
 
-def run_score(arguments: list[str]) -> None:
+def run_score(arguments: list[str], program: str = PROGRAM) -> None:
     """Scores an artifact in this process."""
-    command = read_options(ScoreCommand, arguments, PROGRAM, RUN_SUMMARY, least=SCORE_LEAST)
+    command = read_options(ScoreCommand, arguments, program, RUN_SUMMARY, least=SCORE_LEAST)
     main_evaluate(command.score, command.data, command.how, command.plain, command.ttt)
 
 
@@ -142,14 +143,14 @@ def value_of(option: str, arguments: list[str]) -> str | None:
     return found
 
 
-def parse_run(arguments: list[str]) -> RunCommand:
+def parse_run(arguments: list[str], program: str = PROGRAM) -> RunCommand:
     """The command line over its preset, or over the run that it resumes.
 
     ConfigError for options that contradict each other, or that the run to resume cannot change.
     """
     resumed = value_of("--resume", arguments)
     if resumed is not None:
-        return parse_resumed(RunFolder(resumed), arguments)
+        return parse_resumed(RunFolder(resumed), arguments, program)
     preset = value_of("--preset", arguments)
     preset = default_preset(value_of("--device", arguments) or "auto") if preset is None else preset
     if preset not in PRESETS:
@@ -157,7 +158,7 @@ def parse_run(arguments: list[str]) -> RunCommand:
     default = PRESETS[preset].config
     open_budget = dataclasses.replace(default, minutes=None, steps=None)
     default_command = RunCommand(RunOptions(preset=preset), open_budget)
-    command = read_run(arguments, default_command)
+    command = read_run(arguments, default_command, program)
     config = command.config
     if config.minutes is not None and config.steps is not None:
         raise ConfigError("--minutes and --steps are two budgets; give one of them")
@@ -172,9 +173,9 @@ def parse_run(arguments: list[str]) -> RunCommand:
     return dataclasses.replace(command, config=config)
 
 
-def read_run(arguments: list[str], default: RunCommand) -> RunCommand:
+def read_run(arguments: list[str], default: RunCommand, program: str = PROGRAM) -> RunCommand:
     """The command line over `default`, each option checked by itself."""
-    command = read_options(RunCommand, arguments, PROGRAM, RUN_SUMMARY, default, RUN_LEAST)
+    command = read_options(RunCommand, arguments, program, RUN_SUMMARY, default, RUN_LEAST)
     name = command.options.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
         raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
@@ -184,9 +185,9 @@ def read_run(arguments: list[str], default: RunCommand) -> RunCommand:
     return command
 
 
-def parse_resumed(folder: RunFolder, arguments: list[str]) -> RunCommand:
+def parse_resumed(folder: RunFolder, arguments: list[str], program: str = PROGRAM) -> RunCommand:
     """The command of a run, with the options that are given anew; ConfigError for one that training read."""
-    command = read_run(arguments, stored_run(folder))
+    command = read_run(arguments, stored_run(folder), program)
     require_same_training(folder, command)
     return command
 
@@ -235,12 +236,12 @@ def stored_run(folder: RunFolder) -> RunCommand:
     return RunCommand(options, config_from_dict(RunConfig, stored["config"]))
 
 
-def planned_runs(arguments: list[str]) -> list[tuple[RunCommand, RunFolder]]:
+def planned_runs(arguments: list[str], program: str = PROGRAM) -> list[tuple[RunCommand, RunFolder]]:
     """What to run in which folder: one run, one to resume, or one a seed of --seeds.
 
     The same command with the same --out takes up several seeds where they were stopped.
     """
-    command = parse_run(arguments)
+    command = parse_run(arguments, program)
     options = command.options
     seeds = read_seeds(options.seeds) if options.seeds is not None else []
     check_plan(options.track, options.max_tokens, command.config.minutes)
@@ -343,7 +344,8 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
     total = None if options.total_minutes is None else 60 * options.total_minutes
     plan = TimePlan(total, folder.spent_seconds if world.is_first else None)
     trackers = open_trackers(options.trackers, folder.path) if world.is_first else {}
-    line = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    words = invocation()
+    line = shlex.join([*words, *sys.argv[2 if words[0] == "golf" else 1 :]])
     if not world.is_first:
         return RunContext(config, dataset, runtime, console, plan)
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -20,11 +20,12 @@ import torch
 
 from golf.config import RunConfig
 from golf.data.manifest import MANIFEST_NAME, Dataset, open_dataset, open_shards
+from golf.data.reference import LIMIT_BYTES
 from golf.evaluate import save_documents, score_once
 from golf.pack.artifact import QUANTIZERS, decode_artifact, pack
 from golf.pack.calibrate import calibrate
 from golf.pack.container import ArtifactError, read_artifact, read_container
-from golf.pack.fit import LIMIT_BYTES, BudgetError, bytes_for_artifact
+from golf.pack.fit import BudgetError, bytes_for_artifact
 from golf.results import RESULTS_VERSION
 from golf.run import (
     artifact_header,

@@ -21,11 +21,12 @@ from torch import Tensor
 from golf.config import RunConfig
 from golf.data.batches import ShuffledDocuments, TrainBatches
 from golf.data.manifest import MANIFEST_NAME, Dataset
+from golf.data.reference import LIMIT_BYTES
 from golf.data.vocabulary import Vocabulary
 from golf.model.gpt import GPT, distance_from_orthogonal
 from golf.pack.artifact import QUANTIZERS, pack
 from golf.pack.calibrate import CALIBRATION_PASS_TOKENS, Calibration, calibrate
-from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
+from golf.pack.fit import bytes_for_artifact
 from golf.results import (
     NATS_ARRAYS,
     Averaging,
@@ -44,7 +45,7 @@ from golf.score.scorer import CHUNK_TOKENS, Grade, Scoring, score
 from golf.score.tally import Tally
 from golf.score.windows import WindowConfig
 from golf.system.child import run_child
-from golf.system.cli import Stopped
+from golf.system.cli import Stopped, invocation
 from golf.system.clock import StageClock
 from golf.system.device import (
     Runtime,
@@ -578,8 +579,7 @@ def isolated_python(world: World) -> list[str]:
 
 def launch_command(world: World) -> str:
     """How the command line of this program begins, with as many processes."""
-    launcher = "python" if world.size == 1 else f"torchrun --nproc_per_node={world.local_size}"
-    return f"{launcher} {Path(sys.argv[0]).name}"
+    return " ".join(invocation(1 if world.size == 1 else world.local_size))
 
 
 @contextmanager

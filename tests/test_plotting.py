@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.entry import plots
-from golf.entry.artifact_stats import CodeCounts, LossByPosition
+from golf.entry.portrait import CodeCounts, LossByPosition
 from golf.entry.progress import curve_of
 from golf.plotting import (
     CSS_COLORS,

@@ -13,7 +13,7 @@ from golf.check.findings import Finding, error
 from golf.check.logs import Fact, LoggedScore, LoggedSize, ParsedLog, Stated, charged_total, packed_model
 from golf.check.scripts import Script
 from golf.check.submission import Figure, Submission
-from golf.pack.fit import LIMIT_BYTES
+from golf.data.reference import LIMIT_BYTES
 
 Track = Literal["10min", "non-record", "unknown"]
 

@@ -71,7 +71,7 @@ class Manifest:
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Reads `folder`/manifest.json; DataError if it is absent, of another format, or damaged."""
-        path, command = folder / MANIFEST_NAME, "python -m golf.prepare --source"
+        path, command = folder / MANIFEST_NAME, "golf prepare --source"
         adopt = f"`{command} shards --data {folder}` checks the shards and writes one"
         if not path.is_file():
             if any(folder.glob("fineweb_*.bin")):

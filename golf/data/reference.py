@@ -1,4 +1,5 @@
-"""The challenge's validation text in figures: its bytes, its public exports, and known wrong byte counts.
+"""The challenge in figures: its byte limit, the bytes of its validation text, its public exports, and known
+wrong byte counts.
 
 The first 50,000 documents of the challenge's text hold 151.08 million bytes, whatever the tokenizer.
 Independent counts: 151,073,604 (openai/parameter-golf #1289), 151,080,891 (#1804), 151,078,222 (#1916).
@@ -7,6 +8,9 @@ Independent counts: 151,073,604 (openai/parameter-golf #1289), 151,080,891 (#180
 from typing import Literal, NamedTuple
 
 ValidationText = Literal["challenge", "launch-day"]
+
+LIMIT_BYTES = 16_000_000
+"""Decimal. Limit on code bytes plus artifact bytes of an entry, for every seed."""
 
 CANONICAL_BYTES = 151_078_000
 """UTF-8 bytes of the 50,000 validation documents."""

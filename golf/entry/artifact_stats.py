@@ -3,14 +3,14 @@
 Shapes: N graded targets, W windows, T positions of a window.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from golf.data.manifest import Dataset
+from golf.entry.portrait import CodeCounts, LossByPosition, Portrait
 from golf.evaluate import load_model
 from golf.pack.report import describe_artifact
 from golf.run_folder import RunFolder
@@ -22,36 +22,6 @@ from golf.train.checkpoint import load_weights
 
 POSITION_TOKENS = 32_768
 """Validation targets that the loss by position is measured on."""
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
-
-
-@dataclass(frozen=True)
-class CodeCounts:
-    """How often each code occurs in a part of the network: `counts[0]` is of `first_code`."""
-
-    first_code: int
-    counts: list[Count]
-
-
-@dataclass(frozen=True)
-class LossByPosition:
-    """Mean nats per token by position in the window: `nats[i]` is of positions up to `up_to_position[i]`."""
-
-    context: int
-    """Positions of a window."""
-    tokens_scored: Count
-    up_to_position: list[Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]]
-    nats: list[Annotated[float, msgspec.Meta(ge=0, le=1e6)]]
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """What results.json says of an artifact under `portrait`."""
-
-    codes: dict[str, CodeCounts] = field(default_factory=dict)
-    """By part of the network; empty for schemes without an entropy coder."""
-    loss_by_position: LossByPosition | None = None
 
 
 def portrait(folder: RunFolder, dataset: Dataset, device: str) -> tuple[dict[str, int], dict[str, Any]]:

@@ -132,7 +132,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     if not audit_path(folder.path, dataset.folder, how, log, ttt=False, max_seconds=run.plan.left_seconds):
         raise AuditError(
             f"the audit found violations, listed above and in {folder.audit}; the results stay, "
-            f"there is no entry; to audit again: python train_gpt.py --resume {folder}"
+            f"there is no entry; to audit again: {' '.join(invocation())} --resume {folder}"
         )
 
 

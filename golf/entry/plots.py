@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from golf.entry.artifact_stats import CodeCounts, LossByPosition
+from golf.entry.portrait import CodeCounts, LossByPosition
 from golf.entry.progress import Curve
 from golf.plotting import (
     INK,

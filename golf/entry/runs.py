@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from golf.data.manifest import sha256_of_file
+from golf.data.reference import LIMIT_BYTES
 from golf.entry.results import EntryError, read_json, read_results
-from golf.pack.fit import LIMIT_BYTES
 from golf.results import NATS_ARRAYS, Results
 from golf.run_folder import RunFolder
 from golf.system.foreign import ForeignError, read_arrays

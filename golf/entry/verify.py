@@ -19,9 +19,9 @@ import numpy as np
 
 from golf.audit.isolate import Limits, Outcome, choose_mechanism, run_isolated, run_project
 from golf.data.manifest import open_dataset
+from golf.data.reference import LIMIT_BYTES
 from golf.entry.results import EntryError, read_entry_results, read_json, read_scores
 from golf.entry.submission import entry_figures
-from golf.pack.fit import LIMIT_BYTES
 from golf.results import NATS_ARRAYS, Results, Scores, Stage
 from golf.run_folder import EntryFolder
 from golf.score.tally import bits_per_byte

@@ -1,7 +1,7 @@
 """Fine-tunes a model on conversations (sft) or preferences (dpo), and packs it again.
 
-    python -m golf.finetune --stage sft --model MODEL --data FILE --out runs/NAME
-    python -m golf.finetune --stages FOLDER --data DATASET --sft FILE --preferences FILE --evals DIR
+    golf finetune --stage sft --model MODEL --data FILE --out runs/NAME
+    golf finetune --stages FOLDER --data DATASET --sft FILE --preferences FILE --evals DIR
 
 MODEL is an artifact, a run's weights or checkpoint, or the folder of a run or an entry. The second form
 pretrains, fine-tunes and measures after each stage, with several seeds, and writes a table (its options:
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> int:
     def work() -> None:
         try:
             kind = StagesCommand if wants_stages else FinetuneCommand
-            command = read_options(kind, arguments, "python -m golf.finetune", __doc__)
+            command = read_options(kind, arguments, "golf finetune", __doc__)
             if isinstance(command, StagesCommand):
                 run_stages(command, RunLog())
             else:
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
         except Stopped as stop:
             raise Stopped(f"{stop}; {how_to_resume}".lstrip("; "), stop.signum) from stop
 
-    return run_program("golf.finetune", work, {BudgetError: 1})
+    return run_program("golf finetune", work, {BudgetError: 1})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from golf.config import RunConfig
 from golf.data.manifest import sha256_of_file
+from golf.data.reference import LIMIT_BYTES
 from golf.entry.finalize import charged_script
 from golf.finetune.batches import PreferenceBatches, ResponseBatches
 from golf.finetune.dialogues import DialogueError, LeftOut, read_conversations, read_preferences
@@ -43,7 +44,7 @@ from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.pack.artifact import QUANTIZERS, PackConfig, pack
 from golf.pack.calibrate import calibrate
-from golf.pack.fit import LIMIT_BYTES, bytes_for_artifact
+from golf.pack.fit import bytes_for_artifact
 from golf.run_folder import RunFolder
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock

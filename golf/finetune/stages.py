@@ -63,7 +63,7 @@ class StagesCommand:
     preferences: tuple[Path, ...]
     """Files of preference pairs."""
     evals: Path
-    """Folder with wikitext2/, sst2/ and gsm8k/, as for `python -m golf.tasks --data`."""
+    """Folder with wikitext2/, sst2/ and gsm8k/, as for `golf tasks --data`."""
     preset: str = "cpu"
     """Preset of pretraining."""
     minutes: float | None = None

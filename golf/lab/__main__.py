@@ -1,7 +1,7 @@
 """Runs a study: trains every arm with every seed, then writes a table, curves and a page.
 
-    python -m golf.lab STUDY --data DIR
-    python -m golf.lab STUDY --data DIR --search
+    golf lab STUDY --data DIR
+    golf lab STUDY --data DIR --search
 
 The report goes to docs/studies/STUDY. The same command resumes an interrupted study. Exit code 2 on bad
 input, 130 when stopped.
@@ -39,7 +39,7 @@ class LabOptions:
     study: Annotated[str, tyro.conf.Positional]
     """A study's name under docs/studies, or a study file (.toml)."""
     data: Path
-    """Dataset folder made by `python -m golf.prepare`."""
+    """Dataset folder made by `golf prepare`."""
     seeds: int | None = None
     """Seeds of each arm; by default those of the study."""
     minutes: float | None = None
@@ -93,14 +93,14 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
 
     def work() -> None:
-        options = read_options(LabOptions, arguments, "python -m golf.lab", __doc__, least=LEAST)
+        options = read_options(LabOptions, arguments, "golf lab", __doc__, least=LEAST)
         if options.search:
             require_optuna()
-        command, study = shlex.join(["python", "-m", "golf.lab", *arguments]), study_of(options)
+        command, study = shlex.join(["golf", "lab", *arguments]), study_of(options)
         with owned_folder(options.out / study.name):
             run_study(study, options, command, RunLog())
 
-    return run_program("golf.lab", work, when_stopped="stopped; the same command resumes")
+    return run_program("golf lab", work, when_stopped="stopped; the same command resumes")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable
 
+from golf.data.reference import LIMIT_BYTES
 from golf.pack.layout import Fitted
 
-LIMIT_BYTES = 16_000_000
-"""Decimal. Limit on code bytes plus artifact bytes of an entry, for every seed."""
 BAND_SHARE = 5000 / 16_000_000
 MIN_BAND_BYTES = 64
 """The search stops at an artifact this close below its limit: the share, but at least these bytes."""

@@ -1,4 +1,4 @@
-"""`python -m golf.prepare`: makes a dataset folder from text, or from shards that somebody published."""
+"""`golf prepare`: makes a dataset folder from text, or from shards that somebody published."""
 
 import sys
 
@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
     log = RunLog()
 
     def work() -> None:
-        options = read_options(PrepareOptions, arguments, "python -m golf.prepare", None)
+        options = read_options(PrepareOptions, arguments, "golf prepare", None)
         describe(prepare(options, log), log)
 
-    return run_program("golf.prepare", work, when_stopped="stopped; the same command starts or goes on")
+    return run_program("golf prepare", work, when_stopped="stopped; the same command starts or goes on")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from golf.check.submission import SubmissionError, read_submission
-from golf.data.reference import text_of_size
+from golf.data.reference import LIMIT_BYTES, text_of_size
 from golf.entry import plots
-from golf.entry.artifact_stats import Portrait
+from golf.entry.portrait import Portrait
 from golf.entry.progress import (
     MAX_LOG_BYTES,
     Curve,
@@ -31,7 +31,6 @@ from golf.entry.readme import stage_rows
 from golf.entry.results import EntryError, read_entry_results, read_json
 from golf.entry.runs import RECORD_TRACKS, final_nats
 from golf.entry.submission import entry_figures
-from golf.pack.fit import LIMIT_BYTES
 from golf.plotting import css_border
 from golf.results import Results
 from golf.run_folder import EntryFolder

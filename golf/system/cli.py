@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -28,6 +29,21 @@ class Stopped(KeyboardInterrupt):
     def code(self) -> int:
         """The exit code that shells expect: 128 and the signal's number."""
         return 128 + self.signum
+
+
+def invocation(num_processes: int = 1) -> list[str]:
+    """The words that start this program: golf train, python train_gpt.py, torchrun in front of several processes.
+
+    From what Python was started with: `golf`, `python -m golf`, `python -m golf.lab` or a script.
+    """
+    path = Path(sys.argv[0])
+    if path.name in ("golf", "golf.exe") or (path.name == "__main__.py" and path.parent.name == "golf"):
+        script = ["golf", *sys.argv[1:2]] if num_processes == 1 else ["-m", "golf", *sys.argv[1:2]]
+    elif path.name == "__main__.py":
+        script = [*(["python"] if num_processes == 1 else []), "-m", f"golf.{path.parent.name}"]
+    else:
+        script = [*(["python"] if num_processes == 1 else []), path.name]
+    return script if num_processes == 1 else ["torchrun", f"--nproc_per_node={num_processes}", *script]
 
 
 def raise_stopped(signum: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from golf.system.fields import short_help
 from golf.system.files import require_output
 from golf.system.stored import ConfigError
 
@@ -62,10 +63,16 @@ def read_options(
 ) -> Options:
     """The options of class `kind` in a command line, over `default` where one is given.
 
-    SystemExit with code 2, after tyro's message, for options that cannot be read; ConfigError as
-    `check_numbers`, which takes `least`; ValueError for one of OUTPUTS that cannot be written.
+    `--help` prints one screen and `--help-all` every field, and both end with SystemExit, code 0. SystemExit
+    with code 2, after tyro's message, for options that cannot be read; ConfigError as `check_numbers`, which
+    takes `least`; ValueError for one of OUTPUTS that cannot be written.
     """
     how: dict[str, Any] = {} if default is None else {"default": default}
+    if "--help-all" in arguments:
+        arguments = ["--help"]
+    elif {"-h", "--help"} & set(arguments):
+        print(short_help(kind, program, doc, default))
+        raise SystemExit(0)
     options = tyro.cli(kind, args=arguments, prog=program, description=doc, registry=NUMBERS, **how)
     check_numbers(options, least or {}, option_flag)
     for name, value in named_values(options):

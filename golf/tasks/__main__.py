@@ -1,6 +1,6 @@
 """Measures a model on HellaSwag, WikiText-2, SST-2 and GSM8K, each score next to that of chance.
 
-    python -m golf.tasks MODEL --data DIR [--tasks hellaswag,wikitext2,sst2,gsm8k]
+    golf tasks MODEL --data DIR [--tasks hellaswag,wikitext2,sst2,gsm8k]
 
 MODEL is an artifact, a run's weights or checkpoint, or the folder of a run or an entry. Exit code 2 on bad
 input.
@@ -76,9 +76,9 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 on bad input, 130 when stopped."""
 
     def work() -> None:
-        run_command(read_options(TasksCommand, arguments, "python -m golf.tasks", __doc__), RunLog())
+        run_command(read_options(TasksCommand, arguments, "golf tasks", __doc__), RunLog())
 
-    return run_program("golf.tasks", work)
+    return run_program("golf tasks", work)
 
 
 if __name__ == "__main__":

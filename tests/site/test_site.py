@@ -16,8 +16,8 @@ from markupsafe import escape
 
 from golf.__main__ import main
 from golf.entry import plots
-from golf.entry.artifact_stats import Portrait
 from golf.entry.build import build
+from golf.entry.portrait import Portrait
 from golf.entry.progress import curve_of
 from golf.entry.submission import entry_figures
 from golf.results import Results

@@ -8,7 +8,7 @@ from golf.check.findings import Finding, Quote, error, info, warning
 from golf.check.logs import UNCOMPRESSED_FROM, ParsedLog, is_uncompressed
 from golf.check.record import Record, is_side_run, matches, packed_alone
 from golf.check.submission import Figure
-from golf.pack.fit import LIMIT_BYTES
+from golf.data.reference import LIMIT_BYTES
 
 MIN_ARTIFACT_BYTES = 100_000
 """A smaller file is not the packed weights."""
