@@ -7,7 +7,6 @@ import difflib
 import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from golf.system.cli import BAD_INPUT, run_program
@@ -27,13 +26,9 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "from text to an entry": {
-        "train": Command(
-            "golf.programs.train", "RunCommand", "a whole run: train, pack, score, audit, entry"
-        ),
+        "train": Command("golf.programs.train", "RunCommand", "a whole run, from training to an entry"),
         "prepare": Command("golf.prepare.__main__", "PrepareOptions", "text to shards with a manifest"),
-        "quantize": Command(
-            "golf.programs.quantize", "QuantizeConfig", "weights to bytes, or a forecast of them"
-        ),
+        "quantize": Command("golf.programs.quantize", "QuantizeConfig", "weights to bytes, or a forecast"),
         "score": Command("golf.programs.score", "ScoreCommand", "bits per byte of an artifact or an entry"),
         "ttt": Command("golf.programs.ttt", "TestTimeCommand", "the same with test-time training"),
         "build": Command("golf.programs.build", "BuildOptions", "one entry of several seeds' runs"),
@@ -42,27 +37,19 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "check": Command("golf.programs.check", "CheckOptions", "any record folder against what it claims"),
         "verify": Command("golf.programs.verify", "VerifyOptions", "an entry's figures, computed again"),
         "prove": Command("golf.programs.prove", "ProveOptions", "the text restored from as many bits"),
-        "compare": Command(
-            "golf.programs.compare", "CompareOptions", "whether one entry is better than another"
-        ),
+        "compare": Command("golf.programs.compare", "CompareOptions", "is one entry better than another"),
     },
     "ideas and models": {
         "lab": Command("golf.lab.__main__", "LabOptions", "compare techniques over seeds, or search"),
-        "bench": Command(
-            "golf.programs.bench", "BenchOptions", "measure speed, size and cost; needs a clone"
-        ),
-        "report": Command(
-            "golf.programs.report", "ReportOptions", "one page of entries and of runs under way"
-        ),
+        "bench": Command("golf.programs.bench", "BenchOptions", "measure speed, size and cost (in a clone)"),
+        "report": Command("golf.programs.report", "ReportOptions", "one page of entries and running runs"),
         "tasks": Command("golf.tasks.__main__", "TasksCommand", "HellaSwag, WikiText-2, SST-2, GSM8K"),
         "finetune": Command("golf.finetune.__main__", "FinetuneCommand", "conversations or preferences"),
         "chat": Command("golf.chat", "ChatCommand", "talk with a model in the terminal"),
     },
     "this machine": {
         "doctor": Command("golf.programs.doctor", "DoctorOptions", "what it has, and what a run will use"),
-        "completion": Command(
-            "golf.programs.completion", "CompletionOptions", "completion for bash, zsh or tcsh"
-        ),
+        "completion": Command("golf.programs.completion", "CompletionOptions", "for bash, zsh or tcsh"),
     },
 }
 """By group, in the order of the help."""
@@ -110,9 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
             f"golf: no command {name!r}; {hint}golf --help lists them" if name else overview(),
             file=sys.stderr,
         )
-        return BAD_INPUT
-    if find_spec("torch") is None:
-        print("golf: torch is not installed: pip install torch (2.8 or later)", file=sys.stderr)
         return BAD_INPUT
     return importlib.import_module(commands[name].module).main(rest)
 

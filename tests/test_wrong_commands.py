@@ -1,4 +1,4 @@
-"""Wrong command lines, made from each program's own --help: one plain message and exit code 2, never a
+"""Wrong command lines, made from each program's own --help-all: one plain message and exit code 2, never a
 traceback, and nothing begins to run. Programs that read text are in test_wrong_options.py."""
 
 import importlib
@@ -54,7 +54,7 @@ class Program:
     line: str
     begins: str = ""
     """The name, in a module, of what is replaced so that nothing runs."""
-    help: str = "--help"
+    help: str = "--help-all"
     fine: tuple[str, ...] = ()
     """Words that make no line wrong."""
 
@@ -63,18 +63,18 @@ class Program:
 
 
 PROGRAMS = (
-    Program("train_gpt", f"{' '.join(TINY)} --data DATA --steps 1 --out NEW", "train_gpt:train_stage"),
-    Program("train_gpt", "--score ARTIFACT --data DATA", "golf.evaluate:score_once", "--score x --help"),
-    Program("train_gpt", "--resume RUN", "train_gpt:train_stage"),
-    Program("quantize", "RUN --no-compare --pack.scheme int5", "quantize:pack"),
-    Program("quantize", "--forecast --preset cpu", "quantize:charged_script"),
+    Program("train_gpt", f"{' '.join(TINY)} --data DATA --steps 1 --out NEW", "golf.programs.train:train_stage"),
+    Program("train_gpt", "--score ARTIFACT --data DATA", "golf.evaluate:score_once", "--score x --help-all"),
+    Program("train_gpt", "--resume RUN", "golf.programs.train:train_stage"),
+    Program("quantize", "RUN --no-compare --pack.scheme int5", "golf.programs.quantize:pack"),
+    Program("quantize", "--forecast --preset cpu", "golf.programs.quantize:charged_script"),
     Program("eval_bpb", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
     Program("eval_bpb", "ARTIFACT --data DATA --audit", "golf.audit.rescore:audit_data"),
     Program("ttt", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
-    Program("golf.__main__", "check FOLDER", "", "check --help", ("EMPTYFOLDER",)),
-    Program("golf.__main__", "compare FOLDER FOLDER", "", "compare --help"),
-    Program("golf.__main__", "build FOLDER", "", "build --help"),
-    Program("golf.__main__", "report --records FOLDER --runs FOLDER", "", "report --help", ("EMPTYFOLDER",)),
+    Program("golf.__main__", "check FOLDER", "", "check --help-all", ("EMPTYFOLDER",)),
+    Program("golf.__main__", "compare FOLDER FOLDER", "", "compare --help-all"),
+    Program("golf.__main__", "build FOLDER", "", "build --help-all"),
+    Program("golf.__main__", "report --records FOLDER --runs FOLDER", "", "report --help-all", ("EMPTYFOLDER",)),
     Program("golf.lab.__main__", "STUDY --data DATA --out NEW", "golf.lab.__main__:run_trials"),
     Program("benchmarks.training", "--quick", "benchmarks.training:run_alone"),
     Program("benchmarks.packing", "--run RUN --data DATA", "benchmarks.packing:Judge"),
@@ -126,9 +126,9 @@ def help_of(program: Program, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def options_of(text: str) -> Iterator[tuple[str, str]]:
-    """The options of a --help with the kind of their value, "" for flags."""
+    """The options of a --help-all with the kind of their value, "" for flags."""
     for option, kind in OPTION.findall(text):
-        if option not in ("--help", "--version"):
+        if option not in ("--help-all", "--version"):
             yield option, kind
 
 

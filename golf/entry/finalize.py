@@ -32,6 +32,7 @@ from golf.pack.container import ZSTD_LEVEL
 from golf.results import Feature, Results
 from golf.run import RunContext
 from golf.run_folder import RunFolder
+from golf.system.cli import invocation
 from golf.system.clock import StageClock
 from golf.system.files import write_sealed_json
 from golf.system.log import RunLog

@@ -3,8 +3,8 @@
     golf bench gpu --minutes 12 --out DIR
     golf bench              lists them
 
-They lie in the repository beside golf/, with the tests that some of them run, and are not part of the installed
-package: this command works in a clone.
+They lie in the repository beside golf/, with the tests that some of them run, and are not part of the
+installed package: this command works in a clone.
 """
 
 import ast
@@ -34,9 +34,7 @@ class BenchOptions:
 def benchmarks() -> dict[str, str]:
     """First line of each benchmark's docstring by its name; ValueError outside a clone."""
     if not (FOLDER / "command.py").is_file():
-        raise ValueError(
-            "golf bench works in a clone of the repository: benchmarks/ is not part of the package"
-        )
+        raise ValueError("golf bench works in a clone of the repository; the package has no benchmarks/")
     found = {}
     for path in sorted(FOLDER.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Scores an entry's artifact, runs its script in isolation, and compares every figure that the artifact decides.
+"""Scores an entry's artifact, runs its script in isolation, and compares all that the artifact decides.
 
     golf verify ENTRY --data DIR
 

@@ -32,7 +32,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def invocation(num_processes: int = 1) -> list[str]:
-    """The words that start this program: golf train, python train_gpt.py, torchrun in front of several processes.
+    """The words that start this program: golf train, python train_gpt.py; of several processes by torchrun.
 
     From what Python was started with: `golf`, `python -m golf`, `python -m golf.lab` or a script.
     """
