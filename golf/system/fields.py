@@ -81,7 +81,7 @@ def kind_of(annotation: Any) -> str:
         return f"{one}..." if arguments[1:] == (...,) else " ".join(map(kind_of, arguments))
     if annotation is bool:
         return ""
-    return "PATH" if annotation is Path else getattr(annotation, "__name__", str(annotation)).upper()
+    return "PATH" if annotation is Path else annotation.__name__.upper()
 
 
 def describe_options(
@@ -97,7 +97,7 @@ def describe_options(
         if get_origin(hint) is Annotated:
             hint, *marks = get_args(hint)
         given = default_of(field) if default is None else vars(default)[field.name]
-        label = next((getattr(mark, "name", None) for mark in marks if hasattr(mark, "name")), None)
+        label = next((vars(mark)["name"] for mark in marks if dataclasses.is_dataclass(mark)), None)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             inner = prefix if label == "" else f"{prefix}{field.name}."
             nested = describe_options(hint, None if given is dataclasses.MISSING else given, inner)

@@ -129,7 +129,7 @@ def test_the_command_compares_and_refuses(tmp_path: Path, capsys: pytest.Capture
     rewrite_logs(b, num_bytes=2 * BYTES)
     assert main(["compare", str(a), str(b)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("golf: ") and error.count("\n") == 1
+    assert error.startswith("golf compare: ") and error.count("\n") == 1
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the public samples are not beside the project")
