@@ -6,12 +6,10 @@ A command's module is imported when it is called: help needs none of them.
 import difflib
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from golf.system.cli import BAD_INPUT, run_program
-
-DISTRIBUTION = "parameter-golf-toolkit"
+from golf.system.release import installed_release
 
 
 class Command(NamedTuple):
@@ -72,16 +70,6 @@ def overview() -> str:
     return "\n".join([*lines, "", "golf COMMAND --help explains a command. Try first: golf train"])
 
 
-def toolkit_version() -> str:
-    """The version that is installed; ValueError in a clone that is not."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        raise ValueError(
-            f"{DISTRIBUTION} runs from a clone and is not installed; `git describe` names it"
-        ) from None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command's exit code; 0 for help, 2 for a command that does not exist, 130 stopped."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
@@ -89,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name in ("-h", "--help"):
         return run_program("golf", lambda: print(overview()))
     if name == "--version":
-        return run_program("golf", lambda: print(toolkit_version()))
+        return run_program("golf", lambda: print(installed_release() or "a clone"))
     if name not in commands:
         close = difflib.get_close_matches(name, commands, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""

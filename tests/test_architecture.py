@@ -43,7 +43,7 @@ BUNDLED = (
     "ttt",
     "evaluate",
 )
-BUNDLED_DATA = ("caseops", "shards", "vocabulary", "manifest", "batches")
+BUNDLED_DATA = ("reference", "caseops", "shards", "vocabulary", "manifest", "batches")
 
 PLATFORM_MODULES = ("os", "signal", "socket")
 """Whose attributes differ between systems, so that a default is the way to ask."""

@@ -63,7 +63,8 @@ class Program:
 
 
 PROGRAMS = (
-    Program("train_gpt", f"{' '.join(TINY)} --data DATA --steps 1 --out NEW", "golf.programs.train:train_stage"),
+    Program("train_gpt", f"{' '.join(TINY)} --data DATA --steps 1 --out NEW",
+            "golf.programs.train:train_stage"),
     Program("train_gpt", "--score ARTIFACT --data DATA", "golf.evaluate:score_once", "--score x --help-all"),
     Program("train_gpt", "--resume RUN", "golf.programs.train:train_stage"),
     Program("quantize", "RUN --no-compare --pack.scheme int5", "golf.programs.quantize:pack"),
@@ -74,7 +75,8 @@ PROGRAMS = (
     Program("golf.__main__", "check FOLDER", "", "check --help-all", ("EMPTYFOLDER",)),
     Program("golf.__main__", "compare FOLDER FOLDER", "", "compare --help-all"),
     Program("golf.__main__", "build FOLDER", "", "build --help-all"),
-    Program("golf.__main__", "report --records FOLDER --runs FOLDER", "", "report --help-all", ("EMPTYFOLDER",)),
+    Program("golf.__main__", "report --records FOLDER --runs FOLDER", "", "report --help-all",
+            ("EMPTYFOLDER",)),
     Program("golf.lab.__main__", "STUDY --data DATA --out NEW", "golf.lab.__main__:run_trials"),
     Program("benchmarks.training", "--quick", "benchmarks.training:run_alone"),
     Program("benchmarks.packing", "--run RUN --data DATA", "benchmarks.packing:Judge"),

@@ -29,8 +29,8 @@ from golf.entry.source import (
     read_source,
 )
 from golf.entry.specialize import specialize
+from golf.system.release import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 LINE_LENGTH = 110
 """Longest line of the import block."""
 

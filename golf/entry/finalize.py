@@ -36,12 +36,12 @@ from golf.system.cli import invocation
 from golf.system.clock import StageClock
 from golf.system.files import write_sealed_json
 from golf.system.log import RunLog
+from golf.system.release import ROOT, installed_release
 from golf.train.checkpoint import load_weights
 from golf.train.optim import split_parameters
 
 MAX_TEXT_BYTES = 32_000_000
 """Longer texts take zstd-22 many minutes; they are not compressed."""
-PROJECT = Path(__file__).resolve().parents[2]
 
 SWITCHED_OFF: dict[str, object] = {
     "xsa": False,
@@ -118,7 +118,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
         results,
         data=replace(results.data, **scale),
         packing=replace(results.packing, parts=parts),
-        toolkit_commit=toolkit_commit(PROJECT),
+        toolkit_commit=toolkit_commit(ROOT),
         features=features,
         portrait=described,
     )
@@ -256,7 +256,15 @@ def score_features(config: RunConfig, results: Results) -> Iterator[Feature]:
 
 
 def toolkit_commit(root: Path) -> str:
-    """The commit of the checkout at `root`, `-dirty` behind it if files differ; `unknown` outside git."""
+    """The commit of the checkout at `root`, `-dirty` behind it if files differ.
+
+    Of an installed package its release, and `unknown` where there is neither: a repository around the
+    package's folder is not the toolkit's.
+    """
+    if release := installed_release(root):
+        return f"release {release}"
+    if not (root / ".git").exists():
+        return "unknown"
     outputs = []
     for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
         command = ["git", "-C", str(root), *arguments]

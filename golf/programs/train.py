@@ -5,6 +5,7 @@ golf train --resume runs/NAME               goes on with a run that was stopped
 golf train --score artifact.bin --data DIR  scores an artifact in this process
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from golf.command import (
     PROGRAM,
     RunCommand,
+    RunOptions,
     entry_of,
     is_finished,
     open_run,
@@ -22,8 +24,9 @@ from golf.command import (
 from golf.doctor import print_diagnosis
 from golf.entry.build import build
 from golf.entry.finalize import charged_script, finalize_run
+from golf.entry.results import read_results
 from golf.pack.fit import BudgetError
-from golf.results import print_results
+from golf.results import Results, print_results
 from golf.run import (
     LiveTrainer,
     average_stage,
@@ -65,7 +68,37 @@ def run_pipeline(arguments: list[str], program: str) -> None:
                     run_stages(command, folder, world)
     if world.is_first:
         paths, who = [folder.path for folder in folders], (asked.author, asked.github_id)
-        print(f"entry: {build(paths, Path('records'), asked.track, None, None, *who)}")
+        entry = build(paths, Path("records"), asked.track, None, None, *who)
+        print_closing([read_results(folder.results) for folder in folders], RunLog())
+        print(f"entry: {entry}\nnext: {next_step(entry, asked)}")
+
+
+def print_closing(results: Sequence[Results], log: RunLog) -> None:
+    """One table of finished runs, a row a seed: what counts, whose audits have passed."""
+    rows = []
+    for run in results:
+        quantized, size = run.stage("quantized"), run.packing
+        assert quantized is not None
+        rows.append(
+            (
+                str(run.seed),
+                f"{run.final.tally.bits_per_byte:.4f}",
+                f"{quantized.tally.bits_per_byte:.4f}",
+                f"{size.total_bytes:,}",
+                f"{size.limit_bytes - size.total_bytes:,}",
+                f"{run.training.steps:,}",
+                f"{sum(run.seconds.values()) / 60:.1f}",
+            )
+        )
+    what = ("seed", "bits per byte", "without test-time training", "bytes", "bytes left", "steps", "minutes")
+    log.table("finished, audit passed" + (" (scored in part)" if results[0].partial else ""), what, rows)
+
+
+def next_step(entry: Path, options: RunOptions) -> str:
+    """What a person can do with an entry."""
+    if options.track == "local":
+        return f"golf chat {entry}; golf report shows all entries; golf train --help-all has every switch"
+    return f"golf verify {entry} computes its figures again; golf report shows all entries"
 
 
 def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,10 @@ class RunLog:
     def progress(
         self, description: str, total: float, unit: str, lines: bool = True
     ) -> Iterator[ProgressBar]:
-        """Shows a progress bar of `total` in `unit` during the block; on no terminal, with `lines`, lines."""
+        """Shows a progress bar of `total` in `unit` during the block, on a terminal or in a notebook.
+
+        Elsewhere, and with `lines`, it prints lines.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -142,10 +146,14 @@ class RunLog:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
         )
-        show = self.console.is_terminal and not self.console.quiet
+        show = (self.console.is_terminal or self._has_widgets()) and not self.console.quiet
         say = (lambda text: self.console.print(text, markup=False)) if lines and not show else None
         with Progress(*columns, console=self.console, transient=True, disable=not show) as progress:
             yield ProgressBar(progress, progress.add_task(description, total=total, note=""), say)
+
+    def _has_widgets(self) -> bool:
+        # rich draws a bar in a notebook's page by ipywidgets, and without them warns and draws none.
+        return self.console.is_jupyter and find_spec("ipywidgets") is not None
 
     def close(self) -> None:
         """Closes the files; later events go to the console only."""
