@@ -209,7 +209,9 @@ def counted(whole, monkeypatch) -> list[str]:
     monkeypatch.setattr(closing, "audit_path", noting("audit", closing.audit_path))
     monkeypatch.setattr("golf.entry.plots.plot_training", draw_nothing)
     # The same script as before, which takes seconds to make.
-    monkeypatch.setattr("golf.programs.train.charged_script", lambda *_: (whole / "run" / "train_gpt.py").read_bytes())
+    monkeypatch.setattr(
+        "golf.programs.train.charged_script", lambda *_: (whole / "run" / "train_gpt.py").read_bytes()
+    )
     return done
 
 
