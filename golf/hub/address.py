@@ -83,19 +83,16 @@ def hub_errors(what: str, writing: bool = False) -> Iterator[None]:
 
 def explain(error: BaseException, writing: bool) -> str:
     """What an error of the hub's client means, and what to do; `writing` if it was met by a push."""
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
-    if isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
-        return "HF_HUB_OFFLINE is set, and this was not fetched before"
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and only what was fetched before can be used"
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision; expected a branch, a tag or a commit"
-    # A failed transfer is wrapped in another error.
-    inner = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    # The error of a transfer that failed is the cause of these.
+    is_outer = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__
+    inner = error.__cause__ if is_outer else error
     reason = " ".join(str(inner).split())[:MAX_REASON] or type(inner).__name__
     if not isinstance(inner, HfHubHTTPError):
         return f"the hub does not answer ({reason}); is there a network?"
