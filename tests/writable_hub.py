@@ -50,6 +50,8 @@ class WritableHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.ignored: set[str] = set()
+        """Files that a .gitignore of the repositories excludes."""
         self.no_commits = False
         """Tokens may make repositories, and nothing else."""
         hub = self
@@ -166,11 +168,10 @@ class WritableHub:
             answer = {"id": name, "sha": commit, "siblings": siblings, "tags": []}
         return send(request, 200, answer)
 
-    @staticmethod
-    def _upload_mode(file: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-        mode = "lfs" if file["size"] > LARGE_BYTES else "regular"
-        known = describe(file["path"], files[file["path"]])["oid"] if file["path"] in files else None
-        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": known}
+    def _upload_mode(self, file: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+        path, mode = file["path"], "lfs" if file["size"] > LARGE_BYTES else "regular"
+        known = describe(path, files[path])["oid"] if path in files else None
+        return {"path": path, "uploadMode": mode, "shouldIgnore": path in self.ignored, "oid": known}
 
     def _changed(self, files: dict[str, bytes], body: bytes) -> dict[str, bytes]:
         changed = dict(files)

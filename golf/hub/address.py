@@ -94,9 +94,12 @@ def explain(error: BaseException, writing: bool) -> str:
     is_outer = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__
     inner = error.__cause__ if is_outer else error
     reason = " ".join(str(inner).split())[:MAX_REASON] or type(inner).__name__
-    if not isinstance(inner, HfHubHTTPError):
-        return f"the hub does not answer ({reason}); is there a network?"
-    status = inner.response.status_code
+    if isinstance(inner, HfHubHTTPError):
+        status = inner.response.status_code
+    elif isinstance(inner, PermissionError):
+        status = 403
+    else:
+        return f"the hub does not answer: is there a network? ({reason})"
     if status == 401 and writing:
         return "there is no token, or it is not valid (401); `hf auth login` stores one that may write"
     if status == 403 and writing:

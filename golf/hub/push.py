@@ -167,7 +167,10 @@ def dataset_files(folder: Path, whole: bool) -> dict[str, Path]:
 
 
 def send(parcel: Parcel, command: PushCommand, log: RunLog) -> None:
-    """Makes the repository, or takes up an existing one, and sends everything in one commit."""
+    """Makes the repository, or takes up an existing one, and sends everything in one commit.
+
+    HubError for all errors of the hub, and for files that are not there after it.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api, name, kind = HfApi(), command.repo, parcel.kind
@@ -187,6 +190,10 @@ def send(parcel: Parcel, command: PushCommand, log: RunLog) -> None:
             operations.append(CommitOperationAdd(CARD, parcel.card))
             operations += [CommitOperationAdd(path, file) for path, file in parcel.files.items()]
             done = api.create_commit(name, operations, commit_message="Push by golf", repo_type=kind)
+            lost = parcel.files.keys() - set(api.list_repo_files(name, repo_type=kind))
+            if lost:
+                why = "its .gitignore excludes them"
+                raise HubError(f"{name}: the hub left out {', '.join(sorted(lost))}; {why}: remove it there")
     except ValueError as error:
         raise HubError(f"{' '.join(str(error).split())}{advice}") from error
     for path in left:

@@ -53,22 +53,34 @@ def test_an_address_is_scored_as_the_folder_is(desk, tmp_path):
         assert found[0] == found[1]
 
 
-def test_the_commands_follow_the_environment_of_the_hubs_client(desk, tmp_path):
-    """In processes of their own, as a user calls them."""
+def test_both_directions_follow_the_environment_of_the_hubs_client(desk, tmp_path):
+    """In processes of their own, which read it when they start."""
     environment = os.environ | {
         "HF_ENDPOINT": desk.hub.endpoint,
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_XET": "1",
-        "OMP_NUM_THREADS": "1",
     }
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    def call(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    assert call("golf.hub.push", str(desk.entry), "--repo", "owner/tiny").returncode == 0
-    said = call("golf.chat", "hf://owner/tiny", "--prompt", "the", "--max-tokens", "4", "--seed", "1")
-    assert said.returncode == 0 and said.stdout.strip()
+    call("-m", "golf.hub.push", str(desk.entry), "--repo", "owner/tiny")
+    reading = "from pathlib import Path; from golf.hub.fetch import local_path; print(local_path(Path({!r})))"
+    folder = Path(call("-c", reading.format("hf://owner/tiny")).strip())
+    assert folder.is_relative_to(tmp_path / "home")
+    for name in ("artifact_seed7.bin", "data/tiny.model"):
+        assert (folder / name).read_bytes() == (desk.entry / name).read_bytes()
+
+
+def test_an_address_chats_as_the_folder_does(desk, capsys):
+    send_entry(desk)
+    said = []
+    for place in (str(desk.entry), "hf://owner/tiny"):
+        capsys.readouterr()
+        assert chat([place, "--prompt", "the", "--max-tokens", "8", "--seed", "1"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
 
 
 def test_offline_what_was_fetched_before_is_read(desk, monkeypatch):
@@ -162,6 +174,12 @@ def test_a_push_that_fails_after_the_repository_was_made_says_how_to_go_on(desk,
     desk.hub.no_commits = False
     send_entry(desk, "owner/tiny", "--exist-ok")
     assert "artifact_seed7.bin" in desk.hub.files("owner/tiny")
+
+
+def test_files_that_the_hub_leaves_out_are_named(desk, capsys):
+    desk.hub.ignored = {"artifact_seed7.bin"}
+    assert push([str(desk.entry), "--repo", "owner/tiny"]) == 2
+    assert "the hub left out artifact_seed7.bin; its .gitignore" in one_line(capsys)
 
 
 def one_line(capsys) -> str:
