@@ -87,7 +87,7 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
             command.config.require_unused(("method", "order"), "belongs to test-time training; add --ttt")
     for place in (command.path, command.data):
         if asked and place is not None:
-            require_local(place, f"--{asked[0]} takes a folder on this machine")
+            require_local(place, f"{asked[0]} takes a folder on this machine")
     path = local_path(command.path)
     data = find_data(command.data and local_path(command.data), path)
     if command.audit:

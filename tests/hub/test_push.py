@@ -273,7 +273,7 @@ def test_without_a_network_both_directions_say_so(desk, capsys, monkeypatch):
 def test_what_runs_a_script_or_writes_beside_it_asks_for_a_folder(desk, capsys, option):
     assert score(["hf://owner/tiny@v1", option]) == 2
     error = capsys.readouterr().err
-    assert f"{option} takes a folder on this machine" in error
+    assert f"{option[2:]} takes a folder on this machine" in error
     assert "`hf download owner/tiny --revision v1 --local-dir FOLDER`" in error
 
 
