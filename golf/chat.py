@@ -40,7 +40,8 @@ class ChatCommand:
     """The model and the options of generation."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
+    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry; or
+    hf://USER/NAME, an entry on the hub."""
     prompt: str | None = None
     """Answer this prompt and exit."""
     max_tokens: int = 256

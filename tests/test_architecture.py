@@ -22,7 +22,7 @@ FLOORS = {
     "audit": 6, "run": 6,
     "check": 7,
     "entry": 8,
-    "site": 9,
+    "site": 9, "hub": 9,
 }  # fmt: skip
 """A room imports from its own and lower floors; rooms not named here use all others and nothing uses them."""
 TOP_FLOOR = 10

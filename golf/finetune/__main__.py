@@ -38,7 +38,8 @@ class FinetuneCommand:
     stage: StageName
     """sft: learn the answers of conversations. dpo: learn which of two answers is preferred."""
     model: Path
-    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
+    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry; or
+    hf://USER/NAME, an entry on the hub."""
     data: tuple[Path, ...]
     """Files of conversations (sft) or preference pairs (dpo): .jsonl, or .json with a list."""
     out: Path | None = None

@@ -18,6 +18,7 @@ from golf.audit.proof import DEFAULT_DOCUMENTS, ProofConfig, prove_path
 from golf.audit.rescore import audit_path
 from golf.entry.verify import print_verification, verify_entry
 from golf.evaluate import SCORE_LEAST, EvaluateConfig, main_evaluate
+from golf.hub.fetch import local_path, require_local
 from golf.run_folder import find_artifact, find_data
 from golf.system.cli import run_program
 from golf.system.device import read_world
@@ -31,7 +32,7 @@ class ScoreCommand:
     """What to score, on what text, and how."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """An artifact, or a folder with one: an entry or a run."""
+    """An artifact, or a folder with one: an entry or a run; or hf://USER/NAME, an entry on the hub."""
     data: Path | None = None
     """Dataset folder (validation text, its tokenizer, manifest.json); by default the entry's own, if any."""
     ttt: bool = False
@@ -84,7 +85,11 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         command.config.require_unused(unread, "does not go with --prove")
         if not command.ttt:
             command.config.require_unused(("method", "order"), "belongs to test-time training; add --ttt")
-    data = find_data(command.data, command.path)
+    for place in (command.path, command.data):
+        if asked and place is not None:
+            require_local(place, f"{asked[0]} takes a folder on this machine")
+    path = local_path(command.path)
+    data = find_data(command.data and local_path(command.data), path)
     if command.audit:
         return audit_path(command.path, data, command.config, log, command.ttt, isolated=True)
     if command.prove:
@@ -94,7 +99,7 @@ def run_command(command: ScoreCommand, log: RunLog) -> bool:
         how = command.config.device, log, command.trust
         found = verify_entry(command.path, data, command.sample, *how)
         return print_verification(found, log, command.config.json)
-    main_evaluate(find_artifact(command.path), data, command.config, ttt=command.ttt)
+    main_evaluate(find_artifact(path), data, command.config, ttt=command.ttt)
     return True
 
 

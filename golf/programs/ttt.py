@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from golf.evaluate import SCORE_LEAST, EvaluateConfig, main_evaluate
+from golf.hub.fetch import local_path
 from golf.run_folder import find_artifact, find_data
 from golf.system.cli import run_program
 from golf.system.files import name_standard_output
@@ -25,7 +26,7 @@ class TestTimeCommand:
     """What to score, on what text, and how."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """An artifact, or a folder with one: an entry or a run."""
+    """An artifact, or a folder with one: an entry or a run; or hf://USER/NAME, an entry on the hub."""
     data: Path | None = None
     """Dataset folder (validation text, its tokenizer, manifest.json); by default the entry's own, if any."""
     config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
@@ -37,7 +38,8 @@ def main(arguments: list[str], program: str = "golf ttt") -> int:
     def work() -> None:
         given = name_standard_output(arguments)
         command = read_options(TestTimeCommand, given, program, __doc__, least=SCORE_LEAST)
-        artifact, data = find_artifact(command.path), find_data(command.data, command.path)
+        path = local_path(command.path)
+        artifact, data = find_artifact(path), find_data(command.data and local_path(command.data), path)
         main_evaluate(artifact, data, command.config, plain=False, ttt=True)
 
     return run_program(program, work)

@@ -30,7 +30,8 @@ class TasksCommand:
     """The model, the tasks and their data."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry."""
+    """An artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry; or
+    hf://USER/NAME, an entry on the hub."""
     data: Path
     """Folder with a subfolder for each task: hellaswag/hellaswag_val*.jsonl, wikitext2/wiki.test.tokens,
     sst2/{train,dev}.tsv, gsm8k/{train,test}.jsonl."""

@@ -1,7 +1,6 @@
 """Opens a trained model from an artifact, a checkpoint, or the folder of a run or an entry."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golf.data.manifest import sha256_of_file
 from golf.data.vocabulary import Vocabulary
 from golf.evaluate import load_model
+from golf.hub.fetch import local_path
 from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.pack.container import read_artifact
+from golf.prepare.find_tokenizer import find_tokenizer
 from golf.prepare.rows import require_file
-from golf.prepare.tokenizer import MAX_TOKENIZER_BYTES, load_tokenizer
 from golf.run_folder import RunFolder, find_artifact, find_artifacts
 from golf.system.device import choose_runtime
 from golf.system.stored import config_from_dict
@@ -28,7 +27,7 @@ COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ModelError(ValueError):
-    """A path holds no model, or the tokenizer of the model is missing."""
+    """A path holds no model, or one that does not fit its description."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,15 @@ def open_model(
 ) -> OpenedModel:
     """Opens an artifact, weights.safetensors or checkpoint.pt of a run, or the folder of a run or an entry.
 
-    Of a folder, it opens the artifact, or the weights if there is none. The tokenizer is found near the model
-    by its sha256. `context` is by default that of training. ModelError, ArtifactError or CheckpointError for
-    a file that is missing or invalid.
+    `path` may be an entry on the hub, hf://USER/NAME (`golf.hub.fetch`). Of a folder, it opens the artifact,
+    or the weights if there is none. The tokenizer is found near the model by its sha256. `context` is by
+    default that of training. ModelError, ArtifactError, TokenizerError or CheckpointError for a file that is
+    missing or invalid, HubError as `local_path`.
     """
     if context is not None and not 2 <= context <= MAX_CONTEXT:
         raise ModelError(f"context is {context}; expected at least 2, at most {MAX_CONTEXT:,}")
     runtime = choose_runtime(device)
-    file = locate_model(path)
+    file = locate_model(local_path(path))
     if file.suffix in (".safetensors", ".pt"):
         header = read_run_header(file.parent)
         kind = "weights" if file.suffix == ".safetensors" else "checkpoint"
@@ -125,42 +125,3 @@ def build_model(header: dict[str, Any], weights: dict[str, Tensor], file: Path) 
         ) from error
     model.compute_dtype = COMPUTE_DTYPES[header["compute_dtype"]]
     return model
-
-
-def find_tokenizer(header: dict[str, Any], file: Path, given: Path | None) -> tuple[Path, Vocabulary]:
-    """The tokenizer with the sha256 of the header: `given`, or one near the model's file.
-
-    ModelError if there is none, or if `given` is another one.
-    """
-    wanted = header.get("tokenizer_sha256")
-    if given is not None:
-        vocabulary = load_tokenizer(given)
-        if vocabulary.sha256 != wanted:
-            raise ModelError(
-                f"{given} has sha256 {vocabulary.sha256}; the model was trained with the tokenizer {wanted}"
-            )
-        return given, vocabulary
-    folders = list(_folders_of_tokenizers(file))
-    for folder in folders:
-        for candidate in sorted(folder.glob("*.model")):
-            is_small = candidate.is_file() and candidate.stat().st_size <= MAX_TOKENIZER_BYTES
-            if is_small and sha256_of_file(candidate) == wanted:
-                return candidate, load_tokenizer(candidate)
-    looked = ", ".join(str(folder) for folder in folders)
-    raise ModelError(
-        f"the tokenizer of {file} is missing: no .model file of sha256 {wanted} in {looked}; "
-        "give --tokenizer FILE"
-    )
-
-
-def _folders_of_tokenizers(file: Path) -> Iterator[Path]:
-    """The model's folder, its subfolder data, the dataset of its run, and the folders under data/."""
-    yield from (file.parent, file.parent / "data")
-    path = RunFolder(file.parent).config
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        options = stored.get("options") or {}
-        if options.get("data"):
-            yield Path(options["data"])
-    if Path("data").is_dir():
-        yield from sorted(folder for folder in Path("data").iterdir() if folder.is_dir())

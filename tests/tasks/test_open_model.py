@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_samples import tiny_tokenizer
 
+from golf.prepare.find_tokenizer import TokenizerError
 from golf.tasks.models import ModelError, open_model
 from golf.train.checkpoint import save_checkpoint, save_weights
 
@@ -57,13 +58,13 @@ def test_an_entry_brings_its_tokenizer_in_its_data_folder(model_folder, tmp_path
 def test_a_missing_or_wrong_tokenizer_is_said(model_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(model_folder / "artifact.bin", tmp_path)
-    with pytest.raises(ModelError, match=r"the tokenizer of .* is missing.*give --tokenizer FILE"):
+    with pytest.raises(TokenizerError, match=r"the tokenizer of .* is missing.*give --tokenizer FILE"):
         open_model(tmp_path)
     other = tmp_path / "other.model"
     other.write_bytes(tiny_tokenizer(seed=5))
-    with pytest.raises(ModelError, match="is missing"):
+    with pytest.raises(TokenizerError, match="is missing"):
         open_model(tmp_path)
-    with pytest.raises(ModelError, match="the model was trained with the tokenizer"):
+    with pytest.raises(TokenizerError, match="the model was trained with the tokenizer"):
         open_model(tmp_path, other)
     assert open_model(tmp_path, model_folder / "tiny.model").vocabulary.size
 
