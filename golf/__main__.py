@@ -45,6 +45,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "finetune": Command("golf.finetune.__main__", "FinetuneCommand", "conversations or preferences"),
         "chat": Command("golf.chat", "ChatCommand", "talk with a model in the terminal"),
     },
+    "to others": {
+        "push": Command("golf.hub.push", "PushCommand", "an entry or a dataset to the Hugging Face hub"),
+    },
     "this machine": {
         "doctor": Command("golf.programs.doctor", "DoctorOptions", "what it has, and what a run will use"),
         "completion": Command("golf.programs.completion", "CompletionOptions", "for bash, zsh or tcsh"),

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
 
     def work() -> None:
         options = read_options(BuildOptions, arguments, "golf build", __doc__)
-        who = {"author": options.author, "github_id": options.github_id}
-        print(build(options.runs, Path("records"), options.track, options.blurb, **who))
+        author, github_id = options.author, options.github_id
+        where = Path("records"), options.track
+        print(build(options.runs, *where, options.blurb, author=author, github_id=github_id))
 
     return run_program("golf build", work)
