@@ -50,7 +50,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "this machine": {
         "doctor": Command("golf.programs.doctor", "DoctorOptions", "what it has, and what a run will use"),
-        "completion": Command("golf.programs.completion", "CompletionOptions", "for bash, zsh or tcsh"),
+        "completion": Command("golf.programs.completion", "CompletionOptions", "for bash, zsh or fish"),
     },
 }
 """By group, in the order of the help."""

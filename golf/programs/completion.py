@@ -19,8 +19,8 @@ from golf.system.options import NUMBERS, read_options
 class CompletionOptions:
     """Which shell."""
 
-    shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional]
-    """bash, zsh or tcsh."""
+    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
+    """bash, zsh or fish."""
 
 
 def print_completion(shell: str) -> None:
