@@ -1,4 +1,4 @@
-"""Measured figures of README.md and docs/*.md, rendered from docs/figures/*.json; benchmarks write such files.
+"""Measured figures of README.md and docs/*.md, rendered from docs/figures/*.json.
 
     python -m benchmarks.figures [--check]
 
@@ -67,6 +67,12 @@ class Formatter(string.Formatter):
                 raise MissingFieldError(f"{{{field_name}}} is missing or null")
         return value, field_name
 
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """As str.format; a specification that ends with M is of millions, `{tokens:.1fM}`."""
+        if format_spec.endswith("M"):
+            return f"{value / 1e6:{format_spec[:-1]}}"
+        return super().format_field(value, format_spec)
+
 
 def fill(template: str, scope: Mapping[str, Any]) -> str:
     """The template with its fields; MissingFieldError if one is absent, ValueError for a wrong format."""
@@ -105,13 +111,14 @@ class Figures:
         source = self.provenance
         command, n = source["command"], source["n"]
         parts = [
-            command if "`" in command else f"`{command}`",
+            f"`{command}`" if command.startswith(("python ", "make ")) else command,
             f"n = {n}" if isinstance(n, int) else n,
             source["hardware"],
             _long_date(source["date"]),
         ]
         if "commit" in source:
-            parts.append(f"commit {source['commit'][:7]}")
+            commit, _, dirty = source["commit"].partition("-")
+            parts.append(f"commit {commit[:7]}{' with changes' if dirty else ''}")
         if "minutes" in source:
             minutes = source["minutes"]
             parts.append(f"regenerate in about {minutes:g} minute{'s' * (minutes != 1)} on two cores")
@@ -119,7 +126,8 @@ class Figures:
             parts.append(f"needs {source['needs']}")
         if "note" in source:
             parts.append(source["note"])
-        text = f"{self.caption} Measured by {'; '.join(parts)}.".strip()
+        caption = self._fill(self.caption, self.scope, "caption")
+        text = f"{caption} Measured by {'; '.join(parts)}.".strip()
         return textwrap.fill(text, CAPTION_WIDTH, break_long_words=False, break_on_hyphens=False)
 
     def _cells(self, row: Any, number: int) -> list[str]:
@@ -198,9 +206,7 @@ def write_figures(path: Path, figures: dict[str, Any], options: Any, environment
 
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     kept = {key: old[key] for key in (*OF_THE_PAGE, "rows") if key in old}
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
-    }
+    settings = json.loads(json.dumps(asdict(options), default=str))
     provenance: dict[str, Any] = {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "n": settings.get("seeds", 1),
@@ -288,7 +294,7 @@ def _resolve(value: Any, root: Path) -> Any:
     if not isinstance(value, dict) or set(value) != {"file", "key"}:
         return value
     found = _read_json(root / value["file"])
-    for part in value["key"].split("/"):
+    for part in filter(None, value["key"].split("/")):
         name, is_match, wanted = part.partition("=")
         if isinstance(found, list):
             matches = [each for each in found if is_match and str(each.get(name)) == wanted]
