@@ -209,7 +209,7 @@ def write_figures(path: Path, figures: dict[str, Any], options: Any, environment
     settings = json.loads(json.dumps(asdict(options), default=str))
     provenance: dict[str, Any] = {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "n": settings.get("seeds", 1),
+        "n": settings.get("seeds") or 1,
         "hardware": environment["hardware"],
         "date": datetime.date.today().isoformat(),
         "commit": toolkit_commit(PROJECT),
