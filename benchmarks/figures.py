@@ -53,16 +53,13 @@ class MissingFieldError(ValueError):
 
 
 class Formatter(string.Formatter):
-    """str.format whose fields must be present; `{a.b}` reads attributes and keys of JSON objects alike."""
+    """str.format whose fields must be present; `{a.b}` is the key b of an object."""
 
     def get_field(self, field_name: str, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, str]:
         """The value that a dotted name stands for."""
         value: Any = kwargs
         for part in field_name.split("."):
-            if isinstance(value, Mapping):
-                value = value.get(part)
-            else:
-                value = getattr(value, part, None)
+            value = value.get(part) if isinstance(value, Mapping) else None
             if value is None:
                 raise MissingFieldError(f"{{{field_name}}} is missing or null")
         return value, field_name
@@ -279,14 +276,17 @@ def run_command(options: FiguresConfig) -> int:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_hook=_as_tally)
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=_with_scores)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def _as_tally(fields: dict[str, Any]) -> Any:
-    is_tally = set(fields) == {"nats", "num_tokens", "num_bytes"}
-    return Tally(**fields) if is_tally else fields
+def _with_scores(fields: dict[str, Any]) -> dict[str, Any]:
+    """A tally with its scores; any other object is itself."""
+    if set(fields) != {"nats", "num_tokens", "num_bytes"}:
+        return fields
+    tally = Tally(**fields)
+    return {**fields, "bits_per_byte": tally.bits_per_byte, "nats_per_token": tally.nats_per_token}
 
 
 def _resolve(value: Any, root: Path) -> Any:
