@@ -12,10 +12,10 @@ from typing import Annotated
 import tyro
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from golf.audit.rescore import AuditConfig, audit_artifact
 from golf.evaluate import EvaluateConfig, evaluate
 from golf.run_folder import find_artifact, find_data
-from golf.system.files import write_json
 from golf.system.log import RunLog
 
 
@@ -54,7 +54,7 @@ def run_command(options: AuditBenchmark) -> None:
     }
     log.table(f"cost of an audit ({coverage})", list(row), [list(row.values())])
     if options.json:
-        write_json(options.json, {"rows": [row], "environment": scores.environment})
+        write_figures(options.json, {"rows": [row]}, options, scores.environment)
 
 
 def main(arguments: list[str]) -> int:

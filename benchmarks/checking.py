@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from golf.check.check import check_folders, exit_code
 from golf.system.device import environment
-from golf.system.files import write_json
 
 TOKENS, NUM_BYTES = 62_021_632, 151_080_891
 NATS_PER_BPB = 1.68845
@@ -135,11 +135,10 @@ def run_command(config: CheckingConfig) -> None:
         "peak_mebibytes_a_process": usage.ru_maxrss / 1024,
         "findings": dict(levels),
         "exit_code": exit_code(reports),
-        "environment": environment(torch.device("cpu")),
     }
     say(figures)
     if config.json:
-        write_json(config.json, figures)
+        write_figures(config.json, figures, config, environment(torch.device("cpu")))
 
 
 def say(figures: dict[str, Any]) -> None:

@@ -19,14 +19,18 @@ def find_preset(name: str) -> RunConfig:
 
 
 def run_benchmark(
-    name: str, kind: type[Options], work: Callable[[Options], None], doc: str | None, arguments: list[str]
+    name: str,
+    kind: type[Options],
+    work: Callable[[Options], int | None],
+    doc: str | None,
+    arguments: list[str],
 ) -> int:
-    """Reads the options of `python -m benchmarks.<name>` and calls `work`; returns the exit code."""
+    """Reads the options of `python -m benchmarks.<name>` and returns the exit code of `work`, 0 for None."""
 
-    def read_and_work() -> None:
+    def read_and_work() -> int | None:
         options = read_options(kind, arguments, f"python -m benchmarks.{name}", doc)
         if vars(options).get("threads", 1) < 1:
             raise ValueError(f"--threads is {vars(options)['threads']}; expected at least 1")
-        work(options)
+        return work(options)
 
     return run_program(f"benchmarks.{name}", read_and_work)

@@ -32,7 +32,8 @@ import torch
 
 from benchmarks.command import run_benchmark
 from benchmarks.compressors import Compressor, CompressorError, find_compressors, grow
-from benchmarks.recipe import append_row, as_cell, digest, read_rows, run_arm, write_figures
+from benchmarks.figures import write_figures
+from benchmarks.recipe import append_row, as_cell, digest, read_rows, run_arm
 from golf.checks import check_config, check_data
 from golf.command import RunOptions, open_or_prepare
 from golf.config import RunConfig
@@ -46,7 +47,7 @@ from golf.run import LiveTrainer, disjoint_scoring, score_disjoint
 from golf.score.windows import WindowConfig
 from golf.stats import sample_of
 from golf.system.clock import StageClock
-from golf.system.device import choose_runtime
+from golf.system.device import choose_runtime, environment
 from golf.system.log import RunLog
 from golf.train.config import TrainConfig
 
@@ -381,7 +382,7 @@ def run_command(options: CpuRecord) -> None:
         [[as_cell(line[name]) for name in COLUMNS] for line in lines],
     )
     if options.json:
-        write_figures(options.json, {"rows": lines}, options, comparison.runtime)
+        write_figures(options.json, {"rows": lines}, options, environment(comparison.runtime.device))
     if options.plot:
         draw(rows, title, unit, options.plot)
 

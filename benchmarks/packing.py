@@ -25,6 +25,7 @@ import zstandard
 from torch import Tensor
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from benchmarks.packing_lines import random_weights
 from benchmarks.packing_trellis import Subject, measure_trellis
 from golf.data.manifest import Dataset, open_dataset
@@ -56,7 +57,6 @@ from golf.score.documents import per_document
 from golf.score.tally import Tally
 from golf.system.clock import StageClock
 from golf.system.device import environment
-from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict
 from golf.train.checkpoint import load_weights
@@ -386,7 +386,7 @@ def run_command(options: PackingBenchmark) -> None:
         figures |= measure_memory()
     log.table(f"packing {options.run}", ("figure", "value"), list(figures.items()))
     if options.json:
-        write_json(options.json, {**figures, "environment": environment(torch.device("cpu"))})
+        write_figures(options.json, figures, options, environment(torch.device("cpu")))
 
 
 def main(arguments: list[str]) -> int:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.command import find_preset, run_benchmark
+from benchmarks.figures import write_figures
 from benchmarks.recipe import (
     append_row,
     as_cell,
@@ -35,7 +36,6 @@ from benchmarks.recipe import (
     digest,
     grade_weights,
     read_rows,
-    write_figures,
 )
 from benchmarks.recipe_arms import Scale, frontier_recipe, seed_recipe
 from golf.checks import check_config
@@ -47,7 +47,7 @@ from golf.run_folder import RunFolder
 from golf.score.scorer import tally_targets
 from golf.score.windows import WindowConfig
 from golf.system.clock import StageClock
-from golf.system.device import Runtime, choose_runtime, dtype_name
+from golf.system.device import Runtime, choose_runtime, dtype_name, environment
 from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
@@ -343,7 +343,7 @@ def run_command(options: ParityBenchmark) -> None:
         [[_cell(value) for value in line.values()] for line in lines],
     )
     if options.json:
-        write_figures(options.json, {"rows": lines}, options, runtime)
+        write_figures(options.json, {"rows": lines}, options, environment(runtime.device))
 
 
 def _cell(value: object) -> object:

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from golf.data.vocabulary import Vocabulary
 from golf.prepare.docs import read_docs
 from golf.prepare.encode import encode_documents
 from golf.prepare.tokenizer import train_tokenizer
-from golf.system.device import processor_name
-from golf.system.files import write_json
+from golf.system.device import environment
 from golf.system.log import RunLog
 
 
@@ -73,7 +74,6 @@ def measure(config: PreparingConfig) -> dict[str, Any]:
         "encoding_megabytes_per_cpu_second": text_mb / encoding,
         "counting_million_tokens_per_cpu_second": len(tokens) / counting / 1e6,
         "wall_seconds": time.perf_counter() - started,
-        "processor": processor_name(),
     }
 
 
@@ -83,7 +83,7 @@ def run_command(config: PreparingConfig) -> None:
     rows = [(name, round(value, 3) if isinstance(value, float) else value) for name, value in figures.items()]
     RunLog().table("preparing data", ("figure", "value"), rows)
     if config.json:
-        write_json(config.json, figures)
+        write_figures(config.json, figures, config, environment(torch.device("cpu")))
 
 
 def main(arguments: list[str]) -> int:

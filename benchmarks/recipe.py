@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from benchmarks.recipe_arms import Scale, all_recipes
 from golf.checks import check_config
 from golf.config import RunConfig
@@ -41,7 +42,6 @@ from golf.score.windows import WindowConfig
 from golf.stats import differences_to_base
 from golf.system.clock import StageClock
 from golf.system.device import Runtime, choose_runtime, environment, scoring_dtype
-from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.system.stored import config_to_dict
 from golf.train.checkpoint import load_weights
@@ -281,15 +281,7 @@ def run_command(options: RecipeBenchmark) -> None:
         [[as_cell(value) for value in row.values()] for row in figures["rows"]],
     )
     if options.json:
-        write_figures(options.json, figures, options, runtime)
-
-
-def write_figures(path: Path, figures: dict[str, Any], options: Any, runtime: Runtime) -> None:
-    """Writes figures as JSON, with the options, a dataclass, and the machine that they are from."""
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
-    }
-    write_json(path, {**figures, "settings": settings, "environment": environment(runtime.device)})
+        write_figures(options.json, figures, options, environment(runtime.device))
 
 
 def as_cell(value: object) -> object:

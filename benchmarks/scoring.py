@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from benchmarks.command import find_preset, run_benchmark
+from benchmarks.figures import write_figures
 from golf.model.gpt import GPT
 from golf.presets import PRESETS
 from golf.score.scorer import Scoring, score
 from golf.score.windows import ResolvedWindows, WindowConfig, plan_windows
 from golf.system.device import choose_runtime, environment, seed_everything, synchronize
-from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.ttt.sgd import ChunkAdapter
 
@@ -165,7 +165,7 @@ def run_command(options: ScoringBenchmark) -> None:
         ],
     )
     if options.json:
-        write_json(options.json, {"rows": rows, "environment": environment(device)})
+        write_figures(options.json, {"rows": rows}, options, environment(device))
 
 
 def main(arguments: list[str]) -> int:

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from benchmarks.training_rows import CONTEXT, PARTS, Case, measure
 from golf.system.device import choose_runtime, environment
-from golf.system.files import write_json
 from golf.system.log import RunLog
 
 
@@ -116,7 +116,7 @@ def run_command(options: TrainingBenchmark) -> None:
         ],
     )
     if options.json:
-        write_json(options.json, {"rows": rows, "environment": environment(device)})
+        write_figures(options.json, {"rows": rows}, options, environment(device))
 
 
 def main(arguments: list[str]) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from benchmarks.command import run_benchmark
+from benchmarks.figures import write_figures
 from benchmarks.ttt_steps import SpeedOptions, measure_operations, measure_speeds
 from golf.data.manifest import Dataset, open_dataset
 from golf.data.vocabulary import Vocabulary
@@ -33,7 +34,6 @@ from golf.score.windows import ResolvedWindows
 from golf.stats import paired_bootstrap
 from golf.system.clock import StageClock
 from golf.system.device import choose_runtime, environment
-from golf.system.files import write_json
 from golf.system.log import RunLog
 from golf.ttt.document_scorer import score_documents
 from golf.ttt.lora import LoraLearner
@@ -226,7 +226,7 @@ def report_speeds(options: TTTBenchmark, log: RunLog) -> None:
     counts = measure_operations(speed, log) if speed.operations else []
     if options.json:
         figures: dict[str, Any] = {"speeds": rows, "operations": counts}
-        write_json(options.json, {**figures, "environment": environment(runtime.device)})
+        write_figures(options.json, figures, options, environment(runtime.device))
 
 
 def run_command(options: TTTBenchmark) -> None:
@@ -249,7 +249,7 @@ def run_command(options: TTTBenchmark) -> None:
         log.table("test-time training", ("figure", "value"), list(rows[0].items()))
     if options.json:
         figures: dict[str, Any] = {"grid": rows} if options.grid else rows[0]
-        write_json(options.json, {**figures, "environment": environment(bench.runtime.device)})
+        write_figures(options.json, figures, options, environment(bench.runtime.device))
 
 
 def main(arguments: list[str]) -> int:
