@@ -13,7 +13,7 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 UNKNOWN := $(filter-out PYTHON TORCH PRESET ARGS VENV,$(GIVEN))
 $(if $(UNKNOWN),$(error $(UNKNOWN): the variables are PYTHON, TORCH, PRESET and ARGS; options go into ARGS))
 
-.PHONY: train test lint types check-torch clean
+.PHONY: train test lint types figures check-torch clean
 
 train: $(VENV)/.run-ready
 	$(IN_VENV) train_gpt.py $(if $(PRESET),--preset $(PRESET)) $(ARGS)
@@ -32,6 +32,10 @@ lint: $(VENV)/.test-ready
 
 types: $(VENV)/.test-ready
 	$(IN_VENV) -m pyright --pythonpath $(IN_VENV)
+
+# Renders the tables of measured figures in README.md and docs/ from docs/figures/*.json and committed results.
+figures: $(VENV)/.run-ready
+	$(IN_VENV) -m benchmarks.figures $(ARGS)
 
 # A torch that the system already has (from 2.8 on) is used as it is: installing the tested version could
 # replace a CUDA build that fits the driver.
