@@ -7,13 +7,14 @@ IN_VENV := $(VENV)/bin/python
 
 TORCH ?= 2.11.0
 OTHER_VENV := .venv-torch-$(TORCH)
+EMPTY := $(abspath .try-wheel)
 
 # A variable that nothing reads would be taken for an option that worked.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(filter-out PYTHON TORCH PRESET ARGS VENV,$(GIVEN))
 $(if $(UNKNOWN),$(error $(UNKNOWN): the variables are PYTHON, TORCH, PRESET and ARGS; options go into ARGS))
 
-.PHONY: train test lint types figures check-torch clean
+.PHONY: train test lint types figures wheel try-wheel check-torch clean
 
 train: $(VENV)/.run-ready
 	$(IN_VENV) train_gpt.py $(if $(PRESET),--preset $(PRESET)) $(ARGS)
@@ -36,6 +37,17 @@ types: $(VENV)/.test-ready
 # Renders the tables of measured figures in README.md and docs/ from docs/figures/*.json and committed results.
 figures: $(VENV)/.run-ready
 	$(IN_VENV) -m benchmarks.figures $(ARGS)
+
+wheel:
+	rm -rf dist build
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+# The package as a stranger has it: an empty environment, an empty folder, `golf train` to an audited entry.
+try-wheel: wheel
+	rm -rf $(EMPTY) && $(PYTHON) -m venv $(EMPTY)/venv && mkdir $(EMPTY)/here
+	$(EMPTY)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
+	cd $(EMPTY)/here && ../venv/bin/golf --help > help.txt && ../venv/bin/golf train --steps 5 $(ARGS)
+	cd $(EMPTY)/here && grep -q '"passed": true' records/local/*/audit.json && ../venv/bin/golf check records/local/*
 
 # A torch that the system already has (from 2.8 on) is used as it is: installing the tested version could
 # replace a CUDA build that fits the driver.
@@ -67,4 +79,4 @@ $(OTHER_VENV)/.ready: requirements.txt requirements-dev.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-torch-* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* $(EMPTY) dist build *.egg-info .pytest_cache .ruff_cache .hypothesis
