@@ -56,6 +56,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
 """By group, in the order of the help."""
 
 
+WINDOWS_HINT = "on Windows it runs in WSL2 (wsl --install), and check, compare and report run as they are"
+PORTABLE = ("check", "compare", "report", "completion")
+"""Commands that need no file locks, signals or child processes of Linux and macOS."""
+
+
 def all_commands() -> dict[str, Command]:
     """Every command by its name."""
     return {name: command for group in COMMANDS.values() for name, command in group.items()}
@@ -88,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"golf: no command {name!r}; {hint}golf --help lists them" if name else overview(),
             file=sys.stderr,
         )
+        return BAD_INPUT
+    if sys.platform == "win32" and name not in PORTABLE:
+        print(f"golf {name} needs Linux or macOS; {WINDOWS_HINT}", file=sys.stderr)
         return BAD_INPUT
     return importlib.import_module(commands[name].module).main(rest)
 

@@ -5,11 +5,12 @@ import importlib
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from golf.__main__ import COMMANDS, all_commands, main, overview
+from golf.__main__ import COMMANDS, WINDOWS_HINT, all_commands, main, overview
 from golf.programs.completion import print_completion
 from golf.system.cli import invocation
 from golf.system.fields import DescribedField, DescribedGroup, describe_options, first_sentence, flatten
@@ -191,3 +192,34 @@ def test_groups_keep_their_fields_and_defaults():
 def test_the_first_sentence_keeps_abbreviations_of_numbers():
     assert first_sentence("At most 0.5 of it. More.") == "At most 0.5 of it"
     assert first_sentence("One sentence.") == "One sentence"
+
+
+def test_on_windows_a_command_works_or_says_where_it_does(capsys, monkeypatch):
+    monkeypatch.setattr("golf.__main__.sys", types.SimpleNamespace(platform="win32", stderr=sys.stderr))
+    assert main(["train", "--steps", "5"]) == 2
+    assert capsys.readouterr().err == f"golf train needs Linux or macOS; {WINDOWS_HINT}\n"
+    with pytest.raises(SystemExit) as end:
+        main(["check", "--help"])
+    assert end.value.code == 0
+
+
+def test_check_and_report_and_compare_need_nothing_that_windows_lacks(tmp_path):
+    entry = next((ROOT / "records" / "track_non_record_16mb").glob("*one-minute"))
+    code = (
+        "import os, signal, sys\n"
+        "for name in ('fcntl', 'resource', 'pwd', 'termios'): sys.modules[name] = None\n"
+        "for name in ('SIGHUP', 'SIGUSR1', 'SIGALRM', 'SIGKILL'): delattr(signal, name)\n"
+        "for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_DIRECTORY', 'fork', 'pread'): delattr(os, name)\n"
+        "from golf.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "config.json").write_text("{}")
+    where = ["--records", str(ROOT / "records"), "--runs", str(tmp_path / "runs")]
+    for arguments in (
+        ["check", "--workers", "1", str(entry)],
+        ["report", *where, "--out", str(tmp_path / "page.html")],
+        ["compare", str(entry), str(entry)],
+        ["--help"],
+    ):
+        done = run_python(code, *arguments)
+        assert done.returncode == 0, (arguments, done.stderr[-600:])

@@ -41,9 +41,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     with naming_full_disk(path):
         try:
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o666))
+            os.close(
+                os.open(partial, os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_WRONLY, 0o666)
+            )
             yield partial
-            with open(partial, "rb") as written:
+            with open(partial, "rb+") as written:
                 os.fsync(written.fileno())
             os.replace(partial, path)
         finally:

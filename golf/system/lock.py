@@ -1,11 +1,16 @@
 """One owner per folder: a lock that ends with its process, however that ends."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    # Windows, where no command runs that owns a folder (golf.__main__).
+    fcntl = None
 
 from golf.system.files import remove_partial
 
@@ -44,6 +49,8 @@ def owned_folder(folder: Path, say_waiting: Callable[[str], None] | None = None)
 
 def lock_owner(folder: Path) -> int | None:
     """The number of the process that owns the folder, 0 if it is not known; None if nobody does."""
+    if fcntl is None:
+        return None
     path = folder / LOCK_NAME
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -59,7 +66,9 @@ def lock_owner(folder: Path) -> int | None:
 
 
 def _take(path: Path, say_waiting: Callable[[str], None] | None) -> int:
-    """The descriptor of the lock file, locked."""
+    """The descriptor of the lock file, locked; OSError on a system without such locks."""
+    if fcntl is None:
+        raise OSError(f"{path.parent}: this system has no file locks (flock)")
     has_said, num_misses = False, 0
     while True:
         try:
