@@ -8,8 +8,8 @@ import importlib
 import sys
 from typing import NamedTuple
 
+from golf.entry.release import installed_release
 from golf.system.cli import BAD_INPUT, run_program
-from golf.system.release import installed_release
 
 
 class Command(NamedTuple):

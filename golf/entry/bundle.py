@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from golf.entry.release import ROOT
 from golf.entry.shake import shake
 from golf.entry.source import (
     DEFINITIONS,
@@ -29,7 +30,6 @@ from golf.entry.source import (
     read_source,
 )
 from golf.entry.specialize import specialize
-from golf.system.release import ROOT
 
 LINE_LENGTH = 110
 """Longest line of the import block."""

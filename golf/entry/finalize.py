@@ -23,6 +23,7 @@ from golf.data.vocabulary import Vocabulary
 from golf.entry.artifact_stats import portrait
 from golf.entry.bundle import entry_script
 from golf.entry.leaderboard import place_of
+from golf.entry.release import ROOT, installed_release
 from golf.entry.runs import parse_events
 from golf.entry.selfextract import pack_script
 from golf.evaluate import EvaluateConfig
@@ -36,7 +37,6 @@ from golf.system.cli import invocation
 from golf.system.clock import StageClock
 from golf.system.files import write_sealed_json
 from golf.system.log import RunLog
-from golf.system.release import ROOT, installed_release
 from golf.train.checkpoint import load_weights
 from golf.train.optim import split_parameters
 
