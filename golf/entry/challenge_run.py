@@ -27,6 +27,7 @@ import numpy as np
 from golf.check.logs import numbered, parse_log
 from golf.data.manifest import MANIFEST_NAME, Dataset, find_byte_file, open_dataset, open_shards
 from golf.data.shards import DataError, read_shard, write_shard
+from golf.entry.results import EntryError
 from golf.results import Results
 
 MAX_RUN_SECONDS = 1800.0
@@ -39,11 +40,26 @@ _STEP = re.compile(r"^step:(\d+)/", re.M)
 _GRACE_SECONDS = 10.0
 
 
+def stated_number(run: Results, name: str) -> int:
+    """A field of the model's configuration; EntryError unless the results state it as a number above 0."""
+    value = run.config.get("model", {}).get(name)
+    if type(value) is not int or value < 1:
+        raise EntryError(
+            f"results.json: model.{name} of seed {run.seed} is {value!r}; expected a number above 0"
+        )
+    return value
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the challenge's data lies, from inside of a record folder."""
 
     vocab_size: int
+
+    @classmethod
+    def of(cls, run: Results) -> "Layout":
+        """The layout of the vocabulary that a run was made for."""
+        return cls(stated_number(run, "vocab_size"))
 
     @property
     def shards(self) -> str:
@@ -112,8 +128,7 @@ def run_in_layout(folder: Path, text: Text, first: Results, seconds: float) -> S
     A data/ folder of the challenge's layout is used as it is; of another text a small dataset of that layout
     is made. Raises ValueError for a text that does not fit the entry.
     """
-    model = first.config["model"]
-    layout, context = Layout(int(model["vocab_size"])), int(model["context"])
+    layout, context = Layout.of(first), stated_number(first, "context")
     options: list[str] = []
     with tempfile.TemporaryDirectory() as root:
         place = Path(root, *folder.parts[-3:])

@@ -38,6 +38,8 @@ MIN_RECORD_SEEDS = 3
 RECORD_GPUS = 8
 MAX_README_BYTES = 1 << 20
 MAX_LOG_BYTES = 1 << 28
+NOBODY = ("", TOOLKIT, "unknown")
+"""What an entry says where it does not know who submits it."""
 TRACK_NAMES = {"track_10min_16mb": "10min_16mb", "track_non_record_16mb": "non-record-16mb"}
 """What submission.json of the challenge calls its tracks."""
 JSON_TYPES: dict[str, type] = {
@@ -124,19 +126,20 @@ def make_pull_request(entry: Path, clone: Path, asked: Asked) -> PullRequest:
             raise EntryError(f"--with {name}: {entry} has no such file")
     runs = list(results.values())
     stored = read_json(files.submission)
-    # The entry's own, where the toolkit does not stand for nobody.
-    own = {name: str(stored.get(name, "")).replace(TOOLKIT, "") for name in ("author", "github_id")}
+    named = {name: str(stored.get(name, "")) for name in ("author", "github_id")}
+    own = {name: "" if value in NOBODY else value for name, value in named.items()}
     identity = find_identity(clone, asked.author or own["author"], asked.github_id or own["github_id"])
     figures = challenge_figures(runs, stored, identity, asked.track)
     try:
         copy_entry(files, target, runs, stored, figures, asked)
         script = None
-        text = find_text(_layout(runs[0]), clone, entry, asked.data)
+        text = find_text(Layout.of(runs[0]), clone, entry, asked.data)
         if text is not None and asked.seconds:
             script = run_in_layout(target, text, runs[0], asked.seconds)
         checks = [
             *check_copy(files, target, clone, runs, figures),
             script_check(script, text, runs[0]),
+            audit_check(files),
             *track_checks(entry, runs, figures, asked),
         ]
     except BaseException:
@@ -188,10 +191,6 @@ def challenge_figures(
         "pytorch_version": found["versions"].get("torch"),
     }
     return {name: value for name, value in figures.items() if value is not None}
-
-
-def _layout(first: Results) -> Layout:
-    return Layout(int(first.config["model"]["vocab_size"]))
 
 
 def copy_entry(
@@ -260,7 +259,7 @@ def commands_to_reproduce(target: Path, runs: Sequence[Results]) -> list[str]:
     start = f"torchrun --standalone --nproc_per_node={gpus[1] if gpus else 1} train_gpt.py"
     lines = [f"cd {shlex.quote('/'.join(target.parts[-3:]))}", "pip install -r requirements.txt"]
     for run in runs:
-        variables = _layout(run).variables | {"SEED": str(run.seed), "RUN_ID": f"seed{run.seed}"}
+        variables = Layout.of(run).variables | {"SEED": str(run.seed), "RUN_ID": f"seed{run.seed}"}
         lines.append(" ".join([*(f"{name}={value}" for name, value in variables.items()), start]))
     return lines
 
@@ -323,7 +322,7 @@ def _json_check(copy: EntryFolder) -> Check:
 
 
 def _identity_check(figures: dict[str, Any]) -> Check:
-    nobody = [name for name in ("author", "github_id") if figures[name] in ("", TOOLKIT, "unknown")]
+    nobody = [name for name in ("author", "github_id") if figures[name] in NOBODY]
     problems = [f"{' and '.join(nobody)} unknown: give --author and --github-id"] if nobody else []
     return _verdict("author", problems, f"{figures['author']}, {figures['github_id']} on GitHub")
 
@@ -415,7 +414,7 @@ def _listed(findings: Sequence[Finding]) -> str:
 
 def script_check(run: ScriptRun | None, text: Text | None, first: Results) -> Check:
     """That the script trains, packs and scores in the challenge's layout."""
-    name, layout = "script runs", _layout(first)
+    name, layout = "script runs", Layout.of(first)
     if run is None:
         why = "not asked for (--seconds 0)"
         if text is None:
@@ -427,9 +426,18 @@ def script_check(run: ScriptRun | None, text: Text | None, first: Results) -> Ch
     return Check(
         name,
         "passed",
-        f"under torchrun --standalone --nproc_per_node=1 in a copy of the folder: {run.steps} steps, packed and "
-        f"scored in {run.seconds:.0f} s on {run.source}",
+        f"under torchrun --standalone --nproc_per_node=1 in a copy of the folder: {run.steps} steps, packed "
+        f"and scored in {run.seconds:.0f} s on {run.source}",
     )
+
+
+def audit_check(entry: EntryFolder) -> Check:
+    """That the legality probes passed on the scorer, which entries of trial runs need not have."""
+    if not entry.audit.is_file():
+        return Check("audit", "warning", "not audited: `golf score ENTRY --audit --data DIR` does it")
+    passed = read_json(entry.audit).get("passed") is True
+    told = "the legality probes passed" if passed else "the legality probes did not pass; see audit.json"
+    return _judged("audit", passed, told)
 
 
 def track_checks(entry: Path, runs: Sequence[Results], figures: dict[str, Any], asked: Asked) -> list[Check]:
