@@ -34,13 +34,14 @@ from golf.stats import Sample
 from golf.system.files import sha256_of_file, write_json
 from golf.system.foreign import read_text
 
+RECORD_TRACK = "track_10min_16mb"
 MIN_RECORD_SEEDS = 3
 RECORD_GPUS = 8
 MAX_README_BYTES = 1 << 20
 MAX_LOG_BYTES = 1 << 28
 NOBODY = ("", TOOLKIT, "unknown")
 """What an entry says where it does not know who submits it."""
-TRACK_NAMES = {"track_10min_16mb": "10min_16mb", "track_non_record_16mb": "non-record-16mb"}
+TRACK_NAMES = {RECORD_TRACK: "10min_16mb", "track_non_record_16mb": "non-record-16mb"}
 """What submission.json of the challenge calls its tracks."""
 JSON_TYPES: dict[str, type] = {
     **dict.fromkeys(("author", "github_id", "name", "blurb", "date", "track", "hardware"), str),
@@ -442,7 +443,7 @@ def audit_check(entry: EntryFolder) -> Check:
 
 def track_checks(entry: Path, runs: Sequence[Results], figures: dict[str, Any], asked: Asked) -> list[Check]:
     """What the track's rules say of the figures; warnings only, for the maintainers decide."""
-    tally, is_record = runs[0].final.tally, asked.track == "track_10min_16mb"
+    tally, is_record = runs[0].final.tally, asked.track == RECORD_TRACK
     whole = text_of_size(tally.num_bytes) == "challenge" and not runs[0].partial
     of = f"{tally.num_bytes:,} bytes of {runs[0].data.name}"
     expected = f"expected all {CANONICAL_BYTES / 1e6:.2f} million of the challenge"
@@ -500,7 +501,7 @@ def best_public() -> EntryScores:
 
 def title_of(figures: dict[str, Any], checks: Sequence[Check], track: str) -> str:
     """The title: Record where the rule holds, else the track; name, score and seeds."""
-    kind = "Non-record" if track != "track_10min_16mb" else "10min_16mb"
+    kind = "Non-record" if track != RECORD_TRACK else "10min_16mb"
     if any(check.name == "record" and check.result == "passed" for check in checks):
         kind = "Record"
     seeds = len(figures["seeds"])

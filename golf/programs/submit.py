@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from golf.entry.pull_request import Asked, PullRequest, make_pull_request, track_of
+from golf.entry.pull_request import RECORD_TRACK, Asked, PullRequest, make_pull_request, track_of
 from golf.system.cli import escape_text, run_program
 from golf.system.files import require_output, write_bytes
 from golf.system.options import read_options
@@ -56,8 +56,15 @@ def main(arguments: list[str]) -> int:
         options = read_options(SubmitOptions, arguments, "golf submit", __doc__)
         if options.pr_text is not None:
             require_output(options.pr_text, "--pr-text")
+        track = track_of(options.entry, options.track)
+        if options.data is not None and not options.seconds:
+            raise ValueError(
+                f"--data {options.data} is for the trial of the script, which --seconds 0 leaves out"
+            )
+        if options.against is not None and track != RECORD_TRACK:
+            raise ValueError(f"--against {options.against} is for {RECORD_TRACK}; the track is {track}")
         asked = Asked(
-            track_of(options.entry, options.track),
+            track,
             options.data,
             options.seconds,
             options.against,

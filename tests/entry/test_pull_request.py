@@ -280,6 +280,8 @@ def test_what_is_no_entry_or_no_clone_is_refused_in_one_line_and_nothing_is_writ
     refuses("lies in the work tree", entry, "--into", clone / "records")
     refuses("half: has no README.md", entry, "--into", half)
     refuses("--with ../x: ", entry, "--into", clone, "--with", "../x")
+    refuses("--data records is for the trial", entry, "--into", clone, "--data", "records")
+    refuses("is for track_10min_16mb; the track is", entry, "--into", clone, "--against", entry)
     refuses("such file", entry, "--into", clone, "--with", "none.json")
     (clone / "README.md").write_text("changed\n")
     git(clone, "add", "README.md")
