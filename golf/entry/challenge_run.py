@@ -32,7 +32,7 @@ from golf.results import Results
 
 MAX_RUN_SECONDS = 1800.0
 """Wall clock of the whole script: start, steps, packing and scoring."""
-TRAIN_CONTEXTS, VALIDATION_CONTEXTS = 64, 2
+TRAIN_CONTEXTS, VALIDATION_CONTEXTS = 32, 2
 """Tokens of a made dataset, as multiples of the model's context."""
 NUM_SHOWN_LINES = 20
 """Of a script that failed."""
@@ -228,10 +228,10 @@ def make_dataset(root: Path, text: Path, layout: Layout, context: int) -> None:
     present = [file for file in files["train"] if (text / file.name).is_file()]
     training = dataset.open_shard(present[0]) if present else validation[cut:]
     training = training[: _end_of_training(training, context, dataset.vocabulary.bos_id)]
-    if len(training) < TRAIN_CONTEXTS // 4 * context:
+    if len(training) < TRAIN_CONTEXTS // 2 * context:
         raise DataError(
             f"{text}: has {len(training):,} tokens to train on; the entry's context of {context} needs "
-            f"{TRAIN_CONTEXTS // 4 * context:,}. Give --data a folder with training shards"
+            f"{TRAIN_CONTEXTS // 2 * context:,}. Give --data a folder with training shards"
         )
     shards = root / layout.shards
     shards.mkdir(parents=True)

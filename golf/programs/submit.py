@@ -2,9 +2,9 @@
 
     golf submit records/track_non_record_16mb/2026-11-27_docs-one-minute --into ../parameter-golf
 
-Copies what the challenge asks for, README.md, submission.json, the logs, train_gpt.py and requirements.txt,
-and nothing else. Runs the entry's own script for some seconds under torchrun, with your rights. Commits and
-pushes nothing: it prints the commands. Exit code 1 where a check failed or was skipped; the copy is then
+Copies README.md, submission.json, the logs, train_gpt.py and requirements.txt, and nothing else.
+Runs the entry's own script for some seconds under torchrun, with your rights. Commits and pushes
+nothing: it prints the commands. Exit code 1 where a check failed or was skipped; the copy is then
 removed.
 """
 
