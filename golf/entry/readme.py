@@ -44,6 +44,19 @@ def stage_rows(runs: Sequence[Results]) -> list[StageRow]:
     return rows
 
 
+def entry_templates() -> Environment:
+    """The templates of what an entry says in Markdown, with the filters `cell` and `format_as`."""
+    environment = Environment(
+        loader=PackageLoader("golf.entry"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"cell": _cell, "format_as": format}
+    return environment
+
+
 def render_readme(
     runs: Sequence[SeedRun],
     readable: str,
@@ -58,35 +71,31 @@ def render_readme(
     files, `ignored` artifacts too large to commit, `left_out` finished runs of the same configuration that
     are not in the entry.
     """
-    environment = Environment(
-        loader=PackageLoader("golf.entry"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"cell": _cell, "format_as": format}
     results = [run.results for run in runs]
     first, unpacked = results[0], len(readable.encode())
     public_scores, compares = place_of(first, figures["val_bpb"], figures["train_seconds"])
-    return environment.get_template("entry.md.j2").render(
-        entry=figures,
-        pictures=pictures,
-        ignored=ignored,
-        left_out=left_out,
-        runs=results,
-        first=first,
-        final=first.final,
-        stages=stage_rows(results),
-        text=text_of_size(first.final.tally.num_bytes),
-        public_scores=public_scores,
-        what_compares=compares,
-        largest=max(results, key=lambda run: run.packing.total_bytes),
-        unpacked_bytes=unpacked if unpacked != first.packing.code_bytes else None,
-        phases=list(dict.fromkeys(phase for run in results for phase in run.seconds)),
-        versions=versions(first),
-        config=flat_fields(first.config),
-        audits=[run.audit for run in runs],
+    return (
+        entry_templates()
+        .get_template("entry.md.j2")
+        .render(
+            entry=figures,
+            pictures=pictures,
+            ignored=ignored,
+            left_out=left_out,
+            runs=results,
+            first=first,
+            final=first.final,
+            stages=stage_rows(results),
+            text=text_of_size(first.final.tally.num_bytes),
+            public_scores=public_scores,
+            what_compares=compares,
+            largest=max(results, key=lambda run: run.packing.total_bytes),
+            unpacked_bytes=unpacked if unpacked != first.packing.code_bytes else None,
+            phases=list(dict.fromkeys(phase for run in results for phase in run.seconds)),
+            versions=versions(first),
+            config=flat_fields(first.config),
+            audits=[run.audit for run in runs],
+        )
     )
 
 
