@@ -46,6 +46,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "chat": Command("golf.chat", "ChatCommand", "talk with a model in the terminal"),
     },
     "to others": {
+        "submit": Command(
+            "golf.programs.submit", "SubmitOptions", "an entry as a pull request to the challenge"
+        ),
         "push": Command("golf.hub.push", "PushCommand", "an entry or a dataset to the Hugging Face hub"),
     },
     "this machine": {

@@ -1,6 +1,6 @@
 """The release of this toolkit that is installed, if one is."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 DISTRIBUTION = "parameter-golf-toolkit"
@@ -10,10 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def installed_release(root: Path = ROOT) -> str | None:
-    """The version that is installed in `root`; None in a clone."""
+    """The version of the package in the folder `root`; None for a clone, installed in place or not."""
     if (root / "pyproject.toml").is_file():
         return None
     try:
-        return version(DISTRIBUTION)
+        found = distribution(DISTRIBUTION)
     except PackageNotFoundError:
         return None
+    return found.version if Path(str(found.locate_file(""))).resolve() == root.resolve() else None
