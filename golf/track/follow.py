@@ -2,7 +2,7 @@
 
 It says lines on its standard output, and the packages' own output goes to its standard error. Its standard
 input ends with the run; the word DONE says that the run came to its end. A tracker that is then not done
-within CLOSE_SECONDS is given up.
+within `close_seconds` is given up.
 """
 
 import contextlib
@@ -22,8 +22,6 @@ from golf.system.files import write_json
 from golf.track.figures import CONFIG, CURVES, figures_of, step_of
 from golf.track.sinks import TRACKERS, Sink, TrackedRun
 
-CLOSE_SECONDS = 45.0
-"""How long a tracker may take to send the rest, once the run has ended."""
 POLL_SECONDS = 0.5
 DONE = "done"
 
@@ -43,6 +41,8 @@ class FollowOptions:
     """The process that trains."""
     session_start: int
     """Bytes of `events` that earlier sessions of the run wrote."""
+    close_seconds: float
+    """How long the tracker may take to send the rest, once the run has ended."""
 
 
 @dataclass
@@ -97,6 +97,11 @@ class Follower:
         if self._sink is not None:
             self._sink.close(done)
 
+    def rest(self) -> str:
+        """How to get at what was not sent."""
+        own = "" if self._sink is None else self._sink.rest
+        return own or f"the run's events are in {self.options.events}"
+
     def _make_sink(self) -> Sink:
         options, own_id = self.options, self.progress.id
         name = f"{options.name}-{own_id}"
@@ -137,13 +142,12 @@ def follow(options: FollowOptions, say: Any) -> None:
     follower, ended, words = Follower(options, say), threading.Event(), []
 
     def wait_for_end() -> None:
-        words.append(sys.stdin.read())
+        # Not sys.stdin, whose lock a thread must not hold when the interpreter ends.
+        while part := os.read(0, 64):
+            words.append(part)
         ended.set()
-        threading.Event().wait(CLOSE_SECONDS)
-        say(
-            f"was not done {CLOSE_SECONDS:.0f} s after the run and is given up; what it has is in "
-            f"{options.folder}"
-        )
+        threading.Event().wait(options.close_seconds)
+        say(f"was not done {options.close_seconds:g} s after the run and is given up; {follower.rest()}")
         os._exit(1)
 
     threading.Thread(target=wait_for_end, daemon=True).start()
@@ -151,7 +155,7 @@ def follow(options: FollowOptions, say: Any) -> None:
     while not is_over:
         is_over = ended.wait(POLL_SECONDS)
         follower.send_new()
-    follower.close(words[0].strip() == DONE)
+    follower.close(b"".join(words) == DONE.encode())
 
 
 def main(arguments: list[str]) -> int:

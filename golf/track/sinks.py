@@ -4,6 +4,7 @@ import importlib
 import os
 import shlex
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ class TrackedRun:
 class Sink(Protocol):
     """A tracker of one session of a run; an error that it raises ends the tracking, never the run."""
 
+    rest: str
+    """How to get at what was not sent when the tracker is given up; empty where there is no more to say."""
+
     def __init__(self, run: TrackedRun):
         """Begins the run, or goes on with it, and says where it can be looked at."""
 
@@ -51,6 +55,8 @@ class Sink(Protocol):
 
 class TensorBoard:
     """Curves and the summary's numbers as scalars, its texts as texts, the configuration as hparams."""
+
+    rest = ""
 
     def __init__(self, run: TrackedRun):
         # pyright knows nothing of modules that protobuf makes.
@@ -93,11 +99,19 @@ class TensorBoard:
 class Trackio:
     """Curves and summary as metrics, system figures as trackio's; its own of the GPU where it finds one."""
 
+    rest = ""
+
     def __init__(self, run: TrackedRun):
         trackio: Any = importlib.import_module("trackio")
+        say_first_warning("trackio", run.say)
         config = flat_fields(run.config)
         self._run = trackio.init(PROJECT, run.name, config=config, resume="allow", embed=False)
-        run.say(f"{run.name}; look at it with: trackio show --project {PROJECT}")
+        place = (
+            f"is at {self._run.url}"
+            if self._run.url
+            else f"look at it with: trackio show --project {PROJECT}"
+        )
+        run.say(f"{run.name}; {place}")
 
     def send(self, figures: Figures, step: int) -> None:
         """Logs metrics at the step, and system figures at the time."""
@@ -116,6 +130,7 @@ class WandB:
 
     def __init__(self, run: TrackedRun):
         wandb: Any = importlib.import_module("wandb")
+        self.rest = ""
         project = wandb.setup().settings.project or PROJECT
         settings = wandb.Settings(
             silent=True, console="off", x_stats_pid=run.pid, disable_code=True, init_timeout=ONLINE_SECONDS
@@ -129,10 +144,13 @@ class WandB:
             self._run = wandb.init(**how, dir=str(run.folder), settings=settings, mode="offline")
         if self._run.disabled:
             run.say("disabled by its own settings")
-        elif self._run.offline:
-            place = os.path.relpath(Path(self._run.dir).parent)
-            run.say(f"offline{reason}, in {place}; upload it with: {shlex.join(['wandb', 'sync', place])}")
+            return
+        place = os.path.relpath(Path(self._run.dir).parent)
+        upload = shlex.join(["wandb", "sync", place])
+        if self._run.offline:
+            run.say(f"offline{reason}, in {place}; upload it with: {upload}")
         else:
+            self.rest = f"upload the rest with: {upload}"
             run.say(f"look at it at {self._run.url}")
 
     def send(self, figures: Figures, step: int) -> None:
@@ -145,6 +163,22 @@ class WandB:
     def close(self, done: bool) -> None:
         """Waits for what is not yet uploaded; a run that did not come to its end is marked as failed."""
         self._run.finish(exit_code=0 if done else 1)
+
+
+def say_first_warning(package: str, say: Callable[[str], None]) -> None:
+    """Says the first warning that a package gives, as packages do that go on without what has failed.
+
+    All are shown as they would be, too.
+    """
+    show, said = warnings.showwarning, []
+
+    def say_once(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        show(message, category, filename, *rest)
+        if Path(filename).parent.name == package and not said:
+            said.append(message)
+            say(f"warns: {message}")
+
+    warnings.showwarning = say_once
 
 
 TRACKERS: dict[str, type[Sink]] = {"trackio": Trackio, "wandb": WandB, "tensorboard": TensorBoard}

@@ -15,10 +15,14 @@ import msgspec
 import torch
 
 from golf.system.device import env_without_torchrun
-from golf.track.follow import CLOSE_SECONDS, DONE, FollowOptions
+from golf.track.follow import DONE, FollowOptions
 from golf.track.sinks import TRACKERS
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+CLOSE_SECONDS = 45.0
+"""How long a tracker may take to send the rest, once the run has ended."""
+KILL_SECONDS = 5.0
+"""How much longer its process may take to give up by itself."""
 SYSTEM_SECONDS = 10.0
 """At least this long between two measurements of the system."""
 
@@ -56,7 +60,16 @@ class Trackers:
     Their files go to `folder`: NAME.log has what the package printed. `device` is the one that is measured.
     """
 
-    def __init__(self, names: Sequence[str], events: Path, folder: Path, run_name: str, device: torch.device):
+    def __init__(
+        self,
+        names: Sequence[str],
+        events: Path,
+        folder: Path,
+        run_name: str,
+        device: torch.device,
+        close_seconds: float = CLOSE_SECONDS,
+    ):
+        self._close_seconds = close_seconds
         self._folder, self._usage = folder, Usage(device)
         self._said: deque[str] = deque()
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -66,7 +79,7 @@ class Trackers:
         if names:
             folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            options = FollowOptions(name, events, folder, run_name, os.getpid(), session_start)
+            options = FollowOptions(name, events, folder, run_name, os.getpid(), session_start, close_seconds)
             try:
                 self._start(name, options)
             except OSError as error:
@@ -84,14 +97,17 @@ class Trackers:
         return self._usage.figures()
 
     def close(self, done: bool) -> None:
-        """Waits until all have sent the rest, at most CLOSE_SECONDS; `done`: the run came to its end."""
+        """Waits until all have sent the rest, for `close_seconds` and little more.
+
+        `done` says that the run came to its end.
+        """
         for process in self._processes.values():
             assert process.stdin is not None
             # One that has ended already has said so.
             with contextlib.suppress(OSError):
                 process.stdin.write(DONE if done else "")
                 process.stdin.close()
-        deadline = time.monotonic() + CLOSE_SECONDS + 5.0
+        deadline = time.monotonic() + self._close_seconds + KILL_SECONDS
         for name, process in self._processes.items():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
