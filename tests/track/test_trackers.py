@@ -219,3 +219,10 @@ def test_the_memory_and_cores_of_a_process_are_measured() -> None:
         pass
     found = usage.figures()
     assert found["rss_bytes"] > 50_000_000 and found["cpu_cores"] > 0.0
+
+
+def test_the_docs_name_every_figure() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text(encoding="utf-8")
+    names = [name.format(name="STAGE") for fields in FIGURES.values() for name in fields.values()]
+    names[names.index("seconds")] = "seconds/PHASE"
+    assert [name for name in names if f"`{name}`" not in page] == []
