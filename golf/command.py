@@ -30,9 +30,9 @@ from golf.system.distributed import World
 from golf.system.files import read_sealed_json, require_writable, write_sealed_json
 from golf.system.log import RunLog
 from golf.system.options import named_values, read_options
-from golf.system.stored import ConfigError, config_from_dict, config_to_dict
-from golf.system.trackers import open_trackers
+from golf.system.stored import ConfigError, Renamed, config_from_dict, config_to_dict, rename
 from golf.time_plan import TimePlan, planned_train_minutes
+from golf.track.start import Trackers, check_trackers
 from golf.train.config import shards_to_read
 
 RUN_SUMMARY = (
@@ -41,10 +41,16 @@ RUN_SUMMARY = (
 )
 PROGRAM = "golf train"
 CHANGEABLE = (
-    "data", "name", "track", "form", "device", "eager", "total_minutes", "max_tokens", "dollars_per_hour",
-    "trackers", "author", "github_id",
+    "data", "name", "record_track", "form", "device", "eager", "total_minutes", "max_tokens",
+    "dollars_per_hour", "track", "author", "github_id",
 )  # fmt: skip
 """A run's own options that may be given anew when it is resumed; of `data` the place, not the text."""
+RENAMED_OPTIONS: dict[str, Renamed] = {
+    # The name was that of the record's track, a text, before it was that of trackers, a list.
+    "track": lambda value: {"record_track" if isinstance(value, str) else "track": value},
+    "trackers": "track",
+}
+"""Earlier options in stored runs."""
 LATER_PARTS = ("pack", "score", "ttt")
 """Parts of the configuration that may be, too."""
 RUN_LEAST = {**LEAST, "total_minutes": POSITIVE, "max_tokens": 1}
@@ -71,7 +77,7 @@ class RunOptions:
     resume: Path | None = None
     """Run folder to go on with; all options come from there. Those of pack, score, ttt and the run's own but
     --preset, --data, --out and --seeds may be given anew, and what depends on them is done again."""
-    track: Track = "local"
+    record_track: Track = "local"
     """Folder under records/ for the entry; `local` is for trial runs, which git ignores."""
     seeds: str | None = None
     """Several seeds, comma-separated: one run each, then one entry over them."""
@@ -94,8 +100,8 @@ class RunOptions:
     """Who submits the entry; by default as submission.json says, else git's user.name."""
     github_id: str = ""
     """The author's name on GitHub; by default as submission.json says, else git's github.user."""
-    trackers: tuple[str, ...] = ()
-    """Where the run's events go besides its log: tensorboard, in the run's folder."""
+    track: tuple[str, ...] = ()
+    """Trackers that the run goes to besides its log, separated by spaces: trackio, wandb, tensorboard."""
 
     @property
     def shipped_form(self) -> Literal["readable", "packed"]:
@@ -179,6 +185,7 @@ def read_run(arguments: list[str], default: RunCommand, program: str = PROGRAM) 
     name = command.options.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w. -]*", name, re.ASCII):
         raise ConfigError(f"--name is {name!r}; expected letters, digits, spaces, '.', '_' and '-' alone")
+    check_trackers(command.options.track)
     for text in (command.options.author, command.options.github_id):
         if not text.isprintable():
             raise ConfigError(f"--author and --github-id are one line of text; found {text!r}")
@@ -230,7 +237,10 @@ def stored_run(folder: RunFolder) -> RunCommand:
     if "options" not in stored:
         raise ConfigError(f"{folder} is not train_gpt.py's: the command that made it goes on with it")
     try:
-        options = msgspec.convert(stored["options"], RunOptions, dec_hook=lambda kind, text: kind(text))
+        values = stored["options"]
+        if isinstance(values, dict):
+            values = rename(RENAMED_OPTIONS, values)
+        options = msgspec.convert(values, RunOptions, dec_hook=lambda kind, text: kind(text))
     except msgspec.ValidationError as error:
         raise ConfigError(f"{folder.config}: {error}") from error
     return RunCommand(options, config_from_dict(RunConfig, stored["config"]))
@@ -244,7 +254,7 @@ def planned_runs(arguments: list[str], program: str = PROGRAM) -> list[tuple[Run
     command = parse_run(arguments, program)
     options = command.options
     seeds = read_seeds(options.seeds) if options.seeds is not None else []
-    check_plan(options.track, options.max_tokens, command.config.minutes)
+    check_plan(options.record_track, options.max_tokens, command.config.minutes)
     if options.resume is not None:
         return [(command, RunFolder(options.resume))]
     out = options.out or new_run_folder(options.name or options.preset)
@@ -276,7 +286,7 @@ def is_finished(command: RunCommand, folder: RunFolder) -> bool:
     """Whether nothing of a run is left to do: it has results of these options, and its audit passed."""
     if not (folder.results.is_file() and folder.audit.is_file()):
         return False
-    if changed_options(folder, command).keys() - {"track"}:
+    if changed_options(folder, command).keys() - {"record_track", "track"}:
         return False
     return read_sealed_json(folder.audit).get("passed") is True
 
@@ -329,7 +339,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
     options, config = command.options, command.config
     if world.is_first:
         require_writable(folder.path, "--out")
-        check_entry(Path("records"), options.track, options.author, options.github_id)
+        check_entry(Path("records"), options.record_track, options.author, options.github_id)
     runtime = choose_runtime(options.device, world=world, eager=options.eager)
     check_config(config, runtime.device.type)
     check_artifact(config, runtime.device.type, options.max_tokens)
@@ -343,7 +353,6 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
         check_machine(config, runtime, folder)
     total = None if options.total_minutes is None else 60 * options.total_minutes
     plan = TimePlan(total, folder.spent_seconds if world.is_first else None)
-    trackers = open_trackers(options.trackers, folder.path) if world.is_first else {}
     words = invocation()
     line = shlex.join([*words, *sys.argv[2 if words[0] == "golf" else 1 :]])
     if not world.is_first:
@@ -359,6 +368,10 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
         if stored.get("source_sha256", code) != code:
             console.info("the code of this toolkit has changed since the run began")
         forget_changed(folder, command)
+    name = options.name or options.preset
+    trackers = Trackers(
+        options.track, folder.events, folder.trackers, f"{name}-seed{config.seed}", runtime.device
+    )
     run = RunContext(
         config,
         dataset,
@@ -366,7 +379,7 @@ def open_run(command: RunCommand, folder: RunFolder, world: World) -> RunContext
         RunLog(folder.log_stem, trackers=trackers),
         plan,
         scoring=ScoringOptions(options.device, options.max_tokens, options.eager),
-        name=options.name or options.preset,
+        name=name,
         preset=options.preset,
         command=line,
         dollars_per_hour=options.dollars_per_hour,

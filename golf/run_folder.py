@@ -19,6 +19,8 @@ class RunFolder(os.PathLike[str]):
         """RunLog adds the suffixes of the next two."""
         self.log = self.path / "run.log"
         self.events = self.path / "run.jsonl"
+        self.trackers = self.path / "trackers"
+        """Folder of what trackers keep."""
         self.checkpoint = self.path / "checkpoint.pt"
         """Training's state; at its end also the last weights."""
         self.training = self.path / "training.json"

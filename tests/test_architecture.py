@@ -14,7 +14,7 @@ PACKAGE = ROOT / "golf"
 
 FLOORS = {
     "system": 0, "run_folder": 0,
-    "data": 1,
+    "data": 1, "track": 1,
     "model": 2, "prepare": 2, "plotting": 2,
     "train": 3, "pack": 3, "score": 3,
     "ttt": 4, "results": 4, "stats": 4,

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 from entry_toys import draw_nothing
+from tracked_files import read_tensorboard, read_trackio, read_wandb
 
 import train_gpt
 from golf import run as running
 from golf.check.check import check_folders
+from golf.command import parse_run
 from golf.entry import finalize as closing
 from golf.entry.results import read_results, read_scores
 from golf.prepare.build import build_dataset
@@ -271,19 +273,77 @@ def test_the_seed_preset_does_what_its_card_says(data, tmp_path, monkeypatch):
     assert results["config"]["ttt"]["method"] == "sgd" and results["packing"]["report"]["scheme"] == "int5"
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path, signum, code):
-    process = start(tmp_path, *TINY, "--data", data, "--minutes", 5, "--out", "run")
-    events = tmp_path / "run" / "run.jsonl"
+def stop_when(process: subprocess.Popen, events: Path, text: str, signum: int) -> tuple[str, str]:
+    """Sends a signal once a run's events have a text; returns what the run printed."""
     deadline = time.monotonic() + 120
-    while '"step"' not in (events.read_text() if events.exists() else ""):
-        assert process.poll() is None and time.monotonic() < deadline
+    while text not in (events.read_text() if events.exists() else ""):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
     process.send_signal(signum)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, out + err
+    return process.communicate(timeout=60)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(data, tmp_path):
+    process = start(tmp_path, *TINY, "--data", data, "--minutes", 5, "--out", "run")
+    out, err = stop_when(process, tmp_path / "run" / "run.jsonl", '"step"', signal.SIGINT)
+    assert process.returncode == 130, out + err
     assert "--resume run" in out
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
+
+
+def test_a_run_that_sigterm_stopped_and_that_was_resumed_is_one_run_to_every_tracker(
+    whole, data, tmp_path, monkeypatch, counted, capsys
+):
+    for name in ("WANDB_API_KEY", "TRACKIO_SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run = tmp_path / "run"
+    arguments = [*TINY, "--data", data, "--steps", 12, "--out", "run", "--train.checkpoint-seconds", "0"]
+    tracked = ["--track", "trackio", "wandb", "tensorboard"]
+    process = start(tmp_path, *arguments, *tracked)
+    out, err = stop_when(process, run / "run.jsonl", '"2/12"', signal.SIGTERM)
+    assert process.returncode == 143 and "--resume run" in out, out + err
+    assert not (run / "training.json").exists(), "it was stopped too late to show anything"
+
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["--resume", "run"]) == 0
+    printed = out + capsys.readouterr().out
+    results = read_results(run / "results.json")
+    assert (
+        results.packing.artifact_sha256
+        == read_results(whole / "run" / "results.json").packing.artifact_sha256
+    )
+    for name, found in {
+        "trackio": read_trackio(tmp_path / "trackio"),
+        "wandb": read_wandb(run / "trackers"),
+        "tensorboard": read_tensorboard(run / "trackers"),
+    }.items():
+        assert [step for step, _ in found.curves["train/loss"]] == list(range(1, 13)), name
+        final = results.final.tally
+        score = [found.summary[f"score/{results.final.name}/{unit}"] for unit in ("bpb", "nats_per_token")]
+        assert score == pytest.approx([final.bits_per_byte, final.nats_per_token], rel=1e-6), name
+        assert found.summary["size/total_bytes"] == results.packing.total_bytes, name
+        assert found.summary["average/output"] == results.averaging.output, name
+        assert found.summary["seconds/train"] == pytest.approx(results.seconds["train"]), name
+        assert found.summary["audit/passed"] and found.curves["held_out/bpb"], name
+        assert f"\n{name}: " in printed and "failed" not in printed
+
+
+def test_a_run_of_earlier_option_names_resumes_with_its_track_and_trackers(whole, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    stored = read_sealed_json(whole / "run" / "config.json")
+    options = stored["options"]
+    del options["record_track"]
+    options |= {"track": "track_non_record_16mb", "trackers": ["tensorboard"]}
+    write_sealed_json(run / "config.json", stored)
+    found = parse_run(["--resume", str(run)]).options
+    assert (found.record_track, found.track) == ("track_non_record_16mb", ("tensorboard",))
+    assert parse_run(["--resume", str(run), "--track", "wandb", "trackio"]).options.track == (
+        "wandb",
+        "trackio",
+    )
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,9 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     """
     dataset, log = run.dataset, run.log
     how = EvaluateConfig(device=run.scoring.device, eager=run.scoring.eager)
+    size = results.packing
+    left = size.limit_bytes - size.total_bytes
+    log.record("totals", total_bytes=size.total_bytes, left_bytes=left, seconds=results.seconds)
     log.event("scoring", total_eval_time=f"{results.eval_seconds:.3f}s")
     scale = compressor_bits_per_byte(dataset.validation_tokens(StageClock()), dataset.vocabulary)
     log.event("compressors", **scale)
@@ -130,7 +133,10 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     log.info(compares)
     if better := results.data.better_compressors(results.final.tally.bits_per_byte):
         log.info(f"WARNING: {better} on the same text: fewer bits per byte than this model")
-    if not audit_path(folder.path, dataset.folder, how, log, ttt=False, max_seconds=run.plan.left_seconds):
+    seconds = run.plan.left_seconds
+    passed = audit_path(folder.path, dataset.folder, how, log, ttt=False, max_seconds=seconds)
+    log.record("audit", passed=passed)
+    if not passed:
         raise AuditError(
             f"the audit found violations, listed above and in {folder.audit}; the results stay, "
             f"there is no entry; to audit again: {' '.join(invocation())} --resume {folder}"

@@ -57,7 +57,7 @@ def run_pipeline(arguments: list[str], program: str) -> None:
         runs = world.broadcast(lambda: planned_runs(arguments, program))
         folders, asked = [folder for _, folder in runs], runs[0][0].options
         if all(world.broadcast(partial(is_finished, command, folder)) for command, folder in runs):
-            entry = world.broadcast(partial(entry_of, folders, Path("records"), asked.track))
+            entry = world.broadcast(partial(entry_of, folders, Path("records"), asked.record_track))
             if entry is not None:
                 if world.is_first:
                     print(f"{', '.join(map(str, folders))}: finished already\nentry: {entry}")
@@ -68,7 +68,7 @@ def run_pipeline(arguments: list[str], program: str) -> None:
                     run_stages(command, folder, world)
     if world.is_first:
         paths, who = [folder.path for folder in folders], (asked.author, asked.github_id)
-        entry = build(paths, Path("records"), asked.track, None, None, *who)
+        entry = build(paths, Path("records"), asked.record_track, None, None, *who)
         print_closing([read_results(folder.results) for folder in folders], RunLog())
         print(f"entry: {entry}\nnext: {next_step(entry, asked)}")
 
@@ -96,7 +96,7 @@ def print_closing(results: Sequence[Results], log: RunLog) -> None:
 
 def next_step(entry: Path, options: RunOptions) -> str:
     """What a person can do with an entry."""
-    if options.track == "local":
+    if options.record_track == "local":
         return f"golf chat {entry}; golf report shows all entries; golf train --help-all has every switch"
     return f"golf verify {entry} computes its figures again; golf report shows all entries"
 
@@ -115,19 +115,19 @@ def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
 def go_through_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
     """The stages of a run, each of which is done or found done."""
     run, live = open_run(command, folder, world), LiveTrainer()
-    code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
-    training = train_stage(folder, run, live, code)
-    averaging = average_stage(folder, run, live)
-    if not world.is_first:
-        live.release(run.runtime)
-        return
-    calibrate_stage(folder, run)
-    packing = pack_stage(folder, run, code)
-    scores = score_stage(folder, run, live)
-    results = collect_results(run, training, averaging, packing, scores)
-    print_results(results, run.log)
-    finalize_run(folder, run, results)
-    run.log.close()
+    with run.log:
+        code = cache(partial(charged_script, run.config, command.options.shipped_form, run.log))
+        training = train_stage(folder, run, live, code)
+        averaging = average_stage(folder, run, live)
+        if not world.is_first:
+            live.release(run.runtime)
+            return
+        calibrate_stage(folder, run)
+        packing = pack_stage(folder, run, code)
+        scores = score_stage(folder, run, live)
+        results = collect_results(run, training, averaging, packing, scores)
+        print_results(results, run.log)
+        finalize_run(folder, run, results)
 
 
 def main(arguments: list[str], program: str = PROGRAM) -> int:

@@ -4,11 +4,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,7 +18,6 @@ from rich.table import Table
 
 from golf.system.cli import escape_lines, escape_text, silence
 from golf.system.files import naming_full_disk
-from golf.system.trackers import Tracker, step_of
 
 FILE_COLUMNS = 110
 """Width in characters of tables printed to a file or a pipe; the default of rich is 80."""
@@ -79,22 +79,35 @@ class QuietConsole(Console):
         silence(sys.stdout)
 
 
+class Following(Protocol):
+    """What follows the JSON lines of a log; `golf.track.start.Trackers` in a run."""
+
+    def news(self) -> list[str]:
+        """What there is to say since the last call."""
+        ...
+
+    def system_figures(self) -> dict[str, float]:
+        """Figures to log beside a step; empty if it is too early for others."""
+        ...
+
+    def close(self, done: bool) -> None:
+        """Waits, not for long, until every line was taken; `done`: the run came to its end."""
+
+
 class RunLog:
     """Writes each event to the console, to `<path>.log` as text and to `<path>.jsonl` as JSON.
 
     Without `path` it writes to the console only; `quiet` turns the console off. Every line is written at
-    once, so that a killed run keeps its log. Each event goes to the `trackers`, too; one that fails is
-    dropped, and the log says so.
+    once, so that a killed run keeps its log, and `trackers` can follow it; what they say is logged, too. As
+    a context it is closed at the end of the block.
     """
 
-    def __init__(
-        self, path: Path | None = None, quiet: bool = False, trackers: Mapping[str, Tracker] | None = None
-    ):
+    def __init__(self, path: Path | None = None, quiet: bool = False, trackers: Following | None = None):
         self.console = QuietConsole(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = FILE_COLUMNS
         self.path = path
-        self._trackers, self._step = dict(trackers or {}), 0
+        self._trackers = trackers
         self._start = time.monotonic()
         # Unbuffered: a line that the disk has no room for is not tried again when the file is closed.
         self._files = [open(path.with_suffix(kind), "ab", 0) for kind in (".log", ".jsonl")] if path else []
@@ -102,6 +115,8 @@ class RunLog:
     def event(self, kind: str, **fields: object) -> None:
         """Logs an event; `fields` are JSON values whose names end with their unit."""
         self._write(format_event(kind, fields), {"event": kind, **fields})
+        if kind == "step" and self._trackers is not None and (found := self._trackers.system_figures()):
+            self.record("system", **found)
 
     def record(self, kind: str, **fields: object) -> None:
         """Logs an event to the files only."""
@@ -155,36 +170,38 @@ class RunLog:
         # rich draws a bar in a notebook's page by ipywidgets, and without them warns and draws none.
         return self.console.is_jupyter and find_spec("ipywidgets") is not None
 
-    def close(self) -> None:
-        """Closes the files; later events go to the console only."""
+    def close(self, done: bool = True) -> None:
+        """Closes trackers, told whether the run is `done`, and files; later events go to the console only."""
+        trackers, self._trackers = self._trackers, None
+        if trackers is not None:
+            trackers.close(done)
+            self._say_news(trackers)
         for file in self._files:
             file.close()
         self._files = []
-        self._track(lambda tracker: tracker.close())
-        self._trackers.clear()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(done=kind is None)
 
     def _write(self, text: str, record: dict[str, object]) -> None:
         text = escape_lines(text)
         self.console.print(text, markup=False)
         self._write_files(text, record)
 
-    def _track(self, use: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self._trackers.items()):
-            try:
-                use(tracker)
-            # Whatever goes wrong outside, over a network most of all, must not stop the run.
-            except Exception as error:
-                del self._trackers[name]
-                self.info(f"{name} failed and is left out from here on: {type(error).__name__}: {error}")
+    def _say_news(self, trackers: Following) -> None:
+        for line in trackers.news():
+            self.info(line)
 
     def _write_files(self, text: str, record: dict[str, object]) -> None:
-        if self._trackers:
-            fields = {name: value for name, value in record.items() if name != "event"}
-            self._step = step_of(fields) or self._step
-            kind = str(record["event"])
-            self._track(lambda tracker: tracker.event(kind, fields, self._step))
         elapsed = round(time.monotonic() - self._start, 3)
         lines = (text, json.dumps({**record, "log_seconds": elapsed}))
         for file, line in zip(self._files, lines, strict=False):
             with naming_full_disk(Path(file.name)):
                 file.write(line.encode(errors="replace") + b"\n")
+        if self._trackers is not None:
+            self._say_news(self._trackers)

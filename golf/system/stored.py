@@ -72,7 +72,7 @@ def config_from_dict(kind: type, values: Any) -> Any:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{kind.__name__} is stored as a {type(values).__name__}; expected an object")
-    values = _rename(RENAMED.get(kind.__name__, {}), values)
+    values = rename(RENAMED.get(kind.__name__, {}), values)
     fields = {item.name: item for item in dataclasses.fields(kind)}
     for name in values.keys() - fields.keys():
         raise ConfigError(f"{kind.__name__} has no field {name!r:.60}")
@@ -98,6 +98,18 @@ def flat_fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, Any]:
+    """Stored values by the names of now; ConfigError for one that comes under two names."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        now = renamed.get(name, name)
+        pairs += [(now, value)] if isinstance(now, str) else now(value).items()
+    try:
+        return _without_twins(pairs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text:.40} is no number of JSON")
@@ -111,17 +123,6 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {name!r:.60} is given twice")
         found[name] = value
     return found
-
-
-def _rename(renamed: dict[str, Renamed], values: dict[str, Any]) -> dict[str, Any]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        now = renamed.get(name, name)
-        pairs += [(now, value)] if isinstance(now, str) else now(value).items()
-    try:
-        return _without_twins(pairs)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _value_from_json(kind: Any, value: Any, name: str) -> Any:

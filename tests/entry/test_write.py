@@ -254,7 +254,7 @@ def test_what_a_track_cannot_admit_is_refused_before_any_training(capsys):
     check_plan("track_non_record_16mb", max_tokens=None, minutes=60)
     with pytest.raises(EntryError, match=r"--minutes 10.1 is over the 10 of track_10min_16mb"):
         check_plan("track_10min_16mb", max_tokens=None, minutes=10.1)
-    options = ["--preset", "cpu", "--track", "track_non_record_16mb", "--max-tokens", "100"]
+    options = ["--preset", "cpu", "--record-track", "track_non_record_16mb", "--max-tokens", "100"]
     assert train_gpt.main(options) == 2
     assert "scores part of the validation text" in capsys.readouterr().err
 
