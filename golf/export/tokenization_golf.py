@@ -12,7 +12,7 @@ VOCABULARY_FILE = "tokenizer.model"
 
 
 class GolfTokenizer(PreTrainedTokenizer):
-    """Tokens as the project's datasets have them; a text begins with BOS unless add_special_tokens is False.
+    """Tokens as the project's datasets have them; a text begins with BOS, or not without `add_bos_token`.
 
     No text gives a special token: "<s>" in it is three characters. The vocabulary is fixed.
     """
@@ -20,11 +20,12 @@ class GolfTokenizer(PreTrainedTokenizer):
     vocab_files_names = {"vocab_file": VOCABULARY_FILE}  # noqa: RUF012  (an attribute of transformers' own)
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
-    def __init__(self, vocab_file: str, **kwargs: Any):
+    def __init__(self, vocab_file: str, add_bos_token: bool = True, **kwargs: Any):
         self.vocab_file, self.vocabulary = vocab_file, read_vocabulary(vocab_file)
+        self.add_bos_token = add_bos_token
         self.pieces = read_pieces(self.vocabulary)
         self.ids = {piece: token for token, piece in enumerate(self.pieces)}
-        super().__init__(**kwargs)
+        super().__init__(add_bos_token=add_bos_token, **kwargs)
 
     @property
     def vocab_size(self) -> int:
@@ -72,8 +73,8 @@ class GolfTokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """BOS before each text."""
-        bos = [self.vocabulary.bos_id]
+        """BOS before each text, if `add_bos_token`."""
+        bos = [self.vocabulary.bos_id] * self.add_bos_token
         return bos + token_ids_0 + ([] if token_ids_1 is None else bos + token_ids_1)
 
     def get_special_tokens_mask(

@@ -49,13 +49,22 @@ CONFIGS = {
         "h100-10min", parallel_residual_blocks=1, document_mask=True, dense_connections=True, skip_gates=False
     ),
 }
+CHAT = {"system": 10, "user": 11, "assistant": 12, "end": 13}
 PADDED = ("cpu", "h100", "documents")
 """Those that read padding before a text; the other reasons for and against it are those of these."""
 UNPADDED = {"gpt2": "learned positions", "sinks": "sinks or ALiBi"}
 TEXTS = ("the of and to", "in is that it was for")
 
 
-def write_model(folder: Path, config: ModelConfig, tokenizer: bytes) -> OpenedModel:
+def draw_tokenizer(name: str) -> bytes:
+    """That of `tiny_tokenizer`, or one with marks of CaseOps."""
+    if name not in ("case", "fused"):
+        return tiny_tokenizer()
+    model = train_tokenizer((sample_text(seed) for seed in range(100)), 400, case_ops="marks")
+    return fuse_marks(model, "its.model") if name == "fused" else model
+
+
+def write_model(folder: Path, config: ModelConfig, tokenizer: bytes, **header: object) -> OpenedModel:
     """An artifact of drawn weights with its tokenizer beside it, as the toolkit opens it."""
     folder.mkdir(parents=True)
     (folder / "its.model").write_bytes(tokenizer)
@@ -64,7 +73,7 @@ def write_model(folder: Path, config: ModelConfig, tokenizer: bytes) -> OpenedMo
     model = GPT(replace(config, vocab_size=vocabulary.size))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    header = {
+    header |= {
         "model": asdict(model.config),
         "compute_dtype": "float32",
         "tokenizer_sha256": vocabulary.sha256,
@@ -95,10 +104,13 @@ def exported(tmp_path_factory):
 
     def make(name: str):
         if name not in made:
-            opened = write_model(root / name, CONFIGS[name], tiny_tokenizer())
+            chat = {"chat": CHAT} if name == "case" else {}
+            config = CONFIGS.get(name, CONFIGS["gpt2"])
+            opened = write_model(root / name, config, draw_tokenizer(name), **chat)
             folder = root / f"{name}-out"
             assert main([str(root / name), "--to", "transformers", "--out", str(folder)]) == 0
-            made[name] = SimpleNamespace(opened=opened, folder=folder, model=load(folder))
+            model = load(folder) if name in CONFIGS else None
+            made[name] = SimpleNamespace(opened=opened, folder=folder, model=model)
         return made[name]
 
     return make
@@ -222,7 +234,7 @@ def test_the_loss_of_labels_is_the_mean_over_those_that_count(exported, window_B
     loss = export.model(window_BT, labels=labels_BT).loss
     nats_BT = token_nats(export.opened.model(window_BT)[:, :-1], window_BT[:, 1:])
     counts_BT = labels_BT[:, 1:] != -100
-    assert float(loss) == pytest.approx(float(nats_BT[counts_BT].mean()), rel=1e-6)
+    assert loss.item() == pytest.approx(nats_BT[counts_BT].mean().item(), rel=1e-6)
     loss.backward()
     assert export.model.model.embedding.weight.grad.abs().sum() > 0
     export.model.zero_grad()
@@ -278,30 +290,32 @@ STRANGE = (
 
 
 @pytest.mark.parametrize("kind", ["bpe", "case", "fused"])
-def test_the_tokenizer_gives_the_tokens_of_the_datasets(exported, tmp_path, kind):
-    model = tiny_tokenizer()
-    if kind != "bpe":
-        model = train_tokenizer((sample_text(seed) for seed in range(100)), 400, case_ops="marks")
-        model = fuse_marks(model, "its.model") if kind == "fused" else model
-    opened = write_model(tmp_path / "run", CONFIGS["gpt2"], model)
-    assert opened.vocabulary.case_ops == (kind != "bpe")
-    out = tmp_path / kind
-    assert main([str(tmp_path / "run"), "--to", "transformers", "--out", str(out)]) == 0
-    found = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
-    bos = opened.vocabulary.bos_id
+def test_the_tokenizer_gives_the_tokens_of_the_datasets(exported, kind):
+    export = exported("cpu" if kind == "bpe" else kind)
+    vocabulary, folder = export.opened.vocabulary, export.folder
+    assert vocabulary.case_ops == (kind != "bpe")
+    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    bare = AutoTokenizer.from_pretrained(folder, trust_remote_code=True, add_bos_token=False)
+    bos = vocabulary.bos_id
     for text in (*STRANGE, *(sample_text(seed) for seed in range(20))):
-        tokens = opened.vocabulary.encode_text(text)
+        tokens = vocabulary.encode_text(text)
         assert found(text).input_ids == [bos, *tokens]
-        assert found.encode(text, add_special_tokens=False) == tokens
-        wanted = opened.vocabulary.decode_tokens(tokens)
+        assert found.encode(text, add_special_tokens=False) == bare(text).input_ids == tokens
+        wanted = vocabulary.decode_tokens(tokens)
         assert found.decode(tokens) == wanted
         assert found.decode([bos, *tokens, bos]) == f"<s>{wanted}<s>"
         assert found.decode([bos, *tokens, 0], skip_special_tokens=True) == wanted
         assert found.convert_tokens_to_string(found.tokenize(text)) == wanted
-    assert len(found) == found.vocab_size == opened.vocabulary.size
+    assert len(found) == found.vocab_size == vocabulary.size
     assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (bos, bos, 0)
     with pytest.raises(ValueError, match="no piece of the vocabulary, which is fixed"):
         found.add_tokens(["<tool>"])
+
+
+def test_generation_of_a_chat_model_ends_at_its_mark(exported):
+    folder = exported("case").folder
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 13]
+    assert json.loads((folder / "config.json").read_text())["chat"] == CHAT
 
 
 ALONE = """
@@ -375,6 +389,8 @@ def test_lm_evals_own_model_gives_the_grades_of_our_tasks(exported, tmp_path, mo
     for mine, other in zip(ours.items, theirs, strict=True):
         assert mine["nats"] == pytest.approx([-response[0] for response in other["filtered_resps"]], rel=1e-5)
         assert (float(mine["correct"]), float(mine["correct_by_length"])) == (other["acc"], other["acc_norm"])
+    # The window of a whole text has a BOS of lm-eval's own.
+    judge.add_bos_token = False
     text = "the of and to a in"
     instance = SimpleNamespace(args=(text,))
     (rolling,) = judge.loglikelihood_rolling([instance], disable_tqdm=True)
@@ -419,18 +435,6 @@ def test_the_code_of_an_export_has_only_what_its_network_reaches(exported):
     plain, full = ((exported(name).folder / "network_golf.py").read_text() for name in ("gpt2", "documents"))
     assert "class LayerNorm" in plain and "class LayerNorm" not in full
     assert "class DenseConnections" in full and "class DenseConnections" not in plain
-
-
-def test_generation_of_a_chat_model_ends_at_its_mark(tmp_path):
-    opened = write_model(tmp_path / "run", CONFIGS["gpt2"], tiny_tokenizer())
-    header, weights = decode_artifact(opened.path.read_bytes())
-    chat = {"system": 10, "user": 11, "assistant": 12, "end": 13}
-    opened.path.write_bytes(
-        pack(weights, {**header, "chat": chat}, PackConfig(scheme="int5"), 1_000_000).artifact
-    )
-    assert main([str(tmp_path / "run"), "--to", "transformers", "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [1, 13]
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["chat"] == chat
 
 
 def test_gguf_is_refused_with_the_fields_that_llama_cpp_lacks(exported, tmp_path, capsys):
