@@ -78,6 +78,8 @@ class GolfForCausalLM(PreTrainedModel, GenerationMixin):
         for padding as in `find_padding`, for another cache than DynamicCache, and for arguments that this
         network does not read.
         """
+        # Earlier versions of transformers pass positions in the cache, whose length says the same.
+        others.pop("cache_position", None)
         unread = sorted(name for name, value in others.items() if value is not None and value is not False)
         if unread:
             raise ValueError(f"{', '.join(unread)}: this network reads input_ids and attention_mask alone")
