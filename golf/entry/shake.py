@@ -32,6 +32,8 @@ _PURE_DECORATORS = frozenset(
     }
 )
 """Decorators that keep no reference to what they decorate: a method under another one always stays."""
+PUBLIC = "__all__"
+"""The script's list of names that others import from it, which are reached as if it read them."""
 
 
 def shake(modules: Sequence[SourceModule], root: str) -> list[SourceModule]:
@@ -43,11 +45,19 @@ def shake(modules: Sequence[SourceModule], root: str) -> list[SourceModule]:
     keeper = _Keeper(modules)
     for module in modules:
         for unit in module.units:
-            if not unit.names or (module.name == root and not _only_defines(unit.node)):
+            is_kept = module.name == root and (not _only_defines(unit.node) or PUBLIC in unit.names)
+            if not unit.names or is_kept:
                 keeper.keep(module, unit)
     keeper.finish()
     shaken = [module.edited(keeper.drops(module)) for module in modules]
     return [module for module in shaken if module.units]
+
+
+def _public_names(node: ast.AST) -> frozenset[str]:
+    """The names in an assignment to PUBLIC; none for another node."""
+    if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != PUBLIC:
+        return frozenset()
+    return frozenset(ast.literal_eval(node.value))
 
 
 def _only_defines(node: ast.stmt) -> bool:
@@ -105,7 +115,7 @@ class _Keeper:
         """Follows names and attributes until nothing new is reached."""
         while self._pending:
             module, node = self._pending.pop()
-            for name in sorted(module.reads(node)):
+            for name in sorted(module.reads(node) | _public_names(node)):
                 if name in _READERS_OF_ALL or (name == "vars" and _has_bare_call(node, "vars")):
                     raise module.error(node, f"{name} may read any definition; name what is meant")
                 if name in self.owners:

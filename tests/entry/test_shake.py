@@ -80,7 +80,7 @@ def unused() -> str:
 
 
 def write(tmp_path: Path, parts: str = PARTS, script: str = SCRIPT) -> Path:
-    (tmp_path / "golf").mkdir()
+    (tmp_path / "golf").mkdir(parents=True)
     (tmp_path / "golf/parts.py").write_text(parts)
     (tmp_path / "train_gpt.py").write_text(script)
     return tmp_path / "train_gpt.py"
@@ -97,6 +97,16 @@ def test_definitions_methods_and_imports_that_nothing_reaches_are_dropped_with_t
 def test_methods_that_override_those_of_an_outside_class_stay(tmp_path):
     text = bundle(write(tmp_path, script=SCRIPT.replace("Part", "Net").replace(".used()", "")), tmp_path)
     assert "def forward" in text and "def extra" not in text
+
+
+def test_names_of_the_scripts_all_are_reached(tmp_path):
+    script = SCRIPT.replace("LIMIT = 3", '__all__ = ["LIMIT", "Net"]\nLIMIT = 3').replace(
+        "import Part", "import Net, Part"
+    )
+    script = script[: script.index("def main")]
+    text = bundle(write(tmp_path, script=script), tmp_path)
+    assert "LIMIT = 3" in text and "class Net" in text and "class Part" not in text
+    assert "Net" not in bundle(write(tmp_path / "b", script=script.replace(', "Net"', "")), tmp_path / "b")
 
 
 def test_a_class_that_loses_all_its_methods_still_is_one(tmp_path):
