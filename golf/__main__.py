@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "submit": Command(
             "golf.programs.submit", "SubmitOptions", "an entry as a pull request to the challenge"
         ),
+        "export": Command("golf.export.__main__", "ExportCommand", "weights for safetensors or transformers"),
         "push": Command("golf.hub.push", "PushCommand", "an entry or a dataset to the Hugging Face hub"),
     },
     "this machine": {

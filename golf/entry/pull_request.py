@@ -107,7 +107,7 @@ def track_of(entry: Path, asked: str | None) -> str:
     """The folder under records/: as asked, else the entry's own; ValueError for an entry of a trial run."""
     own = entry.resolve().parent.name
     if asked is None and own not in RECORD_TRACKS:
-        raise EntryError(f"{entry}: lies in {own}/, which is no track of the challenge; give --track")
+        raise EntryError(f"{entry}: lies in {own}/, which is no track of the challenge; give --record-track")
     return asked or own
 
 

@@ -1,6 +1,6 @@
 """Makes one entry of finished runs that differ in their seed alone.
 
-    golf build runs/A runs/B runs/C --track track_non_record_16mb
+    golf build runs/A runs/B runs/C --record-track track_non_record_16mb
 
 Exit code 2 where the runs do not belong together.
 """
@@ -23,7 +23,7 @@ class BuildOptions:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders, one a seed."""
-    track: Track = "local"
+    record_track: Track = "local"
     """Folder under records/: local, track_non_record_16mb or track_10min_16mb."""
     blurb: str | None = None
     """One sentence on what the entry is."""
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     def work() -> None:
         options = read_options(BuildOptions, arguments, "golf build", __doc__)
         author, github_id = options.author, options.github_id
-        where = Path("records"), options.track
+        where = Path("records"), options.record_track
         print(build(options.runs, *where, options.blurb, author=author, github_id=github_id))
 
     return run_program("golf build", work)

@@ -29,7 +29,7 @@ class SubmitOptions:
     """Entry folder, records/TRACK/DATE_NAME."""
     into: Path
     """Clone of openai/parameter-golf, or of your fork of it."""
-    track: Literal["track_10min_16mb", "track_non_record_16mb"] | None = None
+    record_track: Literal["track_10min_16mb", "track_non_record_16mb"] | None = None
     """Track of the pull request; by default that of the entry's folder."""
     data: Path | None = None
     """Text to try the script on, of its vocabulary; by default the clone's data, else the entry's."""
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         options = read_options(SubmitOptions, arguments, "golf submit", __doc__)
         if options.pr_text is not None:
             require_output(options.pr_text, "--pr-text")
-        track = track_of(options.entry, options.track)
+        track = track_of(options.entry, options.record_track)
         if options.data is not None and not options.seconds:
             raise ValueError(
                 f"--data {options.data} is for the trial of the script, which --seconds 0 leaves out"

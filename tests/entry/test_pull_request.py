@@ -273,8 +273,8 @@ def test_what_is_no_entry_or_no_clone_is_refused_in_one_line_and_nothing_is_writ
         assert line.startswith("golf submit: ") and says in line
         assert not list((clone / "records").glob("*/2*"))
 
-    refuses("empty has no results.json", empty, "--into", clone, "--track", "track_10min_16mb")
-    refuses("lies in local/, which is no track of the challenge; give --track", local, "--into", clone)
+    refuses("empty has no results.json", empty, "--into", clone, "--record-track", "track_10min_16mb")
+    refuses("lies in local/, which is no track of the challenge; give --record-track", local, "--into", clone)
     refuses("is no folder; expected a clone of the challenge", entry, "--into", tmp_path / "none")
     refuses("not a git repository", entry, "--into", empty)
     refuses("lies in the work tree", entry, "--into", clone / "records")
