@@ -4,50 +4,16 @@ A job that SLURM preempts, or that reaches its time limit, stops its run, which 
 the run goes on from its checkpoint.
 """
 
-import os
-import subprocess
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from golf.lab.job import TrialJob
 from golf.lab.study import StudyError
-from golf.lab.trial import Trial, start_trial, stop_signal_of
+from golf.lab.trial import Trial, stop_signal_of
 
 MINUTES = 240
 """Time limit of a job by default; one that reaches it is queued again."""
-
-
-class TrialJob:
-    """What a job runs: submitit pickles it and calls it there, and `checkpoint` before the job is ended."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> int:
-        """The exit code of the run."""
-        self.process = start_trial(self.folder)
-        try:
-            return self.process.wait()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Asks the run to save and waits for its end."""
-        if self.process is not None:
-            self.process.terminate()
-            # Not Popen.wait: a handler of signals may have interrupted that, which holds its lock meanwhile.
-            with suppress(ChildProcessError):
-                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-
-    def checkpoint(self) -> Any:
-        """The same run again, for the job that follows this one."""
-        from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
-
-        self.stop()
-        return DelayedSubmission(TrialJob(self.folder))
 
 
 class SubmittedTrial:

@@ -8,8 +8,6 @@ it ends. One process at a time runs in a folder: another waits, and finds the ru
 import hashlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +21,7 @@ import torch
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
+from golf.lab.job import start_trial
 from golf.lab.study import Study
 from golf.model.gpt import GPT
 from golf.pack.layout import artifact_bytes_at, implied_layout
@@ -81,15 +80,6 @@ class RunningTrial(Protocol):
     def wait(self) -> Any:
         """Waits for its end."""
         ...
-
-
-class TrialProcess(subprocess.Popen[bytes]):
-    """A trial that runs as a process of this machine."""
-
-    def stop(self, signum: int) -> None:
-        """Terminates it, unless the terminal has sent it the same Ctrl-C."""
-        if signum != signal.SIGINT:
-            self.terminate()
 
 
 def outcome_in(folder: Path) -> dict[str, Any] | None:
@@ -178,13 +168,6 @@ def run_trials(
         finally:
             for process in running:
                 process.wait()
-
-
-def start_trial(folder: Path) -> TrialProcess:
-    """Starts the trial in a folder as a process."""
-    command = [sys.executable, "-m", "golf.lab.trial", str(folder)]
-    with open(folder / "output.txt", "ab") as output:
-        return TrialProcess(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
 
 def _start(trial: Trial) -> RunningTrial:

@@ -12,7 +12,7 @@ from lab_toys import STUDY, call, make_lab
 
 from golf.lab.cluster import Cluster, read
 
-STEPS = 200
+STEPS = 100
 
 
 @pytest.fixture(scope="module")
