@@ -219,9 +219,9 @@ def test_a_slurm_job_that_ends_by_itself_ends_with_the_programs_code_and_is_not_
 TINY = (
     "--preset cpu --steps 60 --model.num-layers 2 --model.width 32 --model.num-heads 2 "
     "--model.num-kv-heads 1 --model.mlp-hidden 48 --model.context 32 --model.bigram-buckets 64 "
-    "--model.ngram-buckets 48 32 --train.batch-tokens 256 --train.micro-batch-tokens 128 --train.held-out-tokens 512 "
-    "--ttt.chunk-tokens 4096 --ttt.frozen-blocks 1 --max-tokens 2000 --score.stride 16 "
-    "--device cpu --data data"
+    "--model.ngram-buckets 48 32 --train.batch-tokens 256 --train.micro-batch-tokens 128 "
+    "--train.held-out-tokens 512 --ttt.chunk-tokens 4096 --ttt.frozen-blocks 1 --max-tokens 2000 "
+    "--score.stride 16 --device cpu --data data"
 ).split()
 
 
@@ -231,6 +231,9 @@ def test_a_slurm_job_of_two_real_processes_that_reached_its_limit_ends_when_it_i
     script, tmp_path
 ):
     put_stubs(tmp_path / "bin", ("srun", "scancel", "scontrol"))
+    torchrun = tmp_path / "bin" / "torchrun"
+    torchrun.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m torch.distributed.run "$@"\n')
+    torchrun.chmod(0o755)
     write_tiny_dataset(tmp_path / "data", tiny_tokenizer(), num_documents=200)
     (tmp_path / "golf").symlink_to(ROOT / "golf")
     (tmp_path / "train_gpt.py").symlink_to(ROOT / "train_gpt.py")
