@@ -78,8 +78,7 @@ class RunOptions:
     """Run folder to go on with; all options come from there. Those of pack, score, ttt and the run's own but
     --preset, --data, --out and --seeds may be given anew, and what depends on them is done again."""
     requeue: bool = False
-    """Go on with the run that --out holds, and begin one there if it holds none: for schedulers, which start
-    the same command line again after a preemption or a time limit."""
+    """Go on with the run that --out holds, or begin it there: for schedulers, which repeat a command."""
     record_track: Track = "local"
     """Folder under records/ for the entry; `local` is for trial runs, which git ignores."""
     seeds: str | None = None
