@@ -77,6 +77,8 @@ class RunOptions:
     resume: Path | None = None
     """Run folder to go on with; all options come from there. Those of pack, score, ttt and the run's own but
     --preset, --data, --out and --seeds may be given anew, and what depends on them is done again."""
+    requeue: bool = False
+    """Go on with the run that --out holds, or begin it there: for schedulers, which repeat a command."""
     record_track: Track = "local"
     """Folder under records/ for the entry; `local` is for trial runs, which git ignores."""
     seeds: str | None = None
@@ -155,6 +157,10 @@ def parse_run(arguments: list[str], program: str = PROGRAM) -> RunCommand:
     ConfigError for options that contradict each other, or that the run to resume cannot change.
     """
     resumed = value_of("--resume", arguments)
+    if "--requeue" in arguments and (resumed is not None or value_of("--out", arguments) is None):
+        raise ConfigError(
+            "--requeue goes on with the run in --out DIR, or begins it: give --out and leave out --resume"
+        )
     if resumed is not None:
         return parse_resumed(RunFolder(resumed), arguments, program)
     preset = value_of("--preset", arguments)
@@ -215,7 +221,7 @@ def changed_options(folder: RunFolder, command: RunCommand) -> dict[str, tuple[A
     The vocabulary, which is the data's, and what says which run is resumed do not count.
     """
     before, now = dict(named_values(stored_run(folder))), dict(named_values(command))
-    names = now.keys() - {"resume", "model.vocab_size", "model.bos_id"}
+    names = now.keys() - {"resume", "requeue", "model.vocab_size", "model.bos_id"}
     return {name: (before[name], now[name]) for name in sorted(names) if before[name] != now[name]}
 
 
@@ -249,7 +255,8 @@ def stored_run(folder: RunFolder) -> RunCommand:
 def planned_runs(arguments: list[str], program: str = PROGRAM) -> list[tuple[RunCommand, RunFolder]]:
     """What to run in which folder: one run, one to resume, or one a seed of --seeds.
 
-    The same command with the same --out takes up several seeds where they were stopped.
+    The same command with the same --out takes up several seeds where they were stopped, and one run with
+    --requeue.
     """
     command = parse_run(arguments, program)
     options = command.options
@@ -261,13 +268,14 @@ def planned_runs(arguments: list[str], program: str = PROGRAM) -> list[tuple[Run
     if seeds:
         configs = [dataclasses.replace(command.config, seed=seed) for seed in seeds]
         runs = [(RunCommand(options, config), RunFolder(out / f"seed{config.seed}")) for config in configs]
-        for one, folder in runs:
-            if folder.config.is_file():
-                require_same_training(folder, one)
-        return runs
-    if RunFolder(out).config.exists():
-        raise ConfigError(f"{out} holds a run already; go on with --resume {out}")
-    return [(command, RunFolder(out))]
+    else:
+        runs = [(command, RunFolder(out))]
+        if not options.requeue and runs[0][1].config.exists():
+            raise ConfigError(f"{out} holds a run already; go on with --resume {out}")
+    for one, folder in runs:
+        if folder.config.is_file():
+            require_same_training(folder, one)
+    return runs
 
 
 def read_seeds(text: str) -> list[int]:

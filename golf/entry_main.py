@@ -259,7 +259,7 @@ def describe_score(name: str, result: ScoreResult, seconds: float, log: RunLog) 
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM."""
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1."""
     options, world = parse_arguments(arguments), read_world()
     try:
         with world.joined(device_kind(options.device)):

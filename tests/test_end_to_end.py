@@ -18,7 +18,7 @@ from tracked_files import read_tensorboard, read_trackio, read_wandb
 import train_gpt
 from golf import run as running
 from golf.check.check import check_folders
-from golf.command import parse_run
+from golf.command import parse_run, planned_runs
 from golf.entry import finalize as closing
 from golf.entry.results import read_results, read_scores
 from golf.prepare.build import build_dataset
@@ -344,6 +344,58 @@ def test_a_run_of_earlier_option_names_resumes_with_its_track_and_trackers(whole
         "wandb",
         "trackio",
     )
+
+
+@pytest.mark.slow
+def test_the_same_command_with_requeue_ends_a_run_that_slurms_signal_stopped_as_if_it_had_not(
+    whole, data, tmp_path
+):
+    again = [*TINY, "--data", data, "--steps", 12, "--name", "tiny run", "--out", "run", "--requeue"]
+    process = start(tmp_path, *again)
+    out, err = stop_when(process, tmp_path / "run" / "run.jsonl", '"step"', signal.SIGUSR1)
+    assert process.returncode == 128 + signal.SIGUSR1, out + err
+    assert "--resume run" in out and (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert not (tmp_path / "run" / "training.json").exists()
+    code, out, err = finish(tmp_path, *again)
+    assert code == 0, out + err
+    assert "resumed at step" in out
+    assert (tmp_path / "run" / "artifact.bin").read_bytes() == (whole / "run" / "artifact.bin").read_bytes()
+
+
+def test_the_same_command_with_requeue_begins_a_run_goes_on_with_it_and_finds_it_finished(
+    whole, data, tmp_path, monkeypatch, counted, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    again = [*TINY, "--data", str(data), "--steps", "12", "--name", "tiny run", "--out", "run", "--requeue"]
+    (_, begun), *more = planned_runs(again)
+    assert (str(begun), more) == ("run", []) and not begun.path.exists()
+    shutil.copytree(whole / "run", "run")
+    for stage in ("pack", "weights", "quantized", "test_time_trained", "results", "audit"):
+        for path in stage_files(Path("run"))[stage]:
+            path.unlink(missing_ok=True)
+    assert exit_code(again) == 0
+    assert list(dict.fromkeys(counted)) == ["pack", "weights", "quantized", "test_time_trained", "audit"]
+    assert Path("run/artifact.bin").read_bytes() == (whole / "run" / "artifact.bin").read_bytes()
+    counted.clear()
+    assert exit_code(again) == 0 and counted == []
+    assert "run: finished already" in capsys.readouterr().out
+
+
+def test_requeue_refuses_another_training_and_what_does_not_say_where_the_run_is(
+    whole, data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole / "run", "run")
+    again = [*TINY, "--data", str(data), "--out", "run", "--requeue"]
+    assert exit_code([*again, "--steps", "13"]) == 2
+    assert "run was begun with steps 12; it cannot go on with 13" in capsys.readouterr().err
+    for arguments in (
+        ["--requeue"],
+        ["--requeue", "--resume", "run"],
+        ["--requeue", "--out", "run", "--resume=run"],
+    ):
+        assert exit_code(arguments) == 2
+        assert "give --out and leave out --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

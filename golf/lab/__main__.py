@@ -1,22 +1,24 @@
 """Runs a study: trains every arm with every seed, then writes a table, curves and a page.
 
     golf lab STUDY --data DIR
-    golf lab STUDY --data DIR --search
+    golf lab STUDY --data DIR --search [--storage URL]
 
-The report goes to docs/studies/STUDY. The same command resumes an interrupted study. Exit code 2 on bad
-input, 130 when stopped.
+The report goes to docs/studies/STUDY in a clone, else to runs/lab/STUDY/report. The same command resumes an
+interrupted study. Exit code 2 on bad input, 130 when stopped.
 """
 
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from golf.checks import POSITIVE
 from golf.data.manifest import open_dataset
+from golf.lab.cluster import Cluster
 from golf.lab.outcome import collect
 from golf.lab.report import COLUMNS, cells, write_report
 from golf.lab.search import require_optuna, search
@@ -37,7 +39,7 @@ class LabOptions:
     """The study, its data and its budget."""
 
     study: Annotated[str, tyro.conf.Positional]
-    """A study's name under docs/studies, or a study file (.toml)."""
+    """The name of a study, one that ships or one under docs/studies, or a study file (.toml)."""
     data: Path
     """Dataset folder made by `golf prepare`."""
     seeds: int | None = None
@@ -47,7 +49,7 @@ class LabOptions:
     tokens: int | None = None
     """Training tokens of each run, instead of the study's budget."""
     jobs: int | None = None
-    """Number of runs at the same time; by default one per CPU core, or one on a GPU."""
+    """Number of runs at the same time; by default one per CPU core, one on a GPU, all where they are jobs."""
     threads: int = 1
     """CPU threads of each run."""
     device: str = "auto"
@@ -57,28 +59,51 @@ class LabOptions:
     search: bool = False
     """Search over the fields of the study's [search] table (Optuna) instead of comparing arms."""
     trials: int = 27
-    """Number of runs of the search."""
+    """Number of runs of the search, of all processes that share its storage."""
+    storage: str | None = None
+    """Where the search keeps its runs, for any number of processes and machines: a URL of Optuna's, such as
+    postgresql://USER@HOST/NAME or sqlite:///FILE, or a journal file on a disk that all see (*.log)."""
+    executor: Literal["local", "submitit"] = "local"
+    """Where the runs of the arms go: processes of this machine, or jobs of a cluster, by submitit."""
+    cluster: Literal["slurm", "local"] = "slurm"
+    """What submitit submits to: SLURM, or this machine, to try it."""
+    slurm: tuple[str, ...] = ()
+    """Parameters of the jobs as submitit names them: timeout_min=240 gpus_per_node=1 slurm_partition=gpu."""
 
 
 def study_of(options: LabOptions) -> Study:
     """The study with the options' seeds and budget; ValueError for options that contradict each other."""
     if options.minutes is not None and options.tokens is not None:
         raise ValueError("--minutes and --tokens are two budgets; give one of them")
-    study = load_study(options.study, options.minutes, options.tokens)
+    if options.storage is not None and not options.search:
+        raise ValueError("--storage is where a search keeps its runs; give --search, too")
+    if options.search and options.executor != "local":
+        raise ValueError(
+            "--executor is for the arms of a study; to share a search, start it in several jobs with one "
+            "--storage"
+        )
+    if options.executor == "local" and (options.slurm or options.cluster != "slurm"):
+        raise ValueError("--slurm and --cluster are of jobs; give --executor submitit, too")
+    study = load_study(options.study, options.minutes, options.tokens, options.out)
     return study if options.seeds is None else Study(**{**vars(study), "seeds": options.seeds})
 
 
 def run_study(study: Study, options: LabOptions, command: str, log: RunLog) -> None:
     """Runs the unfinished trials and writes the report; KeyboardInterrupt when stopped."""
     dataset = open_dataset(options.data)
-    device = choose_runtime(options.device).device.type
     if options.search:
-        search(study, dataset, options.device, options.trials, options.out, log)
+        choose_runtime(options.device)
+        search(study, dataset, options.device, options.trials, options.out, log, options.storage)
         log.info(f"search: {study.folder / 'search.md'}")
         return
-    jobs = options.jobs or (max(1, cores() // options.threads) if device == "cpu" else 1)
     trials = plan_trials(study, dataset, options.device, options.threads, options.out)
-    run_trials(trials, jobs, log)
+    if options.executor == "submitit":
+        cluster = Cluster(options.cluster, options.out / study.name / "jobs", options.slurm)
+        run_trials(trials, options.jobs or len(trials), log, cluster.start)
+    else:
+        device = choose_runtime(options.device).device.type
+        jobs = options.jobs or (max(1, cores() // options.threads) if device == "cpu" else 1)
+        run_trials(trials, jobs, log)
     outcomes = collect(study, trials)
     write_report(study, outcomes, command)
     rows = [
@@ -97,7 +122,8 @@ def main(arguments: list[str]) -> int:
         if options.search:
             require_optuna()
         command, study = shlex.join(["golf", "lab", *arguments]), study_of(options)
-        with owned_folder(options.out / study.name):
+        # Processes that share a storage may share the folder, too: each run has one of its own there.
+        with nullcontext() if options.storage else owned_folder(options.out / study.name):
             run_study(study, options, command, RunLog())
 
     return run_program("golf lab", work, when_stopped="stopped; the same command resumes")

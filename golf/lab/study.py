@@ -15,7 +15,12 @@ from golf.presets import PRESETS
 from golf.score.windows import WindowConfig
 
 STUDIES = Path("docs") / "studies"
+"""Reports of a clone, a folder for each study, which may hold a study file, too."""
 STUDY_NAME = "study.toml"
+SHIPPED = Path(__file__).parent / "studies"
+"""The studies that come with this package, NAME.toml."""
+RUNS = Path("runs") / "lab"
+"""Where the runs of studies go by default."""
 
 
 class StudyError(ValueError):
@@ -53,39 +58,51 @@ class Study:
     """Fields to search over, by dotted name, each with `low` and `high`, or `choices`."""
 
 
-def find_study(study: str) -> tuple[Path, Path]:
-    """The study's file and the folder of its report: STUDY is a file, or a name under docs/studies.
+def find_study(study: str, out: Path = RUNS) -> tuple[Path, str, Path]:
+    """The study's file, its name and the folder of its report.
 
-    StudyError with the known names if it is neither.
+    STUDY is a file, or a name: of docs/studies/NAME/study.toml in the current folder, else of a study that
+    ships. Reports go beside a study.toml, else to docs/studies/NAME where the current folder has
+    docs/studies, as a clone has, else to `out`/NAME/report. StudyError with the known names for another name.
     """
     path = Path(study)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise StudyError(f"{path}: no such study file")
-        return path, path.parent if path.name == STUDY_NAME else STUDIES / path.stem
-    known = sorted(found.parent.name for found in STUDIES.glob(f"*/{STUDY_NAME}"))
-    if study not in known:
-        raise StudyError(f"there is no study {study!r}; the studies are {', '.join(known) or 'none'}")
-    return STUDIES / study / STUDY_NAME, STUDIES / study
+    if path.suffix == ".toml" and not path.is_file():
+        raise StudyError(f"{path}: no such study file")
+    if path.suffix != ".toml":
+        own = {found.parent.name: found for found in STUDIES.glob(f"*/{STUDY_NAME}")}
+        known = {found.stem: found for found in SHIPPED.glob("*.toml")} | own
+        if study not in known:
+            raise StudyError(
+                f"there is no study {study!r}; the studies are {', '.join(sorted(known))}; "
+                "or give a study file (.toml)"
+            )
+        path = known[study]
+    if path.name == STUDY_NAME:
+        return path, path.resolve().parent.name, path.parent
+    return path, path.stem, STUDIES / path.stem if STUDIES.is_dir() else out / path.stem / "report"
 
 
-def load_study(study: str, minutes: float | None = None, tokens: int | None = None) -> Study:
-    """Reads and checks a study; `minutes` or `tokens` replaces the budget in its file.
+def load_study(
+    study: str, minutes: float | None = None, tokens: int | None = None, out: Path = RUNS
+) -> Study:
+    """Reads and checks a study, found as by `find_study`; `minutes` or `tokens` replaces its file's budget.
 
     StudyError for a field that is missing, unknown or of a wrong type, and for two equal arms.
     """
-    path, folder = find_study(study)
+    path, name, folder = find_study(study, out)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: not TOML ({error})") from error
     try:
-        return _study_from(values, folder, minutes, tokens)
+        return _study_from(values, name, folder, minutes, tokens)
     except ValueError as error:
         raise StudyError(f"{path}: {error}") from error
 
 
-def _study_from(values: dict[str, Any], folder: Path, minutes: float | None, tokens: int | None) -> Study:
+def _study_from(
+    values: dict[str, Any], name: str, folder: Path, minutes: float | None, tokens: int | None
+) -> Study:
     kinds = {
         "title": str, "preset": str, "arms": list, "intro": str, "reading": str, "seeds": int,
         "minutes": float, "tokens": int, "validation_tokens": int, "set": dict, "search": dict,
@@ -101,7 +118,7 @@ def _study_from(values: dict[str, Any], folder: Path, minutes: float | None, tok
     arms = tuple(_arm_from(arm, base, minutes, tokens) for arm in values["arms"])
     _require_different(arms)
     study = Study(
-        name=folder.name,
+        name=name,
         folder=folder,
         title=values["title"],
         intro=values.get("intro", "").strip(),
@@ -111,9 +128,9 @@ def _study_from(values: dict[str, Any], folder: Path, minutes: float | None, tok
         validation_tokens=values.get("validation_tokens", 131_072),
         search=_flat(values.get("search", {})),
     )
-    for name, count in (("seeds", study.seeds), ("validation_tokens", study.validation_tokens)):
+    for key, count in (("seeds", study.seeds), ("validation_tokens", study.validation_tokens)):
         if count < 1:
-            raise StudyError(f"{name} is {count}; expected at least 1")
+            raise StudyError(f"{key} is {count}; expected at least 1")
     return study
 
 

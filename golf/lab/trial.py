@@ -2,26 +2,26 @@
 
 `python -m golf.lab.trial FOLDER` is one run. FOLDER holds trial.json; the run writes measured.json, or
 failed.json with a reason. It ends when its standard input is closed, that is, when the process that started
-it ends: otherwise the next call would start a second run in the same folder.
+it ends. One process at a time runs in a folder: another waits, and finds the run done.
 """
 
 import hashlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from golf.config import RunConfig, fit_to_vocabulary
 from golf.data.manifest import Dataset, open_dataset
+from golf.lab.job import start_trial
 from golf.lab.study import Study
 from golf.model.gpt import GPT
 from golf.pack.layout import artifact_bytes_at, implied_layout
@@ -32,6 +32,7 @@ from golf.score.scorer import Scoring, score
 from golf.system.cli import STOP_SIGNALS, Stopped
 from golf.system.device import choose_runtime, environment
 from golf.system.files import write_json
+from golf.system.lock import owned_folder
 from golf.system.log import RunLog
 from golf.system.stored import config_from_dict, config_to_dict, flat_fields
 from golf.train.checkpoint import load_weights
@@ -60,10 +61,38 @@ class Trial:
 
         With `again`, the run was killed and has to be repeated.
         """
-        for name in ("measured.json", "failed.json"):
-            if (self.folder / name).is_file():
-                return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        return None
+        return outcome_in(self.folder)
+
+
+class RunningTrial(Protocol):
+    """A trial that was started somewhere."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Its exit code, which `returncode` is from then on; None while it runs."""
+        ...
+
+    def stop(self, signum: int) -> None:
+        """Asks it to save and end, because `signum` asked this process."""
+        ...
+
+    def wait(self) -> Any:
+        """Waits for its end."""
+        ...
+
+
+def outcome_in(folder: Path) -> dict[str, Any] | None:
+    """As `Trial.outcome`, of the trial in a folder."""
+    for name in ("measured.json", "failed.json"):
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+    return None
+
+
+def has_to_run(outcome: dict[str, Any] | None) -> bool:
+    """Whether a trial with this outcome is still to be run."""
+    return outcome is None or outcome.get("again", False)
 
 
 def fitted(config: RunConfig, dataset: Dataset) -> RunConfig:
@@ -106,44 +135,55 @@ def plan_trials(study: Study, dataset: Dataset, device: str, threads: int, out: 
     return trials
 
 
-def run_trials(trials: list[Trial], jobs: int, log: RunLog) -> None:
-    """Runs the unfinished trials, `jobs` at a time; Stopped once all have stopped and saved."""
-    waiting = [trial for trial in trials if (trial.outcome() or {"again": True}).get("again")]
+def run_trials(
+    trials: list[Trial], jobs: int, log: RunLog, start: Callable[[Trial], RunningTrial] | None = None
+) -> None:
+    """Runs the unfinished trials, `jobs` at a time; Stopped once all have stopped and saved.
+
+    `start` begins one; by default as a process of this machine.
+    """
+    start = start or _start
+    waiting = [trial for trial in trials if has_to_run(trial.outcome())]
     log.info(f"{len(trials)} runs, {len(trials) - len(waiting)} of them already done, {jobs} at a time")
-    running: dict[subprocess.Popen[bytes], Trial] = {}
+    running: dict[RunningTrial, Trial] = {}
     with log.progress("study", len(trials), "runs") as bar:
         bar.advance(len(trials) - len(waiting))
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     trial = waiting.pop(0)
-                    running[_start(trial)] = trial
-                for process in [process for process in running if process.poll() is not None]:
+                    running[start(trial)] = trial
+                for process in list(running):
+                    code = process.poll()
+                    if code is None:
+                        continue
                     trial = running.pop(process)
-                    _finish(trial, process.returncode, log)
+                    _finish(trial, code, log)
                     bar.advance(1, f"{trial.arm}, seed {trial.seed}")
                 time.sleep(_POLL_SECONDS)
         except Stopped as stop:
-            # A terminal sends Ctrl-C to all; other signals come to this process alone.
-            for process in running if stop.signum != signal.SIGINT else ():
-                process.terminate()
+            for process in running:
+                process.stop(stop.signum)
             raise
         finally:
             for process in running:
                 process.wait()
 
 
-def _start(trial: Trial) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "golf.lab.trial", str(trial.folder)]
-    with open(trial.folder / "output.txt", "ab") as output:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+def _start(trial: Trial) -> RunningTrial:
+    return start_trial(trial.folder)
+
+
+def stop_signal_of(code: int) -> int:
+    """The signal that stopped a program which ended with this exit code; 0 for another end."""
+    return code - 128 if code - 128 in STOP_SIGNALS else 0
 
 
 def _finish(trial: Trial, code: int, log: RunLog) -> None:
     """Logs the result of a run; one that ended without a result is marked as failed, a stopped one is not."""
     outcome = trial.outcome() if code in (0, 1) else None
-    if code in (128 + signum for signum in STOP_SIGNALS):
-        raise Stopped(signum=code - 128)
+    if stop_signal_of(code):
+        raise Stopped(signum=stop_signal_of(code))
     if outcome is None:
         lines = (trial.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
@@ -226,11 +266,16 @@ def held_out_curve(path: Path) -> list[tuple[int, float]]:
 
 
 def run_trial(folder: Path) -> int:
-    """Exit code: 0 with measured.json written, 1 with failed.json, 130 or 143 if stopped."""
+    """Exit code: 0 with measured.json written, 1 with failed.json, 128 and a signal's number if stopped."""
     trial = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     torch.set_num_threads(trial["threads"])
     try:
-        write_json(folder / "measured.json", measure_trial(folder, trial))
+        with owned_folder(folder, partial(print, file=sys.stderr, flush=True)):
+            outcome = outcome_in(folder)
+            if has_to_run(outcome):
+                write_json(folder / "measured.json", measure_trial(folder, trial))
+            elif outcome is not None and "reason" in outcome:
+                return 1
     except Stopped as stop:
         return stop.code
     except FAILURES as error:

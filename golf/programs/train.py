@@ -2,6 +2,7 @@
 
 golf train                                  the whole run, with what this machine has
 golf train --resume runs/NAME               goes on with a run that was stopped
+golf train --out runs/NAME --requeue        begins a run, or goes on with it: for schedulers
 golf train --score artifact.bin --data DIR  scores an artifact in this process
 """
 
@@ -131,7 +132,7 @@ def go_through_stages(command: RunCommand, folder: RunFolder, world: World) -> N
 
 
 def main(arguments: list[str], program: str = PROGRAM) -> int:
-    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM."""
+    """Exit code: 0 done, 1 over the limit, 2 unusable input, 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1."""
     if arguments == ["--doctor"]:
         work = partial(print_diagnosis, RunLog(), Path("data"))
     elif any(argument.split("=")[0] == "--score" for argument in arguments):

@@ -14,8 +14,11 @@ from typing import TextIO
 
 BAD_INPUT, STOPPED, BROKEN_PIPE = 2, 130, 141
 """Exit codes that all programs share; 0 is success, 1 has a meaning of its own in each program."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C; a scheduler, a cloud or a container that ends the program; a terminal that was closed."""
+STOP_SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+)
+"""Ctrl-C; a scheduler, a cloud or a container that ends the program; a terminal that was closed; SLURM, some
+time before it ends a job (`sbatch --signal`). Windows has the first two alone."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -90,8 +93,9 @@ def run_program(
     """Calls `work` and returns its exit code, 0 for None.
 
     The exceptions in `codes` return their code; ValueError, OSError and a lack of memory return 2, Ctrl-C
-    130, SIGTERM 143; each prints one line to standard error. A closed output ends the program quietly with
-    141. Any other exception is a bug of the program and propagates.
+    130, SIGTERM 143, SIGUSR1 128 and its number (138 on Linux); each prints one line to standard error. A
+    closed output ends the program quietly with 141. Any other exception is a bug of the program and
+    propagates.
     """
     codes = dict(codes or {})
     open_missing_streams()

@@ -250,8 +250,8 @@ class Trainer:
     def train(self, checkpoint_path: Path) -> None:
         """Trains until the budget is used, saving to `checkpoint_path` on the way and at the end.
 
-        Raises DivergenceError, the last good checkpoint kept, and Stopped after Ctrl-C or SIGTERM, with a
-        fresh one.
+        Raises DivergenceError, the last good checkpoint kept, and Stopped after Ctrl-C, SIGTERM or SIGUSR1,
+        with a fresh one.
         """
         with handling_stops(self._request_stop):
             with (

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from golf.lab.study import STUDIES, load_study
+from golf.lab.study import SHIPPED, load_study
 from golf.model.config import ModelConfig
 from golf.system.stored import config_to_dict
 
-NAMES = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
+NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
 SIZES = {"vocab_size", "num_heads", "bigram_width", "bos_id"}
 SETTINGS = {"embedding_std", "rotary_base", "qk_gain", "output_init"}
 """Fields that are no switch."""

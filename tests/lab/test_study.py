@@ -1,5 +1,7 @@
 """What a study file may say, and the one line it gets otherwise."""
 
+from pathlib import Path
+
 import pytest
 
 from golf.lab.__main__ import main
@@ -37,11 +39,27 @@ def test_the_command_line_replaces_the_budget(tmp_path):
     )
 
 
-def test_a_file_elsewhere_reports_under_docs_and_one_of_ours_beside_itself(tmp_path):
-    assert find_study(written(tmp_path, ""))[1].as_posix() == "docs/studies/mine"
+def test_a_report_goes_beside_a_study_toml_else_under_docs_in_a_clone_else_to_the_runs(tmp_path, monkeypatch):
+    out = Path("out")
+    assert find_study(written(tmp_path, ""), out)[1:] == ("mine", Path("docs/studies/mine"))
+    assert find_study("switches", out)[2] == Path("docs/studies/switches")
     own = tmp_path / "study.toml"
     own.write_text("")
-    assert find_study(str(own)) == (own, tmp_path)
+    assert find_study(str(own), out) == (own, tmp_path.name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert find_study("mine.toml", out)[2] == Path("out/mine/report")
+    path, name, report = find_study("switches", out)
+    assert (path.is_file(), name, report) == (True, "switches", Path("out/switches/report"))
+    assert load_study("switches").folder == Path("runs/lab/switches/report")
+
+
+def test_a_study_of_ones_own_goes_before_one_of_its_name_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = Path("docs/studies/switches/study.toml")
+    own.parent.mkdir(parents=True)
+    own.write_text(HEAD + BASE)
+    assert find_study("switches") == (own, "switches", own.parent)
+    assert [arm.name for arm in load_study("switches").arms] == ["base"]
 
 
 WRONG = {

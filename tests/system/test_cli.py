@@ -39,6 +39,7 @@ def raising(error):
         (raising(BrokenPipeError()), 141, ""),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "p: goes on\n"),
         (lambda: os.kill(os.getpid(), signal.SIGHUP), 129, "p: goes on\n"),
+        (lambda: os.kill(os.getpid(), signal.SIGUSR1), 128 + signal.SIGUSR1, "p: goes on\n"),
     ],
 )
 def test_a_program_ends_with_its_code_and_one_line(work, code, line, capsys):

@@ -119,9 +119,13 @@ LOOPING = replace(MODEL, num_layers=4, recurrence_first=1, recurrence_last=2, re
 IN_PHASES = ScheduleConfig(recurrence_start=0.5, context_growth=(0.3,), lr_rewarmup=0.2, batch_growth=(0.7,))
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 9])
+@pytest.mark.parametrize(
+    ("stop_at", "signum"), [(1, signal.SIGINT), (4, signal.SIGUSR1), (9, signal.SIGTERM)]
+)
 @pytest.mark.parametrize(("model", "schedule"), [(MODEL, None), (LOOPING, IN_PHASES)], ids=["seed", "phases"])
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, stop_at, model, schedule):
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path, stop_at, signum, model, schedule
+):
     how = {"model_config": model, "schedule": schedule}
     whole = make_trainer(Budget(steps=10), **how)
     whole.train(tmp_path / "whole.pt")
@@ -130,12 +134,13 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
 
     def stop_then_draw(num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
         if first.steps == stop_at - 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
         return draw_batch(num_sequences, context)
 
     first.batches.next = stop_then_draw
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped) as stopped:
         first.train(tmp_path / "c.pt")
+    assert stopped.value.code == 128 + signum
     if (tmp_path / "c.pt").is_file():
         second = make_trainer(Budget(steps=10), **how)
         torch.manual_seed(123)
