@@ -210,8 +210,7 @@ def test_check_and_report_and_compare_need_nothing_that_windows_lacks(tmp_path):
         "for name in ('fcntl', 'resource', 'pwd', 'termios'): sys.modules[name] = None\n"
         "for name in ('SIGHUP', 'SIGUSR1', 'SIGALRM', 'SIGKILL'): delattr(signal, name)\n"
         "for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_DIRECTORY', 'fork', 'pread'): delattr(os, name)\n"
-        "from golf.__main__ import main\nimport golf.entry.progress\nsys.platform = 'win32'\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "from golf.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     )
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "config.json").write_text("{}")

@@ -1,7 +1,6 @@
 """One owner per folder: a lock that ends with its process, however that ends."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,11 +43,11 @@ def owned_folder(folder: Path, say_waiting: Callable[[str], None] | None = None)
 
 def lock_owner(folder: Path) -> int | None:
     """The number of the process that owns the folder, 0 if it is not known; None if nobody does."""
-    if sys.platform == "win32":
-        # No command runs there that owns a folder.
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        # Windows, where no command runs that owns a folder.
         return None
-    import fcntl
-
     path = folder / LOCK_NAME
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -64,9 +63,7 @@ def lock_owner(folder: Path) -> int | None:
 
 
 def _take(path: Path, say_waiting: Callable[[str], None] | None) -> int:
-    """The descriptor of the lock file, locked; OSError on a system without such locks."""
-    if sys.platform == "win32":
-        raise OSError(f"{path.parent}: this system has no file locks (flock)")
+    """The descriptor of the lock file, locked."""
     import fcntl
 
     has_said, num_misses = False, 0

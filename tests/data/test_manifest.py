@@ -152,15 +152,13 @@ def test_a_dataset_without_a_split_says_so_when_it_is_asked_for(folder: Path, sp
 
 def test_a_folder_without_data_says_how_to_make_some(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(DataError, match="no dataset there; make one with `python"):
+        with pytest.raises(DataError, match="no dataset there; make one with `golf prepare"):
             open_dataset(folder)
 
 
 def test_shards_without_a_manifest_say_how_to_adopt_them(folder: Path):
     (folder / "manifest.json").unlink()
-    with pytest.raises(
-        DataError, match=r"has shards but no manifest\.json\. `python -m golf\.prepare --source"
-    ):
+    with pytest.raises(DataError, match=r"has shards but no manifest\.json\. `golf prepare --source"):
         open_dataset(folder)
 
 

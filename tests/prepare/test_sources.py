@@ -225,7 +225,7 @@ def test_bad_options_are_one_line_and_exit_code_2(arguments: str, tmp_path: Path
     assert main([*arguments.split(), "--data", str(tmp_path / "a")]) == 2
     error = capsys.readouterr().err
     assert BAD[arguments] in error
-    assert error.startswith("golf.prepare: ") and error.count("\n") == 1
+    assert error.startswith("golf prepare: ") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -241,14 +241,14 @@ def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
     monkeypatch.setattr(prepare_module, "read_docs", stopped)
     assert main(["--source", "docs", "--data", str(tmp_path / "a")]) == 130
-    assert capsys.readouterr().err.startswith("golf.prepare: stopped")
+    assert capsys.readouterr().err.startswith("golf prepare: stopped")
 
 
 def test_the_module_runs_as_a_program(tmp_path: Path):
     command = [sys.executable, "-m", "golf.prepare", "--source", "shards", "--data", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("golf.prepare: ") and "Traceback" not in done.stderr
+    assert done.stderr.startswith("golf prepare: ") and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -91,7 +91,8 @@ def test_arguments_that_are_wrong_are_named(opened, wrong):
 
 def test_a_broken_lm_eval_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("golf.tasks.harness.find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in ["lm_eval", *(name for name in sys.modules if name.startswith("lm_eval."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     register.cache_clear()
     assert main() == 2
     error = capsys.readouterr().err
