@@ -1,7 +1,8 @@
 """Hooks of mkdocs.yml: the pages are written for GitHub, and the site differs from it in three things.
 
-A link to a file outside docs/ leads to `repo_url`, and is text where none is set; one to a file that does not
-exist is a warning, which `--strict` makes an error. An escaped bar within code in a table loses its backslash.
+A link to a file outside docs/ leads to `repo_url`, and is text where none is set; one to a file that does
+not exist is a warning, which `--strict` makes an error. An escaped bar within code in a table loses its
+backslash.
 A list that GitHub shows and the site would not, for lack of an empty line before it, is a warning.
 """
 

@@ -5,7 +5,6 @@
 It imports the module of every command, torch with them.
 """
 
-import dataclasses
 import importlib
 import inspect
 import re
@@ -30,20 +29,25 @@ from golf.system.options import named_values
 HEAD = """\
 # Reference: commands, options, presets
 
-`python -m golf.programs.reference > docs/reference.md` writes this page from the docstrings of the code; a test compares them.
-`golf COMMAND --help` prints one screen, `golf COMMAND --help-all` every option. An option is typed `--name VALUE` or
-`--name=VALUE`; hyphens and underscores are the same. A switch that is on is turned off with `--no-name`. Unknown options are
-errors. "default" is that of the option's class; a preset changes some of them ([presets](#presets)), and a blank means off or
-decided by the program, as the text says.
+`python -m golf.programs.reference > docs/reference.md` writes this page from the docstrings of the code; a
+test compares them. `golf COMMAND --help` prints one screen, `golf COMMAND --help-all` every option. An option
+is typed `--name VALUE` or `--name=VALUE`; hyphens and underscores are the same. A switch that is on is turned
+off with `--no-name`. Unknown options are errors. "default" is that of the option's class; a preset changes
+some of them ([presets](#presets)), and a blank means off or decided by the program, as the text says.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
 | 1 | the answer is no: over the limit, not verified, an error found, a failed audit |
 | 2 | unusable input, a full disk or too little memory, in one line on standard error |
-| 130, 143, 129 | stopped by Ctrl-C (SIGINT), by SIGTERM, by a closed terminal (SIGHUP); a run that trains saves its state first |
+| 130, 143, 129 | stopped by Ctrl-C, SIGTERM or a closed terminal; a run that trains saves its state |
 | 141 | what read the output has closed it |
 """
+OTHER_FORMS = {
+    "train": ("--score", "golf.command", "ScoreCommand"),
+    "finetune": ("--stages", "golf.finetune.stages", "StagesCommand"),
+}
+"""Commands that have options of their own with a certain one: it, and the class of those options."""
 GROUPS_OF_TRAIN = {
     each.name: each for each in describe_options(RunCommand) if isinstance(each, DescribedGroup)
 }
@@ -64,7 +68,8 @@ def prose(text: str) -> str:
     """A docstring as Markdown: what looks like markup to a reader of Markdown is none."""
     parts = re.split(r"(`[^`]*`)", cell(text))
     return "".join(
-        each if each.startswith("`") else re.sub(r"([*\[])", r"\\\1", each).replace("<", "&lt;") for each in parts
+        each if each.startswith("`") else re.sub(r"([*\[])", r"\\\1", each).replace("<", "&lt;")
+        for each in parts
     )
 
 
@@ -100,31 +105,43 @@ def paragraphs(doc: str) -> Iterator[str]:
 def describe_command(name: str, command: Command) -> Iterator[str]:
     """The section of one command, paragraph by paragraph."""
     module = importlib.import_module(command.module)
-    found = list(describe_options(vars(module)[command.options]))
-    own = [each for each in found if isinstance(each, DescribedField)]
-    groups = [each for each in found if isinstance(each, DescribedGroup)]
     yield f"### golf {name}"
     yield from paragraphs(module.__doc__ or "")
+    yield from describe_class(name, f"golf {name}", vars(module)[command.options])
+    if name in OTHER_FORMS:
+        flag, where, options = OTHER_FORMS[name]
+        kind = vars(importlib.import_module(where))[options]
+        yield f"#### golf {name} {flag}"
+        yield prose(inspect.cleandoc(kind.__doc__ or ""))
+        yield from describe_class(name, f"golf {name} {flag}", kind)
+
+
+def describe_class(name: str, title: str, kind: type) -> Iterator[str]:
+    """Usage and options of a class, those of its groups below."""
+    found = list(describe_options(kind))
+    own = [each for each in found if isinstance(each, DescribedField)]
     needed = [usage_of(each) for each in own if each.positional]
     needed += [f"{each.flag} {each.kind}" for each in own if not each.positional and is_required(each)]
     yield f"Usage: `{' '.join(['golf', name, *needed, '[OPTIONS]'])}`"
     yield "\n".join(table(own))
-    for group in groups:
-        title = f"`--{group.name.replace('_', '-')}.NAME`"
-        if name != "train" and group == GROUPS_OF_TRAIN.get(group.name):
-            yield f"{title}: {prose(group.doc)} As in [golf train](#golf-train-{group.name})."
+    for group in found:
+        if not isinstance(group, DescribedGroup):
             continue
-        yield f"#### golf {name}: {group.name}"
+        if name != "train" and group == GROUPS_OF_TRAIN.get(group.name):
+            shown = f"`--{group.name.replace('_', '-')}.NAME`"
+            yield f"{shown}: {prose(group.doc)} As in [golf train](#golf-train-{group.name})."
+            continue
+        yield f"#### {title}: {group.name}"
         yield prose(group.doc)
         yield "\n".join(table(list(group.fields)))
 
 
 def describe_presets() -> Iterator[str]:
-    """The presets, each by what it changes of another: of the defaults or the preset that is nearest to it."""
+    """The presets, each by what it changes of the defaults or of the nearest preset before it."""
     yield "## Presets"
     yield (
-        "`golf train --preset NAME`. The column \"text\" is what a run without `--data` trains on: the documentation of "
-        "Python and its packages, or the challenge's FineWeb. Options on the command line come after the preset."
+        '`golf train --preset NAME`. "text" is what a run without `--data` trains on: the documentation of '
+        "Python and its packages, or the challenge's FineWeb. Options come after the preset."
     )
     lines = ["| preset | text | purpose |", "|---|---|---|"]
     for name, preset in PRESETS.items():
@@ -134,7 +151,8 @@ def describe_presets() -> Iterator[str]:
     for name, preset in PRESETS.items():
         values = dict(named_values(preset.config))
         near, changed = min(
-            ((other, different(given, values)) for other, given in known.items()), key=lambda pair: len(pair[1])
+            ((other, different(given, values)) for other, given in known.items()),
+            key=lambda pair: len(pair[1]),
         )
         known[name] = values
         yield f"### preset {name}"
