@@ -33,7 +33,7 @@ def quoted_messages() -> list[str]:
 
 
 def is_in_the_code(message: str) -> bool:
-    """Whether a text of the code is the message, or what is left without places before and a reason behind."""
+    """Whether a text of the code is the message, or what is left without place and reason around it."""
     parts = message.split(": ")
     tails = [": ".join(parts[start:]) for start in range(len(parts))]
     tails += [tail.rpartition(" (")[0] for tail in tails if tail.endswith(")")]
