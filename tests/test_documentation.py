@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^(?:    \S.*\n)+", re.MULTILINE)
-QUOTED = re.compile(r"^> ``(.+)``$", re.MULTILINE)
+QUOTED = re.compile(r"^> `` (.+) ``$", re.MULTILINE)
 SHOWN = re.compile(r"(?<!`)`(golf [a-z][^`\n]*)`")
 FEWEST_LETTERS = 12
 """Of a message's fixed text: a shorter one would fit to anything."""
