@@ -40,7 +40,7 @@ some of them ([presets](#presets)), and a blank means off or decided by the prog
 | 0 | done |
 | 1 | the answer is no: over the limit, not verified, an error found, a failed audit |
 | 2 | unusable input, a full disk or too little memory, in one line on standard error |
-| 130, 143, 129 | stopped by Ctrl-C, SIGTERM or a closed terminal; a run that trains saves its state |
+| 130, 143, 138, 129 | stopped by Ctrl-C, SIGTERM, SIGUSR1, a closed terminal; training saves its state |
 | 141 | what read the output has closed it |
 """
 OTHER_FORMS = {
