@@ -80,9 +80,9 @@ def shrink(study: Path) -> None:
 
 def tiny_options(program: str) -> list[str]:
     """Options that make a command of the page tiny; they replace its own."""
-    if program == "golf.lab":
+    if program == "lab":
         return shlex.split("--data data --tokens 128 --seeds 1 --jobs 1 --device cpu")
-    if program == "quantize.py":
+    if program == "quantize":
         return []
     sizes = [f"--{part}.{name}={value}" for part, values in SIZES.items() for name, value in values.items()]
     budget = "--data data --steps 2 --device cpu --eager --max-tokens 64 --score.stride 16"
@@ -101,8 +101,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the ideas of the page, and its commands' results."""
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "golf", project / "golf", ignore=shutil.ignore_patterns("__pycache__"))
-    for program in ("train_gpt.py", "quantize.py"):
-        shutil.copy(ROOT / program, project)
     for block in BLOCKS:
         if block.path is not None:
             block.apply(project)
@@ -110,8 +108,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_dataset(project / "data", tiny_tokenizer(), num_documents=40)
     lines = [line for block in BLOCKS if block.language == "sh" for line in block.text.splitlines()]
     for line in dict.fromkeys(lines):
-        words = shlex.split(line)[1:]
-        run(project, *words, *tiny_options(words[1] if words[0] == "-m" else words[0]))
+        golf, program, *words = shlex.split(line)
+        run(project, "-m", golf, program, *words, *tiny_options(program))
     return project
 
 

@@ -23,6 +23,9 @@ from golf.score.tally import Tally
 
 NOT_MEASURED = {
     ("README.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
+    ("docs/gpu.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
+    ("docs/reference.md", "option, value, default, meaning"): "figures of sources in docstrings",
+    ("docs/reference.md", "preset, text, purpose"): "sizes of presets",
     ("docs/gpu.md", "stage, what it does, use of the card"): "limits of the command",
     ("docs/recipe.md", "preset, network, tokens per step, context, recurrence, purpose"): "sizes of presets",
     ("docs/recipe.md", "field, what it does, seed, frontier, source, published effect"): "published effects",
@@ -31,6 +34,7 @@ NOT_MEASURED = {
     ("docs/rules.md", "rule, source, checked by"): "limits of the challenge, figures of its records",
     ("docs/rules.md", "rule, checked by"): "versions of Python",
     ("docs/rules.md", "million bytes, cause"): "bytes of public records",
+    ("docs/submitting.md", "check, holds if"): "limits of the checks",
 }
 """Tables with decimal figures that no program here measured: page and headings, with the reason."""
 SOURCE = {"command": "python x.py", "n": 2, "hardware": "one core", "date": "2026-11-27"}

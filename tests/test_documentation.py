@@ -1,0 +1,123 @@
+"""The pages of docs/ that are written from the code, or quote it: the reference, the FAQ, every command."""
+
+import ast
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from golf.__main__ import all_commands
+from golf.programs.reference import OTHER_FORMS, reference
+from golf.system.fields import describe_options, flatten
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^(?:    \S.*\n)+", re.MULTILINE)
+QUOTED = re.compile(r"^> `` (.+) ``$", re.MULTILINE)
+SHOWN = re.compile(r"(?<!`)`(golf [a-z][^`\n]*)`")
+FEWEST_LETTERS = 12
+"""Of a message's fixed text: a shorter one would fit to anything."""
+OWN_HELP = {"bench"}
+"""Commands whose further options are those of another program."""
+
+
+def quoted_messages() -> list[str]:
+    """What the FAQ quotes, program's name included."""
+    lines = QUOTED.findall((ROOT / "docs" / "faq.md").read_text(encoding="utf-8"))
+    assert all(re.match(r"golf(?: [a-z]+)?: ", line) for line in lines), "the program comes first"
+    return lines
+
+
+def is_in_the_code(message: str) -> bool:
+    """Whether a text of the code is the message, or what is left without place and reason around it."""
+    parts = message.split(": ")
+    tails = [": ".join(parts[start:]) for start in range(len(parts))]
+    tails += [tail.rpartition(" (")[0] for tail in tails if tail.endswith(")")]
+    return any(pattern.fullmatch(tail) for pattern in message_patterns() for tail in tails)
+
+
+@functools.cache
+def message_patterns() -> tuple[re.Pattern[str], ...]:
+    """A pattern for each text of the code, whose gaps fit to anything."""
+    found = []
+    for path in sorted((ROOT / "golf").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [
+                part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else None
+                for part in parts
+            ]
+            if sum(len(text or "") for text in texts) >= FEWEST_LETTERS:
+                found.append(re.compile("".join(".*" if text is None else re.escape(text) for text in texts)))
+    return tuple(found)
+
+
+@functools.cache
+def flags_of(name: str) -> set[str]:
+    """The options of a command as they are typed, those of its other form, too."""
+    command = all_commands()[name]
+    places = [(command.module, command.options)]
+    if name in OTHER_FORMS:
+        places.append(OTHER_FORMS[name][1:])
+    flags = {"--help", "--help-all"}
+    for module, options in places:
+        for each in flatten(describe_options(vars(importlib.import_module(module))[options])):
+            flags |= {f"--{each.name.replace('_', '-')}", each.flag}
+    return flags
+
+
+def shown_commands(text: str) -> list[str]:
+    """Commands that begin with golf, of blocks and of code in the text; continued lines are joined."""
+    blocks = [body for language, body in FENCED.findall(text) if language in ("", "sh", "text")]
+    plain = QUOTED.sub("", FENCED.sub("", text))
+    lines = "\n".join([*blocks, *INDENTED.findall(plain)]).replace("\\\n", " ").splitlines()
+    typed = [line.strip().removeprefix("$ ") for line in lines]
+    return [line for line in [*typed, *SHOWN.findall(plain)] if re.match(r"golf [a-z]+( |$)", line)]
+
+
+def test_the_reference_is_the_one_that_the_code_writes():
+    stored = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert stored == reference(), "python -m golf.programs.reference > docs/reference.md"
+
+
+def test_the_faq_quotes_messages_that_the_code_has():
+    quoted = quoted_messages()
+    assert len(quoted) >= 20
+    assert not (gone := [each for each in quoted if not is_in_the_code(each)]), "\n".join(gone)
+
+
+def test_a_message_that_the_code_has_not_is_seen():
+    assert is_in_the_code("golf train: --minutes and --steps are two budgets; give one of them")
+    assert not is_in_the_code("golf train: --minutes and --steps are one budget; give one of them")
+    assert not is_in_the_code("golf score: a.bin: artifact is damaged: its checksum does not match its bytes")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist_with_their_options(page):
+    wrong = []
+    for line in shown_commands(page.read_text(encoding="utf-8")):
+        name, *words = line.split()[1:]
+        if name not in all_commands():
+            wrong.append(f"{name}: {line}")
+        elif name not in OWN_HELP:
+            typed = {word.partition("=")[0].strip("[],;.:)").replace("_", "-") for word in words}
+            flags = {word for word in typed if re.fullmatch(r"--[a-z][a-z0-9.-]*", word)}
+            wrong += [f"{flag}: {line}" for flag in sorted(flags - flags_of(name))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_links_out_of_docs_lead_to_the_repository_or_become_text():
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(ROOT / "docs/gpu.md"), src_uri="gpu.md"))
+    text = "[a](../README.md#x) `[b](../README.md)` [c](data.md)\n| `x\\|y` \\| z |"
+    site = {"docs_dir": str(ROOT / "docs"), "repo_url": "https://host/o/r"}
+    rest = " `[b](../README.md)` [c](data.md)\n| `x|y` \\| z |"
+    linked = hooks.on_page_markdown(text, page, site)
+    assert linked == "[a](https://host/o/r/blob/main/README.md#x)" + rest
+    assert hooks.on_page_markdown(text, page, {**site, "repo_url": None}) == "a" + rest
