@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from test_end_to_end import TINY
+from tiny_samples import TINY
 
 from golf.command import parse_run as train_gpt_command
 from golf.pack.artifact import decode_artifact

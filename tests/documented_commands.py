@@ -1,7 +1,7 @@
 """Commands of a documentation page: those of its code blocks, and those of ours in its prose.
 
-A command is one simple command of a shell line. Of a synopsis (`[--minutes M | --tokens N]`, `sft|dpo`) there is
-one command without the optional parts, and one for each of them.
+A command is one simple command of a shell line. Of a synopsis (`[--minutes M | --tokens N]`, `sft|dpo`) there
+is one command without the optional parts, and one for each of them.
 """
 
 import ast
@@ -49,15 +49,17 @@ class Command:
     @property
     def text(self) -> str:
         """The words as a shell would read them."""
-        return " ".join([*self.sets, *(word if re.search(r"[*?]", word) else shlex.quote(word) for word in self.words)])
+        return " ".join(
+            [*self.sets, *(word if re.search(r"[*?]", word) else shlex.quote(word) for word in self.words)]
+        )
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}: {self.text}"
 
 
-def commands_in(page: str, text: str) -> Iterator[Command]:
-    """Every command of a page in Markdown."""
-    prose, blocks = divide(text)
+def commands_in(page: str, text: str, is_comment: bool = False) -> Iterator[Command]:
+    """Every command of a page in Markdown, or in comments, whose blocks have no blank line above."""
+    prose, blocks = divide(text, is_comment)
     for line, language, body in blocks:
         yield from block_commands(page, line, language, body)
     for span in SPAN.finditer(prose):
@@ -72,7 +74,7 @@ def commands_in(page: str, text: str) -> Iterator[Command]:
                         yield replace(command, is_shell=False)
 
 
-def divide(text: str) -> tuple[str, list[tuple[int, str, list[str]]]]:
+def divide(text: str, is_comment: bool = False) -> tuple[str, list[tuple[int, str, list[str]]]]:
     """The page with blank lines in place of its blocks; and its blocks: first line, language, lines."""
     prose, blocks = [], []
     fence, before_is_blank = "", True
@@ -86,7 +88,9 @@ def divide(text: str) -> tuple[str, list[tuple[int, str, list[str]]]]:
         elif mark:
             fence = mark[1]
             blocks.append((number + 1, mark[2].strip("{}").lower(), []))
-        elif re.match(r"^(?: {4}|\t)\s*\S", line) and (before_is_blank or in_indented(blocks, number)):
+        elif re.match(r"^(?: {4}|\t)\s*\S", line) and (
+            before_is_blank or is_comment or in_indented(blocks, number)
+        ):
             if not in_indented(blocks, number):
                 blocks.append((number, "indented", []))
             blocks[-1][2].append(line)
@@ -204,6 +208,10 @@ def simple_command(page: str, number: int, words: list[str]) -> Iterator[Command
                     yield inner
         elif own_program(words[place:]) and words[place] != "make":
             yield Command(page, number, tuple(words[place:]), sets=tuple(sets))
+            return
+        elif words[place].endswith(".sbatch"):
+            # Its script hands the rest on to a run.
+            yield Command(page, number, ("golf", "train", *words[place + 1 :]))
             return
 
 

@@ -1,5 +1,5 @@
-"""Every command of README.md, CONTRIBUTING.md, docs/ and launch/: ours are run up to where their work begins, with
-tiny files in the places of the page's; the others are listed with the reason why not."""
+"""Every command of README.md, CONTRIBUTING.md, docs/ and launch/: ours are run up to where their work begins,
+with tiny files in the places of the page's; the others are listed with the reason why not."""
 
 import contextlib
 import importlib
@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -30,20 +29,20 @@ from documented_commands import (
     split_line,
 )
 from entry_toys import audit, draw_nothing, make_run
-from tiny_samples import tiny_text, write_tiny_dataset
+from tiny_samples import tiny_text, tiny_tokenizer, write_evals, write_tiny_artifact, write_tiny_dataset
 from torch.distributed.run import get_args_parser
 
-from golf import checks
 from golf.__main__ import all_commands
-from golf.entry import build as building
+from golf.data.manifest import Manifest
+from golf.data.vocabulary import Vocabulary
+from golf.entry.runs import RECORD_TRACKS
 from golf.hub.address import HubAddress
 from golf.run_folder import EntryFolder
 from golf.system import options as reading
-from golf.system.log import RunLog
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "launch/*")
-SECONDS = 10
+SECONDS = 60
 """That a command may take; it takes tenths of one."""
 
 MARKED = {
@@ -52,19 +51,18 @@ MARKED = {
     r"hf (auth|download)": "network, and somebody's token",
     r"rsync|ssh|sleep": "another machine",
     r"python -m pytest": "the tests",
-    r"golf\.lab ideas|train_gpt\.py .* gelu2|quantize\.py runs/ideas":
-        "kinds that docs/extending.md adds; tests/test_extending.py runs them",
     r"golf\.prepare --source text --data DIR$": "the README's short form; text needs files and a tokenizer",
     r"golf\.prepare\.common_docs$": "minutes; writes into the package",
 }  # fmt: skip
-"""Commands that are not run, by the start of one of another program's or by any part of one of ours, and why not. Ours
-are still read: options that do not exist, or wrong values, fail."""
+"""Commands that are not run, by the start of one of another program's or by any part of one of ours, and why
+not. Ours are still read: options that do not exist, or wrong values, fail."""
 
 NAMES = {
     "train_gpt.py": "train", "quantize.py": "quantize", "eval_bpb.py": "score", "ttt.py": "ttt",
 }  # fmt: skip
 """Our programs by their commands; golf.X is X, benchmarks.X is bench X."""
 BEGINS = {
+    "train": ("golf.command:Trackers",),
     "score": (
         "golf.evaluate:score_once", "golf.audit.rescore:run_project", "golf.audit.proof:score_once",
         "golf.entry.verify:score_by_project",
@@ -72,7 +70,7 @@ BEGINS = {
     "prove": ("golf.audit.proof:score_once",),
     "verify": ("golf.entry.verify:score_by_project",),
     "prepare": (
-        "golf.prepare.sources:read_docs", "golf.prepare.sources:fetch_challenge",
+        "golf.prepare.sources:prepare_docs", "golf.prepare.sources:fetch_challenge",
         "golf.prepare.sources:stream_dataset", "golf.prepare.sources:build_dataset",
         "golf.prepare.sources:adopt_shards",
     ),
@@ -82,15 +80,27 @@ BEGINS = {
     "finetune": ("golf.finetune.__main__:finetune", "golf.finetune.stages:pretrain"),
     "chat": ("golf.chat:ChatSession",),
     "push": ("golf.hub.push:send",),
+    "submit": ("golf.entry.pull_request:run_in_layout",),
+    "export": ("golf.export.__main__:write_safetensors", "golf.export.__main__:write_transformers"),
+    "bench gpu": ("benchmarks.gpu:find_machine",),
     "entry": ("golf.entry_main:open_text",),
     "check": (), "compare": (), "build": (), "doctor": (), "completion": (), "bench": (), "": (),
 }  # fmt: skip
-"""What begins the work of a program, besides what PROGRAMS says; those that are fast run to their end. Of a program
-that is not here, and has no line of PROGRAMS, the options are read."""
+"""What begins the work of a program, besides what PROGRAMS says; those that are fast run to their end. Of a
+program that is not here, and has no line of PROGRAMS, the options are read."""
+
+EXTENDED = {
+    "golf.model.kinds:FEEDFORWARDS": ("gelu2", "gelu"),
+    "golf.train.optim:OPTIMIZERS": ("lion", "adamw"),
+    "golf.pack.artifact:QUANTIZERS": ("int8", "int5"),
+}
+"""What docs/extending.md adds to tables, and what stands for it; tests/test_extending.py runs the page's own."""
 
 ENTRY, RUN, DATA, NEW, NUMBER = "ENTRY", "RUN", "DATA", "NEW", "2"
+ENTRIES = r"ENTRY|FOLDER|A|B|ARTIFACT_OR_ENTRY|MODEL|records/.*"
+MODELS = rf"{ENTRIES}|runs/.*"
 BY_OPTION = (
-    (r".* (%s)" % "|".join(OUTPUTS), r".*", NEW),
+    (rf".* ({'|'.join(OUTPUTS)})", r".*", NEW),
     (r"prepare --(data|out)", r".*", NEW),
     (r"tasks --data|.* --evals", r".*", "EVALS"),
     (r"finetune --(data|sft)", r"(?!data/).*", "CONVERSATIONS"),
@@ -98,20 +108,21 @@ BY_OPTION = (
     (r".* --(\w+-)?tokenizer", r".*", "TOKENIZER"),
     (r".* --val-shard", r".*", "SHARD"),
     (r"build", r".*", "FINISHED"),
-    (r"tasks|chat", r"[A-Z]+", ENTRY),
+    (r"(score|ttt|prove|chat|tasks|finetune|export|bench .*)( --(model|prove|ttt|audit))?", MODELS, "MODEL"),
+    (r"lab", r"STUDY|ideas", "STUDY"),
+    (r"submit --into", r".*", "CLONE"),
     (r".* --repo", r"USER/NAME", None),
 )  # fmt: skip
-"""Program and option (of positional arguments the program alone), word: what stands for it; None for itself."""
+"""Program and option (the program alone for positional ones), and value: what stands for it, None for itself."""
 BY_WORD = (
     (r"hf://.*", None),
-    (r"ENTRY|FOLDER|A|B|ARTIFACT_OR_ENTRY|MODEL|records/.*", ENTRY),
+    (ENTRIES, ENTRY),
     (r"ARTIFACT|(.*/)?artifact[\w<>]*\.bin", "ARTIFACT"),
     (r"RUN|runs/.*", RUN),
     (r"DIR|DATA|data/[\w.-]+", DATA),
     (r".*\.txt", "TEXT"),
     (r"DOCUMENTS|.*\.(jsonl|json)(\.zst|\.gz)?", "ROWS"),
     (r".*\.model", "TOKENIZER"),
-    (r"STUDY", "STUDY"),
     (r"N|M|S|J|K", NUMBER),
     (r"P|D", "cpu"),
     (r"T", "local"),
@@ -126,13 +137,16 @@ def pages(root: Path = ROOT) -> Iterator[tuple[str, str]]:
         for path in sorted(root.glob(pattern)):
             if path.is_file():
                 is_launch = path.parent.name == "launch"
-                yield path.relative_to(root).as_posix(), launch_text(path) if is_launch else path.read_text()
+                text = launch_text(path) if is_launch else path.read_text(encoding="utf-8")
+                yield path.relative_to(root).as_posix(), text
 
 
 @cache
 def documented() -> tuple[Command, ...]:
     """Every command of every page."""
-    return tuple(command for page, text in pages() for command in commands_in(page, text))
+    return tuple(
+        command for page, text in pages() for command in commands_in(page, text, page.startswith("launch/"))
+    )
 
 
 def marks_of(command: Command) -> list[str]:
@@ -164,19 +178,32 @@ class Workplace:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]):
         self.folder, self.patch, self.capture = folder, patch, capture
         self.begins = beginnings()
-        source = next(path for path in sorted((ROOT / "records").glob("*/*")) if EntryFolder(path).artifact(42).exists())
-        entry, data = folder / "entry", folder / "dataset"
+        source = next(
+            path for path in sorted((ROOT / "records").glob("*/*")) if EntryFolder(path).artifact(42).exists()
+        )
+        entry, data, model = folder.joinpath(*source.parts[-3:]), folder / "dataset", folder / "model"
         shutil.copytree(source, entry)
-        tokenizer = next((entry / "data").glob("*.model"))
-        write_tiny_dataset(data, tokenizer.read_bytes(), 1500)
-        artifact = EntryFolder(entry).artifact(42)
+        write_tiny_dataset(data, tiny_tokenizer(), 1500)
+        model.mkdir()
+        shutil.copytree(data, model / "data")
+        tokenizer, artifact = data / "tiny.model", EntryFolder(model).artifact(1)
+        write_tiny_artifact(artifact, Vocabulary.load(tokenizer))
+        clone = folder / "clone"
+        for track in RECORD_TRACKS:
+            (clone / "records" / track).mkdir(parents=True)
+        (clone / "README.md").touch()
+        subprocess.run(["git", "init", "--quiet", clone], check=True)
+        write_evals(folder / "evals")
         run = write_stopped_run(folder / "run", artifact, data)
         write_study(folder / "study.toml")
         (folder / "text.txt").write_text("\n\n".join(map(tiny_text, range(100))))
         write_lines(folder / "rows.jsonl", ({"text": tiny_text(seed)} for seed in range(100)))
         write_lines(
             folder / "conversations.jsonl",
-            ({"instruction": tiny_text(seed), "input": "", "output": tiny_text(seed + 1)} for seed in range(40)),
+            (
+                {"instruction": tiny_text(seed), "input": "", "output": tiny_text(seed + 1)}
+                for seed in range(40)
+            ),
         )
         write_lines(
             folder / "preferences.jsonl",
@@ -188,7 +215,8 @@ class Workplace:
             self.finished.append(make_run(folder / f"finished{seed}", seed))
             audit(self.finished[-1])
         self.places = {
-            ENTRY: entry, RUN: run.path, DATA: data, "ARTIFACT": artifact, "TOKENIZER": tokenizer,
+            ENTRY: entry, "MODEL": model, "CLONE": clone, RUN: run.path, DATA: data,
+            "ARTIFACT": artifact, "TOKENIZER": tokenizer,
             "STUDY": folder / "study.toml", "EVALS": folder / "evals", "TEXT": folder / "text.txt",
             "ROWS": folder / "rows.jsonl", "SHARD": data / "fineweb_val_000000.bin",
             "CONVERSATIONS": folder / "conversations.jsonl", "PREFERENCES": folder / "preferences.jsonl",
@@ -200,7 +228,9 @@ class Workplace:
         own = own_program(command.words)
         if own is None:
             known = marks or not command.is_shell
-            return None if known else f"{command.words[0]} is no program of ours; MARKED says why it is not run"
+            return (
+                None if known else f"{command.words[0]} is no program of ours; MARKED says why it is not run"
+            )
         program, arguments = own
         if program == "make":
             return self.fault_of_make(command, arguments)
@@ -212,7 +242,12 @@ class Workplace:
             started = ["-m", asked.training_script] if asked.module else [asked.training_script]
             rest = replace(command, words=("python", *started, *asked.training_script_args))
             return self.fault_of(rest) if own_program(rest.words) else f"{started} is no program of ours"
-        if program == "golf" and arguments and re.fullmatch("[a-z-]*[a-z]", arguments[0]) and not arguments[0].startswith("-"):
+        if (
+            program == "golf"
+            and arguments
+            and re.fullmatch("[a-z-]*[a-z]", arguments[0])
+            and not arguments[0].startswith("-")
+        ):
             if arguments[0] not in all_commands():
                 return f"golf has no command {arguments[0]!r}; there are {', '.join(all_commands())}"
             program, arguments = f"golf.{arguments[0]}", arguments[1:]
@@ -226,9 +261,8 @@ class Workplace:
             module = module_of(name, program)
         except LookupError as error:
             return str(error)
-        if not command.is_shell and not arguments:
-            # A mention of the program.
-            return None
+        if not command.is_shell and all(word.startswith("-") for word in arguments):
+            return self.fault_of_mention(module, arguments)
         if not hasattr(module, "main"):
             return None if marks and not arguments else f"{module.__name__} takes no arguments"
         try:
@@ -238,7 +272,7 @@ class Workplace:
         return self.run(name, module, words, not marks, command.sets, goes_into)
 
     def fill(self, name: str, words: list[str]) -> Iterator[str]:
-        """The arguments with files in the places of placeholders; LookupError, naming it, for an unknown one."""
+        """The arguments with files in the places of placeholders; LookupError names one that is unknown."""
         option, finished = "", iter(self.finished)
         for word in words:
             flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -258,7 +292,8 @@ class Workplace:
             )
             if found is ... and any(PLACEHOLDER.fullmatch(part) for part in re.split(r"[/=,@:]", value)):
                 raise LookupError(
-                    f"{value} is a placeholder that this test does not know (after {asked!r}): add it to BY_WORD or BY_OPTION"
+                    f"{value} is a placeholder that nothing is known to stand for (after {asked!r}): add it to "
+                    "BY_WORD or BY_OPTION of this test"
                 )
             if found is ... or found is None:
                 found = value
@@ -275,20 +310,23 @@ class Workplace:
     ) -> str | None:
         """What is wrong with how a program takes arguments, up to the beginning of its work."""
         here = self.folder / uuid4().hex
-        here.mkdir()
+        (here / "records").mkdir(parents=True)
         with self.patch.context() as patch:
             patch.chdir(folder or here)
             patch.setattr(sys, "argv", [name, *words])
             for each in sets:
                 patch.setenv(*each.split("=", 1))
             for place, function in (
-                ("golf.command:prepare_default", self.prepare_default),
-                ("golf.hub.fetch:fetch", self.fetch),
-                ("golf.entry.plots:draw_training", draw_nothing),
+                ("golf.prepare.sources.prepare_docs", self.prepare),
+                ("golf.prepare.sources.fetch_challenge", self.prepare),
+                ("golf.hub.fetch.fetch", self.fetch),
+                ("golf.entry.plots.plot_training", draw_nothing),
             ):
-                where, what = place.split(":")
-                if hasattr(importlib.import_module(where), what):
-                    patch.setattr(f"{where}.{what}", function)
+                patch.setattr(place, function)
+            for place, (new, known) in EXTENDED.items():
+                where, table = place.split(":")
+                kinds = vars(importlib.import_module(where))[table]
+                patch.setitem(kinds, new, kinds[known])
             if is_run and name in self.begins:
                 stop_at(patch, self.begins[name])
             else:
@@ -306,20 +344,33 @@ class Workplace:
                 said = self.capture.readouterr()
         return None if code in (0, None) else f"exit code {code}: {(said.err or said.out)[-600:].strip()}"
 
-    def prepare_default(self, source: str, folder: Path, vocab_size: int, log: RunLog, shards: int = 8) -> None:
+    def prepare(self, folder: Path, *others: Any) -> Manifest:
         """In place of a download, or of minutes."""
-        shutil.copytree(self.places[DATA], folder)
+        shutil.copytree(self.places[DATA], folder, dirs_exist_ok=True)
+        return Manifest.load(folder)
 
     def fetch(self, address: HubAddress) -> Path:
         """In place of a download."""
         if address.kind == "dataset":
             return self.places[DATA]
-        return self.places["ARTIFACT" if address.file else ENTRY]
+        return self.places["ARTIFACT" if address.file else "MODEL"]
+
+    def fault_of_mention(self, module: Any, options: list[str]) -> str | None:
+        """What is wrong with a program in prose that comes with nothing but names of options."""
+        if not options:
+            return None
+        with contextlib.suppress(SystemExit):
+            module.main(["--help-all"])
+        text = self.capture.readouterr().out
+        unknown = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)]
+        return f"has no option {', '.join(unknown)}" if unknown else None
 
     def fault_of_make(self, command: Command, words: list[str]) -> str | None:
         """What is wrong with a call of make, or with the commands that it would give."""
         free = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-        done = subprocess.run(["make", "-n", *words], cwd=ROOT, env=free, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["make", "-n", *words], cwd=ROOT, env=free, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             return f"make: {done.stderr.strip()}"
         for line in done.stdout.replace("\\\n", " ").splitlines():
@@ -364,7 +415,9 @@ def module_of(name: str, program: str) -> Any:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workplace:
+def workplace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Workplace:
     monkeypatch.setenv("COLUMNS", "200")
     return Workplace(tmp_path, monkeypatch, capsys)
 
@@ -375,9 +428,11 @@ def faults_in(commands: Iterable[Command], workplace: Workplace) -> dict[str, st
     for command in commands:
         alike = (command.words, command.folder, command.sets, command.is_shell)
         if alike not in seen:
-            import time; t=time.time()
+            import time
+
+            t = time.time()
             seen[alike] = workplace.fault_of(command)
-            open('/tmp/cmdscratch/times','a').write(f'{time.time()-t:.2f} {command}\n')
+            open("/tmp/cmdscratch/times", "a").write(f"{time.time() - t:.2f} {command}\n")
         if seen[alike] is not None:
             faults[str(command)] = seen[alike]
     return faults
