@@ -252,7 +252,7 @@ def launch_text(path: Path) -> str:
             for cell, source, lines in zip(cells, sources, shell, strict=True)
         )
     if path.suffix == ".py":
-        return ast.get_docstring(ast.parse(text)) or ""
+        return ast.get_docstring(ast.parse(text), clean=False) or ""
     lines = []
     for line in text.splitlines():
         comment = re.match(r"\s*# ?(?!!)(.*)", line)

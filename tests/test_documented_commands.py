@@ -41,16 +41,15 @@ from golf.run_folder import EntryFolder
 from golf.system import options as reading
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "launch/*")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/figures/*.md", "launch/*")
 SECONDS = 60
 """That a command may take; it takes tenths of one."""
 
 MARKED = {
     r"cd ": "a folder of the reader's",
-    r"git clone": "network",
+    r"git clone|pip install": "network",
     r"hf (auth|download)": "network, and somebody's token",
     r"rsync|ssh|sleep": "another machine",
-    r"python -m pytest": "the tests",
     r"golf\.prepare --source text --data DIR$": "the README's short form; text needs files and a tokenizer",
     r"golf\.prepare\.common_docs$": "minutes; writes into the package",
 }  # fmt: skip
@@ -83,6 +82,8 @@ BEGINS = {
     "submit": ("golf.entry.pull_request:run_in_layout",),
     "export": ("golf.export.__main__:write_safetensors", "golf.export.__main__:write_transformers"),
     "bench gpu": ("benchmarks.gpu:find_machine",),
+    "bench recipe": ("benchmarks.recipe:check_config",),
+    "bench cpu_record": ("benchmarks.cpu_record:grow",),
     "entry": ("golf.entry_main:open_text",),
     "check": (), "compare": (), "build": (), "doctor": (), "completion": (), "bench": (), "": (),
 }  # fmt: skip
@@ -94,7 +95,7 @@ EXTENDED = {
     "golf.train.optim:OPTIMIZERS": ("lion", "adamw"),
     "golf.pack.artifact:QUANTIZERS": ("int8", "int5"),
 }
-"""What docs/extending.md adds to tables, and what stands for it; tests/test_extending.py runs the page's own."""
+"""What docs/extending.md adds to tables, and what stands for it; tests/test_extending.py runs it."""
 
 ENTRY, RUN, DATA, NEW, NUMBER = "ENTRY", "RUN", "DATA", "NEW", "2"
 ENTRIES = r"ENTRY|FOLDER|A|B|ARTIFACT_OR_ENTRY|MODEL|records/.*"
@@ -113,7 +114,7 @@ BY_OPTION = (
     (r"submit --into", r".*", "CLONE"),
     (r".* --repo", r"USER/NAME", None),
 )  # fmt: skip
-"""Program and option (the program alone for positional ones), and value: what stands for it, None for itself."""
+"""Program and option (the program alone for a positional), and value: what stands for it, None for itself."""
 BY_WORD = (
     (r"hf://.*", None),
     (ENTRIES, ENTRY),
@@ -128,7 +129,6 @@ BY_WORD = (
     (r"T", "local"),
     (r"SLUG", "a-name"),
 )
-PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def pages(root: Path = ROOT) -> Iterator[tuple[str, str]]:
@@ -172,12 +172,11 @@ def beginnings() -> dict[str, set[str]]:
     return found
 
 
-class Workplace:
-    """A folder with the tiny files that stand for those of the pages, in which commands are run."""
+class Files:
+    """Tiny files that stand for those of the pages."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]):
-        self.folder, self.patch, self.capture = folder, patch, capture
-        self.begins = beginnings()
+    def __init__(self, folder: Path):
+        self.folder = folder
         source = next(
             path for path in sorted((ROOT / "records").glob("*/*")) if EntryFolder(path).artifact(42).exists()
         )
@@ -187,7 +186,8 @@ class Workplace:
         model.mkdir()
         shutil.copytree(data, model / "data")
         tokenizer, artifact = data / "tiny.model", EntryFolder(model).artifact(1)
-        write_tiny_artifact(artifact, Vocabulary.load(tokenizer))
+        settings = {"method": "lora", "chunk_tokens": 96}
+        write_tiny_artifact(artifact, Vocabulary.load(tokenizer), ttt=settings)
         clone = folder / "clone"
         for track in RECORD_TRACKS:
             (clone / "records" / track).mkdir(parents=True)
@@ -221,6 +221,14 @@ class Workplace:
             "ROWS": folder / "rows.jsonl", "SHARD": data / "fineweb_val_000000.bin",
             "CONVERSATIONS": folder / "conversations.jsonl", "PREFERENCES": folder / "preferences.jsonl",
         }  # fmt: skip
+
+
+class Workplace:
+    """A place in which commands are run."""
+
+    def __init__(self, files: Files, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]):
+        self.folder, self.places, self.finished = files.folder, files.places, files.finished
+        self.patch, self.capture, self.begins = patch, capture, beginnings()
 
     def fault_of(self, command: Command) -> str | None:
         """What is wrong with a command; None if nothing is."""
@@ -290,11 +298,14 @@ class Workplace:
                 ),
                 ...,
             )
-            if found is ... and any(PLACEHOLDER.fullmatch(part) for part in re.split(r"[/=,@:]", value)):
+            if found is ... and is_placeholder(value):
                 raise LookupError(
-                    f"{value} is a placeholder that nothing is known to stand for (after {asked!r}): add it to "
-                    "BY_WORD or BY_OPTION of this test"
+                    f"{value} is a placeholder for which nothing is known to stand (after {asked!r}): "
+                    "add it to BY_WORD or BY_OPTION of this test"
                 )
+            if found == ENTRY and value.startswith("records/track_") and not is_placeholder(value):
+                if not (ROOT / value).is_dir():
+                    raise LookupError(f"there is no {value}")
             if found is ... or found is None:
                 found = value
             elif found == NEW:
@@ -383,6 +394,11 @@ class Workplace:
         return None
 
 
+def is_placeholder(word: str) -> bool:
+    """Whether a word, or a part of a path or an address, is all capitals."""
+    return any(re.fullmatch("[A-Z][A-Z0-9_]*", part) for part in re.split(r"[/=,@:]", word))
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
     """A file of JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -414,12 +430,15 @@ def module_of(name: str, program: str) -> Any:
     return importlib.import_module(module)
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("files"))
+
+
 @pytest.fixture
-def workplace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Workplace:
+def workplace(files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workplace:
     monkeypatch.setenv("COLUMNS", "200")
-    return Workplace(tmp_path, monkeypatch, capsys)
+    return Workplace(files, monkeypatch, capsys)
 
 
 def faults_in(commands: Iterable[Command], workplace: Workplace) -> dict[str, str]:
@@ -428,11 +447,7 @@ def faults_in(commands: Iterable[Command], workplace: Workplace) -> dict[str, st
     for command in commands:
         alike = (command.words, command.folder, command.sets, command.is_shell)
         if alike not in seen:
-            import time
-
-            t = time.time()
             seen[alike] = workplace.fault_of(command)
-            open("/tmp/cmdscratch/times", "a").write(f"{time.time() - t:.2f} {command}\n")
         if seen[alike] is not None:
             faults[str(command)] = seen[alike]
     return faults
@@ -441,3 +456,106 @@ def faults_in(commands: Iterable[Command], workplace: Workplace) -> dict[str, st
 def test_every_command_of_the_pages_is_taken_up_to_where_its_work_begins_or_is_marked(workplace):
     faults = faults_in(documented(), workplace)
     assert not faults, "\n\n".join(f"{command}\n    {fault}" for command, fault in faults.items())
+
+
+def test_no_mark_is_left_without_a_command():
+    used = {pattern for command in documented() for pattern in marks_of(command)}
+    assert used == set(MARKED)
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("README.md", "make train"),
+        ("README.md", "python -I train_gpt.py --score artifact_seed42.bin --data data --ttt"),
+        ("docs/hub.md", "golf score hf://USER/NAME@REVISION --data hf://datasets/USER/NAME"),
+        ("docs/gpu.md", "git clone THIS_REPOSITORY golf"),
+    ],
+)
+def test_a_command_of_each_kind_is_found(page, text):
+    assert (page, text) in {(command.page, command.text) for command in documented()}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("golf train --no-such-option 1", "no-such-option"),
+        ("golf train --steps many", "whole number"),
+        ("golf train --preset no-such-preset", "--preset is 'no-such-preset'; there are "),
+        ("python train_gpt.py --preset h100-10min --minutes 2 --steps 3", "two budgets"),
+        ("golf score --data DIR", "An artifact, or a folder"),
+        ("golf compare ENTRY", "Missing from golf compare"),
+        ("golf trian", "golf has no command 'trian'"),
+        ("golf bench gpuu --minutes 2", "no benchmarks.gpuu"),
+        ("python -m golf.labb STUDY --data DIR", "no golf.labb"),
+        ("golf check records/track_10min_16mb/none", "there is no records/track_10min_16mb/none"),
+        ("golf score ENTRY --data WHERE", "WHERE is a placeholder"),
+        ("golf prepare --source text --files FILE --vocab-size 300 --data DIR", "FILE is a placeholder"),
+        ("torchrun --no-such-option train_gpt.py", "torchrun does not take this"),
+        ("torchrun --nproc_per_node=8 train_gpt.py --preset no-such", "'no-such'; there are "),
+        ("cd data && golf train --no-such-option", "no-such-option"),
+        ("ssh other 'golf train --no-such-option'", "no-such-option"),
+        ("SEED=many torchrun train_gpt.py", "argument --seed"),
+        ("make no-such-target", "no-such-target"),
+        ("make train NO_SUCH=1", "NO_SUCH"),
+        ("make train ARGS=--no-such-option", "no-such-option"),
+        ("frobnicate --all", "no program of ours"),
+    ],
+)
+def test_a_wrong_command_of_a_page_is_shown_with_page_line_and_message(line, said, workplace):
+    faults = faults_in(commands_in("page.md", f"# A page\n\n```sh\n{line}\n```\n"), workplace)
+    (where,) = faults
+    assert where.startswith("page.md:4: ") and said in faults[where]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["golf train --no-such-option", "python -m golf.lab --no-such", "make no-such", "golf trian"]
+)
+def test_a_wrong_command_in_prose_is_shown(wrong, workplace):
+    (where,) = faults_in(commands_in("page.md", f"One\n\n- two `{wrong}` three\n"), workplace)
+    assert where == f"page.md:3: {wrong}"
+
+
+def test_a_new_command_on_a_new_page_needs_no_line_here(workplace):
+    page = """
+Then `golf finetune` with `golf score --audit`:
+
+    $ golf train --preset seed --data data/other --minutes 3 \\
+        --out runs/other
+    step 1 of 3
+    $ golf quantize runs/other && golf chat runs/other
+
+| `golf lab STUDY --data DIR [--minutes M \\| --tokens N]` | a study |
+"""
+    commands = list(commands_in("page.md", page))
+    assert [(command.line, command.text) for command in commands] == [
+        (4, "golf train --preset seed --data data/other --minutes 3 --out runs/other"),
+        (7, "golf quantize runs/other"),
+        (7, "golf chat runs/other"),
+        (2, "golf finetune"),
+        (2, "golf score --audit"),
+        (9, "golf lab STUDY --data DIR"),
+        (9, "golf lab STUDY --data DIR --minutes M"),
+        (9, "golf lab STUDY --data DIR --tokens N"),
+    ]
+    assert not faults_in(commands, workplace)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "run.sbatch",
+            "#!/bin/bash\n# Two nodes:\n#   sbatch launch/run.sbatch --preset cpu\n#SBATCH --nodes=2\n",
+        ),
+        ("app.py", '"""An app.\n\n    modal run app.py --x 1\n    golf train --preset cpu\n"""\ngolf = 1\n'),
+        (
+            "notes.ipynb",
+            json.dumps({"cells": [{"cell_type": "code", "source": ["x = 1\n", "!golf train --preset cpu"]}]}),
+        ),
+    ],
+)
+def test_the_commands_of_a_file_to_launch_are_found(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    found = commands_in(name, launch_text(tmp_path / name), True)
+    assert "golf train --preset cpu" in [command.text for command in found]
