@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from golf.__main__ import all_commands
+
 SHELLS = ("sh", "bash", "shell", "console")
 """Languages of a block in which every line is a command; a block without one may show what was printed."""
 SCRIPTS = ("train_gpt.py", "quantize.py", "eval_bpb.py", "ttt.py")
@@ -61,7 +63,7 @@ def commands_in(page: str, text: str, is_comment: bool = False) -> Iterator[Comm
     """Every command of a page in Markdown, or in comments, whose blocks have no blank line above."""
     prose, blocks = divide(text, is_comment)
     for line, language, body in blocks:
-        yield from block_commands(page, line, language, body)
+        yield from block_commands(page, line, SHELLS[0] if is_comment else language, body)
     for span in SPAN.finditer(prose):
         found, line = " ".join(span[1].split()).replace("\\|", "|"), prose.count("\n", 0, span.start()) + 1
         words = found.split()
@@ -206,6 +208,9 @@ def simple_command(page: str, number: int, words: list[str]) -> Iterator[Command
             for inner in split_line(page, number, words[place]):
                 if own_program(inner.words):
                     yield inner
+        elif words[place] == "golf" and words[place + 1 :][:1] not in [[name] for name in all_commands()]:
+            # A name that others gave something.
+            continue
         elif own_program(words[place:]) and words[place] != "make":
             yield Command(page, number, tuple(words[place:]), sets=tuple(sets))
             return

@@ -42,6 +42,8 @@ from golf.system import options as reading
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/figures/*.md", "launch/*")
+GENERATED = ("docs/reference.md",)
+"""Pages that are written from the classes of the options."""
 SECONDS = 60
 """That a command may take; it takes tenths of one."""
 
@@ -50,6 +52,8 @@ MARKED = {
     r"git clone|pip install": "network",
     r"hf (auth|download)": "network, and somebody's token",
     r"rsync|ssh|sleep": "another machine",
+    r"docker|modal|sbatch|sky": "a container, a cloud or a cluster; tests of launch/ read its files",
+    r"--executor submitit": "a cluster",
     r"golf\.prepare --source text --data DIR$": "the README's short form; text needs files and a tokenizer",
     r"golf\.prepare\.common_docs$": "minutes; writes into the package",
 }  # fmt: skip
@@ -110,9 +114,11 @@ BY_OPTION = (
     (r".* --val-shard", r".*", "SHARD"),
     (r"build", r".*", "FINISHED"),
     (r"(score|ttt|prove|chat|tasks|finetune|export|bench .*)( --(model|prove|ttt|audit))?", MODELS, "MODEL"),
-    (r"lab", r"STUDY|ideas", "STUDY"),
+    (r"lab", r"STUDY|ideas|.*\.toml", "STUDY"),
     (r"submit --into", r".*", "CLONE"),
     (r".* --repo", r"USER/NAME", None),
+    (r".* --preset", r"P|NAME", "cpu"),
+    (r".* --device", r"D|cuda(:\d)?", "cpu"),
 )  # fmt: skip
 """Program and option (the program alone for a positional), and value: what stands for it, None for itself."""
 BY_WORD = (
@@ -125,7 +131,6 @@ BY_WORD = (
     (r"DOCUMENTS|.*\.(jsonl|json)(\.zst|\.gz)?", "ROWS"),
     (r".*\.model", "TOKENIZER"),
     (r"N|M|S|J|K", NUMBER),
-    (r"P|D", "cpu"),
     (r"T", "local"),
     (r"SLUG", "a-name"),
 )
@@ -135,7 +140,7 @@ def pages(root: Path = ROOT) -> Iterator[tuple[str, str]]:
     """Name and text of every page."""
     for pattern in PAGES:
         for path in sorted(root.glob(pattern)):
-            if path.is_file():
+            if path.is_file() and path.relative_to(root).as_posix() not in GENERATED:
                 is_launch = path.parent.name == "launch"
                 text = launch_text(path) if is_launch else path.read_text(encoding="utf-8")
                 yield path.relative_to(root).as_posix(), text
@@ -242,6 +247,8 @@ class Workplace:
         program, arguments = own
         if program == "make":
             return self.fault_of_make(command, arguments)
+        if program == "golf" and arguments[:1] in (["COMMAND"], ["X"]):
+            arguments = ["train", *arguments[1:]]
         if program == "torchrun":
             try:
                 asked = get_args_parser().parse_args(arguments)
@@ -289,6 +296,8 @@ class Workplace:
                 if not equals:
                     yield word
                     continue
+            # A variable of the shell, which a line above has set.
+            value = re.sub(r"\$\{?([A-Z_]+)\}?", r"\1", value)
             asked = f"{name} {option}".strip()
             found = next(
                 (
@@ -368,6 +377,7 @@ class Workplace:
 
     def fault_of_mention(self, module: Any, options: list[str]) -> str | None:
         """What is wrong with a program in prose that comes with nothing but names of options."""
+        options = [option for option in options if option not in ("--help", "--help-all", "--version")]
         if not options:
             return None
         with contextlib.suppress(SystemExit):
