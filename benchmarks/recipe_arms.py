@@ -129,10 +129,12 @@ def frontier_recipe(scale: Scale) -> RunConfig:
 
 def with_fields(config: RunConfig, changes: dict[str, object]) -> RunConfig:
     """The configuration with some fields, `part.name`, changed."""
+    parts: dict[str, dict[str, object]] = {}
     for path, value in changes.items():
         part, name = path.split(".")
-        config = replace(config, **{part: replace(vars(config)[part], **{name: value})})
-    return config
+        parts.setdefault(part, {})[name] = value
+    # Those of a part at once: one may be valid only with another.
+    return replace(config, **{part: replace(vars(config)[part], **fields) for part, fields in parts.items()})
 
 
 def without(technique: str, frontier: RunConfig, seed: RunConfig) -> RunConfig:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from entry_toys import draw_nothing
+from tiny_samples import TINY
 from tracked_files import read_tensorboard, read_trackio, read_wandb
 
 import train_gpt
@@ -31,14 +32,6 @@ from golf.system.log import RunLog
 from golf.train.loop import Trainer
 
 ROOT = Path(__file__).parents[1]
-TINY = [
-    *("--preset", "cpu", "--model.num-layers", "2", "--model.width", "32", "--model.num-heads", "2"),
-    *("--model.num-kv-heads", "1", "--model.mlp-hidden", "48", "--model.context", "32"),
-    *("--model.bigram-buckets", "64", "--model.ngram-buckets", "48", "32"),
-    *("--train.batch-tokens", "256", "--train.micro-batch-tokens", "128", "--train.held-out-tokens", "512"),
-    *("--ttt.chunk-tokens", "4096", "--ttt.frozen-blocks", "1", "--max-tokens", "6000"),
-    *("--score.stride", "16"),
-]
 
 
 @pytest.fixture(scope="module")

@@ -5,27 +5,26 @@ import importlib
 import json
 import random
 import re
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import msgspec
 import pytest
-import torch
-from test_end_to_end import TINY
+from command_lines import (
+    OUTPUTS,
+    PROGRAMS,
+    Began,
+    Program,
+    stop_at,
+    time_limit,
+    write_stopped_run,
+    write_study,
+)
 from tiny_samples import tiny_text, tiny_tokenizer, write_tiny_artifact, write_tiny_dataset
 
-from golf.command import parse_run as train_gpt_command
 from golf.data.vocabulary import Vocabulary
-from golf.pack.artifact import decode_artifact
-from golf.run_folder import RunFolder
-from golf.system.stored import config_to_dict
-from golf.train.checkpoint import save_weights
 
 OPTION = re.compile(
     r"^ {2}(--[a-z][\w.-]*)(?:, --?[\w.-]+(?: [A-Z]+)?)*(?: +(\{[^}]*\}\S*|\[?[A-Z]+(?![a-z])))?", re.M
@@ -42,59 +41,6 @@ NUM_LINES = 205
 SECONDS = 10
 
 
-class Began(Exception):
-    """A program began its work."""
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program, a line that it accepts, and what of it begins the work."""
-
-    module: str
-    line: str
-    begins: str = ""
-    """The name, in a module, of what is replaced so that nothing runs."""
-    help: str = "--help-all"
-    fine: tuple[str, ...] = ()
-    """Words that make no line wrong."""
-
-    def __str__(self) -> str:
-        return f"{self.module} {self.line}"
-
-
-PROGRAMS = (
-    Program("train_gpt", f"{' '.join(TINY)} --data DATA --steps 1 --out NEW",
-            "golf.programs.train:train_stage"),
-    Program("train_gpt", "--score ARTIFACT --data DATA", "golf.evaluate:score_once", "--score x --help-all"),
-    Program("train_gpt", "--resume RUN", "golf.programs.train:train_stage"),
-    Program("quantize", "RUN --no-compare --pack.scheme int5", "golf.programs.quantize:pack"),
-    Program("quantize", "--forecast --preset cpu", "golf.programs.quantize:charged_script"),
-    Program("eval_bpb", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
-    Program("eval_bpb", "ARTIFACT --data DATA --audit", "golf.audit.rescore:audit_data"),
-    Program("ttt", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
-    Program("golf.__main__", "check FOLDER", "", "check --help-all", ("EMPTYFOLDER",)),
-    Program("golf.__main__", "compare FOLDER FOLDER", "", "compare --help-all"),
-    Program("golf.__main__", "build FOLDER", "", "build --help-all"),
-    Program("golf.__main__", "report --records FOLDER --runs FOLDER", "", "report --help-all",
-            ("EMPTYFOLDER",)),
-    Program("golf.lab.__main__", "STUDY --data DATA --out NEW", "golf.lab.__main__:run_trials"),
-    Program("benchmarks.training", "--quick", "benchmarks.training:run_alone"),
-    Program("benchmarks.packing", "--run RUN --data DATA", "benchmarks.packing:Judge"),
-    Program("benchmarks.scoring", "--preset cpu", "multiprocessing:get_context"),
-    Program("benchmarks.ttt", "ARTIFACT --data DATA", "benchmarks.ttt:measure_gains"),
-    Program("benchmarks.ttt", "", "benchmarks.ttt_steps:measure_arm"),
-    Program("benchmarks.recipe", "--data DATA --rows NEW", "benchmarks.recipe:run_arm"),
-    Program("benchmarks.parity", "--data DATA --rows NEW", "benchmarks.parity:run_arm"),
-    Program("benchmarks.cpu_record", "--data DATA --rows NEW --arms seed", "benchmarks.cpu_record:run_arm"),
-    Program("benchmarks.auditing", "ARTIFACT --data DATA", "golf.evaluate:score_once"),
-    Program("benchmarks.checking", "", "benchmarks.checking:make_folder"),
-    Program("benchmarks.preparing", "", "benchmarks.preparing:measure"),
-    Program("benchmarks.gpu", "--out NEW", "benchmarks.gpu:Session",
-            fine=("EMPTY", "GARBAGE", "EMPTYFOLDER", "")),
-    Program("benchmarks.check_torch", "", "benchmarks.check_torch:check_presets", fine=("",)),
-)  # fmt: skip
-
-
 class Line(NamedTuple):
     """A wrong command line, and what a message may name."""
 
@@ -106,7 +52,6 @@ class Line(NamedTuple):
         return f"{self.program.module} {' '.join(map(repr, self.arguments))}"
 
 
-OUTPUTS = "--out --json --png --plot --per-document --rows --results --work --stages --write".split()
 FREE = (
     "--prompt --origin --licence --name --text-field --blurb --dataset --configuration --repository "
     "--revision --author --github-id --endpoint --job --hardware --origin"
@@ -172,27 +117,8 @@ def any_lines(program: Program, text: str) -> Iterator[Line]:
             yield Line(program, (*words[:place], *words[place + 1 :]), (before, "data", "missing", "no "))
 
 
-@contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """TimeoutError for a block that takes longer."""
-
-    def end(signum: int, frame: Any) -> None:
-        raise TimeoutError(f"still at work after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def fault_of(line: Line, places: dict[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """What is wrong with how a program answers a line; None if nothing is."""
-
-    def begin(*arguments: object, **named: object) -> None:
-        raise Began
 
     # A folder that an earlier line has made is not new.
     places = {**places, "NEW": f"{places['NEW']}{uuid4().hex}"}
@@ -203,9 +129,7 @@ def fault_of(line: Line, places: dict[str, str], capsys: Any, monkeypatch: pytes
     with monkeypatch.context() as patch:
         # As `python X.py` or `python -m X` has it.
         patch.setattr(sys, "argv", [line.program.module, *arguments])
-        if line.program.begins:
-            module, name = line.program.begins.split(":")
-            patch.setattr(importlib.import_module(module), name, begin)
+        stop_at(patch, filter(None, [line.program.begins]))
         try:
             with time_limit(SECONDS):
                 code = importlib.import_module(line.program.module).main(arguments)
@@ -255,27 +179,11 @@ def places(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "empty_folder").mkdir()
     (folder / "entry").mkdir(parents=True)
     text.write_text("".join(json.dumps({"text": tiny_text(seed)}) + "\n" for seed in range(40)))
-    study = tmp_path / "study.toml"
-    study.write_text(
-        'title = "t"\npreset = "cpu"\ntokens = 9999\n'
-        'arms = [{name = "a"}, {name = "b", set = {model = {qk_gain = 1.0}}}]\n'
-        "[search.optim.matrix_lr]\nlow = 0.01\nhigh = 0.1\n"
-    )
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    header, weights = decode_artifact(artifact.read_bytes())
-    save_weights(run.weights, weights)
-    save_weights(run.calibration, {"num_tokens": torch.tensor(1)})
-    run.script.write_text("#")
-    command = train_gpt_command(["--data", str(data), "--steps", "1", *TINY])
-    described = {
-        "options": msgspec.to_builtins(command.options, enc_hook=str),
-        "config": config_to_dict(command.config),
-    }
-    run.config.write_text(json.dumps({"command": "x", **described, "header": header}))
+    write_study(tmp_path / "study.toml")
+    run = write_stopped_run(tmp_path / "run", artifact, data)
     return {
         "DATA": str(data), "ARTIFACT": str(artifact), "RUN": str(run), "NEW": str(tmp_path / "new"),
-        "FOLDER": str(folder), "TEXT": str(text), "STUDY": str(study),
+        "FOLDER": str(folder), "TEXT": str(text), "STUDY": str(tmp_path / "study.toml"),
         "MODEL": str(data / "tiny.model"), "MISSING": str(tmp_path / "missing"), "EMPTY": str(empty),
         "GARBAGE": str(garbage), "LONG": str(tmp_path / ("x" * 300)),
         "EMPTYFOLDER": str(tmp_path / "empty_folder"),

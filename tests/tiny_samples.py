@@ -1,6 +1,7 @@
 """A real dataset folder and a real artifact, both tiny."""
 
 import io
+import json
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,15 @@ from golf.pack.artifact import PackConfig, pack
 WORDS = (
     "the of and to a in is that it was for on are with as be at one have from naïve Zürich 你好 🙂".split()
 )
+TINY = [
+    *("--preset", "cpu", "--model.num-layers", "2", "--model.width", "32", "--model.num-heads", "2"),
+    *("--model.num-kv-heads", "1", "--model.mlp-hidden", "48", "--model.context", "32"),
+    *("--model.bigram-buckets", "64", "--model.ngram-buckets", "48", "32"),
+    *("--train.batch-tokens", "256", "--train.micro-batch-tokens", "128", "--train.held-out-tokens", "512"),
+    *("--ttt.chunk-tokens", "4096", "--ttt.frozen-blocks", "1", "--max-tokens", "6000"),
+    *("--score.stride", "16"),
+]
+"""Options of a run of seconds."""
 
 
 def tiny_tokenizer(seed: int = 0, kind: str = "bpe") -> bytes:
@@ -119,3 +129,38 @@ def write_tiny_artifact(path: Path, vocabulary: Vocabulary, seed: int = 0, **hea
     }
     path.write_bytes(pack(model.state_dict(), stored, PackConfig(), 1_000_000).artifact)
     return model
+
+
+def write_evals(folder: Path) -> None:
+    """Tiny files of all four downstream tasks."""
+    for task in ("hellaswag", "wikitext2", "sst2", "gsm8k"):
+        (folder / task).mkdir(parents=True)
+    hellaswag = [
+        {
+            "activity_label": "Words",
+            "ctx_a": f"the {WORDS[number]} [title] is",
+            "ctx_b": "for  it",
+            "ctx": "",
+            "label": number % 4,
+            "endings": [
+                f"{word} [step] and {' '.join(WORDS[:count])}." for count, word in enumerate(WORDS[:4])
+            ],
+        }
+        for number in range(6)
+    ]
+    (folder / "hellaswag" / "hellaswag_val_6.jsonl").write_text(
+        "".join(json.dumps(item) + "\n" for item in hellaswag)
+    )
+    articles = [
+        f' = Article {number} = \n \n {tiny_text(number)} \'s ( the 1 @,@ 2 ) " of " , N . \n = = Part = = \n'
+        for number in range(3)
+    ]
+    (folder / "wikitext2" / "wiki.test.tokens").write_text(" \n" + "".join(articles) + "the end \n")
+    for name, count in (("train", 120), ("dev", 5)):
+        lines = [f"{WORDS[n % 20]} as {WORDS[n % 7]}\t{n % 2}" for n in range(count)]
+        (folder / "sst2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    for name, count in (("train", 8), ("test", 3)):
+        lines = [
+            {"question": f"the {n}?", "answer": f"it <<1+1=2>>is\n#### {n % 3},000"} for n in range(count)
+        ]
+        (folder / "gsm8k" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
