@@ -14,7 +14,7 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 UNKNOWN := $(filter-out PYTHON TORCH PRESET ARGS VENV,$(GIVEN))
 $(if $(UNKNOWN),$(error $(UNKNOWN): the variables are PYTHON, TORCH, PRESET and ARGS; options go into ARGS))
 
-.PHONY: train test lint types figures wheel try-wheel check-torch clean
+.PHONY: train test lint types figures docs wheel try-wheel check-torch clean
 
 train: $(VENV)/.run-ready
 	$(IN_VENV) train_gpt.py $(if $(PRESET),--preset $(PRESET)) $(ARGS)
@@ -37,6 +37,10 @@ types: $(VENV)/.test-ready
 # Renders the tables of measured figures in README.md and docs/ from docs/figures/*.json and committed results.
 figures: $(VENV)/.run-ready
 	$(IN_VENV) -m benchmarks.figures $(ARGS)
+
+# The pages of docs/ as a site, in site/; a link, an anchor or a page that is missing is an error.
+docs: $(VENV)/.test-ready
+	$(IN_VENV) -m mkdocs build --strict --quiet
 
 wheel:
 	rm -rf dist build
@@ -79,4 +83,4 @@ $(OTHER_VENV)/.ready: requirements.txt requirements-dev.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-torch-* $(EMPTY) dist build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* $(EMPTY) dist build site *.egg-info .pytest_cache .ruff_cache .hypothesis

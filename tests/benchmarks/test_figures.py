@@ -30,7 +30,6 @@ NOT_MEASURED = {
     ("docs/recipe.md", "preset, network, tokens per step, context, recurrence, purpose"): "sizes of presets",
     ("docs/recipe.md", "field, what it does, seed, frontier, source, published effect"): "published effects",
     ("docs/recipe.md", ", `seed`, `pr334`"): "settings of two presets",
-    ("docs/submitting.md", "check, holds if"): "limits of the challenge",
     ("docs/rules.md", "rule, source, checked by"): "limits of the challenge, figures of its records",
     ("docs/rules.md", "rule, checked by"): "versions of Python",
     ("docs/rules.md", "million bytes, cause"): "bytes of public records",
