@@ -40,7 +40,7 @@ figures: $(VENV)/.run-ready
 
 # The pages of docs/ as a site, in site/; a link, an anchor or a page that is missing is an error.
 docs: $(VENV)/.test-ready
-	$(IN_VENV) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(IN_VENV) -m mkdocs build --strict --quiet
 
 wheel:
 	rm -rf dist build

@@ -54,7 +54,6 @@ MARKED = {
     r"rsync|ssh|sleep": "another machine",
     r"docker|modal|sbatch|sky": "a container, a cloud or a cluster; tests of launch/ read its files",
     r"--executor submitit": "a cluster",
-    r"golf\.prepare --source text --data DIR$": "the README's short form; text needs files and a tokenizer",
     r"golf\.prepare\.common_docs$": "minutes; writes into the package",
 }  # fmt: skip
 """Commands that are not run, by the start of one of another program's or by any part of one of ours, and why
@@ -477,7 +476,7 @@ def test_no_mark_is_left_without_a_command():
     ("page", "text"),
     [
         ("README.md", "make train"),
-        ("README.md", "python -I train_gpt.py --score artifact_seed42.bin --data data --ttt"),
+        ("docs/hub.md", "golf push ENTRY --repo USER/NAME"),
         ("docs/hub.md", "golf score hf://USER/NAME@REVISION --data hf://datasets/USER/NAME"),
         ("docs/gpu.md", "git clone THIS_REPOSITORY golf"),
     ],

@@ -22,7 +22,7 @@ from benchmarks.preparing import PreparingConfig
 from golf.score.tally import Tally
 
 NOT_MEASURED = {
-    ("README.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
+    ("docs/gpu.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
     ("docs/gpu.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
     ("docs/reference.md", "option, value, default, meaning"): "figures of sources in docstrings",
     ("docs/reference.md", "preset, text, purpose"): "sizes of presets",
