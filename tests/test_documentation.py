@@ -1,4 +1,4 @@
-"""The pages of docs/ that are written from the code, or quote it: the reference, the FAQ, every command."""
+"""The pages of docs/ that are written from the code, or quote it: the reference and the FAQ."""
 
 import ast
 import functools
@@ -7,22 +7,12 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-
-from golf.__main__ import all_commands
-from golf.programs.reference import OTHER_FORMS, reference
-from golf.system.fields import describe_options, flatten
+from golf.programs.reference import reference
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"^(?:    \S.*\n)+", re.MULTILINE)
 QUOTED = re.compile(r"^> `` (.+) ``$", re.MULTILINE)
-SHOWN = re.compile(r"(?<!`)`(golf [a-z][^`\n]*)`")
 FEWEST_LETTERS = 12
 """Of a message's fixed text: a shorter one would fit to anything."""
-OWN_HELP = {"bench"}
-"""Commands whose further options are those of another program."""
 
 
 def quoted_messages() -> list[str]:
@@ -56,29 +46,6 @@ def message_patterns() -> tuple[re.Pattern[str], ...]:
     return tuple(found)
 
 
-@functools.cache
-def flags_of(name: str) -> set[str]:
-    """The options of a command as they are typed, those of its other form, too."""
-    command = all_commands()[name]
-    places = [(command.module, command.options)]
-    if name in OTHER_FORMS:
-        places.append(OTHER_FORMS[name][1:])
-    flags = {"--help", "--help-all"}
-    for module, options in places:
-        for each in flatten(describe_options(vars(importlib.import_module(module))[options])):
-            flags |= {f"--{each.name.replace('_', '-')}", each.flag}
-    return flags
-
-
-def shown_commands(text: str) -> list[str]:
-    """Commands that begin with golf, of blocks and of code in the text; continued lines are joined."""
-    blocks = [body for language, body in FENCED.findall(text) if language in ("", "sh", "text")]
-    plain = QUOTED.sub("", FENCED.sub("", text))
-    lines = "\n".join([*blocks, *INDENTED.findall(plain)]).replace("\\\n", " ").splitlines()
-    typed = [line.strip().removeprefix("$ ") for line in lines]
-    return [line for line in [*typed, *SHOWN.findall(plain)] if re.match(r"golf [a-z]+( |$)", line)]
-
-
 def test_the_reference_is_the_one_that_the_code_writes():
     stored = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert stored == reference(), "python -m golf.programs.reference > docs/reference.md"
@@ -94,20 +61,6 @@ def test_a_message_that_the_code_has_not_is_seen():
     assert is_in_the_code("golf train: --minutes and --steps are two budgets; give one of them")
     assert not is_in_the_code("golf train: --minutes and --steps are one budget; give one of them")
     assert not is_in_the_code("golf score: a.bin: artifact is damaged: its checksum does not match its bytes")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_exist_with_their_options(page):
-    wrong = []
-    for line in shown_commands(page.read_text(encoding="utf-8")):
-        name, *words = line.split()[1:]
-        if name not in all_commands():
-            wrong.append(f"{name}: {line}")
-        elif name not in OWN_HELP:
-            typed = {word.partition("=")[0].strip("[],;.:)").replace("_", "-") for word in words}
-            flags = {word for word in typed if re.fullmatch(r"--[a-z][a-z0-9.-]*", word)}
-            wrong += [f"{flag}: {line}" for flag in sorted(flags - flags_of(name))]
-    assert not wrong, "\n".join(wrong)
 
 
 def test_links_out_of_docs_lead_to_the_repository_or_become_text():

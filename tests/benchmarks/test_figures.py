@@ -23,9 +23,9 @@ from golf.score.tally import Tally
 
 NOT_MEASURED = {
     ("docs/gpu.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
-    ("docs/gpu.md", "driver, torch, `pip install torch==... --index-url`"): "versions of torch and CUDA",
     ("docs/reference.md", "option, value, default, meaning"): "figures of sources in docstrings",
     ("docs/reference.md", "preset, text, purpose"): "sizes of presets",
+    ("docs/submitting.md", "check, holds if"): "limits of the challenge",
     ("docs/gpu.md", "stage, what it does, use of the card"): "limits of the command",
     ("docs/recipe.md", "preset, network, tokens per step, context, recurrence, purpose"): "sizes of presets",
     ("docs/recipe.md", "field, what it does, seed, frontier, source, published effect"): "published effects",
