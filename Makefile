@@ -1,4 +1,5 @@
-# `make train` and `make test` install what they need into .venv once, and then run.
+# `make train` and `make test` install what they need into .venv once, the command .venv/bin/golf included, and
+# then run.
 # PRESET names a preset and ARGS passes options:  make train PRESET=cpu ARGS="--seed 7"
 
 PYTHON ?= python3
@@ -66,6 +67,7 @@ $(VENV)/.run-ready: requirements.txt | $(VENV)/bin/python
 	then grep -v "^torch==" requirements.txt > $(VENV)/requirements.txt; \
 	else cp requirements.txt $(VENV)/requirements.txt; fi
 	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
+	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(VENV)/.test-ready: requirements-dev.txt $(VENV)/.run-ready
