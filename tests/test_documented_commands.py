@@ -473,16 +473,17 @@ def test_no_mark_is_left_without_a_command():
 
 
 @pytest.mark.parametrize(
-    ("page", "text"),
+    "text",
     [
-        ("README.md", "make train"),
-        ("README.md", "pip install ."),
-        ("docs/hub.md", "golf score hf://USER/NAME@REVISION --data hf://datasets/USER/NAME"),
-        ("docs/gpu.md", "git clone THIS_REPOSITORY golf"),
+        "make train",
+        "pip install .",
+        "golf score hf://USER/NAME@REVISION --data hf://datasets/USER/NAME",
+        "git clone THIS_REPOSITORY golf",
+        "golf verify ENTRY --data DIR",
     ],
 )
-def test_a_command_of_each_kind_is_found(page, text):
-    assert (page, text) in {(command.page, command.text) for command in documented()}
+def test_a_command_of_each_kind_is_found_on_some_page(text):
+    assert text in {command.text for command in documented()}
 
 
 @pytest.mark.parametrize(
