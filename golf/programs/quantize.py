@@ -69,9 +69,9 @@ class QuantizeConfig:
         if self.forecast and (self.out or self.png):
             raise ValueError("--out and --png go with a run folder; --forecast writes no artifact")
         if self.forecast and (self.pack != PackConfig() or not self.compare):
-            raise ValueError("--pack and --compare go with a run folder; --forecast is for any quantizer")
+            raise ValueError("--pack.* and --compare go with a run folder; --forecast is for any quantizer")
         if not self.forecast and (self.preset is not None or self.model != ModelConfig()):
-            raise ValueError("--preset and --model go with --forecast; a run has its own configuration")
+            raise ValueError("--preset and --model.* go with --forecast; a run has its own configuration")
 
 
 def read_run(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
