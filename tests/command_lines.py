@@ -53,7 +53,7 @@ PROGRAMS = (
     Program("quantize", "--forecast --preset cpu", "golf.programs.quantize:charged_script"),
     Program("eval_bpb", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
     Program("eval_bpb", "ARTIFACT --data DATA --audit", "golf.audit.rescore:run_project",
-            fine=("EMPTY", "EMPTYFOLDER", "GARBAGE")),
+            fine=("EMPTY", "EMPTYFOLDER", "GARBAGE", "MISSING", "LONG")),
     Program("ttt", "ARTIFACT --data DATA", "golf.evaluate:score_once", fine=("--json",)),
     Program("golf.__main__", "check FOLDER", "", "check --help-all", ("EMPTYFOLDER",)),
     Program("golf.__main__", "compare FOLDER FOLDER", "", "compare --help-all"),
