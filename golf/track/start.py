@@ -120,7 +120,8 @@ class Trackers:
 
     def _start(self, name: str, options: FollowOptions) -> None:
         told = msgspec.json.encode(options, enc_hook=str).decode()
-        command = [sys.executable, "-m", "golf.track.follow", told]
+        # -P: a folder golf/ or a file wandb.py where the run was started is not what is meant.
+        command = [sys.executable, "-P", "-m", "golf.track.follow", told]
         env = env_without_torchrun()
         paths = [str(PROJECT_ROOT), env.get("PYTHONPATH", "")]
         env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -177,6 +178,7 @@ class Usage:
         if self._has_share:
             try:
                 found["gpu_share"] = torch.cuda.utilization(self._device) / 100
-            except (ModuleNotFoundError, RuntimeError):
+            # nvidia-ml-py has errors of its own, such as of a share that a partition of a GPU does not have.
+            except Exception:
                 self._has_share = False
         return found

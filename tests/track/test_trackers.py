@@ -221,6 +221,30 @@ def test_the_memory_and_cores_of_a_process_are_measured() -> None:
     assert found["rss_bytes"] > 50_000_000 and found["cpu_cores"] > 0.0
 
 
+def test_a_gpu_whose_share_cannot_be_read_does_not_stop_the_run(monkeypatch) -> None:
+    class NVMLError(Exception):
+        """nvidia-ml-py's errors are no RuntimeError; a partition of a GPU has no share."""
+
+    def refuse(device: torch.device) -> int:
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5)
+    usage = Usage(torch.device("cuda"))
+    assert [usage.figures().keys() & {"gpu_memory_bytes", "gpu_share"} for _ in range(2)] == [
+        {"gpu_memory_bytes"}
+    ] * 2
+
+
+def test_packages_of_the_names_in_the_current_folder_are_not_taken_for_the_trackers(home) -> None:
+    (home / "golf").mkdir()
+    for name in ("golf/__init__.py", "tensorboard.py"):
+        (home / name).write_text("raise SystemExit(3)")
+    with session(["tensorboard"]) as log:
+        log_steps(log, 1, 2)
+    assert len(read_tensorboard(Path("run/trackers")).curves["train/loss"]) == 2
+
+
 def test_the_docs_name_every_figure() -> None:
     page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text(encoding="utf-8")
     names = [name.format(name="STAGE") for fields in FIGURES.values() for name in fields.values()]
