@@ -141,6 +141,8 @@ class WandB:
             self._run = wandb.init(**how, dir=str(run.folder), settings=settings)
         except wandb.errors.Error as error:
             reason = f" ({' '.join(str(error).split())})"
+            # Its service still waits for the answer, and lends no run's id twice.
+            wandb.teardown()
             self._run = wandb.init(**how, dir=str(run.folder), settings=settings, mode="offline")
         if self._run.disabled:
             run.say("disabled by its own settings")

@@ -3,12 +3,13 @@
 import contextlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,9 @@ CLOSE_SECONDS = 45.0
 """How long a tracker may take to send the rest, once the run has ended."""
 KILL_SECONDS = 5.0
 """How much longer its process may take to give up by itself."""
+SECRET_VARIABLE = re.compile("TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
+LEAST_SECRET = 8
+"""Characters; a shorter value is a setting that is called so."""
 SYSTEM_SECONDS = 10.0
 """At least this long between two measurements of the system."""
 
@@ -54,6 +58,19 @@ def check_trackers(names: Sequence[str]) -> None:
             ) from error
 
 
+def hide_secrets(text: str, env: Mapping[str, str]) -> str:
+    """A text for the run's log, which is published, without tokens, keys and passwords.
+
+    These are the values of environment variables that are called so, and parts of addresses.
+    """
+    values = [value for name, value in env.items() if SECRET_VARIABLE.search(name)]
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= LEAST_SECRET:
+            text = text.replace(value, "***")
+    text = re.sub(r"(token=)[^&\s'\"]+", r"\1***", text)
+    return re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
+
+
 class Trackers:
     """The trackers of one session of a run: each follows `events`, a run.jsonl, in a process of its own.
 
@@ -70,8 +87,8 @@ class Trackers:
         close_seconds: float = CLOSE_SECONDS,
     ):
         self._close_seconds = close_seconds
-        self._folder, self._usage = folder, Usage(device)
         self._said: deque[str] = deque()
+        self._folder, self._usage = folder, Usage(device, self._said.append)
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._listeners: list[threading.Thread] = []
         self._measured = time.monotonic()
@@ -138,16 +155,16 @@ class Trackers:
                 start_new_session=True,
             )
         self._processes[name] = process
-        listener = threading.Thread(target=self._listen, args=(name, process), daemon=True)
+        listener = threading.Thread(target=self._listen, args=(name, process, env), daemon=True)
         listener.start()
         self._listeners.append(listener)
 
-    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
+    def _listen(self, name: str, process: subprocess.Popen[str], env: Mapping[str, str]) -> None:
         assert process.stdout is not None
         num_said = 0
         for line in process.stdout:
             num_said += 1
-            self._said.append(line.rstrip("\n"))
+            self._said.append(hide_secrets(line.rstrip("\n"), env))
         code = process.wait()
         # 1: it has said itself what failed.
         if code not in (0, 1) or (code and not num_said):
@@ -156,10 +173,10 @@ class Trackers:
 
 
 class Usage:
-    """What this process uses of the machine and of its GPU."""
+    """What this process uses of the machine and of its GPU; `say` hears what cannot be measured."""
 
-    def __init__(self, device: torch.device):
-        self._device, self._before = device, (time.monotonic(), time.process_time())
+    def __init__(self, device: torch.device, say: Callable[[str], None]):
+        self._say, self._device, self._before = say, device, (time.monotonic(), time.process_time())
         self._statm = Path("/proc/self/statm")
         self._has_share = device.type == "cuda"
 
@@ -178,7 +195,10 @@ class Usage:
         if self._has_share:
             try:
                 found["gpu_share"] = torch.cuda.utilization(self._device) / 100
-            # nvidia-ml-py has errors of its own, such as of a share that a partition of a GPU does not have.
-            except Exception:
+            except ModuleNotFoundError:
                 self._has_share = False
+            # nvidia-ml-py's errors are its own: a partition of a GPU has no share.
+            except Exception as error:
+                self._has_share = False
+                self._say(f"system/gpu_share cannot be read and is left out: {error}")
         return found

@@ -1,5 +1,6 @@
 """Trackers against the packages themselves, without a network: what they wrote is read back."""
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from tracked_files import Tracked, read_tensorboard, read_trackio, read_wandb
 
 import train_gpt
 from golf.system.log import RunLog
-from golf.track.figures import FIGURES, figures_of, step_of
-from golf.track.start import TrackerError, Trackers, Usage, check_trackers
+from golf.track.figures import FIGURES, Figures, figures_of, step_of
+from golf.track.sinks import TrackedRun, WandB
+from golf.track.start import TrackerError, Trackers, Usage, check_trackers, hide_secrets
 
 CPU = torch.device("cpu")
 CONFIG = {"seed": 7, "steps": None, "model": {"width": 32, "ngram_buckets": [48, 32]}, "form": "readable"}
@@ -145,6 +148,20 @@ def test_a_service_that_never_answers_does_not_hold_the_run_up(home, monkeypatch
     )
 
 
+def test_a_service_that_never_answers_leaves_wandb_offline(home, monkeypatch, silent_server) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent_server.getsockname()[1]}")
+    monkeypatch.setattr("golf.track.sinks.ONLINE_SECONDS", 1.0)
+    said: list[str] = []
+    sink = WandB(TrackedRun("tiny", "0123abcd", home, CONFIG, os.getpid(), said.append))
+    sink.send(Figures(curves={"train/loss": 2.0}), 1)
+    sink.close(True)
+    # As at the end of a process; until then the service may hold rows back.
+    wandb.teardown()
+    assert len(said) == 1 and said[0].startswith("offline (") and "wandb sync wandb/offline-run-" in said[0]
+    assert read_wandb(home).curves["train/loss"] == [(1, 2.0)]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
@@ -165,6 +182,18 @@ def test_a_tracker_that_fails_says_so_once_and_reaches_nothing_else(
     assert message.rpartition(": ")[2] in Path("run/trackers/trackio.log").read_text(encoding="utf-8")
     assert len(read_tensorboard(Path("run/trackers")).curves["train/loss"]) == 3
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_runs_log_which_is_published_has_no_token(home, monkeypatch) -> None:
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "127.0.0.1:9?write_token=a-token")
+    with session(["trackio"]):
+        pass
+    (said,) = lines_of("trackio")
+    assert "got: '127.0.0.1:9?write_token=***'" in said
+    env = {"WANDB_API_KEY": "a-key-of-a-user", "TOKENIZERS_PARALLELISM": "false"}
+    assert hide_secrets("http://me:word@host/a@b?x=false a-key-of-a-user", env) == (
+        "http://***@host/a@b?x=false ***"
+    )
 
 
 def test_a_tracker_whose_process_is_killed_is_left_out_and_says_so(home) -> None:
@@ -213,7 +242,7 @@ def test_the_step_is_read_from_either_form() -> None:
 
 
 def test_the_memory_and_cores_of_a_process_are_measured() -> None:
-    usage = Usage(CPU)
+    usage = Usage(CPU, pytest.fail)
     deadline = time.process_time() + 0.1
     while time.process_time() < deadline:
         pass
@@ -230,10 +259,12 @@ def test_a_gpu_whose_share_cannot_be_read_does_not_stop_the_run(monkeypatch) -> 
 
     monkeypatch.setattr(torch.cuda, "utilization", refuse)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5)
-    usage = Usage(torch.device("cuda"))
+    said: list[str] = []
+    usage = Usage(torch.device("cuda"), said.append)
     assert [usage.figures().keys() & {"gpu_memory_bytes", "gpu_share"} for _ in range(2)] == [
         {"gpu_memory_bytes"}
     ] * 2
+    assert said == ["system/gpu_share cannot be read and is left out: Not Supported"]
 
 
 def test_packages_of_the_names_in_the_current_folder_are_not_taken_for_the_trackers(home) -> None:
