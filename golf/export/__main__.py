@@ -20,12 +20,14 @@ import tyro
 from golf.evaluate import read_model
 from golf.export.folder import DecodedModel, write_safetensors, write_transformers
 from golf.export.llama_cpp import gguf_error
+from golf.hub.address import read_address
+from golf.hub.fetch import local_path
+from golf.prepare.find_tokenizer import find_tokenizer
 from golf.run_folder import find_artifact
 from golf.system.cli import run_program
 from golf.system.files import require_writable
 from golf.system.log import RunLog
 from golf.system.options import read_options
-from golf.tasks.models import find_tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,20 @@ class ExportCommand:
     """The model, and the files to make of it."""
 
     artifact: Annotated[Path, tyro.conf.Positional]
-    """An artifact, or the folder of a run or an entry that has one."""
+    """An artifact, or a folder with one: an entry or a run; or hf://USER/NAME, an entry on the hub."""
     to: Literal["safetensors", "transformers", "gguf"]
     """The kind of files."""
     out: Path | None = None
-    """A new or empty folder for them; by default exports/NAME-KIND, NAME being the artifact's folder."""
+    """A new or empty folder for them; by default exports/NAME-KIND, NAME being the artifact's folder, or its
+    repository on the hub."""
     tokenizer: Path | None = None
     """The model's .model file, if it is not next to the model."""
 
 
 def export(command: ExportCommand, log: RunLog) -> Path:
     """Writes the folder, whole or not at all, and returns it; ValueError for bad input."""
-    file = find_artifact(command.artifact)
-    folder = file.resolve().parent.name
+    file, address = find_artifact(local_path(command.artifact)), read_address(command.artifact)
+    folder = address.repository.partition("/")[2] if address else file.resolve().parent.name
     name = folder if file.name == "artifact.bin" else f"{folder}-{file.stem}"
     out = command.out or Path("exports") / f"{name}-{command.to}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
