@@ -166,6 +166,7 @@ class WritableHub:
         else:
             siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
             answer = {"id": name, "sha": commit, "siblings": siblings, "tags": []}
+            answer["private"] = repository.private
         return send(request, 200, answer)
 
     def _upload_mode(self, file: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 SCHEME = "hf:"
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -68,12 +69,19 @@ def require_repository(name: str) -> None:
 @contextmanager
 def hub_errors(what: str, writing: bool = False) -> Iterator[None]:
     """Raises HubError, which starts with `what`, for each error of the hub's client in the block."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
+    try:
+        _ = urlsplit(constants.ENDPOINT).port
+    except ValueError as error:
+        raise HubError(f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address ({error})") from error
     try:
         yield
     except HubError:
         raise
+    except UnicodeEncodeError as error:
+        raise HubError(f"{what}: the token is not of ASCII; `hf auth login` stores one that is") from error
     except (HTTPError, OSError, RuntimeError) as error:
         is_of_the_disk = isinstance(error, OSError) and not isinstance(error, HTTPError) and error.errno
         if is_of_the_disk:

@@ -47,6 +47,9 @@ def entry_card(
     own, body = split_readme(readme)
     first = next(iter(results.values()))
     tags = own.pop("tags", None) or []
+    tags = [tags] if isinstance(tags, str) else tags
+    if not isinstance(tags, list):
+        raise ValueError(f"README.md: tags in the block of metadata are {tags!r}; expected a list")
     source = hub_dataset(first.data)
     stated = {
         "license": licence,

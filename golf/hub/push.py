@@ -33,9 +33,9 @@ from golf.system.log import RunLog
 from golf.system.options import read_options
 
 CARD = "README.md"
-REPLACED = ("artifact_seed*.bin", "train_seed*.log")
+REPLACED = ("artifact_seed*.bin", "train_seed*.log", "audit.json", "per_document.npz")
 """Files of an earlier push that an update removes if it does not send them anew: else nobody could tell which
-artifact is meant."""
+artifact is meant, or they would speak of one that is gone."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,16 @@ def entry_parcel(
     if not entry.readme.is_file():
         raise EntryError(f"{folder} has no {CARD}")
     artifacts = [entry.artifact(seed).name for seed in results]
-    readme = entry.readme.read_text(encoding="utf-8")
+    try:
+        readme = entry.readme.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise EntryError(f"{entry.readme}: is no UTF-8 ({error})") from error
     brings_text = any(name.startswith("data/") for name in files)
     metadata, body = entry_card(readme, results, licence, usage(repository, artifacts, brings_text))
-    if tokenizer.name not in {Path(name).name for name in files}:
-        files = {**files, tokenizer.name: tokenizer}
+    models = [path for name, path in files.items() if name.endswith(".model")]
+    if sha256_of_file(tokenizer) not in map(sha256_of_file, models):
+        # Those who read the repository look for .model files.
+        files = {**files, tokenizer.name if tokenizer.suffix == ".model" else "tokenizer.model": tokenizer}
     return Parcel("model", metadata, render_card(metadata, body).encode(), files)
 
 
@@ -112,6 +117,12 @@ def entry_files(folder: Path) -> dict[str, Path]:
     others = [entry.results, entry.submission, entry.requirements, entry.audit, entry.per_document]
     others += [entry.training_plot, *(entry.log(seed) for seed in results), *sorted(folder.glob("*.png"))]
     found = {path.name: path for path in (*needed, *others) if path.is_file()}
+    for path in (entry.readme, *others):
+        # Their bytes are compared with nothing: in a stranger's entry a link could name any file of the user.
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise EntryError(
+                f"{path} is a link to {path.resolve()}, outside the entry; put a file in its place"
+            )
     data = folder / "data"
     if (data / MANIFEST_NAME).is_file():
         found |= {f"data/{name}": path for name, path in dataset_files(data, whole=False).items()}
@@ -184,6 +195,8 @@ def send(parcel: Parcel, command: PushCommand, log: RunLog) -> None:
     advice = "" if command.exist_ok else "; the repository was made: with --exist-ok the same command goes on"
     try:
         with hub_errors(command.repo, writing=True):
+            if command.private and not api.repo_info(name, repo_type=kind).private:
+                raise HubError(f"{name}: exists and is public; leave out --private, or make it private there")
             present = api.list_repo_files(name, repo_type=kind) if command.exist_ok else []
             left = [path for path in present if path not in parcel.files and _is_replaced(path)]
             operations: list[Any] = [CommitOperationDelete(path) for path in left]

@@ -15,6 +15,7 @@ from writable_hub import Repository
 from eval_bpb import main as score
 from golf.chat import main as chat
 from golf.entry.results import read_entry_results
+from golf.export.__main__ import main as export
 from golf.hub.address import HubError
 from golf.hub.fetch import local_path
 from golf.hub.push import main as push
@@ -121,6 +122,38 @@ def test_metadata_that_the_readme_has_already_stay(desk, tmp_path):
     assert (data.license, data.language, data.tags) == ("apache-2.0", "en", ["mine", "parameter-golf"])
 
 
+def test_one_tag_that_the_readme_has_stays_one(desk, tmp_path):
+    entry = shutil.copytree(desk.entry, tmp_path / "entry")
+    text = (entry / "README.md").read_text()
+    (entry / "README.md").write_text(f"---\ntags: mine\n---\n{text}")
+    assert push([str(entry), "--repo", "owner/tiny"]) == 0
+    assert ModelCard(desk.hub.files("owner/tiny")["README.md"].decode()).data.tags == [
+        "mine",
+        "parameter-golf",
+    ]
+
+
+def test_a_public_repository_gets_nothing_that_is_to_be_private(desk, capsys):
+    send_entry(desk)
+    before = desk.hub.repositories["model", "owner/tiny"].newest
+    assert push([str(desk.entry), "--repo", "owner/tiny", "--private", "--exist-ok"]) == 2
+    assert "owner/tiny: exists and is public; leave out --private" in one_line(capsys)
+    assert desk.hub.repositories["model", "owner/tiny"].newest == before
+    for options in ([], ["--exist-ok"]):
+        send_entry(desk, "owner/hidden", "--private", *options)
+
+
+def test_a_tokenizer_of_any_name_is_found_again_and_an_address_is_exported(desk, tmp_path, monkeypatch):
+    entry = shutil.copytree(desk.entry, tmp_path / "entry")
+    tokenizer = (entry / "data" / "tiny.model").rename(tmp_path / "README.md")
+    shutil.rmtree(entry / "data")
+    assert push([str(entry), "--repo", "owner/tiny", "--tokenizer", str(tokenizer)]) == 0
+    assert desk.hub.files("owner/tiny")["tokenizer.model"] == tokenizer.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert export(["hf://owner/tiny", "--to", "safetensors"]) == 0
+    assert (tmp_path / "exports" / "tiny-artifact_seed7-safetensors" / "model.safetensors").is_file()
+
+
 def test_a_dry_run_shows_what_a_push_sends_and_needs_no_network(desk, capsys, monkeypatch):
     send_entry(desk)
     sent = desk.hub.files("owner/tiny")
@@ -147,13 +180,17 @@ def test_a_finished_run_is_sent_as_the_entry_that_it_makes(desk, monkeypatch):
 def test_an_update_leaves_no_artifact_of_an_earlier_push(desk, capsys):
     send_entry(desk)
     repository = desk.hub.repositories["model", "owner/tiny"]
-    repository.add_commit({**repository.files, "artifact_seed1.bin": b"1", "notes.txt": b"mine"})
+    repository.add_commit(
+        {**repository.files, "artifact_seed1.bin": b"1", "audit.json": b"{}", "notes.txt": b"mine"}
+    )
     assert score(["hf://owner/tiny"]) == 2
     assert "give one of them: hf://owner/tiny/artifact_seed" in capsys.readouterr().err
     assert local_path(Path("hf://owner/tiny/artifact_seed7.bin")).is_file()
     send_entry(desk, "owner/tiny", "--exist-ok")
-    assert "removed from the repository: artifact_seed1.bin" in capsys.readouterr().out
-    assert "artifact_seed1.bin" not in repository.files and repository.files["notes.txt"] == b"mine"
+    said = capsys.readouterr().out
+    for name in ("artifact_seed1.bin", "audit.json"):
+        assert f"removed from the repository: {name}" in said and name not in repository.files
+    assert repository.files["notes.txt"] == b"mine"
 
 
 def test_a_revision_is_the_state_of_that_commit(desk):
@@ -219,6 +256,12 @@ def test_a_push_that_cannot_be_is_one_line(desk, capsys, monkeypatch, token, arg
         (lambda entry: (entry / "data" / "tiny.model").write_bytes(b"x"), "tiny.model"),
         (lambda entry: shutil.rmtree(entry / "data"), "the tokenizer of"),
         (lambda entry: (entry / "README.md").write_text("---\n{\n---\n"), "block of metadata on top"),
+        (
+            lambda entry: (entry / "README.md").write_text("---\ntags: 5\n---\n"),
+            "tags in the block of metadata",
+        ),
+        (lambda entry: (entry / "README.md").write_bytes(b"\xff"), "README.md: is no UTF-8"),
+        (lambda entry: (entry / "plot.png").symlink_to(__file__), "plot.png is a link to "),
         (lambda entry: shutil.rmtree(entry), "no such folder; expected an entry or a finished run"),
     ],
 )
@@ -259,6 +302,19 @@ def test_an_address_that_leads_nowhere_is_one_line(desk, capsys, monkeypatch):
         capsys.readouterr()
         assert chat([address, "--prompt", "the"]) == 2
         assert expected in one_line(capsys)
+
+
+def test_an_endpoint_or_a_token_that_cannot_be_is_one_line(desk, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_schlüssel")
+    assert push([str(desk.entry), "--repo", "owner/tiny"]) == 2
+    assert "owner/tiny: the token is not of ASCII" in one_line(capsys)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://[::1")
+    for program, arguments in (
+        (push, [str(desk.entry), "--repo", "owner/tiny"]),
+        (score, ["hf://owner/tiny"]),
+    ):
+        assert program(arguments) == 2
+        assert "HF_ENDPOINT is 'http://[::1', which is no address" in capsys.readouterr().err
 
 
 def test_without_a_network_both_directions_say_so(desk, capsys, monkeypatch):
