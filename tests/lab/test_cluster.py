@@ -74,7 +74,10 @@ def wait_for(condition):
         ([], 'Could not detect "srun"'),
         (["--cluster", "local", "--slurm", "hours=3"], "hours"),
         (["--cluster", "local", "--slurm", "timeout_min=long"], "timeout_min"),
-        (["--cluster", "local", "--slurm", "timeout_min"], "golf lab: --slurm has 'timeout_min'; expected KEY=VALUE"),
+        (
+            ["--cluster", "local", "--slurm", "timeout_min"],
+            "golf lab: --slurm has 'timeout_min'; expected KEY=VALUE",
+        ),
     ],
 )
 def test_a_cluster_that_is_absent_and_parameters_that_it_refuses_are_one_line(lab, options, says, capsys):
