@@ -446,7 +446,7 @@ class Trainer:
         return self.steps > 0 and self._seconds + next_step > limit
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        # torchrun and studies pass on a signal that a terminal or a scheduler has sent to every process already:
+        # torchrun and studies pass on a signal that a terminal or scheduler has sent to every process already:
         # a repeated one is a person's if it is Ctrl-C, which studies do not pass on.
         is_persons = signum == signal.SIGINT and "RANK" not in os.environ
         if self._stop_signal:
