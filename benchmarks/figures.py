@@ -29,8 +29,9 @@ STARTED = time.perf_counter()
 CAPTION_WIDTH = 110
 MAX_LINES = 40
 """Of the difference of a page that `--check` shows."""
-BLOCK = re.compile(r"<!-- figures: (\S+) -->\n.*?<!-- end figures -->", re.DOTALL)
-INLINE = re.compile(r"<!-- fig: ([^.\s]+)\.(\S+) -->.*?<!-- /fig -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- figures: (\S+) -->\n(?:(?!<!-- figures: ).)*?<!-- end figures -->", re.DOTALL)
+INLINE = re.compile(r"<!-- fig: ([^.\s]+)\.(\S+) -->(?:(?!<!-- fig: ).)*?<!-- /fig -->", re.DOTALL)
+"""A marker without its end does not reach to that of the next one."""
 MARKER = re.compile(r"<!-- (?:figures: \S+|end figures|fig: \S+|/fig) -->")
 PROVENANCE = {"command", "n", "hardware", "date", "commit", "minutes", "needs", "note"}
 REQUIRED = {"command", "n", "hardware", "date"}

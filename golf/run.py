@@ -4,6 +4,7 @@ A stage that finds its result there returns it. One that is done again makes the
 """
 
 import hashlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -172,7 +173,7 @@ def train_stage(
     try:
         trainer.train(folder.checkpoint)
     except Stopped as stop:
-        log.info(f"{stop}; go on with: {launch_command(world)} --resume {folder}")
+        log.info(f"{stop}; {how_to_resume(folder, world)}" if run.command else str(stop))
         raise
     training = Training(
         model_parameters=num_parameters,
@@ -580,6 +581,11 @@ def isolated_python(world: World) -> list[str]:
 def launch_command(world: World) -> str:
     """How the command line of this program begins, with as many processes."""
     return " ".join(invocation(1 if world.size == 1 else world.local_size))
+
+
+def how_to_resume(folder: RunFolder, world: World) -> str:
+    """The command that goes on with a run of this program."""
+    return f"go on with: {launch_command(world)} --resume {shlex.quote(str(folder))}"
 
 
 @contextmanager

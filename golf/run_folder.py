@@ -133,4 +133,6 @@ def find_data(given: Path | None, path: Path) -> Path:
     for folder in (path, path / "data"):
         if (folder / "manifest.json").is_file():
             return folder
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
     raise ValueError(f"{path} brings no text to score along; give --data DIR")

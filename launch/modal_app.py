@@ -14,6 +14,7 @@ import modal
 HOURS = 3600
 WORK = "/work"
 CLONE = Path(__file__).parents[1]
+LEFT_OUT = [".git", ".venv*", ".try-wheel", "build", "dist", "data", "runs", "records", "**/__pycache__"]
 
 app = modal.App("golf")
 volume = modal.Volume.from_name("golf", create_if_missing=True)
@@ -22,9 +23,7 @@ image = (
     # torch.compile needs a C compiler.
     .apt_install("gcc", "libc6-dev")
     .pip_install_from_requirements(str(CLONE / "requirements.txt"))
-    .add_local_dir(
-        str(CLONE), "/src", copy=True, ignore=[".git", ".venv*", "data", "runs", "records", "**/__pycache__"]
-    )
+    .add_local_dir(str(CLONE), "/src", copy=True, ignore=LEFT_OUT)
     .run_commands("pip install --no-deps /src")
 )
 
@@ -36,8 +35,8 @@ image = (
     timeout=6 * HOURS,
     retries=modal.Retries(max_retries=8, initial_delay=0.0),
 )
-def train(preset: str, name: str) -> None:
-    """One run in the volume; the same call goes on with it."""
+def train(preset: str, name: str) -> int:
+    """The exit code of one run in the volume, 0 to 2; the same call goes on with one that was ended."""
     # fmt: off
     command = [
         "golf", "train", "--preset", preset, "--out", f"runs/{name}", "--requeue",
@@ -54,11 +53,14 @@ def train(preset: str, name: str) -> None:
         raise
     finally:
         volume.commit()
-    if code:
-        raise RuntimeError(f"golf train ended with {code}")
+    if code not in (0, 1, 2):
+        raise RuntimeError(f"golf train was ended, code {code}")
+    # Not an exception: wrong options would be tried again, on a GPU each time.
+    return code
 
 
 @app.local_entrypoint()
 def main(preset: str = "h100-10min", name: str = "mine") -> None:
     """Starts the run and waits for it; with `modal run --detach` it goes on without this machine."""
-    train.remote(preset, name)
+    if code := train.remote(preset, name):
+        raise SystemExit(f"golf train ended with {code}; its output says why")

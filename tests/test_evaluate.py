@@ -276,8 +276,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     errors = capsys.readouterr().err
     assert len(errors.splitlines()) == 1 and "artifact is 4 bytes" in errors
     assert not (tmp_path / "out").exists()
-    assert program.main([str(tmp_path / "none"), "--data", str(dataset_folder)]) == 2
-    assert capsys.readouterr().err.endswith("none: no such file or folder\n")
+    for data in (["--data", str(dataset_folder)], []):
+        assert program.main([str(tmp_path / "none"), *data]) == 2
+        assert capsys.readouterr().err.endswith("none: no such file or folder\n")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ import pytest
 
 from golf.__main__ import COMMANDS, WINDOWS_HINT, all_commands, main, overview
 from golf.programs.completion import print_completion
+from golf.run import how_to_resume
+from golf.run_folder import RunFolder
 from golf.system.cli import invocation
+from golf.system.distributed import World
 from golf.system.fields import DescribedField, DescribedGroup, describe_options, first_sentence, flatten
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +163,8 @@ def test_the_completion_of_bash_completes(capsys, tmp_path):
 def test_the_command_that_goes_on_is_the_one_that_began(started, processes, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", started)
     assert " ".join(invocation(processes)) == words
+    told = how_to_resume(RunFolder("runs/my run"), World(size=processes, local_size=processes))
+    assert told == f"go on with: {words} --resume 'runs/my run'"
 
 
 def test_every_script_is_its_command():

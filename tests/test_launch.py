@@ -110,7 +110,7 @@ def test_modals_app_has_its_function_and_the_program_gets_the_signal_of_a_preemp
     assert isinstance(modal_app.app, modal.App) and isinstance(modal_app.train, modal.Function)
     golf, stopped = tmp_path / "golf", tmp_path / "stopped"
     golf.write_text(
-        f'#!/bin/bash\ntrap "echo $* > {stopped}; exit 143" TERM\nkill -INT $PPID\nsleep 60 & wait\n'
+        f'#!/bin/bash\ntrap "echo $* > {stopped}; exit 143" TERM\nsleep 1\nkill -INT $PPID\nsleep 60& wait\n'
     )
     golf.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -123,6 +123,31 @@ def test_modals_app_has_its_function_and_the_program_gets_the_signal_of_a_preemp
     with pytest.raises(KeyboardInterrupt):
         modal_app.train.local("h100-10min", "mine")
     assert stopped.read_text() == expected and committed == [1]
+
+
+def test_modal_tries_a_run_again_that_was_ended_and_no_run_that_fails_by_its_options(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(LAUNCH)
+    import modal_app
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(modal_app, "WORK", str(tmp_path))
+    monkeypatch.setattr(modal_app, "volume", type("Volume", (), {"commit": lambda self: None})())
+    golf = tmp_path / "golf"
+    golf.write_text('#!/bin/bash\nexit "$(cat code)"\n')
+    golf.chmod(0o755)
+    for code in (0, 1, 2, 143):
+        (tmp_path / "code").write_text(str(code))
+        if code < 128:
+            assert modal_app.train.local("cpu", "mine") == code
+        else:
+            with pytest.raises(RuntimeError, match="143"):
+                modal_app.train.local("cpu", "mine")
+
+
+def test_images_leave_out_what_this_clone_builds():
+    ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
+    made = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    assert {".try-wheel", "build", "dist"} <= set(ignored) & made
 
 
 def test_the_notebook_is_valid_says_that_a_t4_computes_in_float32_and_its_code_compiles():

@@ -131,6 +131,8 @@ def make_pull_request(entry: Path, clone: Path, asked: Asked) -> PullRequest:
     own = {name: "" if value in NOBODY else value for name, value in named.items()}
     identity = find_identity(clone, asked.author or own["author"], asked.github_id or own["github_id"])
     figures = challenge_figures(runs, stored, identity, asked.track)
+    # Before the block that removes it: not a folder that another process has just made.
+    target.mkdir()
     try:
         copy_entry(files, target, runs, stored, figures, asked)
         script = None
@@ -202,10 +204,9 @@ def copy_entry(
     figures: dict[str, Any],
     asked: Asked,
 ) -> None:
-    """Writes the folder of the pull request; what the entry lacks is left out, and a check says so."""
+    """Writes the files of the pull request; what the entry lacks is left out, and a check says so."""
     wanted = [entry.script, entry.requirements, *(entry.log(run.seed) for run in runs)]
     copied = [path.name for path in wanted if path.is_file()] + list(asked.extra)
-    target.mkdir()
     for name in copied:
         shutil.copyfile(entry.path / name, target / name)
     write_json(target / entry.submission.name, figures)

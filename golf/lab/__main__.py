@@ -84,6 +84,11 @@ def study_of(options: LabOptions) -> Study:
         )
     if options.executor == "local" and (options.slurm or options.cluster != "slurm"):
         raise ValueError("--slurm and --cluster are of jobs; give --executor submitit, too")
+    unread = ("seeds", "jobs", "threads") if options.search else ("trials",)
+    for name in unread:
+        if vars(options)[name] != vars(LabOptions)[name]:
+            kind = "the arms of a study" if options.search else "a search; give --search, too"
+            raise ValueError(f"--{name} is of {kind}")
     study = load_study(options.study, options.minutes, options.tokens, options.out)
     return study if options.seeds is None else Study(**{**vars(study), "seeds": options.seeds})
 

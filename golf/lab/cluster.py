@@ -53,11 +53,10 @@ class Cluster:
             )
         import submitit  # pyright: ignore[reportMissingImports]
 
+        named = read(parameters)
         try:
             self.executor = submitit.AutoExecutor(folder.resolve(), cluster=kind)
-            self.executor.update_parameters(
-                **{"name": "golf-lab", "timeout_min": MINUTES, **read(parameters)}
-            )
+            self.executor.update_parameters(**{"name": "golf-lab", "timeout_min": MINUTES, **named})
         except RuntimeError as error:
             raise StudyError(
                 f"--executor submitit: {error} Submit from a machine that has sbatch and srun, or try the "

@@ -22,7 +22,14 @@ def start_trial(folder: Path) -> TrialProcess:
     """Starts the trial in a folder as a process."""
     command = [sys.executable, "-m", "golf.lab.trial", str(folder)]
     with open(folder / "output.txt", "ab") as output:
-        return TrialProcess(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
+        return TrialProcess(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, preexec_fn=ignore_submitit
+        )
+
+
+def ignore_submitit() -> None:
+    """Ignores submitit's signal, which SLURM sends to all processes of a job: the job passes on another."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 class TrialJob:

@@ -39,6 +39,9 @@ def report(options: ReportOptions) -> None:
         folder = vars(options)[name]
         if not folder.is_dir() and folder != Path(name):
             raise ValueError(f"--{name} {folder} is no folder")
+    if not options.records.exists() and options.runs.is_dir():
+        # The first run of a folder is under way.
+        options.records.mkdir()
     page, log = options.out or options.records / PAGE_NAME, RunLog()
     require_output(page, "--out")
     if options.watch:

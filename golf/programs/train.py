@@ -33,7 +33,7 @@ from golf.run import (
     average_stage,
     calibrate_stage,
     collect_results,
-    launch_command,
+    how_to_resume,
     pack_stage,
     score_stage,
     train_stage,
@@ -108,8 +108,7 @@ def run_stages(command: RunCommand, folder: RunFolder, world: World) -> None:
         go_through_stages(command, folder, world)
     except Stopped as stop:
         if not str(stop) and folder.config.is_file():
-            how = f"stopped; go on with: {launch_command(world)} --resume {folder}"
-            raise Stopped(how, stop.signum) from stop
+            raise Stopped(f"stopped; {how_to_resume(folder, world)}", stop.signum) from stop
         raise
 
 

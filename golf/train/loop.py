@@ -4,6 +4,7 @@ Shapes: B batch, T time.
 """
 
 import math
+import os
 import signal
 from collections.abc import Callable
 from itertools import product
@@ -445,11 +446,15 @@ class Trainer:
         return self.steps > 0 and self._seconds + next_step > limit
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        # torchrun passes on a signal that every process of the terminal has received already.
-        if self._stop_signal and self.world.size == 1:
-            raise Stopped(signum=signum)
+        # torchrun and studies pass on a signal that a terminal or scheduler has sent to every process already:
+        # a repeated one is a person's if it is Ctrl-C, which studies do not pass on.
+        is_persons = signum == signal.SIGINT and "RANK" not in os.environ
+        if self._stop_signal:
+            if is_persons:
+                raise Stopped(signum=signum)
+            return
         self._stop_signal = signum
-        self.log.info("stopping after this step (again to stop at once)")
+        self.log.info(f"stopping after this step{' (again to stop at once)' if is_persons else ''}")
 
     def _save(self, path: Path) -> None:
         if self.world.is_first:

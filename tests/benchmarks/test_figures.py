@@ -145,6 +145,16 @@ def test_values_are_read_from_other_files_and_tallies_become_bits_per_byte(tmp_p
         ("<!-- figures: g -->\n<!-- end figures -->", {}, "there is no docs/figures/g.json; there are f"),
         ("<!-- figures: f -->", {}, "<!-- figures: f --> has no other half"),
         ("<!-- /fig -->", {}, "<!-- /fig --> has no other half"),
+        (
+            "<!-- figures: f -->\n\nA text.\n\n<!-- figures: f -->\n<!-- end figures -->",
+            {"columns": ["a"], "rows": [["1"]]},
+            "<!-- figures: f --> has no other half",
+        ),
+        (
+            "<!-- fig: f.n -->1 and a text, <!-- fig: f.n -->1<!-- /fig -->",
+            {"n": 1},
+            "<!-- fig: f.n --> has no other half",
+        ),
         ("<!-- fig: f.speed --><!-- /fig -->", {}, "{speed} is missing or null"),
         ("<!-- fig: f.n:.2q --><!-- /fig -->", {"n": 1.0}, "format"),
         (

@@ -38,11 +38,12 @@ def test_a_run_is_a_job_and_one_that_is_preempted_saves_is_queued_again_and_goes
         return submitted[-1]
 
     def preempt():
-        """Sends the job's process the signal of SLURM as soon as its run trains."""
+        """Sends the job's processes the signal of SLURM as soon as the run trains; it sends it to all."""
         (events,) = wait_for(lambda: list(lab.glob("runs/study/base_*/run.jsonl")))
         wait_for(lambda: '"step"' in events.read_text())
         for task in children_of(submitted[0].job.job_id):
-            os.kill(task, signal.SIGUSR2)
+            for process in (*children_of(task), task):
+                os.kill(process, signal.SIGUSR2)
 
     monkeypatch.setattr(Cluster, "start", note)
     thread = threading.Thread(target=preempt)
@@ -73,7 +74,10 @@ def wait_for(condition):
         ([], 'Could not detect "srun"'),
         (["--cluster", "local", "--slurm", "hours=3"], "hours"),
         (["--cluster", "local", "--slurm", "timeout_min=long"], "timeout_min"),
-        (["--cluster", "local", "--slurm", "timeout_min"], "'timeout_min'; expected KEY=VALUE"),
+        (
+            ["--cluster", "local", "--slurm", "timeout_min"],
+            "golf lab: --slurm has 'timeout_min'; expected KEY=VALUE",
+        ),
     ],
 )
 def test_a_cluster_that_is_absent_and_parameters_that_it_refuses_are_one_line(lab, options, says, capsys):

@@ -165,6 +165,8 @@ def test_a_storage_that_is_locked_is_named_with_what_to_do(lab, tmp_path, monkey
         (["--search", "--storage", "/proc/no/search.log"], "/proc/no"),
         (["--storage", "search.log"], "give --search, too"),
         (["--search", "--executor", "submitit"], "start it in several jobs"),
+        (["--search", "--jobs", "2"], "--jobs is of the arms of a study"),
+        (["--trials", "5"], "--trials is of a search; give --search, too"),
         (["--slurm", "timeout_min=3"], "give --executor submitit, too"),
     ],
 )

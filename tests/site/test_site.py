@@ -329,6 +329,17 @@ def test_the_command_writes_the_page_and_refuses_no_time(
     assert "--every-seconds is 0" in capsys.readouterr().err
 
 
+def test_beside_the_first_run_of_a_folder_the_command_makes_the_page_and_without_one_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report"]) == 2
+    assert "records is no folder" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()
+    assert main(["report"]) == 0
+    assert (tmp_path / "records" / "index.html").is_file()
+
+
 PROBE = """
 const frame = document.getElementById("page"), out = {};
 frame.onload = () => {

@@ -152,6 +152,35 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
         )
 
 
+@pytest.mark.parametrize(
+    ("signum", "by_torchrun", "saves"),
+    [
+        (signal.SIGTERM, False, True),
+        (signal.SIGUSR1, True, True),
+        (signal.SIGINT, True, True),
+        (signal.SIGINT, False, False),
+    ],
+)
+def test_a_signal_that_is_passed_on_besides_saves_and_a_second_ctrl_c_ends_at_once(
+    tmp_path, monkeypatch, signum, by_torchrun, saves
+):
+    monkeypatch.delenv("RANK", raising=False)
+    if by_torchrun:
+        monkeypatch.setenv("RANK", "0")
+    trainer = make_trainer(Budget(steps=3))
+    draw_batch = trainer.batches.next
+
+    def stop_twice_then_draw(num_sequences: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+        os.kill(os.getpid(), signum)
+        os.kill(os.getpid(), signum)
+        return draw_batch(num_sequences, context)
+
+    trainer.batches.next = stop_twice_then_draw
+    with pytest.raises(Stopped):
+        trainer.train(tmp_path / "c.pt")
+    assert (tmp_path / "c.pt").is_file() == saves
+
+
 def test_a_run_goes_through_its_phases(tmp_path):
     trainer = make_trainer(Budget(steps=10), model_config=LOOPING, schedule=IN_PHASES)
     seen = []
