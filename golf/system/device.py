@@ -81,6 +81,11 @@ def read_world() -> World:
     return World(*values)
 
 
+def is_torchruns() -> bool:
+    """Whether torchrun started this process, perhaps alone."""
+    return TORCHRUN[0][0] in os.environ
+
+
 def device_kind(device: str) -> str:
     """The device type, cpu, cuda or mps, that the name `device` or "auto" stands for."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device.split(":")[0]

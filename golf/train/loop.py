@@ -4,7 +4,6 @@ Shapes: B batch, T time.
 """
 
 import math
-import os
 import signal
 from collections.abc import Callable
 from itertools import product
@@ -20,7 +19,14 @@ from golf.model.kernels import attention_kernels, present_kernels, require_kerne
 from golf.model.positions import rotary_tables
 from golf.system.cli import Stopped, handling_stops
 from golf.system.clock import StageClock
-from golf.system.device import Runtime, is_out_of_memory, release_memory, synchronize, tag_compiled_code
+from golf.system.device import (
+    Runtime,
+    is_out_of_memory,
+    is_torchruns,
+    release_memory,
+    synchronize,
+    tag_compiled_code,
+)
 from golf.system.log import ProgressBar, RunLog
 from golf.train.averaging import WeightAverage
 from golf.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -446,9 +452,9 @@ class Trainer:
         return self.steps > 0 and self._seconds + next_step > limit
 
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        # torchrun and studies pass on a signal that a terminal or scheduler has sent to every process already:
+        # torchrun and studies pass on a signal that a terminal or scheduler has sent to all processes:
         # a repeated one is a person's if it is Ctrl-C, which studies do not pass on.
-        is_persons = signum == signal.SIGINT and "RANK" not in os.environ
+        is_persons = signum == signal.SIGINT and not is_torchruns()
         if self._stop_signal:
             if is_persons:
                 raise Stopped(signum=signum)
