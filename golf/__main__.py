@@ -101,7 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.platform == "win32" and name not in PORTABLE:
         print(f"golf {name} needs Linux or macOS; {WINDOWS_HINT}", file=sys.stderr)
         return BAD_INPUT
-    return importlib.import_module(commands[name].module).main(rest)
+    # A program of its own while the module is imported, which Ctrl-C ends in one line, too.
+    return run_program(f"golf {name}", lambda: importlib.import_module(commands[name].module).main(rest))
 
 
 if __name__ == "__main__":
