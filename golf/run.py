@@ -544,7 +544,7 @@ def _score_artifact(folder: RunFolder, run: RunContext, name: str, max_seconds: 
     before = run.clock.elapsed("score")
     with run.clock.stage("score"), empty_folder(folder) as empty:
         script = empty / folder.script.name
-        script.write_bytes(folder.script.read_bytes())
+        write_bytes(script, folder.script.read_bytes())
         command = [*isolated_python(run.runtime.world), str(script), "--score", str(artifact)]
         command += ["--data", str(run.dataset.folder.resolve()), "--json", str(figures.resolve())]
         command += ["--per-document", str(folder.documents(name).resolve()), "--device", how.device]
@@ -607,7 +607,7 @@ def fresh_process_starting(folder: RunFolder, code: bytes | None) -> Iterator[No
         return
     with empty_folder(folder) as empty:
         script = empty / folder.script.name
-        script.write_bytes(code)
+        write_bytes(script, code)
         command = [sys.executable, "-I", str(script), "--score", "-", "--data", "-", "--help"]
         process = subprocess.Popen(
             command,

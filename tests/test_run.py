@@ -1,5 +1,6 @@
 """What a run asks of its device beside training: passes that fit, and memory for the process that scores."""
 
+import errno
 import gc
 import weakref
 from collections.abc import Iterable
@@ -36,7 +37,7 @@ from golf.run_folder import RunFolder
 from golf.score.scorer import Scoring
 from golf.score.tally import Tally
 from golf.system.device import Runtime
-from golf.system.files import write_json
+from golf.system.files import DiskFullError, write_json
 from golf.system.log import RunLog
 from golf.train.config import TrainConfig
 
@@ -202,3 +203,15 @@ def test_results_of_a_stage_come_back_as_they_were(tmp_path):
     scores = Scores((stage, replace(stage, name="test_time_trained")), 1, "a", "b", "float32", {"cores": 2})
     write_json(tmp_path / "scores.json", asdict(scores))
     assert read_stage(tmp_path / "scores.json", Scores) == scores
+
+
+def test_a_disk_too_full_for_the_scoring_script_is_named_with_its_room(tmp_path, monkeypatch):
+    def fill(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(
+        DiskFullError, match=r"train_gpt\.py: no space left on the disk, [\d,]+ bytes are free"
+    ):
+        with running.fresh_process_starting(RunFolder(tmp_path), b"print()"):
+            pass

@@ -90,7 +90,8 @@ def pack(
     """The most precise useful artifact of at most `limit_bytes` (the limit minus the code's bytes).
 
     `header` needs "model", the fields of ModelConfig, and is stored whole. Raises BudgetError if the least
-    precise artifact does not fit, ValueError for weights that are not finite or not the model's.
+    precise artifact does not fit, ValueError for weights that are not finite or not the model's, and for
+    more of them than `open_artifact` believes of so few bytes.
     """
     layout = implied_layout(header.get("model"))
     for name in sorted(weights.keys() ^ layout.keys()):
@@ -108,7 +109,12 @@ def pack(
 
     room_bytes = limit_bytes - config.margin_bytes
     artifact, fitted = QUANTIZERS[config.scheme].fit(weights, layout, calibration, room_bytes, wrap)
-    return Packed(artifact, config.scheme, fitted, count_elements(layout), limit_bytes)
+    num_weights, size = count_elements(layout), len(artifact)
+    if num_weights > plausible_size(size):
+        raise ValueError(
+            f"weights carry too little: {num_weights:,} of them became {size:,} bytes; train longer"
+        )
+    return Packed(artifact, config.scheme, fitted, num_weights, limit_bytes)
 
 
 def open_artifact(data: bytes) -> tuple[dict[str, Any], Quantizer, memoryview, Layout]:

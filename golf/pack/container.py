@@ -27,8 +27,8 @@ MAX_EXPANSION = 32
 """Maximum number of codes, or of body bytes, per byte of the file: a quarter of a bit per weight."""
 MAX_ARTIFACT_BYTES = 1 << 26
 """Four times the limit of an entry."""
-EXPANSION_FLOOR = 1 << 20
-"""Added to that bound, so that tiny models with few distinct codes pass it."""
+EXPANSION_FLOOR = 1 << 24
+"""Added to that bound: a large table that a short run hardly touched takes almost no bytes."""
 
 _PREAMBLE = struct.Struct("<4sB4sQ")
 _CHECKSUM_BYTES = 8

@@ -14,7 +14,8 @@ END_OF_TEXT = "<|endoftext|>"
 """Separates the documents of a .txt file that contains it."""
 TEXT_CHUNK_CHARACTERS = 100_000
 """A .txt file without END_OF_TEXT is cut at the first empty line after this number of characters, or at the
-first end of a line after twice as many; a small file after 1/200 of its size."""
+first end of a line after twice as many; a small file after one of SMALL_FILE_CHUNKS parts of its text."""
+SMALL_FILE_CHUNKS = 200
 MIN_CHUNK_CHARACTERS = 200
 MAX_DOCUMENT_CHARACTERS = 4_000_000
 """Longer texts become several documents: a tokenizer takes 40 bytes of memory for each character."""
@@ -149,7 +150,7 @@ def stream_dataset(
 
 
 def _read_txt(file: Path, field: str, bad: BadRows) -> Iterator[tuple[str, int]]:
-    chunk = min(TEXT_CHUNK_CHARACTERS, max(MIN_CHUNK_CHARACTERS, file.stat().st_size // 200))
+    chunk = min(TEXT_CHUNK_CHARACTERS, max(MIN_CHUNK_CHARACTERS, _text_bytes(file) // SMALL_FILE_CHUNKS))
     pieces = read_pieces(file)
     head: list[tuple[int, bytes, int]] = []
     gathered: list[str] = []
@@ -177,6 +178,18 @@ def _read_txt(file: Path, field: str, bad: BadRows) -> Iterator[tuple[str, int]]
                 yield "".join(gathered), position
                 gathered, size = [], 0
     yield "".join(gathered), position
+
+
+def _text_bytes(file: Path) -> int:
+    """Bytes of a file's text, decompressed; of a compressed one at most those that the cut depends on."""
+    if file.suffix.lower() == ".txt":
+        return file.stat().st_size
+    size = 0
+    for _, piece, _ in read_pieces(file):
+        size += len(piece)
+        if size >= SMALL_FILE_CHUNKS * TEXT_CHUNK_CHARACTERS:
+            break
+    return size
 
 
 def _read_field(file: Path, field: str, bad: BadRows) -> Iterator[tuple[str, int]]:

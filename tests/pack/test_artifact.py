@@ -158,6 +158,23 @@ def test_zeros_everywhere_come_back_as_zeros():
     assert all(torch.equal(back[name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.parametrize("scheme", ["entropy", "int5"])
+def test_a_large_table_that_training_never_reached_is_packed_and_read(scheme):
+    wide = dataclasses.replace(TINY, bigram_buckets=1 << 17)
+    weights = weights_of(network(wide))
+    weights["bigram.table"] = torch.zeros_like(weights["bigram.table"])
+    _, back = decode_artifact(pack(weights, header_of(wide), PackConfig(scheme), 10**7).artifact)
+    assert not back["bigram.table"].any()
+
+
+def test_no_artifact_is_written_that_its_reader_refuses(monkeypatch):
+    wide = dataclasses.replace(TINY, bigram_buckets=1 << 17)
+    weights = {name: torch.zeros_like(weight) for name, weight in weights_of(network(wide)).items()}
+    monkeypatch.setattr("golf.pack.container.EXPANSION_FLOOR", 1 << 20)
+    with pytest.raises(ValueError, match="carry too little"):
+        pack(weights, header_of(wide), PackConfig("entropy"), 10**7)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_refused_by_name(bad):
     weights = {name: tensor.clone() for name, tensor in weights_of(network()).items()}

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_a_text_file_is_cut_at_marks_or_else_at_empty_lines(tmp_path: Path, monk
         "a paragraph\nof two lines",
         "b\n\nanother one",
     ]
+
+
+def test_a_zipped_text_becomes_the_documents_of_the_plain_one(tmp_path: Path):
+    data = "".join(f"{number} a line of a text without marks\n\n" for number in range(2000)).encode()
+    plain = list(stream_files([write(tmp_path / "a.txt", data)], "text"))
+    zipped = zstandard.ZstdCompressor().compress(data), gzip.compress(data)
+    for suffix, content in zip((".zst", ".gz"), zipped, strict=True):
+        assert list(stream_files([write(tmp_path / f"a.txt{suffix}", content)], "text")) == plain
 
 
 def test_several_files_follow_each_other_up_to_a_number_of_documents(tmp_path: Path):
