@@ -246,7 +246,7 @@ def given_validation(config: TextConfig) -> GivenValidation:
 def prepare(options: PrepareOptions, log: RunLog) -> Manifest:
     """Makes the dataset of the options, once no other process works in its folder; DataError if it fails."""
     _refuse_foreign_options(options)
-    with owned_folder(options.data, log.info):
+    with owned_folder(options.data, log.info, keep_empty=options.data.is_dir()):
         return _prepare_owned(options, log)
 
 

@@ -18,17 +18,18 @@ class FolderInUse(ValueError):
 
 
 @contextmanager
-def owned_folder(folder: Path, say_waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def owned_folder(
+    folder: Path, say_waiting: Callable[[str], None] | None = None, keep_empty: bool = False
+) -> Iterator[None]:
     """Makes the folder if it is absent and owns it during the block; removes what a killed owner left there.
 
     FolderInUse, naming the owner's process, while another one has it; with `say_waiting`, says so and waits.
-    A folder that it made and that is empty at the end is removed. The kernel releases the lock of a process
-    that dies.
+    A folder that is empty at the end is removed, except with `keep_empty`. The kernel releases the lock of a
+    process that dies.
     """
     # Those of a relative path were made for this folder, or are not empty.
-    made = [path for path in folder.parents if not (path.exists() and path.is_absolute())]
-    if not folder.is_dir() or (folder / LOCK_NAME).exists():
-        made.insert(0, folder)
+    made = [folder, *(path for path in folder.parents if not (path.exists() and path.is_absolute()))]
+    made = [] if keep_empty else made
     path = folder / LOCK_NAME
     file = _take(path, say_waiting)
     try:
