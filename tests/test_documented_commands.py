@@ -476,7 +476,7 @@ def test_no_mark_is_left_without_a_command():
     ("page", "text"),
     [
         ("README.md", "make train"),
-        ("README.md", "pip install ."),
+        ("README.md", "pip install -e ."),
         ("docs/hub.md", "golf score hf://USER/NAME@REVISION --data hf://datasets/USER/NAME"),
         ("docs/gpu.md", "git clone THIS_REPOSITORY golf"),
     ],
