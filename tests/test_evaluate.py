@@ -278,6 +278,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
     assert program.main([str(tmp_path / "none"), "--data", str(dataset_folder)]) == 2
     assert capsys.readouterr().err.endswith("none: no such file or folder\n")
+    assert program.main([str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.endswith("none: no such file or folder\n")
 
 
 @pytest.mark.parametrize(
