@@ -68,6 +68,7 @@ $(VENV)/.run-ready: requirements.txt | $(VENV)/bin/python
 	else cp requirements.txt $(VENV)/requirements.txt; fi
 	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
 	@$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@echo "the command is $(VENV)/bin/golf; 'source $(VENV)/bin/activate' puts it on the PATH"
 	@touch $@
 
 $(VENV)/.test-ready: requirements-dev.txt $(VENV)/.run-ready

@@ -1,8 +1,9 @@
-"""Hooks of mkdocs.yml: the pages are written for GitHub, and the site differs from it in three things.
+"""Hooks of mkdocs.yml: the pages are written for GitHub, and the site differs from it in four things.
 
 A link to a file outside docs/ leads to `repo_url`, and is text where none is set; one to a file that does
 not exist is a warning, which `--strict` makes an error. An escaped bar within code in a table loses its
 backslash.
+The marks around a measured figure are left out, as one at the start of a line would end the paragraph.
 A list that GitHub shows and the site would not, for lack of an empty line before it, is a warning.
 """
 
@@ -13,7 +14,8 @@ from typing import Any
 
 LOG = logging.getLogger("mkdocs.hooks.site")
 CODE_OR_LINK = re.compile(
-    r"(?P<code>^(?P<fence>```+|~~~+).*?^(?P=fence)\s*?$|`[^`\n]+`)"
+    r"<!-- (?:fig: [^>\n]*|/fig) -->"
+    r"|(?P<code>^(?P<fence>```+|~~~+).*?^(?P=fence)\s*?$|`[^`\n]+`)"
     r"|(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)",
     re.MULTILINE | re.DOTALL,
 )
@@ -28,6 +30,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         code, target = found["code"], found["target"]
         if code is not None:
             return code
+        if target is None:
+            return ""
         path, hash_mark, anchor = target.partition("#")
         if not path or re.match(r"[a-z]+:", path):
             return found[0]

@@ -9,7 +9,7 @@ import sys
 from typing import NamedTuple
 
 from golf.entry.release import installed_release
-from golf.system.cli import BAD_INPUT, run_program
+from golf.system.cli import BAD_INPUT, STOPPED, run_program
 
 
 class Command(NamedTuple):
@@ -101,8 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.platform == "win32" and name not in PORTABLE:
         print(f"golf {name} needs Linux or macOS; {WINDOWS_HINT}", file=sys.stderr)
         return BAD_INPUT
-    # A program of its own while the module is imported, which Ctrl-C ends in one line, too.
-    return run_program(f"golf {name}", lambda: importlib.import_module(commands[name].module).main(rest))
+    try:
+        module = importlib.import_module(commands[name].module)
+    except KeyboardInterrupt:
+        print(f"golf {name}: stopped", file=sys.stderr)
+        return STOPPED
+    return module.main(rest)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class ScoreCommand:
     ttt: bool = False
     """Score with test-time training, too."""
     plain: bool = True
-    """Score without test-time training."""
+    """Whether it is scored without test-time training."""
     how: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
 
 

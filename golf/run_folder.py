@@ -130,6 +130,8 @@ def find_data(given: Path | None, path: Path) -> Path:
     """The dataset folder that was `given`, else the one in the entry's folder; ValueError without either."""
     if given is not None:
         return given
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
     for folder in (path, path / "data"):
         if (folder / "manifest.json").is_file():
             return folder

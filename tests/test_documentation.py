@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from golf.programs.reference import reference
 
@@ -63,10 +63,22 @@ def test_a_message_that_the_code_has_not_is_seen():
     assert not is_in_the_code("golf score: a.bin: artifact is damaged: its checksum does not match its bytes")
 
 
-def test_links_out_of_docs_lead_to_the_repository_or_become_text():
+def site_hooks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
+    return hooks
+
+
+def test_the_marks_around_a_figure_are_not_in_the_site():
+    page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(ROOT / "docs/gpu.md"), src_uri="gpu.md"))
+    text = "after\n<!-- fig: a.b:.1f -->4.2<!-- /fig --> MB\n\n```\n<!-- fig: a.b -->1<!-- /fig -->\n```\n"
+    made = site_hooks().on_page_markdown(text, page, {"docs_dir": str(ROOT / "docs"), "repo_url": None})
+    assert made == "after\n4.2 MB\n\n```\n<!-- fig: a.b -->1<!-- /fig -->\n```\n"
+
+
+def test_links_out_of_docs_lead_to_the_repository_or_become_text():
+    hooks = site_hooks()
     page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(ROOT / "docs/gpu.md"), src_uri="gpu.md"))
     text = "[a](../README.md#x) `[b](../README.md)` [c](data.md)\n| `x\\|y` \\| z |"
     site = {"docs_dir": str(ROOT / "docs"), "repo_url": "https://host/o/r"}

@@ -476,7 +476,7 @@ def test_no_mark_is_left_without_a_command():
     "text",
     [
         "make train",
-        "pip install .",
+        "pip install -e .",
         "golf score hf://USER/NAME@REVISION --data hf://datasets/USER/NAME",
         "git clone THIS_REPOSITORY golf",
         "golf verify ENTRY --data DIR",

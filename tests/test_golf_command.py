@@ -16,7 +16,14 @@ from golf.run import how_to_resume
 from golf.run_folder import RunFolder
 from golf.system.cli import invocation
 from golf.system.distributed import World
-from golf.system.fields import DescribedField, DescribedGroup, describe_options, first_sentence, flatten
+from golf.system.fields import (
+    DescribedField,
+    DescribedGroup,
+    describe_options,
+    fill_doc,
+    first_sentence,
+    flatten,
+)
 
 ROOT = Path(__file__).parents[1]
 SCREEN = (100, 50)
@@ -60,6 +67,37 @@ def test_the_help_of_a_command_is_one_screen(name, capsys, monkeypatch):
     lines = help_of(name, capsys).splitlines()
     assert lines[0].startswith(f"usage: golf {name}") and len(lines) <= SCREEN[1]
     assert all(len(line) <= SCREEN[0] for line in lines if not line.startswith("  --"))
+
+
+@pytest.mark.parametrize("name", all_commands())
+def test_the_help_of_a_command_says_what_it_does_with_its_examples_indented(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(SCREEN[0]))
+    about = help_of(name, capsys).split("\n\n")[1:]
+    assert about[0][0].isupper() and about[0].endswith(".")
+    assert not [line for each in about for line in each.splitlines() if line.startswith("golf ")]
+
+
+def test_paragraphs_of_a_docstring_are_filled_and_examples_kept():
+    doc = "Does.\n\n    golf a\n    golf b\n\nOne two three\nfour five.\n"
+    assert list(fill_doc(doc, 18)) == [
+        "Does.",
+        "",
+        "    golf a",
+        "    golf b",
+        "",
+        "One two three four",
+        "five.",
+        "",
+    ]
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(capsys, monkeypatch):
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["report"]) == 130
+    assert capsys.readouterr().err == "golf report: stopped\n"
 
 
 @pytest.mark.parametrize("name", [name for name in all_commands() if name != "bench"])

@@ -71,7 +71,7 @@ def export(command: ExportCommand, log: RunLog) -> Path:
     for path in files:
         log.info(f"{path.stat().st_size:>12,} bytes  {path}")
     if command.to == "transformers":
-        log.info("load it with AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)")
+        log.info(f"load it with AutoModelForCausalLM.from_pretrained({str(out)!r}, trust_remote_code=True)")
     return out
 
 

@@ -1,4 +1,4 @@
-"""`golf prepare`: makes a dataset folder from text, or from shards that somebody published."""
+"""Turns text, or published shards, into a dataset folder: shards, tokenizer and manifest."""
 
 import sys
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     log = RunLog()
 
     def work() -> None:
-        options = read_options(PrepareOptions, arguments, "golf prepare", None)
+        options = read_options(PrepareOptions, arguments, "golf prepare", __doc__)
         describe(prepare(options, log), log)
 
     return run_program("golf prepare", work, when_stopped="stopped; the same command starts or goes on")

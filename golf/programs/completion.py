@@ -1,7 +1,9 @@
 """Prints a shell's completion script for all commands and options.
 
-golf completion bash > ~/.local/share/bash-completion/completions/golf
-golf completion zsh > ~/.zfunc/_golf
+    golf completion bash > ~/.local/share/bash-completion/completions/golf
+    golf completion zsh > ~/.zfunc/_golf
+
+Exit code 2 on bad input.
 """
 
 import importlib

@@ -53,7 +53,7 @@ class QuantizeConfig:
     png: Path | None = None
     """Path of the picture; the artifact's with .png by default."""
     compare: bool = True
-    """Compress the same codes with other coders as well (minutes for 26 million)."""
+    """Whether other coders compress the same codes for comparison, which takes minutes for 26 million."""
     limit_bytes: int = LIMIT_BYTES
     """Limit on code and artifact together; the default is the challenge's."""
     pack: PackConfig = field(default_factory=PackConfig)

@@ -1,7 +1,9 @@
 """Writes one page of all entries and of the runs under way; it needs no network.
 
-golf report            records/index.html
-golf report --watch    writes it anew as logs grow
+    golf report            records/index.html
+    golf report --watch    writes it anew as logs grow
+
+Exit code 2 on bad input, 130 when stopped.
 """
 
 from dataclasses import dataclass

@@ -91,7 +91,15 @@ def print_closing(results: Sequence[Results], log: RunLog) -> None:
                 f"{sum(run.seconds.values()) / 60:.1f}",
             )
         )
-    what = ("seed", "bits per byte", "without test-time training", "bytes", "bytes left", "steps", "minutes")
+    what = (
+        "seed",
+        "bits per byte",
+        "without test-time training",
+        "bytes",
+        "bytes left",
+        "steps",
+        "minutes before audit",
+    )
     log.table("finished, audit passed" + (" (scored in part)" if results[0].partial else ""), what, rows)
 
 

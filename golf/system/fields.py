@@ -145,7 +145,7 @@ def short_help(kind: type, program: str, doc: str | None, default: Any = None) -
     needed = " ".join(f"{each.flag} {each.kind}" for each in own if not each.positional and is_required(each))
     lines = [" ".join(filter(None, (f"usage: {program}", places, needed, "[OPTIONS]"))), ""]
     if doc:
-        lines += [textwrap.fill(line, columns) for line in inspect.cleandoc(doc).splitlines()] + [""]
+        lines += fill_doc(doc, columns)
     for each in own:
         stated = format_default(each.default)
         text = first_sentence(each.doc) + (f" [{stated}]" if stated else "")
@@ -158,6 +158,14 @@ def short_help(kind: type, program: str, doc: str | None, default: Any = None) -
     end = "--help-all describes every option in full"
     lines += ["", f"{end}, those of groups included." if groups else f"{end}."]
     return "\n".join(lines)
+
+
+def fill_doc(doc: str, columns: int) -> Iterator[str]:
+    """The lines of a docstring, its paragraphs filled to `columns`; its indented examples stay lines."""
+    for paragraph in inspect.cleandoc(doc).split("\n\n"):
+        for line in paragraph.splitlines() if paragraph.startswith(" ") else [paragraph]:
+            yield from textwrap.wrap(line, columns)
+        yield ""
 
 
 def is_required(each: DescribedField) -> bool:
