@@ -578,14 +578,15 @@ def isolated_python(world: World) -> list[str]:
     return [*torchrun, f"--nproc_per_node={world.local_size}", *alone]
 
 
-def launch_command(world: World) -> str:
-    """How the command line of this program begins, with as many processes."""
-    return " ".join(invocation(1 if world.size == 1 else world.local_size))
+def resume_command(folder: RunFolder, world: World) -> str:
+    """The command line that goes on with a run of this program, with as many processes."""
+    words = invocation(1 if world.size == 1 else world.local_size)
+    return f"{' '.join(words)} --resume {shlex.quote(str(folder))}"
 
 
 def how_to_resume(folder: RunFolder, world: World) -> str:
-    """The command that goes on with a run of this program."""
-    return f"go on with: {launch_command(world)} --resume {shlex.quote(str(folder))}"
+    """What to do with a run that was stopped."""
+    return f"go on with: {resume_command(folder, world)}"
 
 
 @contextmanager

@@ -31,9 +31,8 @@ from golf.model.config import ModelConfig
 from golf.model.gpt import GPT
 from golf.pack.container import ZSTD_LEVEL
 from golf.results import Feature, Results
-from golf.run import RunContext
+from golf.run import RunContext, resume_command
 from golf.run_folder import RunFolder
-from golf.system.cli import invocation
 from golf.system.clock import StageClock
 from golf.system.files import write_sealed_json
 from golf.system.log import RunLog
@@ -139,7 +138,7 @@ def finalize_run(folder: RunFolder, run: RunContext, results: Results) -> None:
     if not passed:
         raise AuditError(
             f"the audit found violations, listed above and in {folder.audit}; the results stay, "
-            f"there is no entry; to audit again: {' '.join(invocation())} --resume {folder}"
+            f"there is no entry; to audit again: {resume_command(folder, run.runtime.world)}"
         )
 
 

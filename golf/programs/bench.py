@@ -11,16 +11,15 @@ import ast
 import importlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-import golf
+from golf.entry.release import ROOT
 from golf.system.cli import run_program
 from golf.system.options import read_options
 
-FOLDER = Path(golf.__file__).parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 
 @dataclass(frozen=True)
