@@ -164,3 +164,21 @@ def write_evals(folder: Path) -> None:
             {"question": f"the {n}?", "answer": f"it <<1+1=2>>is\n#### {n % 3},000"} for n in range(count)
         ]
         (folder / "gsm8k" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def hellaswag_task(name: str, file: Path) -> dict[str, object]:
+    """lm-eval's HellaSwag as a task of its own, on the items of a local file."""
+    from lm_eval.tasks.hellaswag import utils
+
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(file)}},
+        "output_type": "multiple_choice",
+        "validation_split": "validation",
+        "process_docs": utils.process_docs,
+        "doc_to_text": "{{query}}",
+        "doc_to_target": "{{label}}",
+        "doc_to_choice": "choices",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }

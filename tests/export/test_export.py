@@ -12,7 +12,7 @@ import torch
 import transformers
 from data_samples import sample_text
 from safetensors.torch import load_file
-from tiny_samples import tiny_tokenizer
+from tiny_samples import hellaswag_task, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, StaticCache
 
 from golf.data.vocabulary import Vocabulary
@@ -350,7 +350,6 @@ def test_lm_evals_own_model_gives_the_grades_of_our_tasks(exported, tmp_path, mo
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
-    from lm_eval.tasks.hellaswag import utils
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     export = exported("cpu")
@@ -369,18 +368,7 @@ def test_lm_evals_own_model_gives_the_grades_of_our_tasks(exported, tmp_path, mo
     file.parent.mkdir()
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
     (ours,) = run_tasks(export.opened, ["hellaswag"], tmp_path, None, "error", RunLog(quiet=True))
-    task = {
-        "task": "hellaswag_exported",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"validation": str(file)}},
-        "output_type": "multiple_choice",
-        "validation_split": "validation",
-        "process_docs": utils.process_docs,
-        "doc_to_text": "{{query}}",
-        "doc_to_target": "{{label}}",
-        "doc_to_choice": "choices",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-    }
+    task = hellaswag_task("hellaswag_exported", file)
     judge = HFLM(pretrained=str(export.folder), trust_remote_code=True, device="cpu", batch_size=3)
     assert judge.max_length == export.opened.context
     # Without its index of all tasks, which takes seconds.

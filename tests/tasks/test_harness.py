@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
+from tiny_samples import hellaswag_task
 
 from golf.system.log import RunLog
 from golf.tasks.harness import HarnessModel, main, register
@@ -26,21 +27,8 @@ def harness_samples(opened, config: dict, tmp_path, monkeypatch) -> list[dict]:
 
 @needs_lm_eval
 def test_hellaswag_agrees_item_by_item(opened, evals_folder, tmp_path, monkeypatch):
-    from lm_eval.tasks.hellaswag import utils
-
     file = evals_folder / "hellaswag" / "hellaswag_val_6.jsonl"
-    config = {
-        "task": "hellaswag_here",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"validation": str(file)}},
-        "output_type": "multiple_choice",
-        "validation_split": "validation",
-        "process_docs": utils.process_docs,
-        "doc_to_text": "{{query}}",
-        "doc_to_target": "{{label}}",
-        "doc_to_choice": "choices",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-    }
+    config = hellaswag_task("hellaswag_here", file)
     (ours,) = run_tasks(opened, ["hellaswag"], evals_folder, None, "error", RunLog(quiet=True))
     theirs = harness_samples(opened, config, tmp_path, monkeypatch)
     assert len(theirs) == len(ours.items) == 6
